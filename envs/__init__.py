@@ -1,0 +1,44 @@
+"""Gymnasium environments around a frozen masked diffusion language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from envs.decoding import DecodingBatch, DecodingSettings, View
+from envs.denoiser import Denoiser, MaskedLMDenoiser, load_denoiser
+
+__all__ = [
+    "DecodingBatch",
+    "DecodingSettings",
+    "Denoiser",
+    "MaskedLMDenoiser",
+    "UnmaskingEnv",
+    "UnmaskingVectorEnv",
+    "View",
+    "load_denoiser",
+    "register_envs",
+]
+
+
+def register_envs() -> None:
+    """Register `Unmasking-v0` with Gymnasium; the installed package's entry point calls it."""
+    if "Unmasking-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id="Unmasking-v0",
+            entry_point="envs.unmasking:UnmaskingEnv",
+            vector_entry_point="envs.unmasking:UnmaskingVectorEnv",
+        )
+
+
+def __getattr__(name: str) -> Any:
+    """Import the env classes on first use: decoding alone needs none of their imports."""
+    if name in ("UnmaskingEnv", "UnmaskingVectorEnv"):
+        from envs import unmasking
+
+        return getattr(unmasking, name)
+    raise AttributeError(f"module 'envs' has no attribute {name!r}")
+
+
+register_envs()

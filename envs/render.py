@@ -1,0 +1,65 @@
+"""Pictures of one row of a decoding batch: committed tokens by their confidence, masks as blanks."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.decoding import DecodingBatch
+
+RESET, DIM = "\x1b[0m", "\x1b[2m"
+MASK_GLYPH = "·"
+
+
+def ansi_color(confidence: float) -> str:
+    """Return the escape code of a 256-colour terminal: red for low confidence, through yellow, to green.
+
+    >>> ansi_color(0.0), ansi_color(1.0)
+    ('\\x1b[38;5;196m', '\\x1b[38;5;46m')
+    """
+    step = round(10 * min(max(confidence, 0.0), 1.0))
+    red, green = (5, step) if step <= 5 else (10 - step, 5)
+    return f"\x1b[38;5;{16 + 36 * red + 6 * green}m"
+
+
+def render_ansi(batch: DecodingBatch, row: int, prompt: str) -> str:
+    """Draw a row as one coloured line of text: the prompt dim, then each position's token or a dot."""
+    strings = batch.denoiser.token_strings(batch.tokens(row))
+    confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
+    words = [
+        f"{DIM}{MASK_GLYPH}{RESET}" if hidden else f"{ansi_color(confidence)}{word}{RESET}"
+        for word, confidence, hidden in zip(strings, confidences, masked, strict=True)
+    ]
+    return f"{DIM}{prompt}{RESET}\nNFE {int(batch.nfe[row]):>3}  {' '.join(words)}\n"
+
+
+def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.uint8]:
+    """Draw a row as an image: a grid of 16 cells a line, each with its token on its confidence's colour.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from matplotlib import colormaps
+
+    strings = batch.denoiser.token_strings(batch.tokens(row))
+    confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
+    columns = min(16, len(strings))
+    lines = -(-len(strings) // columns)
+    figure = Figure(figsize=(0.6 * columns, 0.6 * lines + 0.6), dpi=80)
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.9 - 0.3 / (lines + 1)))
+    for i, (word, confidence, hidden) in enumerate(zip(strings, confidences, masked, strict=True)):
+        corner = (i % columns, -(i // columns))
+        face = "0.9" if hidden else colormaps["RdYlGn"](confidence)
+        axes.add_patch(Rectangle(corner, 0.95, 0.95, color=face))
+        if not hidden:
+            axes.text(corner[0] + 0.47, corner[1] + 0.47, word, ha="center", va="center", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(1 - lines, 1))
+    axes.axis("off")
+    figure.suptitle(f"NFE {int(batch.nfe[row])}   {prompt}", fontsize=8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

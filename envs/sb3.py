@@ -1,0 +1,73 @@
+"""A natively batched Gymnasium env, as the VecEnv that Stable-Baselines3 trains on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+
+class SB3VecEnv(VecEnv):
+    """Hand a batch to Stable-Baselines3 without a Python loop over sub-envs.
+
+    Args:
+        env: a vector env whose ``metadata["autoreset_mode"]`` is ``SAME_STEP``.
+
+    Raises:
+        ValueError: under any other autoreset mode: SB3 takes the observation that follows ``done`` as the first
+            of the next episode.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ValueError(f"autoreset_mode of {env} is {mode}: Stable-Baselines3 needs AutoresetMode.SAME_STEP")
+        self.env = DictInfoToList(env)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Reset every row, with the seeds set by `VecEnv.seed` if any."""
+        seeds = [seed for seed in self._seeds if seed is not None]
+        obs: VecEnvObs
+        obs, self.reset_infos = self.env.reset(seed=seeds or None)  # type: ignore[arg-type]
+        self._reset_seeds()
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all rows; finished ones bring ``terminal_observation`` in their info."""
+        obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        for i in np.flatnonzero(terminated | truncated):
+            infos[i] |= infos[i].pop("final_info", {})
+            infos[i]["terminal_observation"] = infos[i].pop("final_obs")
+            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        return obs, rewards.astype(np.float32), terminated | truncated, infos
+
+    def close(self) -> None:
+        """Close the batch."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of the batch, once a row asked for."""
+        return [getattr(self.env.unwrapped, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refuse: the rows of a native batch share their attributes."""
+        raise NotImplementedError("rows of a natively batched env share their attributes")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Refuse: a native batch has no sub-envs to call."""
+        raise NotImplementedError("a natively batched env has no sub-envs to call")
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Return False for each row."""
+        return [False for _ in self._get_indices(indices)]

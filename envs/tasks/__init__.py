@@ -1,0 +1,43 @@
+"""The embedded procedural suite, one file a task, and mixtures of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.tasks.addition import Addition
+from envs.tasks.base import Problem, Split, Task, split_of
+from envs.tasks.copy_list import Copy
+from envs.tasks.insert import Insert
+from envs.tasks.remove import Remove
+from envs.tasks.replace import Replace
+from envs.tasks.reverse import Reverse
+from envs.tasks.shuffle import Shuffle
+from envs.tasks.sort import Sort
+from envs.tasks.sudoku import Sudoku
+
+__all__ = ["SUITE", "TASKS", "Problem", "Split", "Task", "make_tasks", "split_of"]
+
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Copy, Reverse, Sort, Shuffle, Replace, Insert, Remove, Addition, Sudoku)
+}
+"""Every task by name; a new one is one file and one word here."""
+
+SUITE = "suite"
+"""The name that stands for all of `TASKS`."""
+
+
+def make_tasks(names: str | Sequence[str]) -> list[Task]:
+    """Build tasks from their names; ``"suite"`` is all of them.
+
+    Raises:
+        ValueError: if a name is unknown or there is none.
+
+    >>> [task.name for task in make_tasks(["copy", "add"])]
+    ['copy', 'add']
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = list(TASKS) if wanted == [SUITE] else wanted
+    unknown = [name for name in wanted if name not in TASKS]
+    if unknown or not wanted:
+        raise ValueError(f"task is {unknown[0] if unknown else names!r}: choose from {', '.join([SUITE, *TASKS])}")
+    return [TASKS[name]() for name in wanted]

@@ -1,0 +1,37 @@
+"""Chained addition with the worked steps written out, one digit at a time.
+
+Each running total needs the one before it, so the answer can't be committed at once, yet its layout
+(plus and equals signs, the addends, where it ends) is certain from the start.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.tasks.base import CELLS, Task, form
+
+
+class Addition(Task):
+    """``add . . : 3 9 7 ... =`` is answered ``3 + 9 = 1 2 + 7 = 1 9``; totals have two digits.
+
+    Args:
+        shortest: fewest addends.
+        longest: most addends, at most 11 (two digits hold their total).
+    """
+
+    name = "add"
+    words = (*"0123456789", "+", "=")
+
+    def __init__(self, shortest: int = 4, longest: int = 7) -> None:
+        if not 2 <= shortest <= longest <= min(11, CELLS):
+            raise ValueError(f"addends are {shortest} to {longest}: they must satisfy 2 <= shortest <= longest <= 11")
+        self.shortest, self.longest = shortest, longest
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one problem: addends are uniform over 1 to 9."""
+        addends = [int(a) for a in rng.integers(1, 10, size=int(rng.integers(self.shortest, self.longest + 1)))]
+        words, total = [str(addends[0])], addends[0]
+        for addend in addends[1:]:
+            total += addend
+            words += ["+", str(addend), "=", *f"{total:02d}"]
+        return form(self.name, [str(a) for a in addends]), " ".join(words)

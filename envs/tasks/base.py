@@ -1,0 +1,126 @@
+"""What a task is: a generator of problems by index, and a scorer of answers.
+
+Every problem of the embedded suite is a *form* of the same width, so that a tiny model can read it:
+
+    ``task argument argument : cell * 16 =``
+
+with ``.`` for what is empty. Words are separated by one space and each is one token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+
+Split = Literal["train", "validation", "test"]
+"""Problems are dealt to splits by a hash of their prompt, so no prompt is in two of them."""
+
+CELLS = 16
+EMPTY = "."
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        task: name of the task that made it.
+        split: the split its prompt belongs to.
+        index: its number in that split; the same (task, split, index) is always the same problem.
+        prompt: what the dLLM is asked.
+        answer: one right answer (there can be others; ask `Task.score`).
+    """
+
+    task: str
+    split: Split
+    index: int
+    prompt: str
+    answer: str
+
+
+def split_of(prompt: str) -> Split:
+    """Return the split that a prompt belongs to, by its hash: 80 % train, 10 % each of the others.
+
+    >>> split_of("copy . . : a b c . . . . . . . . . . . . . =")
+    'train'
+    """
+    bucket = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big") % 10
+    return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]
+
+
+def form(task: str, cells: Sequence[str], arguments: Sequence[str] = ()) -> str:
+    """Write a prompt of the fixed layout described in the module docstring.
+
+    >>> form("remove", ["a", "b"], ["1"])
+    'remove 1 . : a b . . . . . . . . . . . . . . ='
+    """
+    head = [*arguments, EMPTY, EMPTY][:2]
+    return " ".join([task, *head, ":", *cells, *[EMPTY] * (CELLS - len(cells)), "="])
+
+
+def cells_of(prompt: str) -> list[str]:
+    """Return the non-empty cells of a form.
+
+    >>> cells_of(form("copy", ["a", "b"]))
+    ['a', 'b']
+    """
+    return [cell for cell in prompt.split()[4:-1] if cell != EMPTY]
+
+
+def arguments_of(prompt: str) -> list[str]:
+    """Return the non-empty arguments of a form.
+
+    >>> arguments_of(form("insert", ["a", "b"], ["x", "1"]))
+    ['x', '1']
+    """
+    return [word for word in prompt.split()[1:3] if word != EMPTY]
+
+
+class Task(ABC):
+    """A family of problems.
+
+    Attributes:
+        name: the first word of every prompt.
+        words: every word that its prompts and answers can hold, for the tokenizer.
+    """
+
+    name: str
+    words: tuple[str, ...]
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one (prompt, answer) from `rng`, whatever split the prompt belongs to."""
+
+    def score(self, text: str, problem: Problem) -> float:
+        """Return 1.0 if `text` answers `problem`, else 0.0; spaces at the ends don't matter."""
+        return float(text.split() == problem.answer.split())
+
+    def problem(self, split: Split, index: int) -> Problem:
+        """Return problem `index` of `split`.
+
+        Raises:
+            ValueError: if the split is unknown or the index negative.
+        """
+        if split not in get_args(Split):
+            raise ValueError(f"split is {split!r}: choose one of {', '.join(get_args(Split))}")
+        if index < 0:
+            raise ValueError(f"index is {index}: it must be 0 or more")
+        seed = [_number(self.name), get_args(Split).index(split), index]
+        rng = np.random.default_rng(seed)
+        while True:
+            prompt, answer = self.sample(rng)
+            if split_of(prompt) == split:
+                return Problem(self.name, split, index, prompt, answer)
+
+
+@cache
+def _number(name: str) -> int:
+    """Turn a task's name into a number that no Python version or process changes."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")

@@ -1,0 +1,58 @@
+"""A denoiser without weights: deterministic, instant, and exact in any batch. For tests and examples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from envs.tasks import TASKS
+from envs.tasks.base import EMPTY
+
+
+class ToyDenoiser:
+    """Predicts that the answer copies the prompt's cells; its confidence is a hash of what it sees.
+
+    The confidence at a position changes with the prompt, the position and the number of committed tokens, and
+    takes eleven values from about 0.05 to 0.999, so decoding rules have something to choose between.
+    """
+
+    pad_id, mask_id, eos_id = 0, 1, 2
+    max_length = 4096
+
+    def __init__(self) -> None:
+        words = sorted({EMPTY, ":", "=", *(word for task in TASKS.values() for word in (task.name, *task.words))})
+        self.words = ["[PAD]", "[MASK]", "[EOS]", *words]
+        self._ids = {word: i for i, word in enumerate(self.words)}
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+        """Run one forward; see `envs.denoiser.Denoiser.logits`."""
+        prompt, buffer = tokens[:, :-length], tokens[:, -length:]
+        prompt = prompt.masked_fill(~attention_mask[:, :-length], self.pad_id)
+        target = torch.full_like(buffer, self.eos_id)
+        for row, ids in enumerate(prompt.tolist()):
+            words = [self.words[i] for i in ids if i != self.pad_id]
+            cells = [self._ids[word] for word in words[4:-1] if word != EMPTY][:length]
+            target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long)
+        committed = (buffer != self.mask_id).sum(1, keepdim=True)
+        place = torch.arange(length)
+        height = 1 + (7 * place + 5 * committed + prompt.sum(1, keepdim=True)) % 11
+        logits = torch.zeros(*buffer.shape, len(self.words))
+        return logits.scatter(-1, target.unsqueeze(-1), height.unsqueeze(-1).float())
+
+    def encode(self, prompt: str) -> list[int]:
+        """Turn words into ids; unknown words become padding's neighbour, the mask id is never used."""
+        return [self._ids.get(word, self._ids[EMPTY]) for word in prompt.split()]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Turn buffer tokens into text up to the first end-of-text."""
+        end = tokens.index(self.eos_id) if self.eos_id in tokens else len(tokens)
+        return " ".join(self.words[i] for i in tokens[:end] if i > self.eos_id)
+
+    def token_strings(self, tokens: list[int]) -> list[str]:
+        """Return one printable string a token."""
+        return [self.words[i] for i in tokens]

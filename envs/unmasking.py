@@ -1,0 +1,297 @@
+"""The Gymnasium environment: one frozen dLLM, a batch of prompts, and the choice of what to commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.decoding import DecodingBatch, DecodingSettings, View
+from envs.denoiser import Denoiser, load_denoiser
+from envs.render import render_ansi, render_rgb
+from envs.reward import make_reward
+from envs.tasks import SUITE, Problem, Split, make_tasks
+
+Observation = dict[str, npt.NDArray[np.float32]]
+
+MAX_NATS = 32.0
+"""Upper bound of the ``entropy`` feature: the log of any vocabulary."""
+
+
+def observation_space(settings: DecodingSettings) -> spaces.Dict:
+    """Return the space of one row's observation, in the order that `observe` fills it."""
+    shape = (settings.buffer_length,)
+    boxes: dict[str, spaces.Space[Any]] = {
+        name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
+    }
+    boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    for name in sorted(settings.features):
+        boxes[name] = spaces.Box(0.0, MAX_NATS if name == "entropy" else 1.0, shape, np.float32)
+    return spaces.Dict(boxes)
+
+
+def observe(view: View) -> Observation:
+    """Turn a view into the env's observation: ``time`` is (N, 1), everything else (N, L), all float32."""
+    readings = {
+        "confidence": view.confidence,
+        "masked": view.masked,
+        "eligible": view.eligible,
+        "time": view.time.unsqueeze(1),
+        **{name: view.features[name] for name in sorted(view.features)},
+    }
+    # Softmax rounding may leave a probability a hair outside its Box.
+    return {
+        name: values.float().clamp(0.0, MAX_NATS if name == "entropy" else 1.0).cpu().numpy().copy()
+        for name, values in readings.items()
+    }
+
+
+class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
+    """N sequences decoded side by side with one dLLM forward a step.
+
+    ## Description
+    A masked diffusion language model starts from a prompt followed by L mask tokens. At each step the agent says
+    which masked positions to commit; the model's prediction is written there and never changed again.
+
+    ## Action Space
+    `MultiBinary(L)`: 1 commits a position. Bits at ineligible positions are ignored. An action with no eligible
+    bit commits the most confident eligible position, so every step makes progress.
+
+    ## Observation Space
+    `Dict` of 1-D float32 boxes:
+
+    * ``confidence`` (L,) in [0, 1]: the model's probability of its prediction, 1 at committed positions.
+    * ``masked`` (L,): 1 where no token is committed.
+    * ``eligible`` (L,): 1 where masked and in the row's current block.
+    * ``time`` (1,): steps taken / L.
+    * with ``features``: ``margin``, ``entropy`` (nats), ``eos_probability``, ``is_eos``, ``changed``, each (L,).
+
+    ## Rewards
+    At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
+
+    ## Starting State
+    A problem drawn uniformly from the tasks and the split, every buffer position masked.
+
+    ## Episode End
+    Terminates when nothing is masked, or when everything before a committed end-of-text token is known (the rest
+    becomes end-of-text). Never truncates: an episode takes at most L steps. Its last ``info`` holds ``score``,
+    ``nfe``, ``token_positions``, ``task`` and ``text``. The batch resets finished rows within the same step
+    (`AutoresetMode.SAME_STEP`): one forward serves the rows that go on and the rows that begin.
+
+    ## Arguments
+    Args:
+        num_envs: N.
+        denoiser: the frozen dLLM, or a name for `envs.denoiser.load_denoiser`.
+        tasks: names of tasks, or ``"suite"`` for all.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        buffer_length: L.
+        block_length: positions of a block, decoded left to right; None for full diffusion (one block).
+        temperature: of the sampled token; 0 commits the argmax.
+        reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
+        alpha: weight of speed in the reward.
+        features: further per-position observations.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``; both show row 0.
+
+    Raises:
+        ValueError: if an argument is not possible; the message names it.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 2,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        denoiser: Denoiser | str = "tiny",
+        tasks: str | Sequence[str] = SUITE,
+        split: Split = "train",
+        buffer_length: int = 64,
+        block_length: int | None = None,
+        temperature: float = 0.0,
+        reward: str = "multiplicative",
+        alpha: float = 8.0,
+        features: Sequence[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
+        settings = DecodingSettings(buffer_length, block_length or buffer_length, temperature, frozenset(features))
+        self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
+        self.tasks = {task.name: task for task in make_tasks(tasks)}
+        self.split: Split = split
+        self.reward = make_reward(reward, alpha)
+        self.batch = DecodingBatch(self.denoiser, num_envs, settings)
+        self.problems: list[Problem] = [next(iter(self.tasks.values())).problem(split, 0)] * num_envs
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.single_observation_space = observation_space(settings)
+        self.single_action_space = spaces.MultiBinary(buffer_length)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators = [np.random.default_rng() for _ in range(num_envs)]
+
+    @property
+    def view(self) -> View:
+        """What the policy may look at in this step, as tensors; decoding rules read it."""
+        return self.batch.view
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start a new episode in every row.
+
+        Args:
+            seed: row i draws its problems from ``seed + i``; a list gives one seed a row; None goes on with the
+                generators as they are.
+            options: not used.
+        """
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
+        if seeds is not None:
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"seed has {len(seeds)} entries: it must have one a row, {self.num_envs}")
+            for i, row_seed in enumerate(seeds):
+                if row_seed is not None:
+                    # The generator that Gymnasium's single env makes from the same seed.
+                    self._generators[i] = gym.utils.seeding.np_random(int(row_seed))[0]
+        self.begin(range(self.num_envs))
+        self.batch.forward()
+        return observe(self.batch.view), {}
+
+    def step(
+        self, actions: npt.ArrayLike
+    ) -> tuple[
+        Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
+    ]:
+        """Commit, restart the finished rows, and run the dLLM once.
+
+        Args:
+            actions: (N, L) of 0 and 1.
+        """
+        rewards, terminated, finals = self.commit(actions)
+        infos: dict[str, Any] = {}
+        if finals:
+            closing = observe(self.batch.blank_view())
+            for row, final_info in finals.items():
+                final_obs = {name: values[row] for name, values in closing.items()}
+                infos = self._add_info(infos, {"final_obs": final_obs, "final_info": final_info}, row)
+            self.begin(list(finals))
+        self.batch.forward()
+        return observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Load the next problem of each of these rows."""
+        names, prompts = list(self.tasks), []
+        for row in rows:
+            generator = self._generators[row]
+            task = self.tasks[names[int(generator.integers(len(names)))]]
+            self.problems[row] = task.problem(self.split, int(generator.integers(2**31)))
+            prompts.append(self.denoiser.encode(self.problems[row].prompt))
+        self.batch.load(rows, prompts)
+
+    def commit(
+        self, actions: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], dict[int, dict[str, Any]]]:
+        """Apply the actions and score what they finish.
+
+        Returns:
+            rewards: (N,) float64.
+            terminated: (N,) bool.
+            finals: the closing info of each finished row.
+        """
+        chosen = torch.as_tensor(np.asarray(actions)).to(self.batch.masked.device).bool()
+        if chosen.shape != self.batch.masked.shape:
+            raise ValueError(f"actions have shape {tuple(chosen.shape)}: expected {tuple(self.batch.masked.shape)}")
+        terminated = self.batch.commit(chosen).cpu().numpy()
+        rewards = np.full(self.num_envs, self.reward.per_step)
+        finals = {int(row): self._final_info(int(row)) for row in np.flatnonzero(terminated)}
+        if finals:
+            rows = list(finals)
+            scores = np.array([finals[row]["score"] for row in rows])
+            nfe = np.array([finals[row]["nfe"] for row in rows])
+            rewards[rows] += self.reward.final(scores, nfe, self.batch.settings.buffer_length)
+        return rewards, terminated, finals
+
+    def _final_info(self, row: int) -> dict[str, Any]:
+        problem = self.problems[row]
+        text = self.denoiser.decode(self.batch.tokens(row))
+        return {
+            "score": self.tasks[problem.task].score(text, problem),
+            "nfe": int(self.batch.nfe[row]),
+            "token_positions": int(self.batch.token_positions[row]),
+            "task": problem.task,
+            "text": text,
+        }
+
+    def render(self) -> Any:
+        """Show row 0: a coloured line (``"ansi"``) or an image (``"rgb_array"``)."""
+        if self.render_mode is None:
+            raise ValueError("render_mode is None: make the env with render_mode='ansi' or 'rgb_array'")
+        draw = render_ansi if self.render_mode == "ansi" else render_rgb
+        return draw(self.batch, 0, self.problems[0].prompt)
+
+
+class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
+    """One sequence: the batch-of-one view of `UnmaskingVectorEnv`, which documents spaces, rewards and arguments.
+
+    >>> env = UnmaskingEnv(denoiser="toy", tasks="copy", buffer_length=8)
+    >>> observation, info = env.reset(seed=0)
+    >>> observation["masked"]
+    array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
+    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample() | 1)
+    >>> env.close()
+
+    Args:
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+        **kwargs: the arguments of `UnmaskingVectorEnv`, without ``num_envs``.
+    """
+
+    metadata: ClassVar[Mapping[str, Any]] = {  # type: ignore[misc]
+        "render_modes": UnmaskingVectorEnv.metadata["render_modes"],
+        "render_fps": UnmaskingVectorEnv.metadata["render_fps"],
+    }
+
+    def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
+        self.rows = UnmaskingVectorEnv(1, render_mode=render_mode, **kwargs)
+        self.render_mode = render_mode
+        self.observation_space = self.rows.single_observation_space
+        self.action_space = self.rows.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start a new episode; see `gymnasium.Env.reset`."""
+        super().reset(seed=seed)
+        self.rows._generators = [self.np_random]
+        obs, info = self.rows.reset()
+        return _first_row(obs), info
+
+    def step(self, action: npt.NDArray[np.int8]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Commit and, unless that ends the episode, run the dLLM; see `gymnasium.Env.step`."""
+        rewards, terminated, finals = self.rows.commit(np.asarray(action)[None])
+        self.rows.batch.forward()
+        obs = _first_row(observe(self.rows.view))
+        return obs, float(rewards[0]), bool(terminated[0]), False, finals.get(0, {})
+
+    def render(self) -> Any:
+        """Show the buffer; see `UnmaskingVectorEnv.render`."""
+        return self.rows.render()
+
+
+def _first_row(obs: Observation) -> Observation:
+    return {name: values[0] for name, values in obs.items()}
