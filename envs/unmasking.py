@@ -175,9 +175,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(
         self, actions: npt.ArrayLike
-    ) -> tuple[
-        Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
-    ]:
+    ) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
         """Commit, restart the finished rows, and run the dLLM once.
 
         Args:

@@ -1,0 +1,26 @@
+"""Unmasking policies: hand-made rules and learned ones behind one interface, and decoding with any of them."""
+
+from __future__ import annotations
+
+from policies.base import UnmaskingPolicy
+from policies.generation import Generation, decode, generate
+from policies.learned import LearnedPolicy, load, save
+from policies.network import NetworkConfig, UnmaskingNetwork
+from policies.rules import RULES, LowConfidence, Random, Threshold, make_rule
+
+__all__ = [
+    "RULES",
+    "Generation",
+    "LearnedPolicy",
+    "LowConfidence",
+    "NetworkConfig",
+    "Random",
+    "Threshold",
+    "UnmaskingNetwork",
+    "UnmaskingPolicy",
+    "decode",
+    "generate",
+    "load",
+    "make_rule",
+    "save",
+]

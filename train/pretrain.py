@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,11 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
-from envs.tasks import SUITE, TASKS, Task, make_tasks
+from envs.tasks import SUITE, Task, make_tasks
 from envs.tasks.base import EMPTY
 
-HARD_TASKS = {"shuffle": 2.0, "add": 3.0, "sudoku": 2.0}
-"""Weights of the tasks that need more examples than the others, which have weight 1."""
+TASK_WEIGHTS = {"copy": 0.5, "sort": 1.5, "shuffle": 1.5, "add": 3.0, "sudoku": 4.0}
+"""How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ProblemStream:
         self.eos_id, self.mask_id = tokenizer.eos_token_id, tokenizer.mask_token_id
         self.config = config
         self.rng = np.random.default_rng(seed)
-        weights = np.array([HARD_TASKS.get(task.name, 1.0) for task in self.tasks])
+        weights = np.array([TASK_WEIGHTS.get(task.name, 1.0) for task in self.tasks])
         self.weights = weights / weights.sum()
 
     def sequences(self, count: int, length: int) -> Tensor:

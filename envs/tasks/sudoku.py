@@ -43,7 +43,7 @@ class Sudoku(Task):
     name = "sudoku"
     words = (*"1234", BLANK)
 
-    def __init__(self, fewest: int = 7, most: int = 11) -> None:
+    def __init__(self, fewest: int = 6, most: int = 10) -> None:
         if not 1 <= fewest <= most <= 12:
             raise ValueError(f"blanks are {fewest} to {most}: they must satisfy 1 <= fewest <= most <= 12")
         self.fewest, self.most = fewest, most

@@ -1,0 +1,119 @@
+"""Decode text with any policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import Denoiser, MaskedLMDenoiser
+from policies.base import UnmaskingPolicy
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One decoded sequence.
+
+    Attributes:
+        text: up to the first end-of-text.
+        tokens: the whole buffer, L token ids.
+        nfe: forwards of the dLLM.
+        token_positions: positions computed, summed over the forwards (prompt and buffer).
+    """
+
+    text: str
+    tokens: list[int]
+    nfe: int
+    token_positions: int
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    policy: UnmaskingPolicy,
+    *,
+    buffer_length: int = 64,
+    block_length: int | None = None,
+    temperature: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Generation]:
+    """Decode an answer to each prompt.
+
+    A sequence's tokens and NFE do not depend on the other prompts or the batch size (up to the rounding of the
+    dLLM's own batched arithmetic), and are those of the env with the same settings.
+
+    Args:
+        model: a transformers masked language model (absorbing diffusion).
+        tokenizer: its tokenizer, with mask and end-of-text tokens.
+        prompts: texts, chat template already applied where the model has one.
+        policy: a rule or a learned policy.
+        buffer_length: L, masks to start from.
+        block_length: of semi-autoregressive blocks; None for full diffusion.
+        temperature: of the sampled token; 0 commits the argmax.
+        batch_size: sequences decoded side by side.
+        seed: of every random choice.
+
+    Returns:
+        One `Generation` a prompt, in order.
+
+    Raises:
+        ValueError: for impossible lengths or a prompt that is empty or too long.
+        DenoiserError: if the model returns NaN.
+    """
+    settings = DecodingSettings(buffer_length, block_length or buffer_length, temperature, policy.features)
+    return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
+
+
+def decode(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    policy: UnmaskingPolicy,
+    settings: DecodingSettings,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    on_finish: Callable[[int], None] | None = None,
+) -> list[Generation]:
+    """Decode an answer to each prompt; `generate` for a dLLM that is already wrapped.
+
+    Finished rows take the next prompt before the next forward, so no row ever idles.
+
+    Args:
+        denoiser: the frozen dLLM.
+        prompts: texts.
+        policy: a rule or a learned policy.
+        settings: lengths and temperature; the policy's features must be among its features.
+        batch_size: most rows at a time.
+        seed: of every random choice.
+        on_finish: called with the number of sequences that just finished.
+    """
+    missing = sorted(policy.features - settings.features)
+    if missing:
+        raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
+    encoded = [denoiser.encode(prompt) for prompt in prompts]
+    batch = DecodingBatch(denoiser, min(batch_size, max(1, len(prompts))), settings)
+    results: list[Generation | None] = [None] * len(prompts)
+    owner = [-1] * len(batch.masked)
+    waiting = iter(range(len(prompts)))
+    free = list(range(len(owner)))
+    while True:
+        started = list(zip(free, waiting, strict=False))
+        for row, prompt in started:
+            owner[row] = prompt
+        batch.load([row for row, _ in started], [encoded[prompt] for _, prompt in started], seed)
+        if not bool(batch.running.any()):
+            break
+        finished = batch.commit(policy.select(batch.forward()))
+        free = torch.nonzero(finished).squeeze(1).tolist()
+        for row in free:
+            tokens = batch.tokens(row)
+            text = denoiser.decode(tokens)
+            results[owner[row]] = Generation(text, tokens, int(batch.nfe[row]), int(batch.token_positions[row]))
+        if on_finish is not None and free:
+            on_finish(len(free))
+    return [result for result in results if result is not None]

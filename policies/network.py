@@ -1,0 +1,167 @@
+"""The policy network: a single-layer transformer over what the dLLM believes about each position.
+
+Source: Jazbec et al., "Learning Unmasking Policies for Diffusion Language Models", arXiv 2512.09106, Section 4.
+
+Departures from the paper:
+1. Inputs are float32 log-odds of the confidence, not a bfloat16 probability (whose step near 1 is 0.004).
+2. A position's state has three values (committed, masked, eligible), so the network knows the block.
+3. The time embedding has several frequencies; the released code's single one makes it two distinct numbers.
+4. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
+   at zero: the untrained network *is* the threshold rule, and training departs from it.
+
+Letters: B rows, L positions, F input features, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from envs.decoding import VIEW_FEATURES
+
+MAX_LOG_ODDS = 14.0
+"""Log-odds are clamped to +-14: float32 can't tell probabilities beyond that from 0 and 1."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture and initialisation of `UnmaskingNetwork`."""
+
+    hidden_size: int = 64
+    """Width D of the transformer."""
+    num_heads: int = 2
+    """Attention heads; they must divide the width into even parts."""
+    feedforward_size: int = 128
+    """Width of the feed-forward part."""
+    features: tuple[str, ...] = ()
+    """Further per-position inputs: margin, entropy, eos_probability, is_eos, changed."""
+    init: Literal["threshold", "random"] = "threshold"
+    """Start as the threshold rule, or as a coin of one bias for every position."""
+    threshold: float = 0.9
+    """The rule to start as (init: threshold)."""
+    slope: float = 2.0
+    """How sharply the rule to start as turns from 0 to 1 in log-odds (init: threshold)."""
+    bias: float = -2.0
+    """Initial log-odds of committing any position (init: random)."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size < 2 or self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
+            )
+        if self.init not in ("threshold", "random"):
+            raise ValueError(f"init is {self.init!r}: choose threshold or random")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
+        unknown = sorted(set(self.features) - VIEW_FEATURES)
+        if unknown:
+            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(VIEW_FEATURES))}")
+
+
+def log_odds(probability: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) in float32, clamped to +-`MAX_LOG_ODDS`."""
+    return torch.logit(probability.float(), eps=1e-7).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Apply rotary position embedding (arXiv 2104.09864) with base 10000.
+
+    Args:
+        x: (B, H, L, D) float, D even.
+
+    Returns:
+        (B, H, L, D), each pair (i, i + D/2) turned by position * 10000^(-2i/D).
+    """
+    half = x.shape[-1] // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1)
+
+
+class UnmaskingNetwork(nn.Module):
+    """One pre-norm transformer layer, its norms conditioned (adaLN) on each position's state and the time.
+
+    Args:
+        config: sizes, inputs and initialisation.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.input = nn.Linear(2 + len(config.features), width)
+        self.state = nn.Embedding(3, width)
+        self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Linear(width, 6 * width)
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_feedforward = nn.LayerNorm(width, elementwise_affine=False)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, config.feedforward_size), nn.GELU(), nn.Linear(config.feedforward_size, width)
+        )
+        self.norm_output = nn.LayerNorm(width)
+        self.output = nn.Linear(width, 1)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        nn.init.zeros_(self.condition.weight)
+        nn.init.zeros_(self.condition.bias)
+        nn.init.zeros_(self.output.weight)
+        nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
+
+    def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Encode the positions.
+
+        Args:
+            inputs: ``confidence``, ``masked``, ``eligible`` (B, L), ``time`` (B, 1) and the configured features
+                (B, L), all as `envs.unmasking.observe` makes them.
+
+        Returns:
+            (B, L, D) float32.
+        """
+        columns = [log_odds(inputs["confidence"]) / 4, inputs["confidence"].float()]
+        columns += [inputs[name].float() for name in self.config.features]
+        masked = inputs["masked"].float()
+        x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
+        state = (masked + inputs["eligible"].float()).long()
+        condition = self.state(state) + self.time(self._time_embedding(inputs["time"].float())).unsqueeze(1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.condition(condition).chunk(6, -1)
+        x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1)
+        x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
+        hidden: Tensor = self.norm_output(x)
+        return hidden
+
+    def _attend(self, x: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        heads = self.config.num_heads
+        qkv = self.query_key_value(x).view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value)
+        output: Tensor = self.attention_output(mixed.transpose(1, 2).reshape(rows, length, width))
+        return output
+
+    @staticmethod
+    def _time_embedding(time: Tensor) -> Tensor:
+        """Embed (B, 1) times in [0, 1] as (B, 16) sines and cosines of 8 frequencies."""
+        angle = time * math.pi * 2.0 ** torch.arange(8, device=time.device)
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+    def logits_from(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Turn `hidden` into (B, L) log-odds of committing each position."""
+        logits: Tensor = self.output(hidden).squeeze(-1)
+        if self.config.init == "threshold":
+            offset = math.log(self.config.threshold / (1 - self.config.threshold))
+            logits = logits + self.config.slope * (log_odds(inputs["confidence"]) - offset)
+        return logits
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, L) float32 log-odds of committing each position; only eligible ones mean anything."""
+        return self.logits_from(self.hidden(inputs), inputs)

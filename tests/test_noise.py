@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import stats
+
+from envs.noise import gumbel, sequence_key, uniform
+
+N = 20_000
+
+
+def draw(
+    keys: list[int] | torch.Tensor, step: int = 0, shape: tuple[int, ...] = (1,), stream: int = 0
+) -> npt.NDArray[np.float32]:
+    keys = torch.as_tensor(keys)
+    numbers: npt.NDArray[np.float32] = uniform(keys, torch.full_like(keys, step), shape, stream).numpy()
+    return numbers
+
+
+KEYS = torch.tensor([sequence_key([n, 5], seed=0) for n in range(N)])
+
+
+@pytest.mark.parametrize("sampler", [uniform, gumbel])
+def test_row_does_not_depend_on_its_batch(sampler: type) -> None:
+    keys, steps = torch.tensor([11, 2**62, 0, 11]), torch.tensor([0, 3, 9, 1])
+    batch = sampler(keys, steps, (4, 3))
+    assert batch.shape == (4, 4, 3)
+    assert batch.dtype == torch.float32
+    for i in range(4):
+        assert torch.equal(sampler(keys[i : i + 1], steps[i : i + 1], (4, 3))[0], batch[i])
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(sampler(keys[order], steps[order], (4, 3)), batch[order])
+    assert not torch.equal(batch[0], batch[3])  # same key, another step
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(draw([7], shape=(100, 200)).ravel(), id="positions"),
+        pytest.param(draw(KEYS).ravel(), id="sequences"),
+        pytest.param(draw(list(range(N))).ravel(), id="small keys"),
+        pytest.param(uniform(torch.full((N,), 7), torch.arange(N), (1,)).numpy().ravel(), id="steps"),
+        pytest.param(np.ravel([draw([7], shape=(100,), stream=s) for s in range(200)]), id="streams"),
+    ],
+)
+def test_uniform(numbers: npt.NDArray[np.float32]) -> None:
+    assert numbers.size == N
+    assert numbers.min() > 0
+    assert numbers.max() < 1
+    assert stats.kstest(numbers.astype(np.float64), "uniform").pvalue > 1e-3
+    assert len(np.unique(numbers)) > 0.99 * N
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        pytest.param(draw(KEYS, step=0), draw(KEYS, step=1), id="steps"),
+        pytest.param(draw(KEYS, stream=0), draw(KEYS, stream=1), id="streams"),
+        pytest.param(draw(KEYS, step=1, stream=0), draw(KEYS, step=0, stream=1), id="step against stream"),
+        pytest.param(draw(KEYS, shape=(2,))[:, 0], draw(KEYS, shape=(2,))[:, 1], id="positions"),
+        pytest.param(draw(KEYS, step=1), draw(KEYS, shape=(2,))[:, 1], id="step against position"),
+        pytest.param(draw(list(range(N))), draw(list(range(1, N + 1))), id="next key"),
+    ],
+)
+def test_independent(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> None:
+    assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 4 / np.sqrt(N)
+    cells = np.histogram2d(one.ravel(), two.ravel(), bins=8, range=((0, 1), (0, 1)))[0]
+    assert stats.chisquare(cells.ravel()).pvalue > 1e-3
+
+
+def test_longer_draw_extends_a_shorter_one() -> None:
+    assert np.array_equal(draw([3], shape=(9,))[:, :4], draw([3], shape=(4,)))
+
+
+def test_gumbel() -> None:
+    numbers = gumbel(torch.tensor([1, 2]), torch.tensor([0, 0]), (50, 1000)).double().numpy().ravel()
+    assert np.isfinite(numbers).all()
+    assert numbers.mean() == pytest.approx(0.5772, abs=0.02)
+    assert numbers.var() == pytest.approx(np.pi**2 / 6, abs=0.05)
+    assert stats.kstest(numbers, "gumbel_r").pvalue > 1e-3
+
+
+def test_sequence_key() -> None:
+    keys = [sequence_key(prompt, seed) for prompt in ([1, 2], [2, 1], [1], [0, 1, 2]) for seed in (0, 1, -1)]
+    assert len(set(keys)) == 12
+    assert all(0 <= key < 2**63 for key in keys)
+    assert sequence_key((1, 2), 0) == keys[0]
+    assert len(set(KEYS.tolist())) == N

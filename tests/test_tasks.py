@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from envs.tasks import SUITE, TASKS, Problem, Split, Task, make_tasks, split_of
+from envs.tasks.addition import Addition
+from envs.tasks.base import EMPTY, form
+from envs.tasks.copy_list import Copy
+from envs.tasks.insert import Insert
+from envs.tasks.replace import Replace
+from envs.tasks.shuffle import Shuffle
+from envs.tasks.sudoku import Sudoku, all_grids
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+PINNED = [
+    "copy . . : v s u . . . . . . . . . . . . . =",
+    "insert d 3 : j y a s v g w . . . . . . . . . =",
+    "add . . : 3 1 2 6 . . . . . . . . . . . . =",
+]
+every_task = pytest.mark.parametrize("name", TASKS)
+
+
+@cache
+def draws(name: str, split: Split) -> list[Problem]:
+    task = TASKS[name]()
+    return [task.problem(split, index) for index in range(60 if name == "sudoku" else 400)]
+
+
+def all_draws(name: str) -> list[Problem]:
+    return [problem for split in SPLITS for problem in draws(name, split)]
+
+
+def cells(problem: Problem) -> list[str]:
+    return [cell for cell in problem.prompt.split()[4:20] if cell != "."]
+
+
+def ask(prompt: str) -> Problem:
+    return Problem(prompt.split()[0], "train", 0, prompt, "")
+
+
+# The same five tests for each task.
+
+
+@every_task
+def test_same_index_gives_the_same_problem(name: str) -> None:
+    again = TASKS[name]()
+    for split in SPLITS:
+        assert [again.problem(split, index) for index in (7, 3)] == [draws(name, split)[7], draws(name, split)[3]]
+    assert len({problem.prompt for problem in draws(name, "train")}) > 0.9 * len(draws(name, "train"))
+
+
+@every_task
+def test_splits_are_disjoint(name: str) -> None:
+    prompts = {split: {problem.prompt for problem in draws(name, split)} for split in SPLITS}
+    assert all(prompts[one].isdisjoint(prompts[two]) for one, two in combinations(SPLITS, 2))
+    assert all(split_of(prompt) == split for split in SPLITS for prompt in prompts[split])
+    assert {(problem.task, problem.split) for problem in all_draws(name)} == {(name, split) for split in SPLITS}
+
+
+@every_task
+def test_answer_scores_one(name: str) -> None:
+    task = TASKS[name]()
+    assert {task.score(problem.answer, problem) for problem in all_draws(name)} == {1.0}
+    problem = draws(name, "train")[0]
+    assert task.score(f"  {problem.answer.replace(' ', '  ')} ", problem) == 1.0
+
+
+@every_task
+def test_wrong_answers_score_zero(name: str) -> None:
+    task = TASKS[name]()
+    for problem in draws(name, "test")[:20]:
+        words = problem.answer.split()
+        wrong = [[], words[:-1], words[1:], [*words, words[-1]], [*words, "?"], problem.prompt.split()]
+        # Every answer with one word changed into any other.
+        wrong += [
+            [*words[:i], new, *words[i + 1 :]] for i, old in enumerate(words) for new in task.words if new != old
+        ]
+        assert {task.score(" ".join(answer), problem) for answer in wrong} == {0.0}
+
+
+@every_task
+def test_form_and_vocabulary(name: str) -> None:
+    vocabulary = {name, EMPTY, ":", "=", *TASKS[name].words}
+    for problem in all_draws(name):
+        prompt, answer = problem.prompt.split(" "), problem.answer.split(" ")
+        assert len(prompt) == 21
+        assert (prompt[0], prompt[3], prompt[20]) == (name, ":", "=")
+        assert 1 <= len(answer) <= 63  # leaves room for end-of-text in a buffer of 64
+        assert vocabulary.issuperset(prompt)
+        assert set(TASKS[name].words).issuperset(answer)
+
+
+# Known truth, a task at a time.
+
+
+def inserted(items: list[str], arguments: list[str]) -> list[str]:
+    items.insert(int(arguments[1]), arguments[0])
+    return items
+
+
+def removed(items: list[str], arguments: list[str]) -> list[str]:
+    del items[int(arguments[0])]
+    return items
+
+
+@pytest.mark.parametrize(
+    ("name", "solve"),
+    [
+        ("copy", lambda items, arguments: items),
+        ("reverse", lambda items, arguments: items[::-1]),
+        ("sort", lambda items, arguments: sorted(items)),
+        ("insert", inserted),
+        ("remove", removed),
+    ],
+)
+def test_list_answers(name: str, solve: Callable[[list[str], list[str]], list[str]]) -> None:
+    for problem in all_draws(name):
+        arguments = [word for word in problem.prompt.split()[1:3] if word != "."]
+        assert problem.answer.split() == solve(cells(problem), arguments)
+        assert 3 <= len(set(cells(problem))) == len(cells(problem)) <= 8
+
+
+@pytest.mark.parametrize(("name", "extra"), [("insert", 1), ("remove", 0)])
+def test_places_are_uniform(name: str, extra: int) -> None:
+    problems = [problem for problem in all_draws(name) if len(cells(problem)) == 4]
+    places = Counter(int(re.findall(r"\d", problem.prompt)[0]) for problem in problems)
+    assert set(places) == set(range(4 + extra))
+    assert stats.chisquare(list(places.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "right", "wrong"),
+    [
+        (
+            Shuffle(),
+            form("shuffle", ["a", "b", "c"]),
+            ["a c b", "b a c", "b c a", "c a b", "c b a"],
+            ["a b c", "", "a", "b a", "b a c c", "b b c", "b a d"],
+        ),
+        (
+            Replace(),
+            form("replace", ["a", "b", "c"], ["x"]),
+            ["x b c", "a x c", "a b x"],
+            ["a b c", "", "x b", "x b c x", "x x c", "x x x", "a b y", "x c b", "b x c"],
+        ),
+        (Addition(), form("add", ["3", "9", "7"]), [], ["3 + 9 + 7 = 1 9", "1 9"]),
+    ],
+)
+def test_hand_scored_answers(task: Task, prompt: str, right: list[str], wrong: list[str]) -> None:
+    assert [task.score(text, ask(prompt)) for text in right] == [1.0] * len(right)
+    assert [task.score(text, ask(prompt)) for text in wrong] == [0.0] * len(wrong)
+
+
+def test_replace_and_shuffle_answers_are_not_always_the_same_place() -> None:
+    replaced = Counter(
+        next(i for i, (new, old) in enumerate(zip(problem.answer.split(), cells(problem), strict=True)) if new != old)
+        for problem in all_draws("replace")
+        if len(cells(problem)) == 4
+    )
+    assert set(replaced) == set(range(4))
+    orders = {
+        "".join(str(cells(problem).index(word)) for word in problem.answer.split())
+        for problem in all_draws("shuffle")
+        if len(cells(problem)) == 3
+    }
+    assert orders == {"021", "102", "120", "201", "210"}
+
+
+def test_addition_totals() -> None:
+    for problem in all_draws("add"):
+        text = problem.answer.replace(" ", "")
+        first, steps = text[0], re.findall(r"\+(\d)=(\d\d)", text[1:])
+        assert first + "".join(f"+{addend}={total}" for addend, total in steps) == text
+        addends = [int(first), *(int(addend) for addend, _ in steps)]
+        assert [int(total) for _, total in steps] == [sum(addends[: n + 2]) for n in range(len(steps))]
+        assert list(map(str, addends)) == cells(problem)
+        assert 4 <= len(addends) <= 7
+
+
+def test_addition_at_its_longest_fits_the_form() -> None:
+    problem = Addition(11, 11).problem("train", 0)
+    assert len(cells(problem)) == 11
+    assert len(problem.answer.split()) == 51
+
+
+def solutions(grid: list[int]) -> list[list[int]]:
+    """All ways to fill the zeros, by backtracking."""
+    if 0 not in grid:
+        return [grid]
+    i = grid.index(0)
+    row, column = divmod(i, 4)
+    seen = {
+        grid[4 * r + c]
+        for r in range(4)
+        for c in range(4)
+        if r == row or c == column or (r // 2, c // 2) == (row // 2, column // 2)
+    }
+    return [done for digit in {1, 2, 3, 4} - seen for done in solutions([*grid[:i], digit, *grid[i + 1 :]])]
+
+
+def test_sudoku_has_288_grids() -> None:
+    brute = {tuple(grid) for grid in solutions([0] * 16)}
+    assert len(brute) == 288
+    assert {tuple(grid) for grid in all_grids().tolist()} == brute
+    assert all_grids().shape == (288, 16)
+
+
+def test_sudoku_puzzles_have_one_solution() -> None:
+    for problem in all_draws("sudoku"):
+        puzzle = [0 if cell == "_" else int(cell) for cell in problem.prompt.split()[4:20]]
+        assert 7 <= puzzle.count(0) <= 11
+        assert solutions(puzzle) == [[int(digit) for digit in problem.answer.split()]]
+
+
+def test_sudoku_accepts_every_solution_that_keeps_the_digits() -> None:
+    task, blank = Sudoku(), ask(form("sudoku", ["_"] * 16))
+    assert sum(task.score(" ".join(map(str, grid)), blank) for grid in all_grids()) == 288
+    clue = ask(form("sudoku", ["3", *["_"] * 15]))
+    assert sum(task.score(" ".join(map(str, grid)), clue) for grid in all_grids()) == 288 / 4
+    assert task.score(" ".join(["1"] * 16), blank) == 0.0
+    assert task.score(" ".join(["01", *map(str, all_grids()[0][1:])]), blank) == 0.0
+
+
+def test_split_shares() -> None:
+    rng = np.random.default_rng(0)
+    counts = Counter(split_of(Copy().sample(rng)[0]) for _ in range(5000))
+    observed = [counts[split] for split in ("train", "validation", "test")]
+    assert stats.chisquare(observed, [4000, 500, 500]).pvalue > 1e-3
+
+
+def test_problems_never_change() -> None:
+    # The shipped checkpoint was trained on these splits: if this fails, its test problems may be in its training set.
+    assert [TASKS[name]().problem("test", 0).prompt for name in ("copy", "insert", "add")] == PINNED
+
+
+def test_make_tasks() -> None:
+    assert [task.name for task in make_tasks(SUITE)] == list(TASKS)
+    assert [task.name for task in make_tasks("sort")] == ["sort"]
+    assert [task.name for task in make_tasks(["sort", "add"])] == ["sort", "add"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_tasks("sums"), "task is 'sums': choose from suite, copy, "),
+        (lambda: make_tasks(["copy", "sums"]), "task is 'sums'"),
+        (lambda: make_tasks([]), r"task is \[\]"),
+        (lambda: Copy().problem("dev", 0), "split is 'dev': choose one of train, validation, test"),  # type: ignore[arg-type]
+        (lambda: Copy().problem("test", -1), "index is -1"),
+        (lambda: Copy(1, 4), "list lengths are 1 to 4"),
+        (lambda: Copy(5, 4), "list lengths are 5 to 4"),
+        (lambda: Insert(2, 16), "list lengths are 2 to 16"),
+        (lambda: Addition(2, 12), "addends are 2 to 12"),
+        (lambda: Sudoku(0, 4), "blanks are 0 to 4"),
+        (lambda: Sudoku(4, 13), "blanks are 4 to 13"),
+    ],
+)
+def test_errors_name_the_argument(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

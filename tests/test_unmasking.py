@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from scipy import stats
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from envs import UnmaskingEnv, UnmaskingVectorEnv
+from envs.decoding import VIEW_FEATURES
+from envs.tasks import TASKS, split_of
+from envs.tasks.base import cells_of
+
+SETTINGS: list[dict[str, Any]] = [
+    {"buffer_length": 16},
+    {"buffer_length": 16, "block_length": 4, "features": sorted(VIEW_FEATURES), "temperature": 1.0},
+    {"buffer_length": 8, "block_length": 2, "features": ["entropy"], "reward": "forward_cost", "alpha": 0.1},
+    {"buffer_length": 12, "tasks": ["add", "copy"], "split": "test", "reward": "additive", "alpha": 0.5},
+]
+L = 8
+NOTHING = np.zeros(L, dtype=np.int8)
+EVERYTHING = np.ones(L, dtype=np.int8)
+
+
+def single(**kwargs: Any) -> UnmaskingEnv:
+    return UnmaskingEnv(**{"denoiser": "toy", "tasks": "copy", "buffer_length": L, **kwargs})
+
+
+def native(num_envs: int, **kwargs: Any) -> UnmaskingVectorEnv:
+    return UnmaskingVectorEnv(num_envs, **{"denoiser": "toy", "tasks": "copy", "buffer_length": L, **kwargs})
+
+
+def assert_same(one: Any, two: Any) -> None:
+    """Compare nested dicts, sequences and arrays exactly, types and dtypes included."""
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_same(one[key], two[key])
+    elif isinstance(one, list | tuple) or (isinstance(one, np.ndarray) and one.dtype == object):
+        for a, b in zip(one, two, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == two.dtype
+        assert np.array_equal(one, two)
+    else:
+        assert one == two
+
+
+def some(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.int8]:
+    """Random actions, from sparse to dense."""
+    return (rng.random(shape) < rng.choice([0.02, 0.2, 0.6])).astype(np.int8)
+
+
+# Both checkers, and the registration.
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS)
+@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
+def test_checkers_warn_of_nothing(kwargs: dict[str, Any], render_mode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make("envs:Unmasking-v0", denoiser="toy", render_mode=render_mode, **kwargs)
+        # The drawing has its own tests and is slow.
+        check_env(env.unwrapped, skip_render_check=kwargs is not SETTINGS[0])
+        sb3_check_env(env.unwrapped)
+
+
+def test_make() -> None:
+    env = gymnasium.make("envs:Unmasking-v0", denoiser="toy", tasks="sort", buffer_length=12, block_length=4)
+    assert isinstance(env.unwrapped, UnmaskingEnv)
+    assert env.action_space == gymnasium.spaces.MultiBinary(12)
+    assert list(env.observation_space.spaces) == ["confidence", "eligible", "masked", "time"]  # type: ignore[attr-defined]
+    obs, info = env.reset(seed=0)
+    assert obs["eligible"].tolist() == [1] * 4 + [0] * 8
+    assert info == {}
+    assert env.unwrapped.rows.problems[0].task == "sort"
+
+
+def test_make_vec() -> None:
+    envs = gymnasium.make_vec("envs:Unmasking-v0", num_envs=3, denoiser="toy", buffer_length=12)
+    assert isinstance(envs.unwrapped, UnmaskingVectorEnv)
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.action_space.shape == (3, 12)
+    obs, _ = envs.reset(seed=0)
+    assert envs.observation_space.contains(obs)
+    assert envs.spec is not None
+    assert envs.spec.id == "Unmasking-v0"
+
+
+# The batch is N single envs.
+
+
+@pytest.mark.parametrize("kwargs", SETTINGS)
+def test_batch_equals_single_envs(kwargs: dict[str, Any]) -> None:
+    kwargs = {"tasks": "suite", **kwargs}
+    sync = SyncVectorEnv([lambda: single(**kwargs)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    batch, rng, episodes = native(3, **kwargs), np.random.default_rng(0), 0
+    assert_same(batch.reset(seed=5), sync.reset(seed=5))
+    for _ in range(200):
+        actions = some(rng, 3, kwargs["buffer_length"])
+        result = batch.step(actions)
+        assert_same(result, sync.step(actions))
+        assert batch.observation_space.contains(result[0])
+        episodes += int(result[2].sum())
+    assert episodes > 50
+
+
+def test_final_observation_has_nothing_left_to_do() -> None:
+    batch = native(2, features=sorted(VIEW_FEATURES), block_length=4)
+    batch.reset(seed=0)
+    batch.step(np.array([NOTHING, EVERYTHING]))
+    obs, _, terminated, _, infos = batch.step(np.array([NOTHING, EVERYTHING]))
+    assert terminated.tolist() == infos["_final_obs"].tolist() == [False, True]
+    final = infos["final_obs"][1]
+    assert final["confidence"].tolist() == [1] * L
+    assert final["time"].tolist() == [1 / L]
+    assert not any(final[name].any() for name in ["masked", "eligible", *VIEW_FEATURES])
+    assert obs["masked"][1].tolist() == [1] * L  # the row begins again in the same step
+    assert obs["time"].tolist() == [[2 / L], [0]]
+
+
+# One step.
+
+
+def test_empty_action_commits_the_most_confident_eligible_position() -> None:
+    env = single(tasks="suite", block_length=4, features=["is_eos"])
+    obs, _ = env.reset(seed=1)
+    for _ in range(3):
+        best = int(np.where(obs["eligible"] == 1, obs["confidence"], -1).argmax())
+        assert not obs["is_eos"][best]
+        before, (obs, *_) = obs, env.step(NOTHING)
+        assert np.flatnonzero(before["masked"] != obs["masked"]).tolist() == [best]
+        assert obs["confidence"][best] == 1
+
+
+@pytest.mark.parametrize("bits", [[4, 5, 6, 7], [1, 5], [0, 1, 2, 3]])
+def test_ineligible_bits_are_ignored(bits: list[int]) -> None:
+    action, eligible = NOTHING.copy(), NOTHING.copy()
+    action[bits], eligible[[i for i in bits if i < 4]] = 1, 1
+    one, two = single(tasks="add", block_length=4), single(tasks="add", block_length=4)
+    one.reset(seed=2), two.reset(seed=2)
+    assert_same(one.step(action), two.step(eligible))
+    assert_same(one.step(action), two.step(eligible))  # positions that are committed by now
+    assert one.rows.batch.tokens(0) == two.rows.batch.tokens(0)
+
+
+def test_observation_is_what_the_denoiser_believes() -> None:
+    env = single(block_length=4, features=["entropy", "margin"])
+    env.reset(seed=0)
+    obs, *_ = env.step(np.eye(L, dtype=np.int8)[2])
+    view = env.rows.view
+    assert obs.keys() == env.observation_space.spaces.keys()  # type: ignore[attr-defined]
+    assert obs["masked"].tolist() == [1, 1, 0, 1, 1, 1, 1, 1]
+    assert obs["eligible"].tolist() == [1, 1, 0, 1, 0, 0, 0, 0]
+    assert obs["time"].tolist() == [1 / L]
+    for name, values in (("confidence", view.confidence), *view.features.items()):
+        assert obs[name].tolist() == values[0].tolist()
+    # V - 1 = 52 tokens (no mask): the toy model gives one of them a greater logit.
+    p, margin, entropy = obs["confidence"][0], obs["margin"][0], obs["entropy"][0]
+    assert margin == pytest.approx(p - (1 - p) / 51, abs=1e-6)
+    assert entropy == pytest.approx(-p * np.log(p) - (1 - p) * np.log((1 - p) / 51), abs=1e-5)
+
+
+def test_observations_are_fresh_arrays() -> None:
+    batch, rng = native(2, features=sorted(VIEW_FEATURES)), np.random.default_rng(0)
+    seen = [batch.reset(seed=0)[0]]
+    copies = [{name: values.copy() for name, values in seen[0].items()}]
+    for _ in range(20):
+        obs, *_, infos = batch.step(some(rng, 2, L))
+        seen += [obs, *(final for final in infos.get("final_obs", []) if final is not None)]
+        copies += [{name: values.copy() for name, values in each.items()} for each in seen[len(copies) :]]
+    for one, copy in zip(seen, copies, strict=True):
+        assert_same(one, copy)
+    arrays = [values for obs in seen[:5] for values in obs.values()]
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+
+
+@pytest.fixture
+def warn_always() -> Iterator[None]:
+    """Have torch warn each time, not once a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        pytest.param([[1, 0] * 4], id="list"),
+        pytest.param(np.array([[True, False] * 4]), id="bool"),
+        pytest.param(np.array([[1.0, 0.0] * 4]), id="float"),
+        pytest.param(np.broadcast_to(np.int8([1, 0] * 4), (1, L)), id="read-only"),
+    ],
+)
+def test_actions_of_any_kind(actions: npt.ArrayLike, warn_always: None) -> None:
+    batch = native(1)
+    batch.reset(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        obs, *_ = batch.step(actions)
+    assert obs["masked"].tolist() == [[0, 1] * 4]
+
+
+# Episodes and rewards.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({"alpha": 8.0}, lambda score, nfe: score * ((L - nfe + 1) / L) ** 8),
+        ({"reward": "additive", "alpha": 0.5}, lambda score, nfe: score - 0.5 * nfe / L),
+        ({"reward": "forward_cost", "alpha": 0.1}, lambda score, nfe: score - 0.1 * nfe),
+    ],
+)
+@pytest.mark.parametrize("action", [NOTHING, EVERYTHING])
+def test_return(kwargs: dict[str, Any], expected: Callable[[float, int], float], action: npt.NDArray[np.int8]) -> None:
+    for task in ("copy", "reverse"):  # the toy model always answers with a copy
+        env = single(tasks=task, **kwargs)
+        env.reset(seed=0)
+        rewards, terminated = [], False
+        while not terminated:
+            _, reward, terminated, truncated, info = env.step(action)
+            assert truncated is False
+            rewards.append(reward)
+        assert info["score"] == (task == "copy")
+        assert info["nfe"] == len(rewards)
+        assert sum(rewards) == pytest.approx(expected(info["score"], len(rewards)))
+        assert len(set(rewards[:-1])) <= 1
+
+
+def test_closing_info() -> None:
+    env = single()
+    env.reset(seed=0)
+    problem = env.rows.problems[0]
+    assert env.step(NOTHING)[4] == {}
+    *_, terminated, truncated, info = env.step(EVERYTHING)
+    assert (terminated, truncated) == (True, False)
+    assert info == {"score": 1.0, "nfe": 2, "token_positions": 2 * (21 + L), "task": "copy", "text": problem.answer}
+
+
+@pytest.mark.parametrize("block_length", [1, 4, 8])
+def test_episode_never_exceeds_the_buffer_length(block_length: int) -> None:
+    batch = native(8, tasks="add", block_length=block_length)
+    batch.reset(seed=0)
+    ends = np.array([batch.step(np.zeros((8, L)))[2] for _ in range(3 * L)])
+    gaps = [np.diff(np.flatnonzero(row), prepend=-1) for row in ends.T]
+    assert all(len(gap) >= 3 for gap in gaps)
+    assert max(gap.max() for gap in gaps) <= L
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_problems_are_of_the_split_and_of_all_tasks(split: str) -> None:
+    batch = native(100, tasks=[name for name in TASKS if name != "sudoku"], split=split)
+    counts: Counter[str] = Counter()
+    for seed in (0, 1000):
+        batch.reset(seed=seed)
+        assert {split_of(problem.prompt) for problem in batch.problems} == {split}
+        counts.update(problem.task for problem in batch.problems)
+    assert len({problem.prompt for problem in batch.problems}) > 95
+    assert len(counts) == 8
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_restarted_rows_draw_new_problems_of_the_split() -> None:
+    batch, seen = native(4, split="validation"), set()
+    batch.reset(seed=0)
+    for _ in range(10):
+        *_, infos = batch.step(np.ones((4, L)))
+        assert infos["_final_obs"].all()
+        seen |= {problem.prompt for problem in batch.problems}
+    assert len(seen) == 40
+    assert {split_of(prompt) for prompt in seen} == {"validation"}
+
+
+# Seeds.
+
+
+def play(batch: UnmaskingVectorEnv, seed: Any) -> list[Any]:
+    rng = np.random.default_rng(9)
+    return [batch.reset(seed=seed), *(batch.step(some(rng, batch.num_envs, L)) for _ in range(15))]
+
+
+def test_same_seed_same_episodes() -> None:
+    batch = native(3, tasks="suite")
+    first = play(batch, 4)
+    for again in (play(batch, 4), play(native(3, tasks="suite"), 4), play(native(3, tasks="suite"), [4, 5, 6])):
+        for one, two in zip(first, again, strict=True):
+            assert_same(one, two)
+    batch.reset(seed=4)
+    prompts = [problem.prompt for problem in batch.problems]
+    batch.reset(seed=np.int64(7))
+    assert not set(prompts) & {problem.prompt for problem in batch.problems}
+
+
+def test_list_of_seeds_is_one_a_row() -> None:
+    batch = native(3, tasks="suite")
+    batch.reset(seed=[11, 2, 11])
+    expected = []
+    for seed in (11, 2, 11):
+        env = single(tasks="suite")
+        env.reset(seed=seed)
+        expected.append(env.rows.problems[0])
+    assert batch.problems == expected
+
+
+def test_no_seed_goes_on_with_the_generators() -> None:
+    one, two = native(2), native(2)
+    one.reset(seed=[1, 2])
+    one.reset()
+    one.reset(seed=[None, 2])  # only row 1 starts over
+    two.reset(seed=[1, 2])
+    second = two.problems[1]
+    two.reset()
+    two.reset()
+    assert one.problems[0] == two.problems[0]
+    assert one.problems[1] == second
+    assert native(1).reset()[0]["masked"].all()
+
+
+def test_single_env_reset_reproduces() -> None:
+    env = single(tasks="suite")
+    first = [env.reset(seed=3)[0], env.step(NOTHING)[0], env.reset()[0]]
+    again = [env.reset(seed=3)[0], env.step(NOTHING)[0], env.reset()[0]]
+    assert_same(dict(enumerate(first)), dict(enumerate(again)))
+    assert env.np_random_seed == 3
+
+
+# Rendering.
+
+
+def plain(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
+def test_render_ansi() -> None:
+    env = single(render_mode="ansi")
+    env.reset(seed=0)
+    problem = env.rows.problems[0]
+    cells = cells_of(problem.prompt)
+    assert plain(env.render()) == [problem.prompt, "NFE   1  " + " ".join("·" * L)]
+    confidence = env.rows.view.confidence[0, 1].item()
+    env.step(np.eye(L, dtype=np.int8)[1])
+    assert plain(env.render()) == [problem.prompt, " ".join(["NFE   2 ", "·", cells[1], *"·" * (L - 2)])]
+    step = round(10 * confidence)
+    red, green = min(5, 10 - step), min(5, step)
+    assert f"\x1b[38;5;{16 + 36 * red + 6 * green}m{cells[1]}\x1b[0m" in env.render()
+    env.step(EVERYTHING)
+    answer = [*cells, *["[EOS]"] * (L - len(cells))]
+    assert plain(env.render()) == [problem.prompt, " ".join(["NFE   2 ", *answer])]
+
+
+@pytest.mark.parametrize("length", [8, 40])
+def test_render_rgb_array(length: int) -> None:
+    env = single(render_mode="rgb_array", buffer_length=length)
+    env.reset(seed=0)
+    before = env.render()
+    assert (before.dtype, before.ndim, before.shape[2]) == (np.uint8, 3, 3)
+    assert np.array_equal(env.render(), before)
+    env.step(np.zeros(length))
+    after = env.render()
+    assert after.shape == before.shape
+    assert (after != before).any()
+    assert before.flags.writeable
+
+
+def test_render_shows_row_0_of_the_batch() -> None:
+    batch = native(2, render_mode="ansi")
+    batch.reset(seed=0)
+    batch.step(np.array([NOTHING, EVERYTHING]))
+    assert plain(batch.render())[0] == batch.problems[0].prompt
+    assert plain(batch.render())[1].count("·") == L - 1
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_envs": 0}, "num_envs is 0"),
+        ({"render_mode": "human"}, "render_mode is 'human'"),
+        ({"buffer_length": 0}, "buffer_length is 0"),
+        ({"block_length": 3}, "block_length is 3: .* choose one of 1, 2, 4, 8"),
+        ({"block_length": 0}, "block_length is 0"),
+        ({"tasks": "sums"}, "task is 'sums'"),
+        ({"tasks": []}, r"task is \[\]"),
+        ({"split": "dev"}, "split is 'dev'"),
+        ({"reward": "speed"}, "reward is 'speed'"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"features": ["margins"]}, "feature is 'margins'"),
+    ],
+)
+def test_impossible_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        native(**{"num_envs": 1, **kwargs})
+
+
+def test_wrong_calls() -> None:
+    batch = native(2)
+    for seeds in ([1], [1, 2, 3]):
+        with pytest.raises(ValueError, match=rf"seed has {len(seeds)} entries: it must have one a row, 2"):
+            batch.reset(seed=seeds)
+    batch.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions have shape \(8,\): expected \(2, 8\)"):
+        batch.step(NOTHING)
+    with pytest.raises(ValueError, match="render_mode is None"):
+        batch.render()
+    with pytest.raises(ValueError, match="prompt has 21 tokens"):
+        native(1, buffer_length=4096).reset()
