@@ -203,13 +203,11 @@ class DecodingBatch:
         if len(rows) == 0:
             self._view = self.blank_view()
             return self._view
-        everyone = len(rows) == len(self.masked)
-        pick = (lambda x: x) if everyone else (lambda x: x[rows])
         width = int(self.prompt_length[rows].max())
-        prompt = pick(self.prompt)[:, self.prompt.shape[1] - width :]
-        tokens = torch.cat([prompt, pick(self.buffer)], 1)
+        prompt = self.prompt[rows, self.prompt.shape[1] - width :]
+        tokens = torch.cat([prompt, self.buffer[rows]], 1)
         columns = torch.arange(tokens.shape[1], device=tokens.device)
-        attention_mask = columns >= (width - pick(self.prompt_length)).unsqueeze(1)
+        attention_mask = columns >= (width - self.prompt_length[rows]).unsqueeze(1)
         logits = self.denoiser.logits(tokens, attention_mask, self.settings.buffer_length)
         self.nfe[rows] += 1
         self.token_positions[rows] += self.prompt_length[rows] + self.settings.buffer_length
@@ -220,8 +218,8 @@ class DecodingBatch:
         if "is_eos" in self.settings.features:
             features["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
         if "changed" in self.settings.features:
-            first = (pick(self.nfe) == 1).unsqueeze(1)
-            features["changed"] = ((beliefs.prediction != pick(self._previous)) & ~first).float()
+            first = (self.nfe[rows] == 1).unsqueeze(1)
+            features["changed"] = ((beliefs.prediction != self._previous[rows]) & ~first).float()
             self._previous[rows] = beliefs.prediction
 
         def spread(values: Tensor, blank: Tensor) -> Tensor:

@@ -133,7 +133,9 @@ def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
     from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -12,7 +12,7 @@ MASK_GLYPH = "·"
 
 
 def ansi_color(confidence: float) -> str:
-    """Return the escape code of a 256-colour terminal: red for low confidence, through yellow, to green.
+    r"""Return the escape code of a 256-colour terminal: red for low confidence, through yellow, to green.
 
     >>> ansi_color(0.0), ansi_color(1.0)
     ('\\x1b[38;5;196m', '\\x1b[38;5;46m')
@@ -39,11 +39,10 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
     Returns:
         (H, W, 3) uint8.
     """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-
-    from matplotlib import colormaps
 
     strings = batch.denoiser.token_strings(batch.tokens(row))
     confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()

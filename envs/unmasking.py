@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -106,7 +106,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {
         "autoreset_mode": AutoresetMode.SAME_STEP,
         "render_modes": ["ansi", "rgb_array"],
         "render_fps": 2,
@@ -259,7 +259,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
         **kwargs: the arguments of `UnmaskingVectorEnv`, without ``num_envs``.
     """
 
-    metadata: ClassVar[Mapping[str, Any]] = {  # type: ignore[misc]
+    metadata: dict[str, Any] = {
         "render_modes": UnmaskingVectorEnv.metadata["render_modes"],
         "render_fps": UnmaskingVectorEnv.metadata["render_fps"],
     }

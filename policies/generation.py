@@ -77,7 +77,7 @@ def decode(
     *,
     batch_size: int = 64,
     seed: int = 0,
-    on_finish: Callable[[int], None] | None = None,
+    on_finish: Callable[[int], object] | None = None,
 ) -> list[Generation]:
     """Decode an answer to each prompt; `generate` for a dLLM that is already wrapped.
 

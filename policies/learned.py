@@ -69,7 +69,8 @@ class LearnedPolicy(UnmaskingPolicy):
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
-        return self.network(view_inputs(view)).sigmoid() * view.eligible
+        probabilities: Tensor = self.network(view_inputs(view)).sigmoid() * view.eligible
+        return probabilities
 
     @torch.inference_mode()
     def select(self, view: View) -> Tensor:
@@ -157,7 +158,7 @@ def _read_config(file: Path) -> PolicyConfig:
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version}, this release reads {FORMAT_VERSION}")
         known = {f.name for f in fields(NetworkConfig)}
-        network = {key: tuple(value) if key == "features" else value for key, value in data["network"].items()}
+        network: dict[str, Any] = data["network"] | {"features": tuple(data["network"]["features"])}
         if set(network) - known:
             raise ValueError(f"unknown network fields {sorted(set(network) - known)}")
         return PolicyConfig(NetworkConfig(**network), data["decision"], data["trained"])

@@ -70,6 +70,14 @@ def test_independent(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32])
     assert stats.chisquare(cells.ravel()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("bits", [0, 2**64 - 1])
+def test_extremes_stay_inside(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.noise._mix", lambda x: np.full_like(x, bits))
+    key, step = torch.tensor([1]), torch.tensor([1])
+    assert 0 < uniform(key, step, (1,)).item() < 1
+    assert gumbel(key, step, (1,)).isfinite().all()
+
+
 def test_longer_draw_extends_a_shorter_one() -> None:
     assert np.array_equal(draw([3], shape=(9,))[:, :4], draw([3], shape=(4,)))
 

@@ -1,0 +1,1 @@
+"""Entry points: pretraining, PPO, evaluation; each runs as ``python train/NAME.py``."""

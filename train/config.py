@@ -32,7 +32,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     # A switch needs no value; jsonargparse would ask for `--resume true`.
     words = ["--resume=true" if word == "--resume" else word for word in words]
     files = [str(CONFIGS / default_file)] if default_file else []
-    config: ConfigT = auto_cli(config_class, args=words, as_positional=False, default_config_files=files)
+    config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)
     return config
 
 

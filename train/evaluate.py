@@ -125,7 +125,7 @@ def evaluate(
     temperature: float = 0.0,
     batch_size: int = 64,
     seed: int = 0,
-    on_finish: Callable[[int], None] | None = None,
+    on_finish: Callable[[int], object] | None = None,
 ) -> list[Record]:
     """Decode the first problems of a split with one policy and score them.
 

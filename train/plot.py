@@ -38,9 +38,7 @@ def _draw_panel(axes: Axes, records: Sequence[Record]) -> None:
     families: dict[str, list[Record]] = {}
     for record in records:
         family = record["policy"].partition(":")[0]
-        families.setdefault(
-            f"{family} ({record['decision']})" if family == "learned" else family, []
-        ).append(record)
+        families.setdefault(f"{family} ({record['decision']})" if family == "learned" else family, []).append(record)
     for family, points in families.items():
         points = sorted(points, key=lambda record: record["nfe"])
         nfe = [record["nfe"] for record in points]

@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -300,10 +300,8 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 """
 
 
-def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser, log: Callable[[str], None]) -> list[Record]:
+def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    import json
-
     file = config.out / "evaluation.json"
     records: list[Record] = json.loads(file.read_text()) if file.is_file() else []
     done = {(r["policy"], r["decision"], r["block_length"]) for r in records if r["task"] == "all"}
@@ -345,13 +343,14 @@ def train(config: TrainPPOConfig) -> list[Record]:
     print(to_yaml(settings))
     began = time.monotonic()
     model = make_model(config, env)
+    assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())
     print(f"device {config.model.device}, {torch.get_num_threads()} threads, policy of {size:,} parameters")
     tracker = Tracker(config.wandb, config.out, settings, "train")
     try:
         learn(config, model, tracker)
         export(config, model, time.monotonic() - began)
-        records = evaluate_all(config, denoiser, print)
+        records = evaluate_all(config, denoiser)
         plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
     except BaseException:

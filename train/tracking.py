@@ -100,9 +100,7 @@ class TrackerWriter(KVWriter):
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Send one update's numbers."""
         self.tracker.log({**{k: v for k, v in key_values.items() if isinstance(v, int | float)}, STEP: step})
 
@@ -122,9 +120,7 @@ class ProgressWriter(KVWriter):
             rows = csv.DictReader(io.StringIO(file.read_text()))
             self.rows = [dict(row) for row in rows if int(row[STEP]) <= upto]
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Add one update's row and rewrite the file."""
         self.rows.append({**key_values, STEP: step})
         columns = sorted({key for row in self.rows for key in row})

@@ -1,0 +1,96 @@
+"""CPU speed of transformers' bidirectional models at the embedded dLLM's size.
+
+``python benchmarks/architectures.py`` prints milliseconds of a forward and of a training step, and their ratio to
+BERT's in the same run. The embedded model is the fastest one whose position ids skip left padding by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    EsmConfig,
+    EsmForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForMaskedLM,
+)
+
+VOCAB, WIDTH, LAYERS, HEADS, BATCH, LENGTH = 144, 128, 4, 4, 64, 85
+
+
+def build() -> dict[str, PreTrainedModel]:
+    """Build each architecture with about 0.9 M parameters."""
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": 640,
+        "pad_token_id": 0,
+    }
+    plain = {"intermediate_size": 4 * WIDTH, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    distil = DistilBertConfig(
+        vocab_size=VOCAB, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS, hidden_dim=4 * WIDTH, dropout=0.0
+    )
+    modern = ModernBertConfig(
+        **sizes,
+        intermediate_size=336,
+        global_attn_every_n_layers=1,
+        bos_token_id=0,
+        eos_token_id=0,
+        cls_token_id=0,
+        sep_token_id=0,
+    )
+    return {
+        "BERT": BertForMaskedLM(BertConfig(**sizes, **plain)),
+        "RoBERTa pre-LN": RobertaPreLayerNormForMaskedLM(RobertaPreLayerNormConfig(**sizes, **plain)),
+        "ESM": EsmForMaskedLM(EsmConfig(**sizes, **plain, token_dropout=False, mask_token_id=1)),
+        "DistilBERT": DistilBertForMaskedLM(distil),
+        "ModernBERT": ModernBertForMaskedLM(modern),
+    }
+
+
+def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """Return the median time of a call, after one warm-up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return 1000 * sorted(times)[repeats // 2]
+
+
+def main() -> None:
+    """Time every architecture and print the table."""
+    torch.set_num_threads(1)
+    tokens = torch.randint(4, VOCAB, (BATCH, LENGTH))
+    print(f"{'model':16}{'parameters':>12}{'forward ms':>12}{'/ BERT':>8}{'train ms':>10}{'/ BERT':>8}")
+    first: tuple[float, float] | None = None
+    for name, model in build().items():
+        size = sum(p.numel() for p in model.parameters())
+
+        def train_step(model: PreTrainedModel = model) -> None:
+            model(input_ids=tokens).logits.square().mean().backward()
+
+        def forward(model: PreTrainedModel = model) -> None:
+            with torch.inference_mode():
+                model(input_ids=tokens)
+
+        train = milliseconds(train_step)
+        infer = milliseconds(forward)
+        first = first or (infer, train)
+        print(f"{name:16}{size:12,}{infer:12.0f}{infer / first[0]:8.2f}{train:10.0f}{train / first[1]:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

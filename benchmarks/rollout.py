@@ -1,0 +1,72 @@
+"""Where the time of a rollout and of a PPO update goes.
+
+``python benchmarks/rollout.py`` runs the default training setting for a few updates and prints the share of the dLLM's
+forward, the policy, the env's own work and the PPO update.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.denoiser import load_denoiser
+from envs.unmasking import UnmaskingVectorEnv
+from train.config import parse
+from train.ppo import TrainPPOConfig, make_env, make_model
+
+
+class Stopwatch:
+    """Adds up the seconds spent in wrapped functions."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, owner: Any, name: str, label: str) -> None:
+        """Replace ``owner.name`` by a timed one."""
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self.seconds[label] = self.seconds.get(label, 0.0) + time.perf_counter() - began
+
+        setattr(owner, name, timed)
+
+
+def main(updates: int = 4) -> None:
+    """Time a few updates and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse(TrainPPOConfig, "ppo.yaml", ["--out", str(Path(folder) / "run"), "--wandb.mode", "disabled"])
+    torch.set_num_threads(config.model.threads)
+    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
+    env = make_env(config, denoiser)
+    model = make_model(config, env)
+    per_update = config.env.num_envs * config.ppo.n_steps
+    model.learn(per_update)
+    watch = Stopwatch()
+    watch.wrap(denoiser, "logits", "dLLM forward")
+    watch.wrap(UnmaskingVectorEnv, "step", "env step, dLLM included")
+    watch.wrap(model.policy, "forward", "policy forward")
+    watch.wrap(model, "train", "PPO update")
+    began = time.perf_counter()
+    model.learn(updates * per_update)
+    total = time.perf_counter() - began
+    watch.seconds["env's own work"] = watch.seconds.pop("env step, dLLM included") - watch.seconds["dLLM forward"]
+    watch.seconds["rest (SB3's loop and buffers)"] = total - sum(watch.seconds.values())
+    rollout = total - watch.seconds["PPO update"]
+    print(f"{updates * per_update / total:.0f} environment steps a second, {torch.get_num_threads()} threads")
+    print(f"{'':32}{'seconds':>9}{'of all':>8}{'of rollout':>12}")
+    for label, seconds in watch.seconds.items():
+        share = "" if label == "PPO update" else f"{seconds / rollout:12.0%}"
+        print(f"{label:32}{seconds:9.2f}{seconds / total:8.0%}{share}")
+
+
+if __name__ == "__main__":
+    main()

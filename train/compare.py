@@ -1,0 +1,110 @@
+"""Compare runs that differ by seed: is the learned policy cheaper than the best threshold at the same accuracy?
+
+``python train/compare.py runs/ppo runs/ppo_s1 runs/ppo_s2`` reads each run's ``evaluation.json`` and prints Markdown:
+the learned policies' accuracy and forwards as mean and 95 % interval over the runs, against the threshold rule's
+curve measured on the same problems.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.evaluate import Record, mean_interval
+from train.run_folder import UserError, write_atomic
+
+TOLERANCE = 0.005
+"""Accuracies within half a point count as the same."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What `python train/compare.py` does."""
+
+    runs: list[Path]
+    """Run folders, or files of records."""
+    rule: str = "threshold"
+    """The rule to compare with; all its evaluated knobs count."""
+    out: Path | None = None
+    """File for the Markdown."""
+
+
+def read_records(run: Path) -> list[Record]:
+    """Read a run's records.
+
+    Raises:
+        UserError: if there are none.
+    """
+    file = run / "evaluation.json" if run.is_dir() else run
+    try:
+        records: list[Record] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"run is {str(run)!r}: its evaluation can't be read ({error})") from error
+    return records
+
+
+def best_rule(records: Sequence[Record], accuracy: float, tolerance: float = TOLERANCE) -> Record:
+    """Return the cheapest of a rule's settings that is at least as accurate, or its most accurate one.
+
+    Args:
+        records: of one rule with several knobs, on the same problems.
+        accuracy: to reach, in [0, 1].
+        tolerance: how far below still counts.
+
+    >>> curve = [{"accuracy": 0.9, "nfe": 2.0}, {"accuracy": 0.96, "nfe": 3.0}, {"accuracy": 0.97, "nfe": 5.0}]
+    >>> best_rule(curve, 0.964)["nfe"], best_rule(curve, 0.99)["nfe"]
+    (3.0, 5.0)
+    """
+    enough = [record for record in records if record["accuracy"] >= accuracy - tolerance]
+    if enough:
+        return min(enough, key=lambda record: float(record["nfe"]))
+    return max(records, key=lambda record: float(record["accuracy"]))
+
+
+def _interval(values: Sequence[float], digits: int) -> str:
+    low, high = mean_interval(values)
+    return f"{sum(values) / len(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def compare(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
+    """Write the comparison as a Markdown table, one row a block length and decision rule.
+
+    Args:
+        runs: each run's records.
+        rule: the rule to compare with.
+    """
+    lines = [
+        f"| block | decision | accuracy % | NFE | best {rule} at that accuracy: NFE | forwards saved % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    suite = [[record for record in run if record["task"] == "all"] for run in runs]
+    settings = [(r["block_length"], r["decision"]) for r in suite[0] if r["policy"] == "learned"]
+    for block, decision in sorted(settings, reverse=True):
+        accuracies, forwards, best, saved = [], [], [], []
+        for records in suite:
+            here = [record for record in records if record["block_length"] == block]
+            learned = next(r for r in here if r["policy"] == "learned" and r["decision"] == decision)
+            rival = best_rule([r for r in here if r["policy"].startswith(f"{rule}:")], learned["accuracy"])
+            accuracies.append(100 * learned["accuracy"])
+            forwards.append(learned["nfe"])
+            best.append(rival["nfe"])
+            saved.append(100 * (1 - learned["nfe"] / rival["nfe"]))
+        cells = [_interval(accuracies, 1), _interval(forwards, 2), _interval(best, 2), _interval(saved, 1)]
+        lines.append(f"| {block} | {decision} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(config: CompareConfig) -> None:
+    """Print the comparison of the runs."""
+    text = compare([read_records(run) for run in config.runs], config.rule)
+    if config.out is not None:
+        write_atomic(config.out, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    from train.cli import run
+
+    run(main, CompareConfig)
