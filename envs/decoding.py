@@ -19,6 +19,9 @@ from envs.beliefs import FEATURES, read_beliefs
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
 
+MAX_TEMPERATURE = 1e6
+"""Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
+
 VIEW_FEATURES = frozenset({*FEATURES, "is_eos", "changed"})
 """Per-position readings beyond the confidence that can be asked for: those of `FEATURES`, and
 
@@ -67,7 +70,8 @@ def ensure_progress(commit: Tensor, eligible: Tensor, score: Tensor) -> Tensor:
     """
     commit = commit & eligible
     stuck = eligible.any(1) & ~commit.any(1)
-    best = score.masked_fill(~eligible, -torch.inf).argmax(1)
+    # A score of -inf still beats an ineligible position.
+    best = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~eligible, -torch.inf).argmax(1)
     commit[stuck, best[stuck]] = True
     return commit
 
@@ -78,8 +82,8 @@ class DecodingSettings:
 
     Attributes:
         buffer_length: L, number of masks a sequence starts from.
-        block_length: positions of a block; blocks are decoded left to right (semi-autoregressive), and
-            ``block_length == buffer_length`` is full diffusion.
+        block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
+            buffer length, is full diffusion.
         temperature: of the sampled token; 0 commits the argmax.
         features: names of `VIEW_FEATURES` to compute.
 
@@ -88,24 +92,29 @@ class DecodingSettings:
     """
 
     buffer_length: int = 64
-    block_length: int = 64
+    block_length: int | None = None
     temperature: float = 0.0
     features: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.buffer_length < 1:
             raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
-        if self.block_length < 1 or self.buffer_length % self.block_length:
+        if self.block < 1 or self.buffer_length % self.block:
             divisors = [d for d in range(1, self.buffer_length + 1) if self.buffer_length % d == 0]
             raise ValueError(
                 f"block_length is {self.block_length}: it must divide buffer_length {self.buffer_length}; "
                 f"choose one of {', '.join(map(str, divisors))}"
             )
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) or more")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
         unknown = sorted(self.features - VIEW_FEATURES)
         if unknown:
             raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(VIEW_FEATURES))}")
+
+    @property
+    def block(self) -> int:
+        """Positions of a block, the whole buffer in full diffusion."""
+        return self.buffer_length if self.block_length is None else self.block_length
 
 
 class DecodingBatch:
@@ -159,6 +168,8 @@ class DecodingBatch:
         Raises:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes.
         """
+        if len(rows) != len(prompts):
+            raise ValueError(f"prompts has {len(prompts)} entries: it must have one a row, {len(rows)}")
         for prompt in prompts:
             self._check_prompt(prompt)
         if not rows:
@@ -191,7 +202,7 @@ class DecodingBatch:
     def eligible(self) -> Tensor:
         """(N, L) bool, True where masked and in the row's current block."""
         start = self.block_start.unsqueeze(1)
-        return self.masked & (self._positions >= start) & (self._positions < start + self.settings.block_length)
+        return self.masked & (self._positions >= start) & (self._positions < start + self.settings.block)
 
     def forward(self) -> View:
         """Run the dLLM once on the running rows and return what it believes.
@@ -259,7 +270,15 @@ class DecodingBatch:
         none = torch.zeros_like(self.masked)
         features = {name: torch.zeros_like(ones) for name in self.settings.features}
         return View(
-            ones, self.buffer, none, none, self.nfe.clone(), self.time(), self.block_start.clone(), self.key, features
+            confidence=ones,
+            prediction=self.buffer.clone(),
+            masked=none,
+            eligible=none,
+            step=self.nfe.clone(),
+            time=self.time(),
+            block_start=self.block_start.clone(),
+            key=self.key.clone(),
+            features=features,
         )
 
     def commit(self, action: Tensor) -> Tensor:
@@ -285,7 +304,7 @@ class DecodingBatch:
         tail = finished.unsqueeze(1) & self.masked
         self.buffer = self.buffer.masked_fill(tail, self.denoiser.eos_id)
         self.masked = self.masked & ~tail
-        block = self.settings.block_length
+        block = self.settings.block
         first_masked = self.masked.int().argmax(1) // block * block
         self.block_start = torch.where(self.running, first_masked, self.block_start)
         return finished

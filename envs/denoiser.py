@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from envs.toy import ToyDenoiser
+
+LEFT_PADDING_TOLERANCE = 0.02
+"""Largest change of a probability by left padding that counts as rounding (bfloat16 resolves 0.004)."""
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Models that ship with the package; each folder's name is a model name."""
@@ -74,12 +78,27 @@ class MaskedLMDenoiser:
         positions = int(getattr(model.config, "max_position_embeddings", 2**31))
         # RoBERTa-like models number positions from pad_token_id + 1.
         self.max_length = positions - 1 - self.pad_id if "roberta" in model.config.model_type else positions
+        self._check_left_padding()
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    def _check_left_padding(self) -> None:
+        """Refuse a model whose answer depends on the padding of its batch, by two forwards on three tokens."""
+        tokens = torch.full((1, 3), self.mask_id, device=self.device)
+        padded = torch.cat([torch.full_like(tokens, self.pad_id), tokens], 1)
+        attention_mask = torch.tensor([[False] * 3 + [True] * 3], device=self.device)
+        alone = self.logits(tokens, attention_mask[:, 3:], 3).float().softmax(-1)
+        in_batch = self.logits(padded, attention_mask, 3).float().softmax(-1)
+        # NaN is left to decoding, which says where it arose.
+        if float((alone - in_batch).abs().max()) > LEFT_PADDING_TOLERANCE:
+            raise ValueError(
+                f"model is {self.model.name_or_path!r} ({self.model.config.model_type}): its predictions change with "
+                "left padding, so batches would change answers; use a model with rotary or padding-aware positions"
+            )
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
@@ -106,7 +125,6 @@ class MaskedLMDenoiser:
         return strings
 
 
-@lru_cache(maxsize=2)
 def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32") -> Denoiser:
     """Load a dLLM once; later calls with the same arguments return the same object.
 
@@ -118,8 +136,14 @@ def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32
 
     Raises:
         FileNotFoundError: if there is no such model, naming those that ship.
-        ValueError: if the device or dtype is unknown or missing here, or the folder holds no masked-LM checkpoint.
+        ValueError: if the device or dtype is unknown or missing here, or the folder holds no masked-LM checkpoint
+            that is whole and batches safely.
     """
+    return _load(name, device, dtype)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, device: str, dtype: str) -> Denoiser:
     if name == "toy":
         return ToyDenoiser()
     folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
@@ -136,11 +160,20 @@ def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+        # transformers would make up a tokenizer of a few words.
+        raise ValueError(f"model is {name!r}: {folder} holds no tokenizer.json")
     try:
-        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model is {name!r}: transformers can't load a masked LM from {folder}: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # They would be random numbers.
+        raise ValueError(f"model is {name!r}: its weights lack {len(missing)} tensors, such as {missing[0]}")
     return MaskedLMDenoiser(model.to(device), tokenizer)
 
 

@@ -54,6 +54,10 @@ class SB3VecEnv(VecEnv):
         """Close the batch."""
         self.env.close()
 
+    def get_images(self) -> list[np.ndarray | None]:
+        """Return row 0's image, the one that the batch draws."""
+        return [self.env.render()]  # type: ignore[list-item]
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of the batch, once a row asked for."""
         return [getattr(self.env.unwrapped, attr_name) for _ in self._get_indices(indices)]

@@ -13,7 +13,7 @@ class ToyDenoiser:
     """Predicts that the answer copies the prompt's cells; its confidence is a hash of what it sees.
 
     The confidence at a position changes with the prompt, the position and the number of committed tokens, and
-    takes eleven values from about 0.05 to 0.999, so decoding rules have something to choose between.
+    takes eleven values from about 0.02 to 0.998, so decoding rules have something to choose between.
     """
 
     pad_id, mask_id, eos_id = 0, 1, 2
@@ -45,7 +45,7 @@ class ToyDenoiser:
         return logits.scatter(-1, target.unsqueeze(-1), height.unsqueeze(-1).float())
 
     def encode(self, prompt: str) -> list[int]:
-        """Turn words into ids; unknown words become padding's neighbour, the mask id is never used."""
+        """Turn words into ids; an unknown word becomes the empty cell."""
         return [self._ids.get(word, self._ids[EMPTY]) for word in prompt.split()]
 
     def decode(self, tokens: list[int]) -> str:

@@ -131,7 +131,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
-        settings = DecodingSettings(buffer_length, block_length or buffer_length, temperature, frozenset(features))
+        settings = DecodingSettings(buffer_length, block_length, temperature, frozenset(features))
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
@@ -212,7 +212,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             terminated: (N,) bool.
             finals: the closing info of each finished row.
         """
-        chosen = torch.as_tensor(np.asarray(actions)).to(self.batch.masked.device).bool()
+        chosen = torch.from_numpy(np.asarray(actions) != 0).to(self.batch.masked.device)
         if chosen.shape != self.batch.masked.shape:
             raise ValueError(f"actions have shape {tuple(chosen.shape)}: expected {tuple(self.batch.masked.shape)}")
         terminated = self.batch.commit(chosen).cpu().numpy()

@@ -65,7 +65,7 @@ def generate(
         ValueError: for impossible lengths or a prompt that is empty or too long.
         DenoiserError: if the model returns NaN.
     """
-    settings = DecodingSettings(buffer_length, block_length or buffer_length, temperature, policy.features)
+    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features)
     return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
 
 

@@ -6,7 +6,9 @@ Departures from the paper:
 1. Inputs are float32 log-odds of the confidence, not a bfloat16 probability (whose step near 1 is 0.004).
 2. A position's state has three values (committed, masked, eligible), so the network knows the block.
 3. The time embedding has several frequencies; the released code's single one makes it two distinct numbers.
-4. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
+4. Each eligible position knows how many eligible ones stand to its left, so that "all but the first" can be said of
+   positions that look alike; relative attention alone can hardly tell them apart.
+5. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
    at zero: the untrained network *is* the threshold rule, and training departs from it.
 
 Letters: B rows, L positions, F input features, D width.
@@ -45,7 +47,7 @@ class NetworkConfig:
     """Start as the threshold rule, or as a coin of one bias for every position."""
     threshold: float = 0.9
     """The rule to start as (init: threshold)."""
-    slope: float = 2.0
+    slope: float = 1.0
     """How sharply the rule to start as turns from 0 to 1 in log-odds (init: threshold)."""
     bias: float = -2.0
     """Initial log-odds of committing any position (init: random)."""
@@ -96,7 +98,7 @@ class UnmaskingNetwork(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.input = nn.Linear(2 + len(config.features), width)
+        self.input = nn.Linear(3 + len(config.features), width)
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(width, 6 * width)
@@ -127,11 +129,14 @@ class UnmaskingNetwork(nn.Module):
         Returns:
             (B, L, D) float32.
         """
-        columns = [log_odds(inputs["confidence"]) / 4, inputs["confidence"].float()]
+        confidence, eligible = inputs["confidence"].float(), inputs["eligible"].float()
+        # 1 for the row's first eligible position, 1/2 for the second, ...
+        place = eligible / (1 + eligible.cumsum(1) - eligible)
+        columns = [log_odds(confidence) / 4, confidence, place]
         columns += [inputs[name].float() for name in self.config.features]
         masked = inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
-        state = (masked + inputs["eligible"].float()).long()
+        state = (masked + eligible).long()
         condition = self.state(state) + self.time(self._time_embedding(inputs["time"].float())).unsqueeze(1)
         scale1, shift1, gate1, scale2, shift2, gate2 = self.condition(condition).chunk(6, -1)
         x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1)

@@ -24,8 +24,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 PINNED = [
     "copy . . : v s u . . . . . . . . . . . . . =",
     "insert d 3 : j y a s v g w . . . . . . . . . =",
-    "add . . : 1 4 8 4 1 7 . . . . . . . . . . =",
-    "sudoku . . : _ _ _ 2 2 4 _ _ _ 2 3 4 _ _ _ _ =",
+    "add . . : 2 9 7 4 8 . . . . . . . . . . . =",
+    "sudoku . . : _ 3 _ _ 2 _ _ 3 _ _ _ _ _ 4 _ 1 =",
 ]
 every_task = pytest.mark.parametrize("name", TASKS)
 
@@ -151,6 +151,16 @@ def test_places_are_uniform(name: str, extra: int) -> None:
             ["x b c", "a x c", "a b x"],
             ["a b c", "", "x b", "x b c x", "x x c", "x x x", "a b y", "x c b", "b x c"],
         ),
+        (
+            Addition(),
+            form("add", ["3", "9", "7"]),
+            ["3 + 9 = 12 + 7 = 19", "9 + 7 = 16 + 3 = 19", "7 + 3 = 10 + 9 = 19"],
+            [
+                *["", "3", "3 + 9 = 12", "3 9 7 19"],
+                *["3 + 9 = 11 + 7 = 18", "3 + 9 = 12 + 7 = 20", "3 + 3 = 6 + 7 = 13", "03 + 9 = 12 + 7 = 19"],
+                *["3 + 9 = 12 + 7 = 19 +", "9 + 3 = 12 + 7 = 19 + 3 = 22"],
+            ],
+        ),
     ],
 )
 def test_hand_scored_answers(task: Task, prompt: str, right: list[str], wrong: list[str]) -> None:
@@ -180,14 +190,15 @@ def test_addition_totals() -> None:
         assert first + "".join(f" + {addend} = {total}" for addend, total in steps) == problem.answer
         addends = [int(first), *(int(addend) for addend, _ in steps)]
         assert [int(total) for _, total in steps] == [sum(addends[: n + 2]) for n in range(len(steps))]
-        assert list(map(str, addends)) == cells(problem)
+        assert sorted(map(str, addends)) == sorted(set(cells(problem)))
         assert task.shortest <= len(addends) <= task.longest
 
 
 def test_addition_at_its_longest_fits_the_form() -> None:
-    problem = Addition(11, 11).problem("train", 0)
-    assert len(cells(problem)) == 11
-    assert len(problem.answer.split()) == 1 + 10 * 4
+    problem = Addition(9, 9).problem("train", 0)
+    assert sorted(cells(problem)) == list("123456789")
+    assert len(problem.answer.split()) == 1 + 8 * 4
+    assert problem.answer.endswith("= 45")
 
 
 def solutions(grid: list[int]) -> list[list[int]]:
@@ -237,7 +248,7 @@ def test_split_shares() -> None:
 
 
 def test_problems_never_change() -> None:
-    # The shipped checkpoint was trained on these splits: if this fails, its test problems may be in its training set.
+    # The shipped checkpoint was trained on these splits: after a change its training set may hold test problems.
     assert [TASKS[name]().problem("test", 0).prompt for name in ("copy", "insert", "add", "sudoku")] == PINNED
 
 
@@ -258,7 +269,7 @@ def test_make_tasks() -> None:
         (lambda: Copy(1, 4), "list lengths are 1 to 4"),
         (lambda: Copy(5, 4), "list lengths are 5 to 4"),
         (lambda: Insert(2, 16), "list lengths are 2 to 16"),
-        (lambda: Addition(2, 12), "addends are 2 to 12"),
+        (lambda: Addition(2, 10), "addends are 2 to 10"),
         (lambda: Sudoku(0, 4), "blanks are 0 to 4"),
         (lambda: Sudoku(4, 13), "blanks are 4 to 13"),
     ],

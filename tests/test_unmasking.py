@@ -119,8 +119,9 @@ def test_batch_equals_single_envs(kwargs: dict[str, Any]) -> None:
 
 
 def test_final_observation_has_nothing_left_to_do() -> None:
-    batch = native(2, tasks="add", features=sorted(VIEW_FEATURES), block_length=4)  # two blocks: at least 4 cells
-    batch.reset(seed=0)
+    batch = native(2, features=sorted(VIEW_FEATURES), block_length=4)
+    seed = next(seed for seed in range(99) if batch.reset(seed=seed) and len(cells_of(batch.problems[1].prompt)) > 4)
+    batch.reset(seed=seed)  # row 1 needs both blocks
     batch.step(np.array([NOTHING, EVERYTHING]))
     obs, _, terminated, _, infos = batch.step(np.array([NOTHING, EVERYTHING]))
     assert terminated.tolist() == infos["_final_obs"].tolist() == [False, True]
@@ -136,11 +137,11 @@ def test_final_observation_has_nothing_left_to_do() -> None:
 
 
 def test_empty_action_commits_the_most_confident_eligible_position() -> None:
-    env = single(tasks="suite", block_length=4, features=["is_eos"])
-    obs, _ = env.reset(seed=1)
+    env = single(block_length=4)
+    seed = next(seed for seed in range(99) if env.reset(seed=seed) and len(cells_of(env.rows.problems[0].prompt)) > 4)
+    obs, _ = env.reset(seed=seed)  # no end-of-text in the first block
     for _ in range(3):
         best = int(np.where(obs["eligible"] == 1, obs["confidence"], -1).argmax())
-        assert not obs["is_eos"][best]
         before, (obs, *_) = obs, env.step(NOTHING)
         assert np.flatnonzero(before["masked"] != obs["masked"]).tolist() == [best]
         assert obs["confidence"][best] == 1
@@ -375,8 +376,8 @@ def test_render_rgb_array(length: int) -> None:
     env.step(np.zeros(length))
     after = env.render()
     assert after.shape == before.shape
-    assert (after != before).any()
-    assert before.flags.writeable
+    assert (np.ptp(before, axis=2) == 0).all()  # grey while nothing is committed
+    assert 0 < (np.ptp(after, axis=2) > 50).mean() < 1.2 / length  # one coloured cell
 
 
 def test_render_shows_row_0_of_the_batch() -> None:

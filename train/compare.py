@@ -1,8 +1,8 @@
 """Compare runs that differ by seed: is the learned policy cheaper than the best threshold at the same accuracy?
 
-``python train/compare.py runs/ppo runs/ppo_s1 runs/ppo_s2`` reads each run's ``evaluation.json`` and prints Markdown:
-the learned policies' accuracy and forwards as mean and 95 % interval over the runs, against the threshold rule's
-curve measured on the same problems.
+``python train/compare.py '[runs/ppo, runs/ppo_s1, runs/ppo_s2]'`` reads each run's ``evaluation.json`` and prints
+Markdown: the learned policies' accuracy and forwards as mean and 95 % interval over the runs, against the threshold
+rule's curve measured on the same problems.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class CompareConfig:
     """Run folders, or files of records."""
     rule: str = "threshold"
     """The rule to compare with; all its evaluated knobs count."""
+    rule_records: Path | None = None
+    """File of the rule's records on the same problems; null takes those of each run."""
     out: Path | None = None
     """File for the Markdown."""
 
@@ -96,9 +98,41 @@ def compare(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
     return "\n".join(lines) + "\n"
 
 
+def per_task(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
+    """Write a Markdown table of tasks in full diffusion: the deterministic policy against the rule.
+
+    The rule's setting is the one that `best_rule` chooses for the whole suite.
+
+    Args:
+        runs: each run's records.
+        rule: the rule to compare with.
+    """
+    lines = [f"| task | learned: accuracy % | NFE | best {rule}: accuracy % | NFE |", "| --- | --- | --- | --- | --- |"]
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    for run in runs:
+        block = max(record["block_length"] for record in run)
+        here = [record for record in run if record["block_length"] == block]
+        learned = {r["task"]: r for r in here if r["policy"] == "learned" and r["decision"] == "deterministic"}
+        rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
+        name = best_rule([r for r in rules if r["task"] == "all"], learned["all"]["accuracy"])["policy"]
+        rival = {r["task"]: r for r in rules if r["policy"] == name}
+        for task, mine in learned.items():
+            other = rival[task]
+            numbers = (100 * mine["accuracy"], mine["nfe"], 100 * other["accuracy"], other["nfe"])
+            found.setdefault(task, []).append(numbers)
+    for task, rows in found.items():
+        cells = [
+            _interval(column, digits) for column, digits in zip(zip(*rows, strict=True), (1, 2, 1, 2), strict=True)
+        ]
+        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(config: CompareConfig) -> None:
     """Print the comparison of the runs."""
-    text = compare([read_records(run) for run in config.runs], config.rule)
+    shared = read_records(config.rule_records) if config.rule_records is not None else []
+    runs = [read_records(run) + shared for run in config.runs]
+    text = compare(runs, config.rule) + "\n" + per_task(runs, config.rule)
     if config.out is not None:
         write_atomic(config.out, text)
     print(text)

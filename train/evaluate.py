@@ -147,7 +147,7 @@ def evaluate(
     """
     chosen = make_tasks(tasks)
     problems = [task.problem(split, index) for task in chosen for index in range(episodes)]
-    settings = DecodingSettings(buffer_length, block_length or buffer_length, temperature, policy.features)
+    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features)
     generations = decode(
         denoiser,
         [problem.prompt for problem in problems],
@@ -163,7 +163,7 @@ def evaluate(
         for problem, done in zip(problems, generations, strict=True)
     ]
     decision = policy.decision if isinstance(policy, LearnedPolicy) else "deterministic"
-    about = (settings.block_length, seed)
+    about = (settings.block, seed)
     records = [
         make_record(policy.name, decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
         for i, task in enumerate(chosen)

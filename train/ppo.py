@@ -319,7 +319,7 @@ def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser) -> list[Record]:
             buffer_length=config.env.buffer_length,
             block_length=block,
             temperature=config.env.temperature,
-            seed=stream_seed(config.seed, 2),
+            seed=config.seed,
         )
         write_json(file, records)
     return records

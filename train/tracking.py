@@ -85,7 +85,8 @@ class Tracker:
                 self.run.summary[f"{place}/accuracy"] = record["accuracy"]
                 self.run.summary[f"{place}/nfe"] = record["nfe"]
         artifact = self._wandb.Artifact(f"policy-{self.run.id}", type="policy", metadata={"evaluation": len(records)})
-        artifact.add_dir(str(policy))
+        for file in sorted(policy.iterdir()):
+            artifact.add_file(str(file))
         self.run.log_artifact(artifact)
         self.run.finish()
 

@@ -18,7 +18,7 @@ class ListTask(Task):
 
     Args:
         shortest: fewest letters in a list.
-        longest: most letters in a list, at most 16 (15 where the answer is one longer).
+        longest: most letters in a list, at most 15 (an answer can be one longer).
     """
 
     words = tuple(LETTERS)

@@ -27,8 +27,12 @@ def is_solved(cells: npt.NDArray[np.int64]) -> bool:
 @cache
 def all_grids() -> npt.NDArray[np.int64]:
     """Return the (288, 16) solved grids."""
-    rows = list(permutations(range(1, 5)))
-    grids = [np.array(sum(four, ())) for four in product(rows, repeat=4) if len(set(zip(*four, strict=True))) == 4]
+    halves = [
+        (top, bottom)
+        for top, bottom in product(permutations(range(1, 5)), repeat=2)
+        if len({*top[:2], *bottom[:2]}) == len({*top[2:], *bottom[2:]}) == 4
+    ]
+    grids = [np.array([*upper, *lower]).ravel() for upper, lower in product(halves, repeat=2)]
     return np.array([grid for grid in grids if is_solved(grid)])
 
 
@@ -43,7 +47,7 @@ class Sudoku(Task):
     name = "sudoku"
     words = (*"1234", BLANK)
 
-    def __init__(self, fewest: int = 6, most: int = 10) -> None:
+    def __init__(self, fewest: int = 11, most: int = 12) -> None:
         if not 1 <= fewest <= most <= 12:
             raise ValueError(f"blanks are {fewest} to {most}: they must satisfy 1 <= fewest <= most <= 12")
         self.fewest, self.most = fewest, most

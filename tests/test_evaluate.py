@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envs.tasks import TASKS, make_tasks
+from envs.toy import ToyDenoiser
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
+from train.config import ROOT, parse
+from train.evaluate import (
+    EvaluateConfig,
+    accuracy_interval,
+    evaluate,
+    main,
+    make_policies,
+    make_record,
+    mean_interval,
+)
+
+KEYS = [
+    "policy",
+    "decision",
+    "task",
+    "block_length",
+    "accuracy",
+    "accuracy_ci95",
+    "nfe",
+    "nfe_ci95",
+    "token_positions",
+    "episodes",
+    "seed",
+]
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "interval"),
+    [
+        # Newcombe 1998, "Two-sided confidence intervals for the single proportion", Table I, method 3.
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_accuracy_interval_against_published_values(right: int, total: int, interval: tuple[float, float]) -> None:
+    assert accuracy_interval([1.0] * right + [0.0] * (total - right)) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [
+        ([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 2.36462 * math.sqrt(32 / 7 / 8)),  # t of 7 degrees of freedom
+        ([1.0, 2.0], 12.7062 * 0.5),
+        ([3.0, 3.0, 3.0], 0.0),
+        ([3.0], 0.0),
+    ],
+)
+def test_mean_interval_by_hand(values: list[float], half: float) -> None:
+    mean = sum(values) / len(values)
+    assert mean_interval(values) == pytest.approx([mean - half, mean + half], rel=1e-5)
+
+
+def test_record_by_hand() -> None:
+    record = make_record("threshold:0.5", "deterministic", "copy", 4, 7, [(1.0, 2, 50), (0.0, 3, 75), (1.0, 4, 100)])
+    assert list(record) == KEYS
+    assert {key: record[key] for key in KEYS[:5]} == {
+        "policy": "threshold:0.5",
+        "decision": "deterministic",
+        "task": "copy",
+        "block_length": 4,
+        "accuracy": pytest.approx(2 / 3),
+    }
+    assert (record["nfe"], record["token_positions"], record["episodes"], record["seed"]) == (3.0, 75.0, 3, 7)
+    assert record["nfe_ci95"] == pytest.approx([3 - 4.30265 / math.sqrt(3), 3 + 4.30265 / math.sqrt(3)], rel=1e-5)
+    assert record["accuracy_ci95"] == accuracy_interval([1, 0, 1])
+    assert json.loads(json.dumps(record)) == record
+
+
+@pytest.mark.parametrize("buffer_length", [5, 8])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_evaluation_of_the_toy_by_hand(toy: ToyDenoiser, buffer_length: int, split: str) -> None:
+    """The toy copies as much as fits: lists longer than the buffer are wrong, and so is every reversed one."""
+    records = evaluate(
+        toy,
+        make_rule("threshold:0"),
+        tasks=["copy", "reverse"],
+        split=split,  # type: ignore[arg-type]
+        episodes=20,
+        buffer_length=buffer_length,
+        seed=3,
+    )
+    fits = [len(TASKS["copy"]().problem(split, i).answer.split()) <= buffer_length for i in range(20)]  # type: ignore[arg-type]
+    assert [record["task"] for record in records] == ["copy", "reverse", "all"]
+    assert [record["accuracy"] for record in records] == [sum(fits) / 20, 0.0, sum(fits) / 40]
+    assert [record["episodes"] for record in records] == [20, 20, 40]
+    for record in records:
+        assert list(record) == KEYS
+        assert (record["nfe"], record["nfe_ci95"]) == (1.0, [1.0, 1.0])
+        assert record["token_positions"] == 21 + buffer_length
+        assert (record["policy"], record["decision"]) == ("threshold:0", "deterministic")
+        assert (record["block_length"], record["seed"]) == (buffer_length, 3)
+
+
+@pytest.mark.parametrize(("rule", "nfe"), [("threshold:2", 3.0), ("low_confidence:2", 2.0), ("threshold:0", 1.0)])
+def test_forwards_of_three_letters(toy: ToyDenoiser, rule: str, nfe: float) -> None:
+    [record, _] = evaluate(toy, make_rule(rule), tasks="copy", episodes=12, buffer_length=3)
+    assert (record["nfe"], record["token_positions"]) == (nfe, nfe * 24)
+
+
+def test_batch_size_changes_no_record(toy: ToyDenoiser) -> None:
+    runs = [
+        evaluate(toy, make_rule("random:2"), tasks=["copy", "sort"], episodes=7, buffer_length=8, batch_size=size)
+        for size in (1, 5, 64)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_folder_is_evaluated_under_both_decisions(toy: ToyDenoiser, tmp_path: Path) -> None:
+    network = UnmaskingNetwork(NetworkConfig(hidden_size=8, init="random", bias=-1.0, features=("margin",)))
+    folder = str(save(LearnedPolicy(network), tmp_path / "policy"))
+    policies = make_policies([folder, "threshold:0.5"])
+    assert [policy.name for policy in policies] == ["learned", "learned", "threshold:0.5"]
+    found = {}
+    for policy in policies[:2]:
+        record = evaluate(toy, policy, tasks="copy", episodes=10, buffer_length=8)[-1]
+        found[record["decision"]] = record["nfe"]
+    assert found.keys() == {"sample", "deterministic"}
+    assert found["sample"] < found["deterministic"]  # a coin of 0.27 a position, against one position a step
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        make_policies(["nowhere"])
+
+
+def test_zero_episodes_are_refused_by_name(toy: ToyDenoiser) -> None:
+    with pytest.raises(ValueError, match="episodes"):
+        evaluate(toy, make_rule("threshold:0"), tasks="copy", episodes=0)
+
+
+def test_main_takes_every_policy_at_every_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EvaluateConfig(
+        policy=["low_confidence:1", "threshold:0"],
+        model="toy",
+        tasks=["copy", "sort"],
+        episodes=3,
+        buffer_length=8,
+        block_length=[8, 4],
+        per_task=True,
+        out=tmp_path / "new" / "records.json",
+    )
+    records = main(config)
+    assert json.loads((tmp_path / "new" / "records.json").read_text()) == records
+    about = [(record["block_length"], record["policy"], record["task"]) for record in records]
+    assert about == [(b, p, t) for b in (8, 4) for p in config.policy for t in ("copy", "sort", "all")]
+    assert {r["nfe"] for r in records if r["policy"] == "threshold:0" and r["block_length"] == 8} == {1.0}
+    shown = capsys.readouterr().out
+    assert shown.count("threshold:0") == 6
+    assert [task.name for task in make_tasks(config.tasks)] == ["copy", "sort"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--policy", '["threshold:0", "random:1"]'],
+        ["--policy", "threshold:0", "--policy", "random:1"],  # as the module's docstring writes it
+    ],
+)
+def test_policies_on_the_command_line(words: list[str]) -> None:
+    assert parse(EvaluateConfig, None, words).policy == ["threshold:0", "random:1"]
+
+
+def test_command_line(tmp_path: Path) -> None:
+    flags = ["--model=toy", '--policy=["threshold:0"]', '--tasks=["copy"]', "--episodes=5", "--buffer_length=8"]
+    command = [sys.executable, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=records.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    records = json.loads((tmp_path / "records.json").read_text())
+    assert [(r["task"], r["accuracy"], r["nfe"]) for r in records] == [("copy", 1.0, 1.0), ("all", 1.0, 1.0)]
+    line = next(line for line in done.stdout.splitlines() if "threshold:0" in line)
+    assert "100.0" in line
+    assert "1.00 ± 0.00" in line

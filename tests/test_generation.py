@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_network import perturbed
+from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
+
+from envs import UnmaskingVectorEnv
+from envs.decoding import DecodingSettings
+from envs.tasks import SUITE, make_tasks
+from envs.toy import ToyDenoiser
+from policies import (
+    Generation,
+    LearnedPolicy,
+    LowConfidence,
+    NetworkConfig,
+    UnmaskingPolicy,
+    decode,
+    generate,
+    make_rule,
+)
+from train.pretrain import PretrainConfig, build_model, build_tokenizer
+
+Model = tuple[RobertaPreLayerNormForMaskedLM, PreTrainedTokenizerFast]
+FEATURES = ("margin", "entropy", "eos_probability", "is_eos", "changed")
+PROMPTS = ["copy . . : a b c . . . . . . . . . . . . . =", "sort . . : d a =", "reverse q w e =", "add 1 2 : 3 4 5 6 ="]
+
+
+def learned(decision: Any = "deterministic") -> LearnedPolicy:
+    return LearnedPolicy(perturbed(NetworkConfig(hidden_size=16, features=FEATURES, init="random"), 0.2), decision)
+
+
+def policy_of(name: str) -> UnmaskingPolicy:
+    return learned(name.removeprefix("learned:")) if name.startswith("learned") else make_rule(name)
+
+
+POLICIES = ["low_confidence:3", "random:2", "threshold:0.9", "learned:deterministic", "learned:sample"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("block", "temperature"), [(12, 0.0), (4, 0.0), (4, 3.0)])
+def test_decode_equals_the_env(toy: ToyDenoiser, name: str, block: int, temperature: float) -> None:
+    policy = policy_of(name)
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
+    env = UnmaskingVectorEnv(5, denoiser=toy, tasks=["copy", "add", "sudoku"], features=tuple(policy.features), **about)
+    env.reset(seed=1)
+    prompts: list[str] = []
+    from_env: list[tuple[Any, ...]] = []
+    while len(prompts) < 15:
+        problems = list(env.problems)
+        _, _, terminated, _, infos = env.step(policy.select(env.view).numpy())
+        for row in terminated.nonzero()[0]:
+            final = {key: values[row] for key, values in infos["final_info"].items()}
+            prompts.append(problems[row].prompt)
+            from_env.append((final["text"], final["nfe"], final["token_positions"]))
+    for batch_size in (1, 64):
+        done = decode(toy, prompts, policy, DecodingSettings(features=policy.features, **about), batch_size=batch_size)
+        assert [(g.text, g.nfe, g.token_positions) for g in done] == from_env
+        assert [toy.decode(g.tokens) for g in done] == [g.text for g in done]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_batch_size_and_company_change_nothing(toy: ToyDenoiser, name: str) -> None:
+    policy = policy_of(name)
+    settings = DecodingSettings(12, 6, temperature=1.0, features=policy.features)
+    alone = [decode(toy, [prompt], policy, settings, seed=5)[0] for prompt in PROMPTS]
+    for batch_size in (1, 2, 3, 64):
+        assert decode(toy, PROMPTS, policy, settings, batch_size=batch_size, seed=5) == alone
+    backwards = decode(toy, PROMPTS[::-1], policy, settings, batch_size=2, seed=5)
+    assert backwards[::-1] == alone
+
+
+def test_token_positions_by_hand(toy: ToyDenoiser) -> None:
+    done = decode(toy, PROMPTS[:3], make_rule("threshold:2"), DecodingSettings(2, 2))  # a token a forward, no EOS
+    assert [g.nfe for g in done[:2]] == [2, 2]
+    assert [g.token_positions for g in done[:2]] == [2 * (21 + 2), 2 * (7 + 2)]
+    assert done[1].text == "d a"
+
+
+def test_the_seed_decides_what_is_random(toy: ToyDenoiser) -> None:
+    def run(seed: int, temperature: float) -> list[Generation]:
+        return decode(toy, PROMPTS, make_rule("random:1"), DecodingSettings(12, 12, temperature), seed=seed)
+
+    assert run(0, 5.0) == run(0, 5.0)
+    assert run(0, 5.0) != run(1, 5.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_on_finish_counts_every_prompt(toy: ToyDenoiser, batch_size: int) -> None:
+    counts: list[int] = []
+    rule, settings = make_rule("threshold:0.9"), DecodingSettings(8, 8)
+    decode(toy, PROMPTS * 3, rule, settings, batch_size=batch_size, on_finish=counts.append)
+    assert sum(counts) == 12
+    assert min(counts) >= 1
+
+
+def test_no_prompts(toy: ToyDenoiser) -> None:
+    assert decode(toy, [], LowConfidence(1), DecodingSettings(8, 8)) == []
+
+
+def test_a_feature_that_is_not_computed_is_named(toy: ToyDenoiser) -> None:
+    settings = DecodingSettings(8, 8, features=frozenset(FEATURES) - {"entropy"})
+    with pytest.raises(ValueError, match=r"settings.features lacks 'entropy'.*learned"):
+        decode(toy, PROMPTS, learned(), settings)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_impossible_batch_size_is_named(toy: ToyDenoiser, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        decode(toy, PROMPTS, LowConfidence(1), DecodingSettings(8, 8), batch_size=batch_size)
+
+
+# `generate`, with a random model of the kind that ships.
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(make_tasks(SUITE))
+    made = build_model(PretrainConfig(hidden_size=32, num_layers=1, num_heads=2, max_positions=48), tokenizer)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(5)  # weights large enough to have opinions
+    return made, tokenizer
+
+
+def reference(model: Model, prompt: str, length: int, block: int) -> list[int]:
+    """One token a forward by confidence, written out plainly for one prompt."""
+    network, tokenizer = model
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tokens = ids + [tokenizer.mask_token_id] * length
+    while tokenizer.mask_token_id in tokens:
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([tokens])).logits[0, len(ids) :]
+        logits[:, tokenizer.mask_token_id] = -torch.inf
+        confidence, prediction = logits.softmax(-1).max(-1)
+        masked = [i for i in range(length) if tokens[len(ids) + i] == tokenizer.mask_token_id]
+        here = [i for i in masked if i // block == masked[0] // block]
+        best = max(here, key=lambda i: confidence[i].item())
+        tokens[len(ids) + best] = int(prediction[best])
+        buffer = tokens[len(ids) :]
+        known = buffer[: buffer.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in buffer else [-1]
+        if known != [-1] and tokenizer.mask_token_id not in known:
+            return buffer[: len(known)] + [tokenizer.eos_token_id] * (length - len(known))
+    return tokens[len(ids) :]
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_generate_equals_a_plain_loop(model: Model, block: int | None, batch_size: int) -> None:
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "batch_size": batch_size}
+    done = generate(*model, PROMPTS, LowConfidence(1), **about)
+    assert [g.tokens for g in done] == [reference(model, prompt, 12, block or 12) for prompt in PROMPTS]
+    for generation in done:
+        end = [*generation.tokens, model[1].eos_token_id].index(model[1].eos_token_id)
+        assert generation.text == model[1].decode(generation.tokens[:end])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_generate_takes_every_policy(model: Model, name: str) -> None:
+    about: dict[str, Any] = {"buffer_length": 12, "temperature": 0.5, "seed": 3}
+    done = generate(*model, PROMPTS, policy_of(name), **about)
+    assert done == [generate(*model, [prompt], policy_of(name), **about)[0] for prompt in PROMPTS]
+    assert all(model[1].mask_token_id not in g.tokens and len(g.tokens) == 12 for g in done)
+    assert all(1 <= g.nfe <= 12 for g in done)
+
+
+def test_generate_without_prompts(model: Model) -> None:
+    assert generate(*model, [], LowConfidence(1)) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "more", "named"),
+    [
+        (["copy a", ""], {}, "prompt has 0 tokens"),
+        (["a " * 41], {"buffer_length": 8}, "prompt has 41 tokens"),
+        (["copy a"], {"block_length": 5}, "block_length is 5"),
+        (["copy a"], {"block_length": 0}, "block_length is 0"),
+        (["copy a"], {"buffer_length": 0}, "buffer_length is 0"),
+        (["copy a"], {"temperature": -1.0}, "temperature is -1.0"),
+        (["copy a"], {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_impossible_arguments_are_named(model: Model, prompts: list[str], more: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        generate(*model, prompts, LowConfidence(1), **{"buffer_length": 8, **more})

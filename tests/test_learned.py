@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_network import ALL_FEATURES, outputs, perturbed
+from views import make_view, random_view, take
+
+from envs import UnmaskingVectorEnv
+from envs.unmasking import observe
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
+from policies.distributions import ForcedBernoulli
+from policies.learned import view_inputs
+
+CONFIG = NetworkConfig(hidden_size=16, num_heads=4, feedforward_size=24, features=("margin", "changed"))
+TRAINED = {"tasks": ["copy"], "seed": 3, "versions": {"torch": "2"}}
+
+
+def made(decision: Any = "deterministic") -> LearnedPolicy:
+    return LearnedPolicy(perturbed(CONFIG), decision, TRAINED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(made(), tmp_path / "deep" / "policy", "# A card\n")
+
+
+@pytest.mark.parametrize("decision", ["sample", "deterministic"])
+def test_round_trip(tmp_path: Path, decision: str) -> None:
+    policy = made(decision)
+    again = load(save(policy, tmp_path / "policy"))
+    view = random_view(32, 8)
+    assert torch.equal(outputs(again.network, view), outputs(policy.network, view))
+    assert torch.equal(again.select(view), policy.select(view))
+    assert (again.network.config, again.decision, again.trained) == (CONFIG, decision, TRAINED)
+    assert again.features == {"margin", "changed"}
+    other: Any = {"sample": "deterministic", "deterministic": "sample"}[decision]
+    assert load(tmp_path / "policy", other).decision == other
+
+
+def test_the_folder_holds_three_files_and_no_pickle(folder: Path) -> None:
+    save(made(), folder, "# A newer card\n")
+    assert {file.name for file in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert (folder / "README.md").read_text() == "# A newer card\n"
+    data = (folder / "model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert set(header) - {"__metadata__"} == set(made().network.state_dict())
+    assert json.loads((folder / "config.json").read_text())["format_version"] == 1
+
+
+def edit(**changes: Any) -> Callable[[Path], object]:
+    """Change fields of config.json; "network.x" is the x of its network, ... removes the field."""
+
+    def damage(folder: Path) -> None:
+        data = json.loads((folder / "config.json").read_text())
+        for key, value in changes.items():
+            place = data["network"] if key.startswith("network_") else data
+            place[key.removeprefix("network_")] = value
+            if value is ...:
+                del place[key.removeprefix("network_")]
+        (folder / "config.json").write_text(json.dumps(data))
+
+    return damage
+
+
+def cut(name: str, share: float) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(share * len(data))])
+
+    return damage
+
+
+def write(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (cut("model.safetensors", 0.5), "model.safetensors"),
+        (cut("model.safetensors", 0), "model.safetensors"),
+        (write("model.safetensors", b"\x80\x04junk" * 20), "model.safetensors"),
+        (cut("config.json", 0.5), "config.json"),
+        (cut("config.json", 0), "config.json"),
+        (write("config.json", b"\xff\xfe\x00"), "config.json"),
+        (write("config.json", b"[1, 2]"), "config.json"),
+        (edit(format_version=2), "config.json.*format_version is 2"),
+        (edit(format_version=...), "config.json.*format_version"),
+        (edit(network_depth=2), "config.json.*depth"),
+        (edit(network=...), "config.json.*network"),
+        (edit(trained=...), "config.json.*trained"),
+        (edit(trained=3), "config.json"),
+        (edit(decision="guess"), "guess"),
+        (edit(network_hidden_size=17), "config.json.*17"),
+        (edit(network_hidden_size=None), "config.json"),
+        (edit(network_feedforward_size="24"), "config.json"),
+        (edit(network_features=["loudness"]), "config.json.*loudness"),
+        (edit(network_features=["margin"]), "model.safetensors"),
+        (edit(network_hidden_size=32), "model.safetensors"),
+    ],
+)
+def test_damaged_folders_are_refused(folder: Path, damage: Callable[[Path], object], named: str) -> None:
+    damage(folder)
+    with pytest.raises(ValueError, match=f"(?s){named}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"(?s){folder.name}.*{name}"):
+        load(folder)
+
+
+def test_unknown_decision_is_refused() -> None:
+    with pytest.raises(ValueError, match="decision is 'guess'"):
+        made("guess")
+
+
+def test_using_a_policy_imports_no_trainer(folder: Path) -> None:
+    program = f"""
+import sys
+import policies
+from envs.decoding import DecodingSettings
+from envs.toy import ToyDenoiser
+policy = policies.load({str(folder)!r})
+settings = DecodingSettings(8, 8, features=policy.features)
+[done] = policies.decode(ToyDenoiser(), ["copy . . : a b c . . . . . . . . . . . . . ="], policy, settings)
+assert policies.generate and done.text == "a b c", done
+print([name for name in ("stable_baselines3", "wandb", "train") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+@pytest.mark.parametrize("decision", ["sample", "deterministic"])
+def test_choices_repeat_alone_and_in_any_batch(decision: str) -> None:
+    policy, view = made(decision), random_view(48, 8)
+    chosen = policy.select(view)
+    assert torch.equal(policy.select(view), chosen)
+    assert not (chosen & ~view.eligible).any()
+    assert torch.equal(chosen.any(1), view.eligible.any(1))
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(policy.select(take(view, order)), chosen[order])
+    for row in range(48):
+        assert torch.equal(policy.select(take(view, [row]))[0], chosen[row])
+
+
+def test_the_deterministic_decision_is_the_mode_of_what_ppo_trains() -> None:
+    policy, view = made(), random_view(200, 8)
+    view = take(view, view.eligible.any(1).nonzero().squeeze(1))
+    assert torch.equal(policy.select(view), ForcedBernoulli(outputs(policy.network, view), view.eligible).mode())
+
+
+@pytest.mark.parametrize("bias", [-1.5, 0.3])
+def test_sampled_decisions_have_the_true_frequencies(bias: float) -> None:
+    rows, p = 8000, 1 / (1 + math.exp(-bias))
+    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="random", bias=bias)), "sample")
+    chosen = policy.select(make_view([[0.5, 0.5, 0.5]] * rows, ["xx."] * rows))
+    forced = (1 - p) ** 2  # the first of equals
+    expected = torch.tensor([p + forced, p, 0.0])
+    torch.testing.assert_close(chosen.float().mean(0), expected, atol=4 * math.sqrt(0.25 / rows), rtol=0)
+    both = chosen[:, :2].all(1).float().mean().item()
+    assert both == pytest.approx(p * p, abs=4 * math.sqrt(0.25 / rows))
+    later = policy.select(make_view([[0.5, 0.5, 0.5]] * rows, ["xx."] * rows, step=2))
+    assert not torch.equal(later, chosen)
+
+
+def test_inputs_are_the_envs_observations() -> None:
+    env = UnmaskingVectorEnv(6, denoiser="toy", tasks=["copy"], buffer_length=8, block_length=4, features=ALL_FEATURES)
+    obs, _ = env.reset(seed=0)
+    for _ in range(3):
+        inputs = view_inputs(env.view)
+        assert inputs.keys() == obs.keys()
+        for name, values in inputs.items():
+            torch.testing.assert_close(values.float(), torch.from_numpy(obs[name]), rtol=0, atol=1e-6)
+            assert values.shape == obs[name].shape
+        obs, *_ = env.step(env.action_space.sample())
+    assert observe(env.view).keys() == obs.keys()

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logit
+from torch import Tensor
+from views import random_view, take
+
+from envs.decoding import VIEW_FEATURES, View
+from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
+from policies.learned import view_inputs
+from policies.network import MAX_LOG_ODDS, log_odds, rotate
+
+ALL_FEATURES = tuple(sorted(VIEW_FEATURES))
+
+
+def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:
+    """A network whose every parameter matters."""
+    torch.manual_seed(0)
+    network = UnmaskingNetwork(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return network
+
+
+def outputs(network: UnmaskingNetwork, view: View) -> Tensor:
+    with torch.inference_mode():
+        return network(view_inputs(view))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("more", [{}, {"slope": 0.5}, {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES}])
+def test_untrained_network_is_the_threshold_rule(threshold: float, more: dict[str, Any]) -> None:
+    view = random_view(500, 8)
+    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="threshold", threshold=threshold, **more)))
+    chosen = Threshold(threshold).select(view)
+    assert torch.equal(policy.select(view), chosen)
+    assert chosen.float().mean() > 0.05
+
+
+@pytest.mark.parametrize("bias", [-2.0, 0.0, 1.5])
+def test_random_initialisation_is_one_coin_for_all(bias: float) -> None:
+    view = random_view(20, 8)
+    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="random", bias=bias)))
+    expected = torch.full((20, 8), 1 / (1 + math.exp(-bias))) * view.eligible
+    torch.testing.assert_close(policy.probabilities(view), expected)
+
+
+@pytest.mark.parametrize("init", ["threshold", "random"])
+def test_a_row_does_not_depend_on_its_batch(init: Any) -> None:
+    network, view = perturbed(NetworkConfig(init=init, features=ALL_FEATURES), 0.15), random_view(64, 10)
+    together = outputs(network, view)
+    assert together.std() > 0.1
+    alone = torch.cat([outputs(network, take(view, [row])) for row in range(64)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["confidence", "masked", "eligible", "time", *ALL_FEATURES])
+def test_every_input_is_read(name: str) -> None:
+    network = perturbed(NetworkConfig(features=ALL_FEATURES))
+    inputs = view_inputs(random_view(16, 10))
+    changed = {**inputs, name: inputs[name].float() / 2 if name == "time" else 1 - inputs[name].float() * 0.9}
+    if name in ("masked", "eligible"):
+        changed[name] = torch.zeros_like(inputs[name]) if name == "eligible" else torch.ones_like(inputs[name])
+    assert not torch.allclose(network(inputs), network(changed), atol=1e-3)
+
+
+def test_features_at_committed_positions_are_not_read() -> None:
+    network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES))
+    inputs = view_inputs(random_view(16, 10))
+    junk = {
+        name: values.where(inputs["masked"], 0.123) if name in ("confidence", *ALL_FEATURES) else values
+        for name, values in inputs.items()
+    }
+    torch.testing.assert_close(network(junk), network(inputs))
+
+
+def test_the_order_of_positions_matters() -> None:
+    network = perturbed(NetworkConfig(init="random"))
+    inputs = view_inputs(random_view(16, 10))
+    mirrored = {name: values if name == "time" else values.flip(1) for name, values in inputs.items()}
+    assert not torch.allclose(network(mirrored).flip(1), network(inputs), atol=1e-2)
+
+
+def test_log_odds_against_scipy() -> None:
+    p = np.concatenate([np.linspace(0.001, 0.999, 999), 10.0 ** -np.arange(3, 6), 1 - 10.0 ** -np.arange(2, 5)])
+    p32 = p.astype(np.float32)
+    np.testing.assert_allclose(
+        log_odds(torch.from_numpy(p32)).numpy(), logit(p32.astype(np.float64)), rtol=1e-5, atol=1e-6
+    )
+    ends = log_odds(torch.tensor([0.0, 1e-12, 1.0, 1 - 1e-7]))
+    assert ends.tolist() == [-MAX_LOG_ODDS, -MAX_LOG_ODDS, MAX_LOG_ODDS, MAX_LOG_ODDS]
+    assert log_odds(torch.tensor([0.75], dtype=torch.bfloat16)).item() == pytest.approx(math.log(3))
+
+
+def test_rotation_by_hand() -> None:
+    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2))[0, 0]
+    expected = torch.tensor([[math.cos(i), math.sin(i)] for i in range(4)])
+    torch.testing.assert_close(turned, expected)
+    slow = rotate(torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(1, 1, 3, 4))[0, 0, 2]  # pair 1 turns by i / 100
+    torch.testing.assert_close(slow, torch.tensor([0.0, math.cos(0.02), 0.0, math.sin(0.02)]))
+
+
+def test_rotated_products_depend_on_the_offset_only() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
+    product = rotate(query.expand(1, 2, 12, 8)) @ rotate(key.expand(1, 2, 12, 8)).transpose(-1, -2)
+    for offset in range(-11, 12):
+        along = product.diagonal(offset, -2, -1)
+        torch.testing.assert_close(along, along[..., :1].expand_as(along))
+    assert not torch.allclose(product[0, 0, 0, 0], product[0, 0, 0, 5], atol=1e-2)
+    torch.testing.assert_close(product[..., 3, 3], (query @ key.transpose(-1, -2))[..., 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"hidden_size": 63}, "63"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"hidden_size": 64, "num_heads": 3}, "6"),
+        ({"num_heads": 0}, "num_heads"),
+        ({"num_heads": -1}, "num_heads"),
+        ({"feedforward_size": 0}, "feedforward_size"),
+        ({"init": "zero"}, "zero"),
+        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"threshold": 0.0}, "threshold is 0.0"),
+        ({"threshold": math.nan}, "threshold is nan"),
+        ({"features": ("margin", "loudness")}, "loudness"),
+    ],
+)
+def test_impossible_configurations_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        NetworkConfig(**fields)
+
+
+def gradients(network: UnmaskingNetwork) -> dict[str, bool]:
+    """Which parameters a loss moves."""
+    view = random_view(32, 8)
+    weights = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+    (network(view_inputs(view)) * weights * view.eligible).sum().backward()
+    return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-8) for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("init", ["threshold", "random"])
+def test_at_the_start_only_the_output_layer_learns(init: Any) -> None:
+    torch.manual_seed(0)
+    moved = gradients(UnmaskingNetwork(NetworkConfig(init=init, features=ALL_FEATURES)))
+    assert {name for name, moves in moved.items() if moves} == {"output.weight", "output.bias"}
+
+
+def test_then_every_parameter_learns() -> None:
+    torch.manual_seed(0)
+    network = UnmaskingNetwork(NetworkConfig(features=ALL_FEATURES))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not parameter.abs().max() > 0:
+                assert name.split(".")[0] in ("condition", "output", "norm_output"), name
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    moved = gradients(network)
+    assert all(moved.values()), [name for name, moves in moved.items() if not moves]

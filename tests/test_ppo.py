@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+from torch import Tensor
+
+from envs.beliefs import DenoiserError
+from envs.tasks import TASKS
+from envs.tasks.base import EMPTY
+from envs.tasks.copy_list import Copy
+from envs.toy import ToyDenoiser
+from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
+from train.cli import run
+from train.config import ROOT, parse, to_plain
+from train.evaluate import evaluate
+from train.ppo import (
+    EnvConfig,
+    ModelConfig,
+    PPOSection,
+    TrainPPOConfig,
+    learn,
+    make_env,
+    make_model,
+    stream_seed,
+    train,
+)
+from train.run_folder import UserError
+from train.tracking import STEP, Tracker, WandbConfig
+
+
+def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
+    model = make_model(config, make_env(config, denoiser))
+    learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
+    return model
+
+
+# A known optimum.
+
+
+class ShortCopy(Copy):
+    def __init__(self) -> None:
+        super().__init__(3, 5)
+
+
+class Trap(ToyDenoiser):
+    """Confidence misleads: odd positions look sure, but are right only once every even position is committed."""
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+        cells = tokens[:, 4 : 4 + length]
+        right = torch.where(cells == self._ids[EMPTY], self.eos_id, cells)
+        odd = (torch.arange(length) % 2 == 1).expand_as(right)
+        evens_known = ((tokens[:, -length:] != self.mask_id) | odd).all(1, keepdim=True)
+        prediction = torch.where(odd & ~evens_known, self._ids["="], right)  # "=" is in no answer
+        p = torch.where(odd, 0.95, 0.6).unsqueeze(-1)
+        logits = ((1 - p) / (len(self.words) - 2)).log().repeat(1, 1, len(self.words))
+        return logits.scatter(-1, prediction.unsqueeze(-1), p.log())
+
+
+def test_ppo_finds_the_known_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimum is to commit the even positions, then the odd ones: right, in two forwards."""
+    monkeypatch.setitem(TASKS, "copy", ShortCopy)  # lists that fit the buffer of 6 with an end-of-text
+    trap, about = Trap(), {"tasks": "copy", "buffer_length": 6, "episodes": 100}
+    by_confidence = evaluate(trap, Threshold(0.9), **about)[-1]  # type: ignore[arg-type]
+    assert by_confidence["accuracy"] == 0.0
+    config = TrainPPOConfig(
+        out=tmp_path,
+        total_timesteps=24 * 1024,
+        model=ModelConfig("toy", threads=1),
+        env=EnvConfig(num_envs=256, tasks=["copy"], buffer_length=6, alpha=3.0),
+        policy=NetworkConfig(hidden_size=32, feedforward_size=64, init="random", bias=0.0),
+        ppo=PPOSection(learning_rate=5e-3, n_steps=4, batch_size=256, n_epochs=4, gae_lambda=1.0, ent_coef=0.02),
+        wandb=WandbConfig(mode="disabled"),
+    )
+    model = trained(config, trap)
+    learned = evaluate(trap, LearnedPolicy(model.policy.network), **about)[-1]  # type: ignore[arg-type]
+    assert learned["accuracy"] == 1.0
+    assert learned["nfe"] == pytest.approx(2.0, abs=0.1)
+    with (tmp_path / "progress.csv").open() as lines:
+        rewards = [float(row["rollout/ep_rew_mean"]) for row in csv.DictReader(lines)]
+    assert rewards[0] < 0.1
+    assert 0.8 * (5 / 6) ** 3 < rewards[-1] <= (5 / 6) ** 3  # of the sampled policy, near the optimum's
+
+
+# Seeds.
+
+
+def tiny(out: Path, seed: int) -> TrainPPOConfig:
+    return TrainPPOConfig(
+        out=out,
+        seed=seed,
+        total_timesteps=128,
+        model=ModelConfig("toy", threads=1),
+        env=EnvConfig(num_envs=8, tasks=["copy"], buffer_length=8),
+        policy=NetworkConfig(hidden_size=8, feedforward_size=8),
+        ppo=PPOSection(n_steps=8, batch_size=32, n_epochs=2),
+        wandb=WandbConfig(mode="disabled"),
+    )
+
+
+def test_one_seed_trains_to_bit_equal_weights(tmp_path: Path, toy: ToyDenoiser) -> None:
+    weights = [trained(tiny(tmp_path / str(i), seed), toy).policy.state_dict() for i, seed in enumerate((3, 3, 4))]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_streams_of_seeds_do_not_meet() -> None:
+    seeds = [stream_seed(seed, stream) for seed, stream in product(range(8), range(8))]
+    assert len(set(seeds)) == 64
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert min(abs(a - b) for a, b in zip(sorted(seeds), sorted(seeds)[1:], strict=False)) > 256  # rows' own seeds
+
+
+# The command line.
+
+UPDATE = 64
+FLAGS = [
+    "--model.name=toy",
+    "--model.threads=1",
+    "--env.num_envs=8",
+    "--env.buffer_length=8",
+    "--env.tasks=[copy]",
+    "--policy.hidden_size=8",
+    "--policy.feedforward_size=8",
+    "--ppo.n_steps=8",
+    "--ppo.batch_size=32",
+    "--ppo.n_epochs=1",
+    "--evaluation.episodes=5",
+    "--evaluation.block_lengths=[8,4]",
+    "--evaluation.rules=['threshold:0.9']",
+    "--wandb.mode=disabled",
+    "--checkpoint_every=1",
+]
+KEYS = [
+    "policy",
+    "decision",
+    "task",
+    "block_length",
+    "accuracy",
+    "accuracy_ci95",
+    "nfe",
+    "nfe_ci95",
+    "token_positions",
+    "episodes",
+    "seed",
+]
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, *more]
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
+    """The command line without a new process; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", ["train/ppo.py", *words])
+    try:
+        run(train, TrainPPOConfig, "ppo.yaml")
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def timesteps(out: Path) -> list[int]:
+    with (out / "progress.csv").open() as lines:
+        return [int(row[STEP]) for row in csv.DictReader(lines)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("smoke") / "run"
+    words = command(out, f"--total_timesteps={3 * UPDATE}")
+    return out, subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def finished(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    assert smoke[1].returncode == 0, smoke[1].stderr
+    return smoke[0]
+
+
+def test_a_run_leaves_every_file(finished: Path) -> None:
+    assert contents(finished).keys() >= {
+        "config.yaml",
+        "command.txt",
+        "versions.json",
+        "progress.csv",
+        "checkpoints/latest.zip",
+        "policy/model.safetensors",
+        "policy/config.json",
+        "policy/README.md",
+        "evaluation.json",
+        "pareto.png",
+    }
+    assert not [name for name in contents(finished) if "tmp" in name or "partial" in name]
+    assert (finished / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert f"--total_timesteps={3 * UPDATE}" in (finished / "command.txt").read_text()
+    assert {"python", "torch", "stable-baselines3", "commit"} <= json.loads(
+        (finished / "versions.json").read_text()
+    ).keys()
+    config = parse(TrainPPOConfig, None, ["--config", str(finished / "config.yaml")])
+    again = parse(TrainPPOConfig, "ppo.yaml", [f"--out={finished}", *FLAGS, f"--total_timesteps={3 * UPDATE}"])
+    assert to_plain(config) == to_plain(again)
+    assert timesteps(finished) == [UPDATE, 2 * UPDATE, 3 * UPDATE]
+
+
+def test_a_run_shows_its_results(smoke: tuple[Path, subprocess.CompletedProcess[str]], finished: Path) -> None:
+    shown = smoke[1].stdout
+    assert "total_timesteps: 192" in shown
+    assert "device cpu, 1 threads" in shown
+    assert "threshold:0.9" in shown
+    for name in ("policy", "evaluation.json", "pareto.png"):
+        assert str(finished / name) in shown
+
+
+def test_records_of_a_run(finished: Path, toy: ToyDenoiser) -> None:
+    records = json.loads((finished / "evaluation.json").read_text())
+    assert all(list(record) == KEYS for record in records)
+    about = {(r["policy"], r["decision"], r["task"], r["block_length"]) for r in records}
+    policies = [("learned", "sample"), ("learned", "deterministic"), ("threshold:0.9", "deterministic")]
+    assert about == {(*policy, task, block) for policy in policies for task in ("copy", "all") for block in (8, 4)}
+    assert len(records) == len(about)
+    for block in (8, 4):
+        [rule] = [r for r in records if (r["policy"], r["task"], r["block_length"]) == ("threshold:0.9", "copy", block)]
+        about_rule: dict[str, Any] = {"tasks": ["copy"], "episodes": 5, "buffer_length": 8, "block_length": block}
+        assert rule == evaluate(toy, make_rule("threshold:0.9"), **about_rule, seed=rule["seed"])[0]
+
+
+def test_the_exported_policy_is_the_last_checkpoints(finished: Path) -> None:
+    policy = load(finished / "policy")
+    checkpoint = PPO.load(finished / "checkpoints" / "latest.zip")
+    assert checkpoint.num_timesteps == policy.trained["timesteps"] == 3 * UPDATE
+    weights = policy.network.state_dict()
+    assert all(torch.equal(values, weights[name]) for name, values in checkpoint.policy.network.state_dict().items())
+
+
+def test_a_used_folder_is_refused(finished: Path) -> None:
+    before = contents(finished)
+    done = subprocess.run(command(finished), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert str(finished) in done.stderr
+    assert "--resume" in done.stderr
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("how", ["flags", "config first", "config last"])
+def test_resuming_a_finished_run_changes_no_result(
+    finished: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(finished)
+    config = f"--config={finished / 'config.yaml'}"
+    words = {
+        "flags": [f"--out={finished}", *FLAGS, f"--total_timesteps={3 * UPDATE}", "--resume"],
+        "config first": [config, "--resume"],
+        "config last": ["--resume", config],
+    }[how]
+    assert run_here(monkeypatch, *words) == 0, capsys.readouterr().err
+    after = contents(finished)
+    results = ("evaluation.json", "progress.csv", "policy/model.safetensors", "config.yaml", "command.txt")
+    assert [name for name in results if after[name] != before[name]] == []
+
+
+def test_a_damaged_checkpoint_is_named(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = finished / "checkpoints" / "latest.zip"
+    shutil.copy(checkpoint, tmp_path)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    try:
+        assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume") == 2
+    finally:
+        shutil.copy(tmp_path / "latest.zip", checkpoint)
+    assert capsys.readouterr().err.startswith(f"error: checkpoint {checkpoint}")
+
+
+def test_a_run_started_over_is_evaluated_again(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the message about a damaged checkpoint advises: delete it and resume."""
+    records = (finished / "evaluation.json").read_text()
+    (finished / "evaluation.json").write_text(json.dumps([{**r, "nfe": 99.0} for r in json.loads(records)]))
+    (finished / "checkpoints" / "latest.zip").unlink()
+    try:
+        assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume") == 0, capsys.readouterr().err
+        assert timesteps(finished) == [UPDATE, 2 * UPDATE, 3 * UPDATE]
+        again = json.loads((finished / "evaluation.json").read_text())
+        assert [record["policy"] for record in again if record["nfe"] > 8] == []
+    finally:
+        (finished / "evaluation.json").write_text(records)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("out is taken"), 2, "error: out is taken"),
+        (ValueError("alpha is -1"), 2, "error: alpha is -1"),
+        (FileNotFoundError("model is 'x'"), 2, "error: model is 'x'"),
+        (DenoiserError("the dLLM returned NaN"), 1, "error: the dLLM returned NaN"),
+        (KeyboardInterrupt(), 130, "error: interrupted; what was finished is saved"),
+    ],
+)
+def test_exit_status(
+    error: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: TrainPPOConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train/ppo.py", "--seed=1"])
+    with pytest.raises(SystemExit) as stop:
+        run(fail, TrainPPOConfig)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_out_that_is_a_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_here(monkeypatch, f"--out={tmp_path / 'notes.txt'}", *FLAGS) == 2
+    assert "notes.txt" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resuming_another_configuration_or_nothing_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume", "--ppo.n_epochs=2") == 2
+    assert "config.yaml differs" in capsys.readouterr().err
+    assert run_here(monkeypatch, f"--out={tmp_path / 'new'}", *FLAGS, "--resume") == 2
+    assert "holds no run to resume" in capsys.readouterr().err
+
+
+def test_a_killed_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, updates = tmp_path / "run", 30
+    total = f"--total_timesteps={updates * UPDATE}"
+    process = subprocess.Popen(command(out, total), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = out / "checkpoints" / "latest.zip"
+    while process.poll() is None and not checkpoint.is_file():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert checkpoint.is_file()
+    assert not (out / "policy").exists()
+    saved = PPO.load(checkpoint).num_timesteps
+    assert UPDATE <= saved < updates * UPDATE
+    assert run_here(monkeypatch, f"--out={out}", *FLAGS, total, "--resume") == 0, capsys.readouterr().err
+    assert timesteps(out) == list(range(UPDATE, (updates + 1) * UPDATE, UPDATE))
+    assert PPO.load(checkpoint).num_timesteps == load(out / "policy").trained["timesteps"] == updates * UPDATE
+    assert {r["policy"] for r in json.loads((out / "evaluation.json").read_text())} == {"learned", "threshold:0.9"}
+    with (out / "progress.csv").open() as lines:
+        rates = [float(row["train/learning_rate"] or "nan") for row in csv.DictReader(lines)][1:]
+    assert rates == sorted(rates, reverse=True)  # the schedule goes on, it does not start again
+    assert rates[-1] == pytest.approx(1e-3 / updates, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--env.block_length=3", "block_length is 3"),
+        ("--env.block_length=0", "block_length is 0"),
+        ("--env.tasks=[juggle]", "'juggle'"),
+        ("--env.reward=bonus", "reward is 'bonus'"),
+        ("--env.alpha=-1", "alpha is -1"),
+        ("--env.num_envs=0", "num_envs is 0"),
+        ("--model.name=nowhere", "'nowhere'"),
+        ("--model.threads=0", "threads"),
+        ("--policy.threshold=2", "threshold is 2.0"),
+        ("--policy.hidden_size=7", "hidden_size is 7"),
+        ("--policy.features=[loudness]", "'loudness'"),
+        ("--ppo.batch_size=0", "batch_size"),
+        ("--checkpoint_every=0", "checkpoint_every"),
+        ("--evaluation.rules=['greedy:1']", "greedy:1"),
+        ("--evaluation.block_lengths=[3]", "block_length"),
+        ("--evaluation.episodes=0", "episodes"),
+    ],
+)
+def test_impossible_values_are_refused_before_training(
+    flag: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    status = run_here(monkeypatch, f"--out={out}", *FLAGS, f"--total_timesteps={UPDATE}", flag)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2
+    assert named in last
+    assert "error: " in last
+    assert not (out / "progress.csv").exists()
+
+
+@pytest.mark.parametrize("flag", ["--ppo.nsteps=4", "--sede=1", "--policy.init=zero", "--seed=one"])
+def test_unknown_keys_and_wrong_types_are_refused(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(monkeypatch, f"--out={tmp_path / 'run'}", *FLAGS, flag) == 2
+    assert flag.partition("=")[0].strip("-") in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_of_two_runs_differ_in_their_first_problems(tmp_path: Path, toy: ToyDenoiser) -> None:
+    prompts = []
+    for seed in (0, 1):
+        config = replace(tiny(tmp_path, seed), env=EnvConfig(num_envs=16, tasks=["sort"], buffer_length=8))
+        env = make_env(config, toy)
+        make_model(config, env)
+        env.reset()
+        [problems] = env.get_attr("problems", [0])
+        prompts.append({problem.prompt for problem in problems})
+    assert len(prompts[0]) == len(prompts[1]) == 16
+    assert not prompts[0] & prompts[1]

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.logger import Logger
+
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.evaluate import make_record
+from train.plot import plot_pareto
+from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig
+
+SETTINGS = {"seed": 7, "env": {"alpha": 8.5, "tasks": ["copy", "sort"]}, "out": "runs/x"}
+ROWS = [(1.0, 2, 50), (0.0, 4, 100)]
+RECORDS = [
+    make_record(policy, decision, task, 8, 0, ROWS)
+    for policy, decision in (("learned", "sample"), ("learned", "deterministic"), ("threshold:0.9", "deterministic"))
+    for task in ("copy", "all")
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _wandb_files_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield
+
+
+def track(config: WandbConfig, folder: Path) -> Tracker:
+    """What a training run does, with known numbers."""
+    plot_pareto(RECORDS, folder / "pareto.png")
+    save(LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8))), folder / "policy")
+    tracker = Tracker(config, folder, SETTINGS, "train")
+    logger = Logger(folder=None, output_formats=[TrackerWriter(tracker)])
+    for update in (1, 2, 3):
+        logger.record("rollout/score", 0.25 * update)
+        logger.record("train/approx_kl", np.float32(0.5 * update))  # Stable-Baselines3 logs this one so
+        logger.record("train/n_updates", 3 * update)
+        logger.record("note", "words are not metrics")
+        logger.dump(100 * update)
+    tracker.finish(RECORDS, folder / "pareto.png", folder / "policy")
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tracked") / "my_run"
+    folder.mkdir()
+    track(WandbConfig(project="unmasking", group="seeds", tags=["a", "b"]), folder)
+    return folder
+
+
+def inspect(folder: Path, *flags: str) -> str:
+    [file] = folder.glob("wandb/offline-run-*/run-*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *flags, "--json", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def log(offline: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in inspect(offline).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record["history"]["item"] for record in log if record["type"] == "history"]
+
+
+def test_an_offline_run_reads_back(offline: Path) -> None:
+    run = json.loads(inspect(offline, "--summary"))
+    assert run["config"] == SETTINGS
+    assert (run["state"], run["exit_code"], run["project"], run["name"]) == ("finished", 0, "unmasking", "my_run")
+    assert sorted(run["tags"]) == ["a", "b"]
+    assert run["run_id"] == (offline / "wandb_id.txt").read_text().strip()
+    summary = run["summary"]
+    for decision in ("sample", "deterministic"):
+        assert summary[f"eval/{decision}/block8/accuracy"] == 0.5
+        assert summary[f"eval/{decision}/block8/nfe"] == 3
+    assert not [key for key in summary if "threshold" in key]
+    assert summary["rollout/score"] == 0.75
+    assert summary["evaluation"]["nrows"] == len(RECORDS)
+    assert summary["evaluation"]["ncols"] == len(RECORDS[0])
+    assert summary["pareto"]["_type"] == "image-file"
+
+
+def test_the_history_of_a_metric_reads_back(history: list[dict[str, Any]]) -> None:
+    assert [(row[STEP], row["rollout/score"]) for row in history if "rollout/score" in row] == [
+        (100, 0.25),
+        (200, 0.5),
+        (300, 0.75),
+    ]
+    assert [row["train/n_updates"] for row in history if "train/n_updates" in row] == [3, 6, 9]
+    assert not [row for row in history if "note" in row]
+
+
+def test_numpy_metrics_are_logged_too(history: list[dict[str, Any]]) -> None:
+    assert [row["train/approx_kl"] for row in history if "train/approx_kl" in row] == [0.5, 1.0, 1.5]
+
+
+def test_the_policy_is_logged_as_an_artifact(log: list[dict[str, Any]]) -> None:
+    artifacts = [record["artifact"] for record in log if record["type"] == "artifact"]
+    [policy] = [artifact for artifact in artifacts if artifact["type"] == "policy"]
+    assert {entry["path"] for entry in policy["manifest"]["contents"]} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> None:
+    (tmp_path / "wandb_id.txt").write_text("abcd1234\n")
+    tracker = Tracker(WandbConfig(), tmp_path, SETTINGS, "train")
+    tracker.log({STEP: 5, "x": 1.0})
+    tracker.abandon()
+    run = json.loads(inspect(tmp_path, "--summary"))
+    assert (run["run_id"], run["exit_code"], run["state"]) == ("abcd1234", 1, "failed")
+    assert (tmp_path / "wandb_id.txt").read_text() == "abcd1234\n"
+
+
+def test_disabled_writes_nothing(tmp_path: Path) -> None:
+    track(WandbConfig(mode="disabled"), tmp_path)
+    assert not (tmp_path / "wandb").exists()
+
+
+# progress.csv
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_progress_grows_columns_and_keeps_rows(tmp_path: Path) -> None:
+    file = tmp_path / "progress.csv"
+    logger = Logger(folder=None, output_formats=[ProgressWriter(file)])
+    logger.record("rollout/score", 0.5)
+    logger.dump(64)
+    assert rows_of(file) == [{"rollout/score": "0.5", STEP: "64"}]
+    logger.record("rollout/score", 0.75)
+    logger.record("train/loss", np.float32(0.25))
+    logger.dump(128)
+    assert rows_of(file) == [
+        {"rollout/score": "0.5", STEP: "64", "train/loss": ""},
+        {"rollout/score": "0.75", STEP: "128", "train/loss": "0.25"},
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.csv"]
+
+
+@pytest.mark.parametrize(("upto", "kept"), [(0, []), (64, [64]), (150, [64, 128]), (999, [64, 128, 192])])
+def test_progress_resumes_from_the_checkpoint(tmp_path: Path, upto: int, kept: list[int]) -> None:
+    file = tmp_path / "progress.csv"
+    first = ProgressWriter(file)
+    for step in (64, 128, 192):
+        first.write({"a": step / 64}, {}, step)
+    ProgressWriter(file, upto=upto).write({"b": 1}, {}, 1000)
+    rows = rows_of(file)
+    assert [int(row[STEP]) for row in rows] == [*kept, 1000]
+    assert [row.get("a") for row in rows] == [*(str(step / 64) for step in kept), "" if kept else None]
