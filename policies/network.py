@@ -35,11 +35,11 @@ MAX_LOG_ODDS = 14.0
 class NetworkConfig:
     """Architecture and initialisation of `UnmaskingNetwork`."""
 
-    hidden_size: int = 64
+    hidden_size: int = 32
     """Width D of the transformer."""
     num_heads: int = 2
     """Attention heads; they must divide the width into even parts."""
-    feedforward_size: int = 128
+    feedforward_size: int = 64
     """Width of the feed-forward part."""
     features: tuple[str, ...] = ()
     """Further per-position inputs: margin, entropy, eos_probability, is_eos, changed."""
@@ -136,13 +136,21 @@ class UnmaskingNetwork(nn.Module):
         columns += [inputs[name].float() for name in self.config.features]
         masked = inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
-        state = (masked + eligible).long()
-        condition = self.state(state) + self.time(self._time_embedding(inputs["time"].float())).unsqueeze(1)
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.condition(condition).chunk(6, -1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, inputs["time"].float())
         x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1)
         x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
         hidden: Tensor = self.norm_output(x)
         return hidden
+
+    def _modulation(self, state: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        """Return the six (B, L, D) adaLN terms.
+
+        A row has one time and three possible states, so the wide layer runs on three vectors a row, not on L.
+        """
+        time_embedding = self.time(self._time_embedding(time)).unsqueeze(1)  # (B, 1, D)
+        table = self.condition(self.state.weight + time_embedding)  # (B, 3, 6 D)
+        one_hot = F.one_hot(state.long(), 3).float()  # (B, L, 3)
+        return torch.bmm(one_hot, table).chunk(6, -1)
 
     def _attend(self, x: Tensor) -> Tensor:
         rows, length, width = x.shape

@@ -123,7 +123,7 @@ class TrainPPOConfig:
     """Of everything random."""
     resume: bool = False
     """Go on where a killed run of this folder stopped."""
-    total_timesteps: int = 150_000
+    total_timesteps: int = 80_000
     """Environment steps, summed over the rows."""
     checkpoint_every: int = 10
     """Updates between two checkpoints."""

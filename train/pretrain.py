@@ -40,7 +40,7 @@ from envs.tasks import SUITE, Task, make_tasks
 from envs.tasks.base import EMPTY
 from train.run_folder import write_json
 
-TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 8.0, "sudoku": 1.5}
+TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5}
 """How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
 

@@ -35,7 +35,7 @@ class Addition(Task):
     name = "add"
     words = (*map(str, range(100)), "+", "=")
 
-    def __init__(self, shortest: int = 3, longest: int = 5) -> None:
+    def __init__(self, shortest: int = 3, longest: int = 4) -> None:
         if not 2 <= shortest <= longest <= 9:
             raise ValueError(f"addends are {shortest} to {longest}: they must satisfy 2 <= shortest <= longest <= 9")
         self.shortest, self.longest = shortest, longest
