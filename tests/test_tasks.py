@@ -24,8 +24,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 PINNED = [
     "copy . . : v s u . . . . . . . . . . . . . =",
     "insert d 3 : j y a s v g w . . . . . . . . . =",
-    "add . . : 2 9 7 4 8 . . . . . . . . . . . =",
-    "sudoku . . : _ 3 _ _ 2 _ _ 3 _ _ _ _ _ 4 _ 1 =",
+    "add . . : 1 5 3 . . . . . . . . . . . . . =",
+    "sudoku . . : _ 1 _ _ _ _ _ _ _ _ 2 _ 3 _ 1 4 =",
 ]
 every_task = pytest.mark.parametrize("name", TASKS)
 
