@@ -15,7 +15,7 @@ def ansi_color(confidence: float) -> str:
     r"""Return the escape code of a 256-colour terminal: red for low confidence, through yellow, to green.
 
     >>> ansi_color(0.0), ansi_color(1.0)
-    ('\\x1b[38;5;196m', '\\x1b[38;5;46m')
+    ('\x1b[38;5;196m', '\x1b[38;5;46m')
     """
     step = round(10 * min(max(confidence, 0.0), 1.0))
     red, green = (5, step) if step <= 5 else (10 - step, 5)

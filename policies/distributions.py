@@ -46,7 +46,7 @@ class ForcedBernoulli:
         action = (action != 0) & self.eligible
         action = torch.where(action.any(1, keepdim=True), action, self.best)
         plain = torch.where(action, self._commit, self._keep).sum(1)
-        is_forced = (action == self.best).all(1)
+        is_forced = (action == self.best).all(1) & self.best.any(1)
         return torch.where(is_forced, torch.logaddexp(plain, self._keep.sum(1)), plain)
 
     def entropy(self) -> Tensor:
@@ -56,4 +56,5 @@ class ForcedBernoulli:
         empty = self._keep.sum(1)
         single = torch.where(self.best, self._commit, self._keep).sum(1)
         both = torch.logaddexp(empty, single)
-        return flips + empty.exp() * empty + single.exp() * single - both.exp() * both
+        merged = empty.exp() * empty + single.exp() * single - both.exp() * both
+        return flips + merged * self.best.any(1)

@@ -92,6 +92,8 @@ def decode(
         seed: of every random choice.
         on_finish: called with the number of sequences that just finished.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be 1 or more")
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")

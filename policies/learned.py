@@ -161,6 +161,8 @@ def _read_config(file: Path) -> PolicyConfig:
         network: dict[str, Any] = data["network"] | {"features": tuple(data["network"]["features"])}
         if set(network) - known:
             raise ValueError(f"unknown network fields {sorted(set(network) - known)}")
+        if not isinstance(data["trained"], dict):
+            raise ValueError(f"trained is {data['trained']!r}, not a mapping")
         return PolicyConfig(NetworkConfig(**network), data["decision"], data["trained"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"policy file {file} is damaged: {error!r}") from error

@@ -53,7 +53,11 @@ class NetworkConfig:
     """Initial log-odds of committing any position (init: random)."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size < 2 or self.hidden_size % (2 * self.num_heads):
+        for name in ("hidden_size", "num_heads", "feedforward_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
+        if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -30,7 +31,7 @@ def top_k(score: Tensor, eligible: Tensor, k: int) -> Tensor:
 
 
 def _check_tokens_per_step(rule: str, tokens_per_step: float) -> int:
-    if tokens_per_step != int(tokens_per_step) or tokens_per_step < 1:
+    if not (math.isfinite(tokens_per_step) and tokens_per_step >= 1 and tokens_per_step == int(tokens_per_step)):
         raise ValueError(f"{rule}'s tokens per step is {tokens_per_step}: it must be a whole number of 1 or more")
     return int(tokens_per_step)
 
@@ -111,7 +112,9 @@ class Threshold(UnmaskingPolicy):
     @property
     def name(self) -> str:
         """``threshold:t``."""
-        return f"threshold:{self.threshold:g}"
+        short = f"{self.threshold:g}"
+        exact = short if float(short) == self.threshold else repr(self.threshold)
+        return f"threshold:{exact}"
 
     def select(self, view: View) -> Tensor:
         """Choose what passes the threshold, else the best."""

@@ -133,6 +133,7 @@ FLAGS = [
     "--env.tasks=[copy]",
     "--policy.hidden_size=8",
     "--policy.feedforward_size=8",
+    "--ppo.learning_rate=1e-3",
     "--ppo.n_steps=8",
     "--ppo.batch_size=32",
     "--ppo.n_epochs=1",

@@ -56,7 +56,9 @@ def test_same_index_gives_the_same_problem(name: str) -> None:
     again = TASKS[name]()
     for split in SPLITS:
         assert [again.problem(split, index) for index in (7, 3)] == [draws(name, split)[7], draws(name, split)[3]]
-    assert len({problem.prompt for problem in draws(name, "train")}) > 0.9 * len(draws(name, "train"))
+    # Half of add's problems are among 504 prompts of three addends, so draws repeat.
+    share = 0.8 if name == "add" else 0.9
+    assert len({problem.prompt for problem in draws(name, "train")}) > share * len(draws(name, "train"))
 
 
 @every_task

@@ -18,9 +18,8 @@ def run(main: Callable[[ConfigT], Any], config_class: type[ConfigT], default_fil
 
     Exit status 2 for what the user can put right, 1 for a failure of the dLLM, 130 when interrupted.
     """
-    config = parse(config_class, default_file)
     try:
-        main(config)
+        main(parse(config_class, default_file))
     except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error, 2))
     except DenoiserError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import auto_cli, set_parsing_settings
@@ -28,12 +29,62 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
         argv: the command line, without the program; None takes the process's.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _files_first(list(sys.argv[1:] if argv is None else argv))
     # A switch needs no value; jsonargparse would ask for `--resume true`.
     words = ["--resume=true" if word == "--resume" else word for word in words]
+    words = _gather_lists(words, set(_list_fields(config_class)))
     files = [str(CONFIGS / default_file)] if default_file else []
     config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)
     return config
+
+
+def _files_first(words: list[str]) -> list[str]:
+    """Move ``--config FILE`` to the front: jsonargparse lets what comes last win, and a flag should beat a file.
+
+    >>> _files_first(["--seed", "3", "--config", "a.yaml"])
+    ['--config', 'a.yaml', '--seed', '3']
+    """
+    files: list[str] = []
+    rest: list[str] = []
+    for i, word in enumerate(words):
+        is_file = word == "--config" or word.startswith("--config=") or (i > 0 and words[i - 1] == "--config")
+        (files if is_file else rest).append(word)
+    return files + rest
+
+
+def _list_fields(config_class: type, prefix: str = "") -> Iterator[str]:
+    """Yield the flags of a configuration's list fields, those of nested ones included."""
+    for name, kind in get_type_hints(config_class).items():
+        if is_dataclass(kind):
+            yield from _list_fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif get_origin(kind) is list:
+            yield f"--{prefix}{name}"
+
+
+def _gather_lists(words: list[str], flags: set[str]) -> list[str]:
+    """Let a list be written one item a flag; jsonargparse wants ``--policy '[a, b]'``.
+
+    >>> _gather_lists(["--policy", "a", "--seed", "3", "--policy=b"], {"--policy"})
+    ['--seed', '3', '--policy=["a", "b"]']
+    """
+    items: dict[str, list[str]] = {}
+    rest: list[str] = []
+    pending = iter(words)
+    for word in pending:
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            items.setdefault(flag, []).append(value if equals else next(pending, ""))
+        else:
+            rest.append(word)
+    for flag, values in items.items():
+        # A list in brackets replaces what stands before it.
+        whole = values[-1].startswith("[")
+        # Numbers stay numbers, everything else is a string.
+        scalars = [yaml.safe_load(value) for value in values]
+        typed = [v if isinstance(v, int | float) else t for v, t in zip(scalars, values, strict=True)]
+        shown = values[-1] if whole else json.dumps(typed)
+        rest.append(f"{flag}={shown}")
+    return rest
 
 
 def to_plain(config: Any) -> Any:

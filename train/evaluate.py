@@ -145,6 +145,8 @@ def evaluate(
     Returns:
         One record a task, then the one of all tasks.
     """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     chosen = make_tasks(tasks)
     problems = [task.problem(split, index) for task in chosen for index in range(episodes)]
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features)

@@ -26,11 +26,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
+from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.tasks import SUITE
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, NetworkConfig, save
+from policies import LearnedPolicy, NetworkConfig, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from train.config import to_plain, to_yaml
 from train.evaluate import Record, evaluate, make_policies, print_table
@@ -49,8 +50,12 @@ class ModelConfig:
     """Torch device of the dLLM and the policy."""
     dtype: str = "float32"
     """Torch dtype of the dLLM; confidences are float32 whatever it is."""
-    threads: int = 2
-    """Torch threads; use 1 when anything else runs on the machine."""
+    threads: int = 1
+    """Torch threads; on two cores a second one gains little, and loses much when anything else runs."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,13 @@ class PPOSection:
     target_kl: float | None = None
     """Stop an update's epochs early beyond 1.5 times this divergence."""
 
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size", "n_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.batch_size == 1:
+            raise ValueError("batch_size is 1: advantages are normalised over a minibatch, so it must be 2 or more")
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -109,8 +121,14 @@ class EvaluationConfig:
     """Problems a task."""
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
-    block_lengths: list[int] = field(default_factory=lambda: [64])
-    """Block lengths to evaluate at; the buffer length is full diffusion."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is full diffusion only."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}: it must be 1 or more")
+        for rule in self.rules:
+            make_rule(rule)
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,12 @@ class TrainPPOConfig:
     ppo: PPOSection = field(default_factory=PPOSection)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
+        for block in self.evaluation.block_lengths:
+            DecodingSettings(self.env.buffer_length, block)
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -249,6 +273,8 @@ def learn(config: TrainPPOConfig, model: PPO, tracker: Tracker) -> None:
     remaining = config.total_timesteps - model.num_timesteps
     if remaining <= 0:
         return
+    # Records of an earlier end of this run are of another policy.
+    (config.out / "evaluation.json").unlink(missing_ok=True)
     progress = ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps)
     model.set_logger(Logger(folder=None, output_formats=[progress, TrackerWriter(tracker)]))
     callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
@@ -306,7 +332,8 @@ def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser) -> list[Record]:
     records: list[Record] = json.loads(file.read_text()) if file.is_file() else []
     done = {(r["policy"], r["decision"], r["block_length"]) for r in records if r["task"] == "all"}
     policies = make_policies([str(config.out / "policy"), *config.evaluation.rules], config.model.device)
-    jobs = [(policy, block) for block in config.evaluation.block_lengths for policy in policies]
+    blocks = config.evaluation.block_lengths or [config.env.buffer_length]
+    jobs = [(policy, block) for block in blocks for policy in policies]
     for policy, block in tqdm(jobs, desc="evaluating", unit="policy", mininterval=0.5 if sys.stderr.isatty() else 30):
         decision = policy.decision if isinstance(policy, LearnedPolicy) else "deterministic"
         if (policy.name, decision, block) in done:

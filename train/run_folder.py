@@ -41,6 +41,8 @@ def open_run(folder: Path, config_yaml: str, resume: bool) -> None:
         UserError: if the folder is not empty and the run is not to be resumed, or it is to be and is empty, or
             its configuration is another one.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out is {str(folder)!r}, which is a file: choose another --out")
     used = folder.is_dir() and any(folder.iterdir())
     if used and not resume:
         raise UserError(f"out is {str(folder)!r}, which is not empty: pass --resume to go on, or another --out")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from stable_baselines3.common.logger import KVWriter
 
 from train.evaluate import Record
@@ -103,7 +104,8 @@ class TrackerWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Send one update's numbers."""
-        self.tracker.log({**{k: v for k, v in key_values.items() if isinstance(v, int | float)}, STEP: step})
+        numbers = {key: float(v) for key, v in key_values.items() if isinstance(v, int | float | np.number)}
+        self.tracker.log({**numbers, STEP: step})
 
 
 class ProgressWriter(KVWriter):
