@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.tasks import TASKS
+from envs.tasks import SUITE, make_tasks, vocabulary
 from envs.tasks.base import EMPTY
 
 
@@ -20,8 +20,7 @@ class ToyDenoiser:
     max_length = 4096
 
     def __init__(self) -> None:
-        words = sorted({EMPTY, ":", "=", *(word for task in TASKS.values() for word in (task.name, *task.words))})
-        self.words = ["[PAD]", "[MASK]", "[EOS]", *words]
+        self.words = ["[PAD]", "[MASK]", "[EOS]", *vocabulary(make_tasks(SUITE))]
         self._ids = {word: i for i, word in enumerate(self.words)}
 
     @property

@@ -114,3 +114,28 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().out.split())
     for sentence in ("Weight of speed in the reward", "Environment steps, summed over the rows", "Width D"):
         assert sentence in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--policy", "threshold:0", "--policy=random:1"], ["threshold:0", "random:1"]),
+        (["--policy", '["threshold:0", "random:1"]'], ["threshold:0", "random:1"]),
+        (["--policy=[threshold:0, random:1]"], ["threshold:0", "random:1"]),
+        (["--policy=random:1", "--policy=[threshold:0]"], ["threshold:0"]),
+        (["--policy=[threshold:0]", "--policy=random:1"], ["threshold:0", "random:1"]),
+        (["--policy", "runs/2024"], ["runs/2024"]),
+        (["--policy", "2024"], ["2024"]),  # a folder's name
+    ],
+)
+def test_lists_are_written_whole_or_item_by_item(words: list[str], expected: list[str]) -> None:
+    assert parse(EvaluateConfig, None, words).policy == expected
+
+
+def test_lists_of_nested_and_number_fields() -> None:
+    words = ["--evaluation.block_lengths", "32", "--seed=2", "--evaluation.block_lengths=16", "--env.tasks", "copy"]
+    config = parse(TrainPPOConfig, None, [*words, "--policy.features", "[margin, entropy]", "--wandb.tags=1e5"])
+    assert config.evaluation.block_lengths == [32, 16]
+    assert (config.seed, config.env.tasks) == (2, ["copy"])
+    assert config.policy.features == ("margin", "entropy")
+    assert config.wandb.tags == ["1e5"]

@@ -60,8 +60,10 @@ def _draw_panel(axes: Axes, records: Sequence[Record]) -> None:
             capsize=3,
             zorder=3 if learned else 2,
         )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    forwards = [record["nfe"] for record in records]
+    if max(forwards) > 8 * min(forwards):  # a narrower range has too few powers of two to read
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="forwards per answer (NFE)", ylabel="accuracy %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -51,7 +51,7 @@ class ModelConfig:
     dtype: str = "float32"
     """Torch dtype of the dLLM; confidences are float32 whatever it is."""
     threads: int = 1
-    """Torch threads; on two cores a second one gains little, and loses much when anything else runs."""
+    """Torch threads; keep 1 when anything else runs on the machine."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:

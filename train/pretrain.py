@@ -36,8 +36,7 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
-from envs.tasks import SUITE, Task, make_tasks
-from envs.tasks.base import EMPTY
+from envs.tasks import SUITE, Task, make_tasks, vocabulary
 from train.run_folder import write_json
 
 TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5}
@@ -89,8 +88,8 @@ def build_tokenizer(tasks: list[Task]) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     specials = ["[PAD]", "[MASK]", "[EOS]", "[UNK]"]
-    words = sorted({EMPTY, ":", "=", *(word for task in tasks for word in (task.name, *task.words))})
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(specials + words)}, unk_token="[UNK]"))
+    words = [*specials, *vocabulary(tasks)]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.tasks.addition import Addition
-from envs.tasks.base import Problem, Split, Task, split_of
+from envs.tasks.base import EMPTY, Problem, Split, Task, split_of
 from envs.tasks.copy_list import Copy
 from envs.tasks.insert import Insert
 from envs.tasks.remove import Remove
@@ -15,7 +15,7 @@ from envs.tasks.shuffle import Shuffle
 from envs.tasks.sort import Sort
 from envs.tasks.sudoku import Sudoku
 
-__all__ = ["SUITE", "TASKS", "Problem", "Split", "Task", "make_tasks", "split_of"]
+__all__ = ["SUITE", "TASKS", "Problem", "Split", "Task", "make_tasks", "split_of", "vocabulary"]
 
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (Copy, Reverse, Sort, Shuffle, Replace, Insert, Remove, Addition, Sudoku)
@@ -42,3 +42,8 @@ def make_tasks(names: str | Sequence[str]) -> list[Task]:
     if unknown or not wanted:
         raise ValueError(f"task is {unknown[0] if unknown else names!r}: choose from {', '.join([SUITE, *TASKS])}")
     return [TASKS[name]() for name in wanted]
+
+
+def vocabulary(tasks: Sequence[Task]) -> list[str]:
+    """Return every word that the tasks' prompts and answers can hold, in order and once each."""
+    return sorted({EMPTY, ":", "=", *(word for task in tasks for word in (task.name, *task.words))})
