@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import auto_cli, set_parsing_settings
@@ -32,7 +32,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
     # A switch needs no value; jsonargparse would ask for `--resume true`.
     words = ["--resume=true" if word == "--resume" else word for word in words]
-    words = _gather_lists(words, set(_list_fields(config_class)))
+    words = _gather_lists(words, _list_fields(config_class))
     files = [str(CONFIGS / default_file)] if default_file else []
     config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)
     return config
@@ -52,38 +52,40 @@ def _files_first(words: list[str]) -> list[str]:
     return files + rest
 
 
-def _list_fields(config_class: type, prefix: str = "") -> Iterator[str]:
-    """Yield the flags of a configuration's list fields, those of nested ones included."""
+def _list_fields(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Return the flags of a configuration's list fields, nested ones included, with the type of their items."""
+    found: dict[str, Any] = {}
     for name, kind in get_type_hints(config_class).items():
         if is_dataclass(kind):
-            yield from _list_fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif get_origin(kind) is list:
-            yield f"--{prefix}{name}"
+            found |= _list_fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif get_origin(kind) in (list, tuple):
+            found[f"--{prefix}{name}"] = get_args(kind)[0]
+    return found
 
 
-def _gather_lists(words: list[str], flags: set[str]) -> list[str]:
+def _gather_lists(words: list[str], flags: Mapping[str, Any]) -> list[str]:
     """Let a list be written one item a flag; jsonargparse wants ``--policy '[a, b]'``.
 
-    >>> _gather_lists(["--policy", "a", "--seed", "3", "--policy=b"], {"--policy"})
+    A list in brackets replaces what stands before it.
+
+    >>> _gather_lists(["--policy", "a", "--seed", "3", "--policy=b"], {"--policy": str})
     ['--seed', '3', '--policy=["a", "b"]']
     """
-    items: dict[str, list[str]] = {}
+    items: dict[str, list[Any]] = {}
     rest: list[str] = []
     pending = iter(words)
     for word in pending:
         flag, equals, value = word.partition("=")
-        if flag in flags:
-            items.setdefault(flag, []).append(value if equals else next(pending, ""))
-        else:
+        if flag not in flags:
             rest.append(word)
+            continue
+        value = value if equals else next(pending, "")
+        if value.startswith("["):
+            items[flag] = list(yaml.safe_load(value))
+        else:
+            items.setdefault(flag, []).append(value if flags[flag] is str else yaml.safe_load(value))
     for flag, values in items.items():
-        # A list in brackets replaces what stands before it.
-        whole = values[-1].startswith("[")
-        # Numbers stay numbers, everything else is a string.
-        scalars = [yaml.safe_load(value) for value in values]
-        typed = [v if isinstance(v, int | float) else t for v, t in zip(scalars, values, strict=True)]
-        shown = values[-1] if whole else json.dumps(typed)
-        rest.append(f"{flag}={shown}")
+        rest.append(f"{flag}={json.dumps([str(v) for v in values] if flags[flag] is str else values)}")
     return rest
 
 

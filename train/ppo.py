@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -282,7 +281,7 @@ def learn(config: TrainPPOConfig, model: PPO, tracker: Tracker) -> None:
     callback.save()
 
 
-def export(config: TrainPPOConfig, model: PPO, seconds: float) -> LearnedPolicy:
+def export(config: TrainPPOConfig, model: PPO) -> LearnedPolicy:
     """Write the trained network as a policy folder."""
     assert isinstance(model.policy, UnmaskingActorCritic)
     trained = {
@@ -295,7 +294,6 @@ def export(config: TrainPPOConfig, model: PPO, seconds: float) -> LearnedPolicy:
         "reward": config.env.reward,
         "alpha": config.env.alpha,
         "timesteps": model.num_timesteps,
-        "seconds": round(seconds),
         "seed": config.seed,
         "versions": versions(),
     }
@@ -368,7 +366,6 @@ def train(config: TrainPPOConfig) -> list[Record]:
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)
     print(to_yaml(settings))
-    began = time.monotonic()
     model = make_model(config, env)
     assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())
@@ -376,7 +373,7 @@ def train(config: TrainPPOConfig) -> list[Record]:
     tracker = Tracker(config.wandb, config.out, settings, "train")
     try:
         learn(config, model, tracker)
-        export(config, model, time.monotonic() - began)
+        export(config, model)
         records = evaluate_all(config, denoiser)
         plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
