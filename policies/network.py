@@ -75,6 +75,25 @@ def log_odds(probability: Tensor) -> Tensor:
     return torch.logit(probability.float(), eps=1e-7).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
 
 
+def gap_above(level: Tensor, eligible: Tensor) -> Tensor:
+    """Return how far each eligible position lies below the next better one.
+
+    A position that is doubtful itself but next to certain ones in the order of confidence is the best of the
+    doubtful; nothing else in its own readings says so.
+
+    Args:
+        level: (B, L) float, log-odds of the confidence.
+        eligible: (B, L) bool.
+
+    Returns:
+        (B, L) float, 0 or more; 0 for the best position of a row and for ineligible ones. Of equals, the first
+        counts as the better.
+    """
+    best_first, order = level.masked_fill(~eligible, -torch.inf).sort(dim=1, descending=True, stable=True)
+    gap = F.pad(best_first[:, :-1] - best_first[:, 1:], (1, 0))
+    return torch.zeros_like(level).scatter(1, order, gap).masked_fill(~eligible, 0.0)
+
+
 def rotate(x: Tensor) -> Tensor:
     """Apply rotary position embedding (arXiv 2104.09864) with base 10000.
 
@@ -102,7 +121,7 @@ class UnmaskingNetwork(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.input = nn.Linear(3 + len(config.features), width)
+        self.input = nn.Linear(4 + len(config.features), width)
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(width, 6 * width)
@@ -136,7 +155,9 @@ class UnmaskingNetwork(nn.Module):
         confidence, eligible = inputs["confidence"].float(), inputs["eligible"].float()
         # 1 for the row's first eligible position, 1/2 for the second, ...
         place = eligible / (1 + eligible.cumsum(1) - eligible)
-        columns = [log_odds(confidence) / 4, confidence, place]
+        level = log_odds(confidence)
+        gap = gap_above(level, inputs["eligible"] > 0.5)
+        columns = [level / 4, confidence, place, gap / 4]
         columns += [inputs[name].float() for name in self.config.features]
         masked = inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
