@@ -6,10 +6,12 @@ from typing import Any
 
 import gymnasium
 
-from envs.decoding import DecodingBatch, DecodingSettings, View
+from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, MaskedLMDenoiser, load_denoiser
+from envs.view import Action, View
 
 __all__ = [
+    "Action",
     "DecodingBatch",
     "DecodingSettings",
     "Denoiser",

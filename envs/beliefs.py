@@ -25,11 +25,18 @@ class Beliefs:
         confidence: (B, L) float32 in [0, 1], probability of `prediction`.
         prediction: (B, L) int64, the most likely token, never the mask token.
         features: further (B, L) float32 readings by name, those of `FEATURES` that were asked for.
+        log_probabilities: (B, L, V) float32, the whole distribution, where it was asked for; mask token -inf.
     """
 
     confidence: Tensor
     prediction: Tensor
     features: Mapping[str, Tensor]
+    log_probabilities: Tensor | None = None
+
+
+def _logit_gap(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
+    first, second = logits.topk(2, dim=-1).values.unbind(-1)
+    return first - second
 
 
 def _margin(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
@@ -48,18 +55,24 @@ def _eos_probability(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Ten
 
 
 FEATURES: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = MappingProxyType(
-    {"margin": _margin, "entropy": _entropy, "eos_probability": _eos_probability}
+    {"margin": _margin, "entropy": _entropy, "eos_probability": _eos_probability, "logit_gap": _logit_gap}
 )
 """Readings that are computed only when asked for, from (logits (B, L, V), logsumexp (B, L), EOS id):
 
 * ``margin``: in [0, 1], top-1 minus top-2 probability.
 * ``entropy``: nats, of the whole distribution.
 * ``eos_probability``: in [0, 1].
+* ``logit_gap``: nats, top-1 minus top-2 logit.
 """
 
 
 def read_beliefs(
-    logits: Tensor, mask_id: int, eos_id: int, features: frozenset[str] = frozenset(), noise: Tensor | None = None
+    logits: Tensor,
+    mask_id: int,
+    eos_id: int,
+    features: frozenset[str] = frozenset(),
+    noise: Tensor | None = None,
+    with_distribution: bool = False,
 ) -> Beliefs:
     """Read predictions and confidences from a dLLM's logits.
 
@@ -73,6 +86,7 @@ def read_beliefs(
         features: names of `FEATURES` to compute too.
         noise: (B, L, V) float added to the logits before the argmax only (Gumbel noise times the temperature
             makes the prediction a sample); the confidence is the noise-free probability of the predicted token.
+        with_distribution: also return the log-probabilities.
 
     Raises:
         DenoiserError: if a logit is NaN or a position has no finite one.
@@ -93,4 +107,5 @@ def read_beliefs(
             "and dtype (float16 overflows in many models; use bfloat16 or float32)"
         )
     readings = {name: FEATURES[name](logits, log_normalizer, eos_id) for name in sorted(features & FEATURES.keys())}
-    return Beliefs(confidence, prediction, readings)
+    log_probabilities = logits - log_normalizer.unsqueeze(-1) if with_distribution else None
+    return Beliefs(confidence, prediction, readings, log_probabilities)

@@ -1,79 +1,29 @@
-"""The unmasking process itself: N rows of prompt and buffer, advanced one commit at a time.
+"""The unmasking process itself: N rows of prompt and buffer, advanced one action at a time.
 
 The Gymnasium env, `policies.generate` and the evaluation all drive this one class, so a policy decodes the same
 tokens in the same number of forwards wherever it runs.
 
-Letters: N rows of the batch, P prompt tokens (left-padded), L buffer positions.
+Letters: N rows of the batch, P prompt tokens (left-padded), L buffer positions, K drafts, S shadow positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from envs.beliefs import FEATURES, read_beliefs
+from envs.beliefs import Beliefs, read_beliefs
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
+from envs.view import COMMITTED_READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS, Action, View, ensure_progress
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
-
-VIEW_FEATURES = frozenset({*FEATURES, "is_eos", "changed"})
-"""Per-position readings beyond the confidence that can be asked for: those of `FEATURES`, and
-
-* ``is_eos``: 1 where the prediction is end-of-text.
-* ``changed``: 1 where the prediction differs from the one of the row's previous step (0 at its first).
-"""
-
-
-@dataclass(frozen=True)
-class View:
-    """All that an unmasking policy may look at: one step of N rows.
-
-    Attributes:
-        confidence: (N, L) float32 in [0, 1], probability of the prediction; 1 at committed positions.
-        prediction: (N, L) int64, the token that a commit writes.
-        masked: (N, L) bool, True where no token is committed yet.
-        eligible: (N, L) bool, True where masked and in the row's current block.
-        step: (N,) int64, forwards that the row has used, this one included.
-        time: (N,) float32 in [0, 1), (step - 1) / L.
-        block_start: (N,) int64, first position of the current block.
-        key: (N,) int64, the sequence's key for `envs.noise`.
-        features: (N, L) float32 readings by name, those asked for of `VIEW_FEATURES`.
-    """
-
-    confidence: Tensor
-    prediction: Tensor
-    masked: Tensor
-    eligible: Tensor
-    step: Tensor
-    time: Tensor
-    block_start: Tensor
-    key: Tensor
-    features: Mapping[str, Tensor]
-
-
-def ensure_progress(commit: Tensor, eligible: Tensor, score: Tensor) -> Tensor:
-    """Drop ineligible positions, and give rows left with none their best eligible one.
-
-    Args:
-        commit: (N, L) bool, wanted positions.
-        eligible: (N, L) bool.
-        score: (N, L) float, higher is better; the first of equals is taken.
-
-    Returns:
-        (N, L) bool, within `eligible`; at least one True in each row that has an eligible position.
-    """
-    commit = commit & eligible
-    stuck = eligible.any(1) & ~commit.any(1)
-    # A score of -inf still beats an ineligible position.
-    best = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~eligible, -torch.inf).argmax(1)
-    commit[stuck, best[stuck]] = True
-    return commit
 
 
 @dataclass(frozen=True)
@@ -85,7 +35,9 @@ class DecodingSettings:
         block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
             buffer length, is full diffusion.
         temperature: of the sampled token; 0 commits the argmax.
-        features: names of `VIEW_FEATURES` to compute.
+        features: names of `VIEW_FEATURES` and `VIEW_TENSORS` to compute.
+        end_of_text_prediction: once an end-of-text is committed, everything after it is end-of-text at once and
+            leaves the computation (EoTP of Learn2PD, arXiv 2509.25188).
 
     Raises:
         ValueError: for a length, temperature or feature that is not possible.
@@ -95,6 +47,7 @@ class DecodingSettings:
     block_length: int | None = None
     temperature: float = 0.0
     features: frozenset[str] = frozenset()
+    end_of_text_prediction: bool = False
 
     def __post_init__(self) -> None:
         if self.buffer_length < 1:
@@ -107,9 +60,10 @@ class DecodingSettings:
             )
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
-        unknown = sorted(self.features - VIEW_FEATURES)
+        known = VIEW_FEATURES | VIEW_TENSORS
+        unknown = sorted(self.features - known)
         if unknown:
-            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(VIEW_FEATURES))}")
+            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(known))}")
 
     @property
     def block(self) -> int:
@@ -120,7 +74,8 @@ class DecodingSettings:
 class DecodingBatch:
     """N rows being decoded, each at its own pace.
 
-    A row is loaded with a prompt, advanced by `commit` until it is finished, and can then be loaded again.
+    A row is loaded with a prompt, advanced by `forward` and `apply` until it is finished, and can then be loaded
+    again.
 
     Args:
         denoiser: the frozen dLLM.
@@ -131,20 +86,27 @@ class DecodingBatch:
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
         length, device = settings.buffer_length, denoiser.device
         self.denoiser, self.settings = denoiser, settings
-        self.prompt = torch.full((num_rows, 0), denoiser.pad_id, device=device)  # (N, P), left-padded
-        self.prompt_length = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.buffer = torch.full((num_rows, length), denoiser.eos_id, device=device)
-        self.masked = torch.zeros(num_rows, length, dtype=torch.bool, device=device)
-        self.block_start = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.nfe = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.token_positions = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.key = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.commit_step = torch.zeros(num_rows, length, dtype=torch.long, device=device)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(num_rows, *shape, dtype=dtype, device=device)
+
+        self.prompt = zeros(0)  # (N, P), left-padded
+        self.prompt_length = zeros()
+        self.buffer = zeros(length) + denoiser.eos_id
+        self.masked = zeros(length, dtype=torch.bool)
+        self.length = zeros() + length
+        """(N,) int64, positions of the row that are computed; those after it are end-of-text."""
+        self.block_start, self.block_end, self.block_step = zeros(), zeros() + settings.block, zeros()
+        self.nfe, self.token_positions, self.key = zeros(), zeros(), zeros()
+        self.commit_step = zeros(length)
         """(N, L) int64, the step that committed each position, from 1; 0 while masked or filled in at the end."""
-        self.commit_confidence = torch.zeros(num_rows, length, device=device)
+        self.commit_confidence = zeros(length, dtype=torch.float32)
         """(N, L) float32, each committed token's confidence when it was committed; 0 likewise."""
-        self._positions = torch.arange(length, device=device)
+        self.memory: dict[str, Tensor] = {}
         self._previous = self.buffer.clone()  # predictions of the row's last step
+        self._positions = torch.arange(length, device=device)
+        self._drafted: Action | None = None
+        self._settled = zeros(dtype=torch.bool)  # rows that a draft finished, not yet reported
         self._view = self.blank_view()
 
     @property
@@ -157,13 +119,16 @@ class DecodingBatch:
         """(N,) bool, True where positions are still masked."""
         return self.masked.any(1)
 
-    def load(self, rows: Sequence[int], prompts: Sequence[Sequence[int]], seed: int = 0) -> None:
+    def load(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], seed: int = 0, length: int | None = None
+    ) -> None:
         """Start new sequences: their prompts followed by masks.
 
         Args:
             rows: rows to overwrite.
             prompts: token ids, one list a row.
             seed: of the random numbers that sampling decoders and policies draw.
+            length: masks to start from; None for the whole buffer.
 
         Raises:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes.
@@ -181,10 +146,14 @@ class DecodingBatch:
         self.prompt[index] = torch.tensor(padded, device=device)
         self.prompt_length[index] = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.key[index] = torch.tensor([sequence_key(prompt, seed) for prompt in prompts], device=device)
-        self.buffer[index] = self.denoiser.mask_id
-        self.masked[index] = True
-        for record in (self.block_start, self.nfe, self.token_positions, self.commit_step, self.commit_confidence):
+        self.length[index] = self.settings.buffer_length if length is None else length
+        self.masked[index] = self._positions < self.length[index].unsqueeze(1)
+        self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
+        self.block_end[index] = self.settings.block
+        counters = (self.block_start, self.block_step, self.nfe, self.token_positions)
+        for record in (*counters, self.commit_step, self.commit_confidence, *self.memory.values()):
             record[index] = 0
+        self._settled[index] = False
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         room = self.denoiser.max_length - self.settings.buffer_length
@@ -197,62 +166,145 @@ class DecodingBatch:
     def _widen(self, width: int) -> None:
         missing = width - self.prompt.shape[1]
         if missing > 0:
-            self.prompt = torch.nn.functional.pad(self.prompt, (missing, 0), value=self.denoiser.pad_id)
+            self.prompt = F.pad(self.prompt, (missing, 0), value=self.denoiser.pad_id)
 
     def eligible(self) -> Tensor:
         """(N, L) bool, True where masked and in the row's current block."""
-        start = self.block_start.unsqueeze(1)
-        return self.masked & (self._positions >= start) & (self._positions < start + self.settings.block)
+        inside = (self._positions >= self.block_start.unsqueeze(1)) & (self._positions < self.block_end.unsqueeze(1))
+        return self.masked & inside
+
+    # What the dLLM believes.
 
     def forward(self) -> View:
         """Run the dLLM once on the running rows and return what it believes.
 
+        After an action with drafts, this is the forward that runs on all of them and settles which one counts.
+
         Raises:
             DenoiserError: if the dLLM returns NaN.
         """
-        rows = self.running.nonzero().squeeze(1)
-        if len(rows) == 0:
-            self._view = self.blank_view()
-            return self._view
-        width = int(self.prompt_length[rows].max())
-        prompt = self.prompt[rows, self.prompt.shape[1] - width :]
-        tokens = torch.cat([prompt, self.buffer[rows]], 1)
-        columns = torch.arange(tokens.shape[1], device=tokens.device)
-        attention_mask = columns >= (width - self.prompt_length[rows]).unsqueeze(1)
-        logits = self.denoiser.logits(tokens, attention_mask, self.settings.buffer_length)
-        self.nfe[rows] += 1
-        self.token_positions[rows] += self.prompt_length[rows] + self.settings.buffer_length
-        beliefs = read_beliefs(
-            logits, self.denoiser.mask_id, self.denoiser.eos_id, self.settings.features, self._noise(logits, rows)
-        )
-        features = dict(beliefs.features)
-        if "is_eos" in self.settings.features:
-            features["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
-        if "changed" in self.settings.features:
-            first = (self.nfe[rows] == 1).unsqueeze(1)
-            features["changed"] = ((beliefs.prediction != self._previous[rows]) & ~first).float()
-            self._previous[rows] = beliefs.prediction
+        action, self._drafted = self._drafted, None
+        self._view = self._believe(self.running) if action is None else self._settle(action)
+        return self._view
 
-        def spread(values: Tensor, blank: Tensor) -> Tensor:
-            """Put the running rows' values back among all rows; committed positions read `blank`."""
+    def _believe(self, computed: Tensor) -> View:
+        """Run the dLLM on these rows; the others are blank."""
+        rows = computed.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return self.blank_view()
+        features = self.settings.features
+        prompt_width, buffer_width = int(self.prompt_length[rows].max()), int(self.length[rows].max())
+        prompt = self.prompt[rows, self.prompt.shape[1] - prompt_width :]
+        columns = torch.arange(prompt_width + buffer_width, device=rows.device)
+        first = prompt_width - self.prompt_length[rows].unsqueeze(1)
+        present = (columns >= first) & (columns < prompt_width + self.length[rows].unsqueeze(1))
+        tokens = torch.cat([prompt, self.buffer[rows, :buffer_width]], 1)
+        tokens = tokens.masked_fill(~present, self.denoiser.pad_id)
+        self.nfe[rows] += 1
+        self.token_positions[rows] += self.prompt_length[rows] + self.length[rows]
+        extra: dict[str, Tensor] = {}
+        if "hidden" in features:
+            logits, extra["hidden"] = self.denoiser.logits_and_hidden(tokens, present, buffer_width)
+        elif "leave_one_out" in features:
+            logits, extra["leave_one_out"] = self._shadow_forward(rows, tokens, present, prompt_width)
+        else:
+            logits = self.denoiser.logits(tokens, present, buffer_width)
+        beliefs = read_beliefs(
+            logits,
+            self.denoiser.mask_id,
+            self.denoiser.eos_id,
+            features,
+            self._noise(logits, rows),
+            with_distribution=bool(features & {"probabilities", "top", "token_probability"}),
+        )
+        return self._make_view(rows, beliefs, extra)
+
+    def _make_view(self, rows: Tensor, beliefs: Beliefs, extra: dict[str, Tensor]) -> View:
+        """Spread the computed rows' and columns' beliefs over all rows and positions."""
+        wanted = self.settings.features
+        width = beliefs.confidence.shape[1]
+
+        def spread(values: Tensor, blank: Tensor, where: Tensor) -> Tensor:
             full = blank.clone()
-            full[rows] = values
-            return torch.where(self.masked, full, blank)
+            full[rows, :width] = values.to(blank.dtype)
+            return torch.where(where.view(*where.shape, *[1] * (full.ndim - 2)), full, blank)
 
         blank = self.blank_view()
-        zero = torch.zeros_like(blank.confidence)
-        self._view = View(
-            confidence=spread(beliefs.confidence, blank.confidence),
-            prediction=spread(beliefs.prediction, self.buffer),
+        prediction = spread(beliefs.prediction, self.buffer, self.masked)
+        readings = dict(beliefs.features)
+        if "is_eos" in wanted:
+            readings["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
+        features = {name: spread(values, blank.features[name], self.masked) for name, values in readings.items()}
+        if "changed" in wanted:
+            began = (self.nfe <= 1).unsqueeze(1)
+            features["changed"] = ((prediction != self._previous) & self.masked & ~began).float()
+            self._previous[rows] = prediction[rows]
+        tensors = dict(blank.tensors)
+        if beliefs.log_probabilities is not None:
+            log_probabilities = beliefs.log_probabilities
+            if "token_probability" in wanted:
+                standing = self.buffer[rows, :width].unsqueeze(-1)
+                extra["token_probability"] = log_probabilities.gather(-1, standing).squeeze(-1).exp()
+            if "top" in wanted:
+                top, ids = log_probabilities.topk(min(TOP_K, log_probabilities.shape[-1]), dim=-1)
+                tensors["top_probabilities"] = spread(top.exp(), self._blank_tensor(top), self.masked)
+                tensors["top_ids"] = spread(ids, self._blank_tensor(ids), self.masked)
+            if "probabilities" in wanted:
+                probabilities = log_probabilities.exp()
+                tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
+        for name in wanted & COMMITTED_READINGS:
+            features[name] = spread(extra[name], blank.features[name], ~self.masked)
+        if "hidden" in wanted:
+            hidden = extra["hidden"].float()
+            tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), torch.ones_like(self.masked))
+        return replace(
+            blank,
+            confidence=spread(beliefs.confidence, blank.confidence, self.masked),
+            prediction=prediction,
             masked=self.masked.clone(),
             eligible=self.eligible(),
-            step=self.nfe.clone(),
-            time=self.time(),
-            block_start=self.block_start.clone(),
-            key=self.key.clone(),
-            features={name: spread(values, zero) for name, values in features.items()},
+            features=features,
+            tensors=tensors,
         )
-        return self._view
+
+    def _blank_tensor(self, like: Tensor) -> Tensor:
+        shape = (*self.masked.shape, *like.shape[2:])
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def _shadow_forward(
+        self, rows: Tensor, tokens: Tensor, present: Tensor, prompt_width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Run the dLLM with a shadow of the current block appended.
+
+        Shadow position i is a mask with the position number of block position i; it sees every token but the one at
+        i, and itself. Nothing sees the shadow.
+
+        Returns:
+            logits: (B, L', V) of the buffer.
+            leave_one_out: (B, L') float32, what the shadow gives the token that stands at its place, 0 off the block.
+        """
+        start, end = self.block_start[rows], torch.minimum(self.block_end[rows], self.length[rows])
+        count, width, buffer_width = len(rows), tokens.shape[1], tokens.shape[1] - prompt_width
+        size = int((end - start).max())
+        offset = torch.arange(size, device=rows.device)
+        place = (start.unsqueeze(1) + offset).clamp(max=buffer_width - 1)  # (B, S), in the buffer
+        real = offset < (end - start).unsqueeze(1)
+        self.token_positions[rows] += end - start
+        shadow = torch.full_like(place, self.denoiser.mask_id)
+        columns = torch.arange(width + size, device=rows.device)
+        sees = torch.zeros(count, width + size, width + size, dtype=torch.bool, device=rows.device)
+        sees[:, :, :width] = present.unsqueeze(1)
+        sees[:, width:, :width] &= columns[:width] != (prompt_width + place).unsqueeze(-1)
+        sees |= torch.diag(columns >= width)
+        number = (present.cumsum(1) - 1).clamp(min=0)
+        number = torch.cat([number, self.prompt_length[rows].unsqueeze(1) + place], 1)
+        logits = self.denoiser.logits(torch.cat([tokens, shadow], 1), sees, buffer_width + size, number)
+        logits, hidden_from = logits[:, :buffer_width], logits[:, buffer_width:].float()
+        hidden_from = hidden_from.index_fill(-1, torch.tensor([self.denoiser.mask_id], device=rows.device), -torch.inf)
+        standing = self.buffer[rows].gather(1, place).unsqueeze(-1)
+        probability = hidden_from.log_softmax(-1).gather(-1, standing).squeeze(-1).exp() * real
+        blank = torch.zeros(count, buffer_width, device=rows.device)
+        return logits, blank.scatter_add(1, place, probability)
 
     def _noise(self, logits: Tensor, rows: Tensor) -> Tensor | None:
         if self.settings.temperature == 0:
@@ -261,14 +313,18 @@ class DecodingBatch:
         return self.settings.temperature * gumbel(self.key[rows], self.nfe[rows], shape)
 
     def time(self) -> Tensor:
-        """(N,) float32 in [0, 1), share of the L possible steps that was used before this one."""
-        return (self.nfe - 1).clamp(min=0).float() / self.settings.buffer_length
+        """(N,) float32 in [0, 1], share of L steps that was used before this one."""
+        return ((self.nfe - 1).clamp(min=0).float() / self.settings.buffer_length).clamp(max=1.0)
 
     def blank_view(self) -> View:
         """Return the view of rows that are all finished: nothing masked, every confidence 1."""
         ones = torch.ones(self.masked.shape, device=self.masked.device)
         none = torch.zeros_like(self.masked)
-        features = {name: torch.zeros_like(ones) for name in self.settings.features}
+        tensors = {}
+        if "prompt" in self.settings.features:
+            width = self.prompt.shape[1]
+            padding = torch.arange(width, device=ones.device) < width - self.prompt_length.unsqueeze(1)
+            tensors["prompt"] = self.prompt.masked_fill(padding, -1)
         return View(
             confidence=ones,
             prediction=self.buffer.clone(),
@@ -277,45 +333,175 @@ class DecodingBatch:
             step=self.nfe.clone(),
             time=self.time(),
             block_start=self.block_start.clone(),
+            block_end=self.block_end.clone(),
+            block_step=self.block_step.clone(),
+            length=self.length.clone(),
+            commit_confidence=self.commit_confidence.clone(),
             key=self.key.clone(),
-            features=features,
+            features={name: torch.zeros_like(ones) for name in sorted(self.settings.features & VIEW_FEATURES)},
+            tensors=tensors,
+            memory=dict(self.memory),
         )
 
-    def commit(self, action: Tensor) -> Tensor:
-        """Write the predictions of the last `forward` at the chosen positions.
+    # What a policy does.
 
-        A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or when
-        everything before a committed end-of-text is known: the rest then becomes end-of-text.
+    def commit(self, positions: Tensor) -> Tensor:
+        """Write the predictions of the last `forward` at the chosen positions; see `apply`.
 
         Args:
-            action: (N, L) bool. Ineligible positions are ignored; a running row with no eligible position
+            positions: (N, L) bool. Ineligible positions are ignored; a running row with no eligible position
                 chosen commits its most confident one, so no step is ever lost.
 
         Returns:
             (N,) bool, rows that this commit finished.
         """
-        was_running = self.running
-        chosen = ensure_progress(action, self._view.eligible & was_running.unsqueeze(1), self._view.confidence)
-        self.buffer = torch.where(chosen, self._view.prediction, self.buffer)
-        self.commit_step = torch.where(chosen, self.nfe.unsqueeze(1), self.commit_step)
-        self.commit_confidence = torch.where(chosen, self._view.confidence, self.commit_confidence)
-        self.masked = self.masked & ~chosen
-        finished = was_running & self._complete()
-        tail = finished.unsqueeze(1) & self.masked
-        self.buffer = self.buffer.masked_fill(tail, self.denoiser.eos_id)
-        self.masked = self.masked & ~tail
-        block = self.settings.block
-        first_masked = self.masked.int().argmax(1) // block * block
-        self.block_start = torch.where(self.running, first_masked, self.block_start)
+        return self.apply(Action(positions))
+
+    def apply(self, action: Action) -> Tensor:
+        """Do what a policy decided on the view of the last `forward`.
+
+        A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or when
+        everything before a committed end-of-text is known: the rest then becomes end-of-text. Of an action with
+        drafts, the writing waits for the next `forward`, unless `commit` itself finishes the row.
+
+        Returns:
+            (N,) bool, rows that are finished since the last call.
+
+        Raises:
+            ValueError: if ``tokens`` would write the mask token.
+        """
+        if action.extra_positions is not None:
+            self.token_positions += action.extra_positions * self.running
+        for name, values in action.memory.items():
+            # In a finished row nothing is remembered.
+            self.memory[name] = values.clone()
+        if action.drafts is None:
+            finished = self._write(action)
+        else:
+            self._drafted = action
+            finished = torch.zeros_like(self._settled)
+        finished = finished | self._settled
+        self._settled = torch.zeros_like(self._settled)
         return finished
 
-    def _complete(self) -> Tensor:
-        """(N,) bool, True where nothing before the first committed end-of-text (or the end) is masked."""
+    def _write(self, action: Action) -> Tensor:
+        """Change the buffers; returns (N,) bool, rows that are finished by it."""
+        was_running, view = self.running, self._view
+        if action.remask is not None:
+            may = (self.nfe < self.settings.buffer_length).unsqueeze(1) & view.in_block & was_running.unsqueeze(1)
+            self._mask(action.remask & ~view.masked & may)
+        if action.length is not None:
+            self._resize(torch.where(was_running, action.length, self.length))
+        if action.block_end is not None:
+            first_masked = self.masked.int().argmax(1)
+            end = torch.maximum(action.block_end, first_masked + 1).clamp(max=self.settings.buffer_length)
+            self.block_end = torch.where(was_running, end, self.block_end)
+        seen = self.masked & view.masked  # masks that the forward has an opinion about
+        eligible = self.eligible() & seen
+        may = eligible if action.scope is None else eligible | (action.scope & seen)
+        wanted = action.commit & may
+        chosen = wanted | ensure_progress(wanted, eligible, view.confidence) & ~wanted.any(1, keepdim=True)
+        tokens = view.prediction if action.tokens is None else action.tokens
+        if bool((chosen & (tokens == self.denoiser.mask_id)).any()):
+            raise ValueError(f"tokens holds the mask token, {self.denoiser.mask_id}, at a committed position")
+        self.buffer = torch.where(chosen, tokens, self.buffer)
+        self.commit_step = torch.where(chosen, self.nfe.unsqueeze(1), self.commit_step)
+        self.commit_confidence = torch.where(chosen, view.confidence, self.commit_confidence)
+        self.masked = self.masked & ~chosen
+        first_eos, complete = self._end_of_text()
+        finished = was_running & complete
+        if self.settings.end_of_text_prediction:
+            self._resize(torch.minimum(self.length, first_eos + 1))
+        self._fill(finished.unsqueeze(1) & self.masked)
+        self._move_blocks()
+        return finished
+
+    def _mask(self, positions: Tensor) -> None:
+        self.masked = self.masked | positions
+        self.buffer = self.buffer.masked_fill(positions, self.denoiser.mask_id)
+        self.commit_step = self.commit_step.masked_fill(positions, 0)
+        self.commit_confidence = self.commit_confidence.masked_fill(positions, 0.0)
+
+    def _fill(self, positions: Tensor) -> None:
+        self.buffer = self.buffer.masked_fill(positions, self.denoiser.eos_id)
+        self.masked = self.masked & ~positions
+
+    def _resize(self, length: Tensor) -> None:
+        """Give each row this many positions: masks beyond it become end-of-text, new ones are masks."""
+        old, place = self.length.unsqueeze(1), self._positions
+        committed = (self.commit_step > 0).int()
+        # Tokens that a policy committed stay part of what the dLLM sees, except after an end-of-text.
+        keep = (place + 1) * committed if not self.settings.end_of_text_prediction else torch.zeros_like(committed)
+        self.length = torch.maximum(length, keep.amax(1)).clamp(1, self.settings.buffer_length)
+        new = self.length.unsqueeze(1)
+        self._mask((place >= old) & (place < new))
+        self._fill(self.masked & (place >= new))
+
+    def _end_of_text(self) -> tuple[Tensor, Tensor]:
+        """Return the (N,) first committed end-of-text (or L) and whether nothing before it is masked."""
         length = self.settings.buffer_length
         committed_eos = (self.buffer == self.denoiser.eos_id) & ~self.masked
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
-        return (first_masked == length) | (first_eos < first_masked)
+        return first_eos, (first_masked == length) | (first_eos < first_masked)
+
+    def _move_blocks(self) -> None:
+        """Go on to the first block with a mask where the current one has none; blocks follow each other."""
+        block = self.settings.block
+        done = self.running & ~self.eligible().any(1)
+        first_masked = self.masked.int().argmax(1)
+        start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
+        self.block_start = torch.where(done, start, self.block_start)
+        self.block_end = torch.where(done, start + block, self.block_end)
+        self.block_step = torch.where(done, 0, self.block_step + self.running)
+
+    # Drafts.
+
+    def _settle(self, action: Action) -> View:
+        """Run the dLLM on every draft of every row at once, let the policy choose, and go on from its choice.
+
+        A draft that equals an earlier one of its row is not computed again.
+        """
+        assert action.drafts is not None
+        assert action.choose is not None
+        rows, device = len(self.masked), self.masked.device
+        sets = torch.cat([action.commit.unsqueeze(1), action.drafts], 1)  # (N, K + 1, L)
+        count = sets.shape[1]
+        branches = self._copy(torch.arange(rows, device=device).repeat_interleave(count))
+        was_running = self.running
+        tokens = None if action.tokens is None else action.tokens.repeat_interleave(count, 0)
+        scope = None if action.scope is None else action.scope.repeat_interleave(count, 0)
+        branches._write(Action(sets.flatten(0, 1), tokens=tokens, scope=scope))
+        masks = branches.masked.view(rows, count, -1)
+        same = (masks.unsqueeze(2) == masks.unsqueeze(1)).all(-1)  # (N, K + 1, K + 1)
+        original = same.int().argmax(2)  # the first draft that leaves the same masks
+        is_new = (original == torch.arange(count, device=device)).flatten()
+        branched = branches._believe(branches.running & is_new)
+        base = torch.arange(rows, device=device) * count
+        views = [_rows_of(branched, base + original[:, k]) for k in range(count)]
+        choice = action.choose(views).clamp(0, count - 1)
+        picked = base + original.gather(1, choice.unsqueeze(1)).squeeze(1)
+        spent = (branches.token_positions.view(rows, count) - self.token_positions.unsqueeze(1)).sum(1)
+        nfe, positions = branches.nfe.view(rows, count).amax(1), self.token_positions + spent
+        self._adopt(branches, picked)
+        self.nfe, self.token_positions = nfe, positions
+        self._settled = self._settled | (was_running & ~self.running)
+        return replace(_rows_of(branched, picked), step=self.nfe.clone(), time=self.time())
+
+    def _copy(self, index: Tensor) -> DecodingBatch:
+        """Return a batch of these rows, its state its own."""
+        copy = DecodingBatch(self.denoiser, len(index), self.settings)
+        copy._adopt(self, index)
+        copy._view = _rows_of(self._view, index)
+        return copy
+
+    def _adopt(self, other: DecodingBatch, index: Tensor) -> None:
+        """Take over the state of another batch's rows."""
+        for name in _STATE:
+            setattr(self, name, getattr(other, name)[index].clone())
+        self.memory = {name: values[index].clone() for name, values in other.memory.items()}
+
+    # What came of it.
 
     def tokens(self, row: int) -> list[int]:
         """Return the buffer of a row as token ids."""
@@ -325,3 +511,18 @@ class DecodingBatch:
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
         return {"nfe": self.nfe.cpu().numpy().copy(), "token_positions": self.token_positions.cpu().numpy().copy()}
+
+
+_STATE = (
+    *("prompt", "prompt_length", "buffer", "masked", "length", "block_start", "block_end", "block_step", "nfe"),
+    *("token_positions", "key", "commit_step", "commit_confidence", "_previous", "_settled"),
+)
+
+
+def _rows_of(view: View, index: Tensor) -> View:
+    """Return some rows of a view."""
+
+    def take(value: Any) -> Any:
+        return value[index] if isinstance(value, Tensor) else {name: tensor[index] for name, tensor in value.items()}
+
+    return View(**{field.name: take(getattr(view, field.name)) for field in fields(View)})

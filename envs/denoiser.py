@@ -33,17 +33,21 @@ class Denoiser(Protocol):
     def device(self) -> torch.device:
         """Where the tokens must be."""
 
-    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward.
 
         Args:
-            tokens: (B, T) int64, left-padded prompt followed by the buffer.
-            attention_mask: (B, T) bool, False on padding.
-            length: L, the number of buffer positions at the end.
+            tokens: (B, T) int64, left-padded prompt followed by the buffer; shorter buffers are right-padded.
+            attention_mask: (B, T) bool, False on padding; or (B, T, T), entry (i, j) True where i sees j.
+            length: L, the number of positions at the end to answer about.
+            position_ids: (B, T) int64 from 0, places in the text; None counts what is not padding.
 
         Returns:
-            (B, L, V) float, entry i about the token *at* buffer position i.
+            (B, L, V) float, entry i about the token *at* position i of the last L.
         """
+
+    def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward as `logits` does and return the (B, L, D) last hidden states too."""
 
     def encode(self, prompt: str) -> list[int]:
         """Turn a prompt into token ids."""
@@ -77,7 +81,8 @@ class MaskedLMDenoiser:
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         positions = int(getattr(model.config, "max_position_embeddings", 2**31))
         # RoBERTa-like models number positions from pad_token_id + 1.
-        self.max_length = positions - 1 - self.pad_id if "roberta" in model.config.model_type else positions
+        self._first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
+        self.max_length = positions - self._first_position
         self._check_left_padding()
 
     @property
@@ -101,12 +106,27 @@ class MaskedLMDenoiser:
             )
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward; see `Denoiser.logits`."""
-        # Without padding no mask is passed: the attention kernel is faster then.
-        padded = None if bool(attention_mask.all()) else attention_mask.long()
-        logits: Tensor = self.model(input_ids=tokens, attention_mask=padded).logits
+        logits: Tensor = self._run(tokens, attention_mask, position_ids).logits
         return logits[:, -length:]
+
+    @torch.inference_mode()
+    def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward; see `Denoiser.logits_and_hidden`."""
+        output = self._run(tokens, attention_mask, None, output_hidden_states=True)
+        return output.logits[:, -length:], output.hidden_states[-1][:, -length:]
+
+    def _run(self, tokens: Tensor, attention_mask: Tensor, position_ids: Tensor | None, **options: Any) -> Any:
+        seen: Tensor | None
+        if attention_mask.ndim == 3:
+            seen = attention_mask.unsqueeze(1)  # one for all heads
+        else:
+            # Without padding no mask is passed: the attention kernel is faster then.
+            seen = None if bool(attention_mask.all()) else attention_mask.long()
+        if position_ids is not None:
+            options["position_ids"] = position_ids + self._first_position
+        return self.model(input_ids=tokens, attention_mask=seen, **options)
 
     def encode(self, prompt: str) -> list[int]:
         """Turn a prompt into token ids."""
@@ -142,10 +162,49 @@ def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32
     return _load(name, device, dtype)
 
 
+def load_guide(name: str, device: str = "cpu") -> Any:
+    """Load a causal language model that shares the dLLM's tokenizer, frozen; later calls return the same object.
+
+    Args:
+        name: a folder that holds a Hugging Face causal-LM checkpoint, or the name of one that ships with the package
+            (``"tiny_guide"``).
+        device: a torch device.
+
+    Raises:
+        FileNotFoundError: if there is no such model, naming those that ship.
+        ValueError: if the folder holds no causal-LM checkpoint that is whole.
+    """
+    return _load_guide(name, device)
+
+
+@lru_cache(maxsize=2)
+def _load_guide(name: str, device: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return _from_pretrained(AutoModelForCausalLM, name, _folder(name), device, torch.float32)
+
+
 @lru_cache(maxsize=2)
 def _load(name: str, device: str, dtype: str) -> Denoiser:
     if name == "toy":
         return ToyDenoiser()
+    folder = _folder(name)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+        # transformers would make up a tokenizer of a few words.
+        raise ValueError(f"model is {name!r}: {folder} holds no tokenizer.json")
+    model = _from_pretrained(AutoModelForMaskedLM, name, folder, device, getattr(torch, dtype))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model is {name!r}: transformers can't load a tokenizer from {folder}: {error}") from error
+    return MaskedLMDenoiser(model, tokenizer)
+
+
+def _folder(name: str) -> Path:
     folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
     if not (folder / "config.json").is_file():
         shipped = sorted(path.name for path in CHECKPOINTS.iterdir()) if CHECKPOINTS.is_dir() else []
@@ -153,28 +212,24 @@ def _load(name: str, device: str, dtype: str) -> Denoiser:
             f"model is {name!r}: no config.json in that folder; give a checkpoint folder or one of "
             f"{', '.join([*shipped, 'toy'])}"
         )
-    _check_device(device)
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    return folder
+
+
+def _from_pretrained(auto_class: Any, name: str, folder: Path, device: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
+    _check_device(device)
     logging.disable_progress_bar()
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        # transformers would make up a tokenizer of a few words.
-        raise ValueError(f"model is {name!r}: {folder} holds no tokenizer.json")
+    kind = "masked" if "MaskedLM" in auto_class.__name__ else "causal"
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, report = auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model is {name!r}: transformers can't load a masked LM from {folder}: {error}") from error
+        raise ValueError(f"model is {name!r}: transformers can't load a {kind} LM from {folder}: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         # They would be random numbers.
         raise ValueError(f"model is {name!r}: its weights lack {len(missing)} tensors, such as {missing[0]}")
-    return MaskedLMDenoiser(model.to(device), tokenizer)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _check_device(device: str) -> None:

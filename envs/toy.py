@@ -28,20 +28,25 @@ class ToyDenoiser:
         """Always the CPU."""
         return torch.device("cpu")
 
-    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
-        """Run one forward; see `envs.denoiser.Denoiser.logits`."""
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
+        """Run one forward; see `envs.denoiser.Denoiser.logits`. What sees what makes no difference to the toy."""
         prompt, buffer = tokens[:, :-length], tokens[:, -length:]
-        prompt = prompt.masked_fill(~attention_mask[:, :-length], self.pad_id)
+        present = attention_mask if attention_mask.ndim == 2 else attention_mask.any(1)
+        prompt = prompt.masked_fill(~present[:, :-length], self.pad_id)
         target = torch.full_like(buffer, self.eos_id)
         for row, ids in enumerate(prompt.tolist()):
             words = [self.words[i] for i in ids if i != self.pad_id]
             cells = [self._ids[word] for word in words[4:-1] if word != EMPTY][:length]
             target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long)
-        committed = (buffer != self.mask_id).sum(1, keepdim=True)
+        committed = ((buffer != self.mask_id) & present[:, -length:]).sum(1, keepdim=True)
         place = torch.arange(length)
         height = 1 + (7 * place + 5 * committed + prompt.sum(1, keepdim=True)) % 11
         logits = torch.zeros(*buffer.shape, len(self.words))
         return logits.scatter(-1, target.unsqueeze(-1), height.unsqueeze(-1).float())
+
+    def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward; the hidden state is the token's id."""
+        return self.logits(tokens, attention_mask, length), tokens[:, -length:].unsqueeze(-1).float()
 
     def encode(self, prompt: str) -> list[int]:
         """Turn words into ids; an unknown word becomes the empty cell."""

@@ -13,16 +13,20 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.decoding import DecodingBatch, DecodingSettings, View
+from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.render import render_ansi, render_rgb
 from envs.reward import make_reward
 from envs.tasks import SUITE, Problem, Split, make_tasks
+from envs.view import VIEW_FEATURES, Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
+NATS = ("entropy", "logit_gap")
+"""Features that are not probabilities or flags."""
+
 MAX_NATS = 32.0
-"""Upper bound of the ``entropy`` feature: the log of any vocabulary."""
+"""Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
 
 def observation_space(settings: DecodingSettings) -> spaces.Dict:
@@ -32,24 +36,16 @@ def observation_space(settings: DecodingSettings) -> spaces.Dict:
         name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
     }
     boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-    for name in sorted(settings.features):
-        boxes[name] = spaces.Box(0.0, MAX_NATS if name == "entropy" else 1.0, shape, np.float32)
+    for name in sorted(settings.features & VIEW_FEATURES):
+        boxes[name] = spaces.Box(0.0, MAX_NATS if name in NATS else 1.0, shape, np.float32)
     return spaces.Dict(boxes)
 
 
 def observe(view: View) -> Observation:
     """Turn a view into the env's observation: ``time`` is (N, 1), everything else (N, L), all float32."""
-    readings = {
-        "confidence": view.confidence,
-        "masked": view.masked,
-        "eligible": view.eligible,
-        "time": view.time.unsqueeze(1),
-        **{name: view.features[name] for name in sorted(view.features)},
-    }
-    # Softmax rounding may leave a probability a hair outside its Box.
     return {
-        name: values.float().clamp(0.0, MAX_NATS if name == "entropy" else 1.0).cpu().numpy().copy()
-        for name, values in readings.items()
+        name: values.clamp(max=MAX_NATS if name in NATS else 1.0).cpu().numpy().copy()
+        for name, values in view.inputs().items()
     }
 
 
@@ -71,7 +67,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     * ``masked`` (L,): 1 where no token is committed.
     * ``eligible`` (L,): 1 where masked and in the row's current block.
     * ``time`` (1,): steps taken / L.
-    * with ``features``: ``margin``, ``entropy`` (nats), ``eos_probability``, ``is_eos``, ``changed``, each (L,).
+    * with ``features``: any of `envs.view.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
+      ``eos_probability``, ``is_eos``, ``changed``.
 
     ## Rewards
     At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
@@ -96,7 +93,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         temperature: of the sampled token; 0 commits the argmax.
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
         alpha: weight of speed in the reward.
-        features: further per-position observations.
+        features: further per-position observations; `envs.view.VIEW_TENSORS` are computed for policies that act
+            on `view`, and not observed.
+        end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``; both show row 0.
 
     Raises:
@@ -125,13 +124,16 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         reward: str = "multiplicative",
         alpha: float = 8.0,
         features: Sequence[str] = (),
+        end_of_text_prediction: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
-        settings = DecodingSettings(buffer_length, block_length, temperature, frozenset(features))
+        settings = DecodingSettings(
+            buffer_length, block_length, temperature, frozenset(features), end_of_text_prediction
+        )
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
@@ -174,12 +176,12 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         return observe(self.batch.view), {}
 
     def step(
-        self, actions: npt.ArrayLike
+        self, actions: npt.ArrayLike | Action
     ) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
         """Commit, restart the finished rows, and run the dLLM once.
 
         Args:
-            actions: (N, L) of 0 and 1.
+            actions: (N, L) of 0 and 1, or what an `UnmaskingPolicy` decided on `view`.
         """
         rewards, terminated, finals = self.commit(actions)
         infos: dict[str, Any] = {}
@@ -203,7 +205,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.batch.load(rows, prompts)
 
     def commit(
-        self, actions: npt.ArrayLike
+        self, actions: npt.ArrayLike | Action
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], dict[int, dict[str, Any]]]:
         """Apply the actions and score what they finish.
 
@@ -212,10 +214,12 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             terminated: (N,) bool.
             finals: the closing info of each finished row.
         """
-        chosen = torch.from_numpy(np.asarray(actions) != 0).to(self.batch.masked.device)
-        if chosen.shape != self.batch.masked.shape:
-            raise ValueError(f"actions have shape {tuple(chosen.shape)}: expected {tuple(self.batch.masked.shape)}")
-        terminated = self.batch.commit(chosen).cpu().numpy()
+        if not isinstance(actions, Action):
+            actions = Action(torch.from_numpy(np.asarray(actions) != 0).to(self.batch.masked.device))
+        if actions.commit.shape != self.batch.masked.shape:
+            shapes = f"{tuple(actions.commit.shape)}: expected {tuple(self.batch.masked.shape)}"
+            raise ValueError(f"actions have shape {shapes}")
+        terminated = self.batch.apply(actions).cpu().numpy()
         rewards = np.full(self.num_envs, self.reward.per_step)
         finals = {int(row): self._final_info(int(row)) for row in np.flatnonzero(terminated)}
         if finals:

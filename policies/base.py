@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, Self
 
 from torch import Tensor
 
-from envs.decoding import View
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.view import Action, View
+
+Decision = Literal["sample", "deterministic"]
+"""Draw each commit from its probability, or commit what has a probability of at least one half."""
 
 
 class UnmaskingPolicy(ABC):
-    """Decides, at every step of every row, which masked positions to commit.
+    """Decides, at every step of every row, what to do with the masked positions.
 
     Each row must be decided by that row of the view alone, so that a sequence decodes the same alone or in any
-    batch; random choices come from `envs.noise`, keyed by the sequence.
+    batch. A policy is not changed by acting: what it must remember of a sequence goes into ``Action.memory`` and
+    comes back in ``View.memory``, and random choices come from `envs.noise`, keyed by the sequence.
 
     Attributes:
-        features: names of `envs.decoding.VIEW_FEATURES` that `select` reads; only these are computed.
+        features: names of `envs.view.VIEW_FEATURES` and `envs.view.VIEW_TENSORS` that `act` reads; only these
+            are computed.
+        decision: ``"deterministic"`` unless the policy draws its commits from probabilities of its own.
     """
 
     features: frozenset[str] = frozenset()
+    decision: Decision = "deterministic"
 
     @property
     @abstractmethod
@@ -27,13 +37,37 @@ class UnmaskingPolicy(ABC):
         """What tables and plots call the policy; for a rule, the text that `policies.make_rule` takes."""
 
     @abstractmethod
+    def act(self, view: View) -> Action:
+        """Decide one step of N rows.
+
+        Every row with an eligible position must commit at least one (`envs.view.ensure_progress` sees to it), or
+        offer drafts that do.
+        """
+
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
+        """Return the policy ready for a dLLM and a buffer: with token ids looked up, tables built.
+
+        Raises:
+            ValueError: if the policy can't run there.
+        """
+        return self
+
+    def initial_length(self, buffer_length: int) -> int:
+        """Return the number of masks that a sequence starts from."""
+        return buffer_length
+
+
+class CommitPolicy(UnmaskingPolicy):
+    """A policy that only chooses positions to commit, as the env's `MultiBinary` action does."""
+
+    @abstractmethod
     def select(self, view: View) -> Tensor:
         """Choose the positions to commit.
 
-        Args:
-            view: one step of N rows.
-
         Returns:
-            (N, L) bool, within ``view.eligible``, at least one True in each row that has an eligible position
-            (`envs.decoding.ensure_progress` sees to both).
+            (N, L) bool, within ``view.eligible``, at least one True in each row that has an eligible position.
         """
+
+    def act(self, view: View) -> Action:
+        """Commit what `select` chooses."""
+        return Action(self.select(view))

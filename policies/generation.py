@@ -41,6 +41,7 @@ def generate(
     temperature: float = 0.0,
     batch_size: int = 64,
     seed: int = 0,
+    end_of_text_prediction: bool = False,
 ) -> list[Generation]:
     """Decode an answer to each prompt.
 
@@ -57,6 +58,7 @@ def generate(
         temperature: of the sampled token; 0 commits the argmax.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
+        end_of_text_prediction: see `envs.decoding.DecodingSettings`.
 
     Returns:
         One `Generation` a prompt, in order.
@@ -65,7 +67,7 @@ def generate(
         ValueError: for impossible lengths or a prompt that is empty or too long.
         DenoiserError: if the model returns NaN.
     """
-    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features)
+    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
 
 
@@ -97,20 +99,22 @@ def decode(
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
+    policy = policy.bind(denoiser, settings)
     encoded = [denoiser.encode(prompt) for prompt in prompts]
     batch = DecodingBatch(denoiser, min(batch_size, max(1, len(prompts))), settings)
     results: list[Generation | None] = [None] * len(prompts)
     owner = [-1] * len(batch.masked)
+    length = policy.initial_length(settings.buffer_length)
     waiting = iter(range(len(prompts)))
     free = list(range(len(owner)))
     while True:
         started = list(zip(free, waiting, strict=False))
         for row, prompt in started:
             owner[row] = prompt
-        batch.load([row for row, _ in started], [encoded[prompt] for _, prompt in started], seed)
+        batch.load([row for row, _ in started], [encoded[prompt] for _, prompt in started], seed, length)
         if not bool(batch.running.any()):
             break
-        finished = batch.commit(policy.select(batch.forward()))
+        finished = batch.apply(policy.act(batch.forward()))
         free = torch.nonzero(finished).squeeze(1).tolist()
         for row in free:
             tokens = batch.tokens(row)

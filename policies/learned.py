@@ -7,36 +7,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from envs.decoding import View, ensure_progress
 from envs.noise import uniform
-from policies.base import UnmaskingPolicy
+from envs.view import View, ensure_progress
+from policies.base import CommitPolicy, Decision
 from policies.network import NetworkConfig, UnmaskingNetwork
-
-Decision = Literal["sample", "deterministic"]
-"""Draw each commit from its probability, or commit what has a probability of at least one half."""
 
 FORMAT_VERSION = 1
 
 
-def view_inputs(view: View) -> dict[str, Tensor]:
-    """Return a view as the network's inputs; the same numbers as `envs.unmasking.observe`."""
-    return {
-        "confidence": view.confidence.clamp(0.0, 1.0),
-        "masked": view.masked,
-        "eligible": view.eligible,
-        "time": view.time.unsqueeze(1),
-        **view.features,
-    }
-
-
-class LearnedPolicy(UnmaskingPolicy):
+class LearnedPolicy(CommitPolicy):
     """A trained `UnmaskingNetwork` with a decision rule.
 
     Args:
@@ -57,7 +43,7 @@ class LearnedPolicy(UnmaskingPolicy):
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
         self.network = network.eval().requires_grad_(False)
-        self.decision: Decision = decision
+        self.decision = decision
         self.trained = dict(trained or {})
         self.features = frozenset(network.config.features)
 
@@ -69,13 +55,13 @@ class LearnedPolicy(UnmaskingPolicy):
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
-        probabilities: Tensor = self.network(view_inputs(view)).sigmoid() * view.eligible
+        probabilities: Tensor = self.network(view.inputs()).sigmoid() * view.eligible
         return probabilities
 
     @torch.inference_mode()
     def select(self, view: View) -> Tensor:
         """Choose by the decision rule; a row with nothing chosen commits its most probable position."""
-        logits = self.network(view_inputs(view))
+        logits = self.network(view.inputs())
         if self.decision == "deterministic":
             chosen = logits >= 0
         else:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.decoding import VIEW_FEATURES
+from envs.view import READINGS
 
 MAX_LOG_ODDS = 14.0
 """Log-odds are clamped to +-14: float32 can't tell probabilities beyond that from 0 and 1."""
@@ -42,7 +42,7 @@ class NetworkConfig:
     feedforward_size: int = 64
     """Width of the feed-forward part."""
     features: tuple[str, ...] = ()
-    """Further per-position inputs: margin, entropy, eos_probability, is_eos, changed."""
+    """Further per-position inputs: any of `envs.view.READINGS`."""
     init: Literal["threshold", "random"] = "threshold"
     """Start as the threshold rule, or as a coin of one bias for every position."""
     threshold: float = 0.9
@@ -65,9 +65,9 @@ class NetworkConfig:
             raise ValueError(f"init is {self.init!r}: choose threshold or random")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
-        unknown = sorted(set(self.features) - VIEW_FEATURES)
+        unknown = sorted(set(self.features) - READINGS)
         if unknown:
-            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(VIEW_FEATURES))}")
+            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(READINGS))}")
 
 
 def log_odds(probability: Tensor) -> Tensor:

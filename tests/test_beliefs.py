@@ -35,11 +35,12 @@ def test_against_float64_softmax(scale: float, dtype: torch.dtype) -> None:
     top = np.sort(p, -1)
     entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
     expected = {"margin": top[..., -1] - top[..., -2], "entropy": entropy, "eos_probability": p[..., EOS]}
+    expected["logit_gap"] = np.diff(np.sort(np.delete(logits.double().numpy(), MASK, -1), -1)[..., -2:])[..., 0]
     assert beliefs.confidence.numpy() == pytest.approx(p.max(-1), abs=2e-6)
     assert np.take_along_axis(p, beliefs.prediction.numpy()[..., None], -1)[..., 0] == pytest.approx(p.max(-1))
     assert beliefs.features.keys() == expected.keys()
     for name, values in expected.items():
-        assert beliefs.features[name].numpy() == pytest.approx(values, abs=5e-6), name
+        assert beliefs.features[name].numpy() == pytest.approx(values, abs=5e-6, rel=1e-5), name
     assert {beliefs.confidence.dtype, *(values.dtype for values in beliefs.features.values())} == {torch.float32}
     assert beliefs.prediction.dtype == torch.int64
 

@@ -13,11 +13,12 @@ from scipy import stats
 from torch import Tensor
 
 from envs.beliefs import DenoiserError
-from envs.decoding import VIEW_FEATURES, DecodingBatch, DecodingSettings, View, ensure_progress
+from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.noise import uniform
 from envs.tasks import TASKS
 from envs.toy import ToyDenoiser
+from envs.view import READINGS, View, ensure_progress
 
 PAD, MASK, EOS, A, B, C, D = range(7)
 V = 7
@@ -166,11 +167,13 @@ def test_features_is_eos_and_changed() -> None:
 
 
 def test_features_read_zero_where_committed() -> None:
-    batch = start(fixed((A, 0.9), (EOS, 0.5), (C, 0.7)), [[A]], 3, features=VIEW_FEATURES)
+    batch = start(fixed((A, 0.9), (EOS, 0.5), (C, 0.7)), [[A]], 3, features=READINGS)
     commit(batch, "..x")
     features = batch.forward().features
-    assert features.keys() == VIEW_FEATURES
+    assert features.keys() == READINGS
     assert features["margin"][0].tolist() == pytest.approx([0.9 - 0.1 / 5, 0.5 - 0.5 / 5, 0.0], abs=1e-6)
+    gaps = [math.log(0.9 / (0.1 / 5)), math.log(0.5 / (0.5 / 5)), 0.0]
+    assert features["logit_gap"][0].tolist() == pytest.approx(gaps, abs=1e-5)
     assert features["eos_probability"][0].tolist() == pytest.approx([0.1 / 5, 0.5, 0.0], abs=1e-6)
     entropies = [-p * math.log(p) - (1 - p) * math.log((1 - p) / 5) for p in (0.9, 0.5)]
     assert features["entropy"][0].tolist() == pytest.approx([*entropies, 0.0], abs=1e-6)
@@ -226,7 +229,7 @@ def test_loading_a_row_again_resets_all_of_it() -> None:
     def beliefs(prompt: list[int], buffer: list[int]) -> list[tuple[int, float]]:
         return [(prompt[0], 0.5 + 0.1 * len(prompt))] * 4
 
-    kwargs: dict[str, Any] = {"block_length": 2, "features": VIEW_FEATURES}
+    kwargs: dict[str, Any] = {"block_length": 2, "features": READINGS}
     batch = start(HandWritten(beliefs), [[A, B, C], [B, C]], 4, **kwargs)
     commit(batch, "xxxx", "x...")
     commit(batch, "x.x.", ".x..")
@@ -288,8 +291,8 @@ different_settings = pytest.mark.parametrize(
     "kwargs",
     [
         {"block_length": 16},
-        {"block_length": 4, "features": VIEW_FEATURES},
-        {"block_length": 16, "temperature": 1.5, "features": VIEW_FEATURES},
+        {"block_length": 4, "features": READINGS},
+        {"block_length": 16, "temperature": 1.5, "features": READINGS},
         {"block_length": 8, "temperature": 0.7},
     ],
 )

@@ -17,7 +17,6 @@ from envs import UnmaskingVectorEnv
 from envs.unmasking import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.distributions import ForcedBernoulli
-from policies.learned import view_inputs
 
 CONFIG = NetworkConfig(hidden_size=16, num_heads=4, feedforward_size=24, features=("margin", "changed"))
 TRAINED = {"tasks": ["copy"], "seed": 3, "versions": {"torch": "2"}}
@@ -178,7 +177,7 @@ def test_inputs_are_the_envs_observations() -> None:
     env = UnmaskingVectorEnv(6, denoiser="toy", tasks=["copy"], buffer_length=8, block_length=4, features=ALL_FEATURES)
     obs, _ = env.reset(seed=0)
     for _ in range(3):
-        inputs = view_inputs(env.view)
+        inputs = env.view.inputs()
         assert inputs.keys() == obs.keys()
         for name, values in inputs.items():
             torch.testing.assert_close(values.float(), torch.from_numpy(obs[name]), rtol=0, atol=1e-6)

@@ -10,12 +10,11 @@ from scipy.special import logit
 from torch import Tensor
 from views import random_view, take
 
-from envs.decoding import VIEW_FEATURES, View
+from envs.view import READINGS, View
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
-from policies.learned import view_inputs
 from policies.network import MAX_LOG_ODDS, log_odds, rotate
 
-ALL_FEATURES = tuple(sorted(VIEW_FEATURES))
+ALL_FEATURES = tuple(sorted(READINGS))
 
 
 def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:
@@ -30,7 +29,7 @@ def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:
 
 def outputs(network: UnmaskingNetwork, view: View) -> Tensor:
     with torch.inference_mode():
-        return network(view_inputs(view))
+        return network(view.inputs())
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])
@@ -63,7 +62,7 @@ def test_a_row_does_not_depend_on_its_batch(init: Any) -> None:
 @pytest.mark.parametrize("name", ["confidence", "masked", "eligible", "time", *ALL_FEATURES])
 def test_every_input_is_read(name: str) -> None:
     network = perturbed(NetworkConfig(features=ALL_FEATURES))
-    inputs = view_inputs(random_view(16, 10))
+    inputs = random_view(16, 10).inputs()
     changed = {**inputs, name: inputs[name].float() / 2 if name == "time" else 1 - inputs[name].float() * 0.9}
     if name in ("masked", "eligible"):
         changed[name] = torch.zeros_like(inputs[name]) if name == "eligible" else torch.ones_like(inputs[name])
@@ -72,9 +71,9 @@ def test_every_input_is_read(name: str) -> None:
 
 def test_features_at_committed_positions_are_not_read() -> None:
     network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES))
-    inputs = view_inputs(random_view(16, 10))
+    inputs = random_view(16, 10).inputs()
     junk = {
-        name: values.where(inputs["masked"], 0.123) if name in ("confidence", *ALL_FEATURES) else values
+        name: values.where(inputs["masked"] > 0, 0.123) if name in ("confidence", *ALL_FEATURES) else values
         for name, values in inputs.items()
     }
     torch.testing.assert_close(network(junk), network(inputs))
@@ -82,7 +81,7 @@ def test_features_at_committed_positions_are_not_read() -> None:
 
 def test_the_order_of_positions_matters() -> None:
     network = perturbed(NetworkConfig(init="random"))
-    inputs = view_inputs(random_view(16, 10))
+    inputs = random_view(16, 10).inputs()
     mirrored = {name: values if name == "time" else values.flip(1) for name, values in inputs.items()}
     assert not torch.allclose(network(mirrored).flip(1), network(inputs), atol=1e-2)
 
@@ -142,7 +141,7 @@ def gradients(network: UnmaskingNetwork) -> dict[str, bool]:
     """Which parameters a loss moves."""
     view = random_view(32, 8)
     weights = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
-    (network(view_inputs(view)) * weights * view.eligible).sum().backward()
+    (network(view.inputs()) * weights * view.eligible).sum().backward()
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-8) for name, p in network.named_parameters()}
 
 

@@ -90,7 +90,7 @@ def test_ppo_finds_the_known_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with (tmp_path / "progress.csv").open() as lines:
         rewards = [float(row["rollout/ep_rew_mean"]) for row in csv.DictReader(lines)]
     assert rewards[0] < 0.1
-    assert 0.8 * (5 / 6) ** 3 < rewards[-1] <= (5 / 6) ** 3  # of the sampled policy, near the optimum's
+    assert 0.8 * (5 / 6) ** 3 < rewards[-1] < 1.0001 * (5 / 6) ** 3  # of the sampled policy, near the optimum's
 
 
 # Seeds.

@@ -28,10 +28,7 @@ def test_folder_is_an_ordinary_small_checkpoint() -> None:
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 10 * 2**20
 
 
-MISSED = pytest.mark.xfail(strict=True, reason="add is at 83.6 %: this checkpoint misses the bar")
-
-
-@pytest.mark.parametrize("task", [pytest.param(task, marks=MISSED if task == "add" else ()) for task in sorted(TASKS)])
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_card_meets_the_bar_one_token_per_step(task: str) -> None:
     assert card_rows()[task][0] >= ONE_PER_STEP.get(task, 95.0)
 

@@ -17,10 +17,10 @@ from scipy import stats
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
-from envs.decoding import VIEW_FEATURES
 from envs.tasks import TASKS, split_of
 from envs.tasks.base import cells_of
 from envs.toy import ToyDenoiser
+from envs.view import VIEW_FEATURES
 
 SETTINGS: list[dict[str, Any]] = [
     {"buffer_length": 16},

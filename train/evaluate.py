@@ -22,7 +22,7 @@ from tqdm import tqdm
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Split, make_tasks
-from policies import LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
+from policies import UnmaskingPolicy, decode, load, make_rule
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
@@ -164,13 +164,12 @@ def evaluate(
         (scorers[problem.task](done.text, problem), done.nfe, done.token_positions)
         for problem, done in zip(problems, generations, strict=True)
     ]
-    decision = policy.decision if isinstance(policy, LearnedPolicy) else "deterministic"
     about = (settings.block, seed)
     records = [
-        make_record(policy.name, decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
+        make_record(policy.name, policy.decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
         for i, task in enumerate(chosen)
     ]
-    return [*records, make_record(policy.name, decision, "all", *about, rows)]
+    return [*records, make_record(policy.name, policy.decision, "all", *about, rows)]
 
 
 def make_policies(texts: Iterable[str], device: str = "cpu") -> list[UnmaskingPolicy]:

@@ -333,8 +333,7 @@ def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser) -> list[Record]:
     blocks = config.evaluation.block_lengths or [config.env.buffer_length]
     jobs = [(policy, block) for block in blocks for policy in policies]
     for policy, block in tqdm(jobs, desc="evaluating", unit="policy", mininterval=0.5 if sys.stderr.isatty() else 30):
-        decision = policy.decision if isinstance(policy, LearnedPolicy) else "deterministic"
-        if (policy.name, decision, block) in done:
+        if (policy.name, policy.decision, block) in done:
             continue
         records += evaluate(
             denoiser,

@@ -2,6 +2,7 @@
 
 ``python train/pretrain.py`` writes an ordinary Hugging Face checkpoint folder, ``OUT/model``, and resumes by itself
 when run again with the same ``--out``; `train/model_card.py` measures it and writes its card.
+``--objective causal`` trains a left-to-right model on the same problems instead, the guide of guided diffusion.
 ``torchrun --nproc-per-node 2 train/pretrain.py`` shares each batch between two single-threaded processes: on two idle
 cores about 1.3 times faster than one process with two threads.
 
@@ -22,6 +23,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaPreLayerNormConfig,
@@ -42,6 +46,9 @@ from train.run_folder import write_json
 TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5}
 """How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
+CAUSAL_LENGTH = 24
+"""Answer positions of a causal model's sequences; every answer of the suite and its end-of-text fit."""
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -51,6 +58,8 @@ class PretrainConfig:
     """Folder for the checkpoint and the training state."""
     seed: int = 0
     """Seed of the weights and of the masks."""
+    objective: Literal["diffusion", "causal"] = "diffusion"
+    """diffusion trains a dLLM, causal an autoregressive model with the same tokenizer."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 64
@@ -99,6 +108,24 @@ def build_tokenizer(tasks: list[Task]) -> PreTrainedTokenizerFast:
         unk_token="[UNK]",
         padding_side="left",
         model_max_length=640,
+    )
+
+
+def build_guide(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build a left-to-right transformer with random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=2 * config.hidden_size,
+            max_position_embeddings=config.max_positions,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
     )
 
 
@@ -196,9 +223,27 @@ def diffusion_loss(logits: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
     return (loss / masked.sum(1)[rows]).sum() / len(masked)
 
 
+def causal_loss(logits: Tensor, targets: Tensor, length: int, eos_id: int) -> Tensor:
+    """Cross-entropy of each answer token, the first end-of-text included, given everything to its left.
+
+    Args:
+        logits: (B, T, V) float.
+        targets: (B, T) int64.
+        length: positions of the answer, at the end.
+        eos_id: end-of-text token; what follows the first one is padding.
+
+    Returns:
+        Scalar, nats a token.
+    """
+    answer = targets[:, -length:]
+    is_end = (answer == eos_id).int()
+    counts = is_end.cumsum(1) - is_end == 0
+    return F.cross_entropy(logits[:, -length - 1 : -1][counts], answer[counts])
+
+
 def build_optimizers(model: PreTrainedModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Give the transformer's matrices to Muon and everything else to AdamW."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "encoder.layer" in name]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layer" in name]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
@@ -240,7 +285,8 @@ def pretrain(config: PretrainConfig) -> Path:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     tokenizer = build_tokenizer(make_tasks(SUITE))
-    model = build_model(config, tokenizer)
+    is_causal = config.objective == "causal"
+    model = (build_guide if is_causal else build_model)(config, tokenizer)
     optimizers = build_optimizers(model, config)
     state_file, start, elapsed = config.out / "state.pt", 0, 0.0
     if state_file.exists():
@@ -260,8 +306,12 @@ def pretrain(config: PretrainConfig) -> Path:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        inputs, targets, masked = stream.batch()
-        loss = diffusion_loss(model(input_ids=inputs).logits, targets, masked)
+        if is_causal:
+            targets = stream.sequences(config.batch_size // world_size(), CAUSAL_LENGTH)
+            loss = causal_loss(model(input_ids=targets).logits, targets, CAUSAL_LENGTH, tokenizer.eos_token_id)
+        else:
+            inputs, targets, masked = stream.batch()
+            loss = diffusion_loss(model(input_ids=inputs).logits, targets, masked)
         loss.backward()
         if world_size() > 1:
             average_gradients(model)

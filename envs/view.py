@@ -1,0 +1,161 @@
+"""What an unmasking policy sees and what it can do: one step of N rows.
+
+Letters: N rows of the batch, L buffer positions, V vocabulary, K drafts, D width of the dLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from envs.beliefs import FEATURES
+
+READINGS = frozenset({*FEATURES, "is_eos", "changed"})
+"""Per-position readings of masked positions, 0 at committed ones: those of `FEATURES`, and
+
+* ``is_eos``: 1 where the prediction is end-of-text.
+* ``changed``: 1 where the prediction differs from the one of the row's previous step (0 at its first).
+"""
+
+COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
+"""Per-position readings of committed positions, 0 at masked ones:
+
+* ``token_probability``: what this forward gives the token that stands there.
+* ``leave_one_out``: the same from a shadow block of masks that sees all but the token itself; block positions only.
+  The shadow's positions count as computed.
+"""
+
+VIEW_FEATURES = READINGS | COMMITTED_READINGS
+"""Everything of shape (N, L) that a view has only when it is asked for."""
+
+VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})
+"""Larger things that a view has only when they are asked for:
+
+* ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
+* ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
+* ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
+* ``prompt``: (N, P) int64, left-padded with -1.
+
+At committed positions and in finished rows they are 0.
+"""
+
+TOP_K = 8
+"""Tokens in ``top``."""
+
+
+@dataclass(frozen=True)
+class View:
+    """All that an unmasking policy may look at: one step of N rows.
+
+    Attributes:
+        confidence: (N, L) float32 in [0, 1], probability of the prediction; 1 at committed positions.
+        prediction: (N, L) int64, the token that a commit writes; at committed positions the token there.
+        masked: (N, L) bool, True where no token is committed yet.
+        eligible: (N, L) bool, True where masked and in the row's current block.
+        step: (N,) int64, forwards that the row has used, this one included.
+        time: (N,) float32 in [0, 1], (step - 1) / L.
+        block_start: (N,) int64, first position of the current block.
+        block_end: (N,) int64, the position after its last.
+        block_step: (N,) int64, steps that the row has already spent in the current block.
+        length: (N,) int64, positions of the row that are still computed; those after it are end-of-text.
+        commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 0 elsewhere.
+        key: (N,) int64, the sequence's key for `envs.noise`.
+        features: (N, L) float32 readings by name, those asked for of `VIEW_FEATURES`.
+        tensors: those asked for of `VIEW_TENSORS`.
+        memory: what the policy's last `Action` of the row left in its ``memory``; zeros in a new sequence. Empty
+            before the first action of a batch.
+    """
+
+    confidence: Tensor
+    prediction: Tensor
+    masked: Tensor
+    eligible: Tensor
+    step: Tensor
+    time: Tensor
+    block_start: Tensor
+    block_end: Tensor
+    block_step: Tensor
+    length: Tensor
+    commit_confidence: Tensor
+    key: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> Tensor:
+        """(L,) int64, 0 to L - 1."""
+        return torch.arange(self.masked.shape[1], device=self.masked.device)
+
+    @property
+    def in_block(self) -> Tensor:
+        """(N, L) bool, True in the row's current block, masked or not."""
+        place = self.positions
+        inside = (place >= self.block_start.unsqueeze(1)) & (place < self.block_end.unsqueeze(1))
+        return inside & (place < self.length.unsqueeze(1))
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return what the env's observation holds: ``time`` is (N, 1), everything else (N, L), all float32."""
+        return {
+            # Softmax rounding may leave a probability a hair outside [0, 1].
+            "confidence": self.confidence.clamp(0.0, 1.0),
+            "masked": self.masked.float(),
+            "eligible": self.eligible.float(),
+            "time": self.time.unsqueeze(1),
+            **{name: self.features[name] for name in sorted(self.features)},
+        }
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy does in one step of N rows. Most policies only `commit`.
+
+    Attributes:
+        commit: (N, L) bool, positions to write. Only eligible ones count, or those of `scope`.
+        scope: (N, L) bool, masked positions outside the block that may be written too.
+        tokens: (N, L) int64, what to write instead of the predictions; never the mask token.
+        remask: (N, L) bool, committed positions to turn back into masks, before `commit` counts. Ignored in a row
+            that has used L steps, so that every row ends.
+        block_end: (N,) int64, where the current block ends from now on; `commit` is judged by it.
+        length: (N,) int64, positions of the row from now on, 1 to L: fewer drops masks at the end, more appends
+            masks. Committed positions are never dropped.
+        drafts: (N, K, L) bool, alternatives to `commit`. The next forward runs on all K + 1 of them, and `choose`
+            says which the row becomes.
+        choose: given the K + 1 views of that forward, `commit`'s first, returns (N,) int64 in [0, K]. In a view,
+            a row that the draft has finished is blank.
+        extra_positions: (N,) int64, token positions that another model computed for this action.
+        memory: (N, ...) tensors to be handed back in the row's next view.
+    """
+
+    commit: Tensor
+    scope: Tensor | None = None
+    tokens: Tensor | None = None
+    remask: Tensor | None = None
+    block_end: Tensor | None = None
+    length: Tensor | None = None
+    drafts: Tensor | None = None
+    choose: Callable[[Sequence[View]], Tensor] | None = None
+    extra_positions: Tensor | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def ensure_progress(commit: Tensor, eligible: Tensor, score: Tensor) -> Tensor:
+    """Drop ineligible positions, and give rows left with none their best eligible one.
+
+    Args:
+        commit: (N, L) bool, wanted positions.
+        eligible: (N, L) bool.
+        score: (N, L) float, higher is better; the first of equals is taken.
+
+    Returns:
+        (N, L) bool, within `eligible`; at least one True in each row that has an eligible position.
+    """
+    commit = commit & eligible
+    stuck = eligible.any(1) & ~commit.any(1)
+    # A score of -inf still beats an ineligible position.
+    best = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~eligible, -torch.inf).argmax(1)
+    commit[stuck, best[stuck]] = True
+    return commit

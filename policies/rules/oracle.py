@@ -1,0 +1,88 @@
+"""The oracle: commit exactly what agrees with the one-token-per-step result. A limit, not a rule to deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import Denoiser
+from envs.view import View, ensure_progress
+from policies.rules.base import CommitRule, bound
+from policies.rules.fixed import LowConfidence
+
+
+class References:
+    """What one-token-per-step decoding makes of each sequence, decoded when first asked for.
+
+    Args:
+        denoiser: the frozen dLLM.
+        settings: lengths and temperature of the decoding that asks.
+    """
+
+    def __init__(self, denoiser: Denoiser, settings: DecodingSettings) -> None:
+        self.denoiser, self.settings = denoiser, replace(settings, features=frozenset())
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, keys: Tensor, prompts: Tensor) -> Tensor:
+        """Return the finished buffers of some sequences.
+
+        Args:
+            keys: (B,) int64, of `envs.noise`.
+            prompts: (B, P) int64, left-padded with -1.
+
+        Returns:
+            (B, L) int64.
+        """
+        missing = [i for i, key in enumerate(keys.tolist()) if key not in self._known]
+        if missing:
+            batch = DecodingBatch(self.denoiser, len(missing), self.settings)
+            rows = prompts[missing].tolist()
+            batch.load(range(len(missing)), [[token for token in row if token >= 0] for row in rows])
+            batch.key = keys[missing].clone()  # the same random numbers at a temperature
+            rule = LowConfidence(1)
+            while bool(batch.running.any()):
+                batch.apply(rule.act(batch.forward()))
+            self._known |= {int(keys[i]): batch.buffer[row].clone() for row, i in enumerate(missing)}
+        return torch.stack([self._known[key] for key in keys.tolist()])
+
+
+@dataclass(frozen=True)
+class Oracle(CommitRule):
+    """Commit every eligible position whose prediction is the final token of `low_confidence:1`, else the best.
+
+    The reference's own forwards are not counted: no deployable policy can know it. What it costs is the fewest
+    forwards that a policy needs which never departs from the reference (when the reference has one right answer of
+    several, another order can do better).
+
+    Source: the extremely-greedy-parallel oracle of arXiv 2509.25188, Section 3.
+    """
+
+    rule = "oracle"
+    sweep = (1,)
+    features = frozenset({"prompt"})
+
+    agreement: int = 1
+    """Always 1: commit what agrees."""
+    references: References | None = bound(None)
+
+    def __post_init__(self) -> None:
+        self.check("agreement", self.agreement == 1, "1")
+
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
+        """Get ready to decode references."""
+        return replace(self, references=References(denoiser, settings))
+
+    def select(self, view: View) -> Tensor:
+        """Choose what agrees."""
+        if self.references is None:
+            raise ValueError(f"{self.rule} has no references yet: call bind(denoiser, settings) first")
+        rows = view.eligible.any(1).nonzero().squeeze(1)
+        agrees = torch.zeros_like(view.eligible)
+        if len(rows):
+            reference = self.references.of(view.key[rows], view.tensors["prompt"][rows])
+            agrees[rows] = view.prediction[rows] == reference
+        return ensure_progress(agrees, view.eligible, view.confidence)

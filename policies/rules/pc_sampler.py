@@ -1,0 +1,81 @@
+"""PC-Sampler: earlier positions and rarer tokens first."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.tasks import SUITE, make_tasks
+from envs.view import View
+from policies.rules.base import CommitRule, bound, top_k
+
+EXAMPLES = 500
+"""Training answers a task that the embedded suite's frequencies are counted on."""
+
+
+def suite_frequencies(denoiser: Denoiser) -> dict[int, int]:
+    """Count the tokens of training answers of the embedded suite, one end-of-text an answer."""
+    counts: Counter[int] = Counter()
+    for task in make_tasks(SUITE):
+        for index in range(EXAMPLES):
+            counts.update([*denoiser.encode(task.problem("train", index).answer), denoiser.eos_id])
+    return dict(counts)
+
+
+@dataclass(frozen=True)
+class PCSampler(CommitRule):
+    """Commit the k best by ``exp(-decay * position) * min(-c log f(token), cap)``.
+
+    f is the token's frequency in a corpus (add-one smoothed), so common tokens such as end-of-text come late.
+
+    Source: arXiv 2508.13021. Departure: the corpus is the embedded suite's training answers unless a file is given.
+    """
+
+    rule = "pc_sampler"
+    sweep = (1, 2, 4, 8, 16)
+
+    tokens_per_step: int = 1
+    """k."""
+    decay: float = 0.25
+    """lambda, of the position counted from the buffer's start."""
+    cap: float = 10.0
+    """alpha, nats."""
+    frequencies: str = ""
+    """A JSON file {token id: count}; empty counts the embedded suite's training answers."""
+    surprise: Tensor | None = bound(None)
+
+    def __post_init__(self) -> None:
+        self.check_count("tokens_per_step")
+        self.check_not_negative("decay", "cap")
+
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
+        """Build the table of -log f."""
+        if self.frequencies:
+            try:
+                counts = {int(token): int(n) for token, n in json.loads(Path(self.frequencies).read_text()).items()}
+            except (OSError, ValueError, AttributeError) as error:
+                raise ValueError(
+                    f"{self.rule}'s frequencies is {self.frequencies!r}: not readable ({error})"
+                ) from error
+        else:
+            counts = suite_frequencies(denoiser)
+        table = torch.ones(max(counts) + 2, device=denoiser.device)
+        table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=torch.float32)
+        return replace(self, surprise=-(table / table.sum()).log())
+
+    def select(self, view: View) -> Tensor:
+        """Choose by place and surprise."""
+        if self.surprise is None:
+            raise ValueError(f"{self.rule} has no frequencies yet: call bind(denoiser, settings) first")
+        # Tokens beyond the table were never seen, like its last entry.
+        surprise = self.surprise[view.prediction.clamp(max=len(self.surprise) - 1)]
+        score = torch.exp(-self.decay * view.positions) * (view.confidence * surprise).clamp(max=self.cap)
+        return top_k(score, view.eligible, self.tokens_per_step)

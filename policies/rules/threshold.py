@@ -1,0 +1,60 @@
+"""Fast-dLLM's two parallel rules: a threshold, and a bound on rank times doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from envs.view import View, ensure_progress
+from policies.rules.base import CommitRule, rank
+
+
+@dataclass(frozen=True)
+class Threshold(CommitRule):
+    """Commit every position whose confidence is at least the threshold, else the most confident.
+
+    The fallback is row by row, unlike in some released code.
+
+    Source: arXiv 2505.22618, Algorithm 1.
+    """
+
+    rule = "threshold"
+    sweep = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+
+    threshold: float = 0.9
+    """Above 1 nothing passes and one position is committed a step."""
+
+    def __post_init__(self) -> None:
+        self.check_not_negative("threshold")
+
+    def select(self, view: View) -> Tensor:
+        """Choose what passes the threshold."""
+        return ensure_progress(view.confidence >= self.threshold, view.eligible, view.confidence)
+
+
+@dataclass(frozen=True)
+class Factor(CommitRule):
+    """Commit the n most confident, n the largest number with ``(n + 1) (1 - c_n) < factor``, at least one.
+
+    Source: arXiv 2505.22618, Theorem 1 and Section 3.3. Released implementations differ at the edges; this is the
+    formula, checked against brute force.
+    """
+
+    rule = "factor"
+    sweep = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
+
+    factor: float = 1.0
+    """f; larger commits more."""
+
+    def __post_init__(self) -> None:
+        self.check_not_negative("factor")
+
+    def select(self, view: View) -> Tensor:
+        """Choose by rank and doubt."""
+        ranks = rank(view.confidence, view.eligible)
+        passes = view.eligible & ((ranks + 2) * (1 - view.confidence) < self.factor)
+        # Both factors grow with the rank, so what passes is a prefix; the largest passing n says so explicitly.
+        last = torch.where(passes, ranks, -1).amax(1, keepdim=True)
+        return ensure_progress(ranks <= last, view.eligible, view.confidence)
