@@ -17,7 +17,8 @@ import torch
 from envs.denoiser import load_denoiser
 from envs.unmasking import UnmaskingVectorEnv
 from train.config import parse
-from train.ppo import TrainPPOConfig, make_env, make_model
+from train.ppo import make_env, make_model
+from train.ppo_config import TrainPPOConfig
 
 
 class Stopwatch:

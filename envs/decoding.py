@@ -234,11 +234,16 @@ class DecodingBatch:
         readings = dict(beliefs.features)
         if "is_eos" in wanted:
             readings["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
-        features = {name: spread(values, blank.features[name], self.masked) for name, values in readings.items()}
+        features = dict(blank.features)
+        features |= {name: spread(values, blank.features[name], self.masked) for name, values in readings.items()}
         if "changed" in wanted:
             began = (self.nfe <= 1).unsqueeze(1)
             features["changed"] = ((prediction != self._previous) & self.masked & ~began).float()
             self._previous[rows] = prediction[rows]
+        confidence = spread(beliefs.confidence, blank.confidence, self.masked)
+        if "repeated" in wanted:
+            repeated = _repeated(prediction[rows], confidence[rows], self.masked[rows])
+            features["repeated"][rows] = repeated.float()
         tensors = dict(blank.tensors)
         if beliefs.log_probabilities is not None:
             log_probabilities = beliefs.log_probabilities
@@ -259,7 +264,7 @@ class DecodingBatch:
             tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), torch.ones_like(self.masked))
         return replace(
             blank,
-            confidence=spread(beliefs.confidence, blank.confidence, self.masked),
+            confidence=confidence,
             prediction=prediction,
             masked=self.masked.clone(),
             eligible=self.eligible(),
@@ -511,6 +516,16 @@ class DecodingBatch:
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
         return {"nfe": self.nfe.cpu().numpy().copy(), "token_positions": self.token_positions.cpu().numpy().copy()}
+
+
+def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
+    """Return (B, L) bool: masked positions whose prediction a better masked position makes too."""
+    # Sorted best first, then stably by token: within a token's run all but the first are repeated.
+    best_first = confidence.masked_fill(~masked, -1.0).argsort(dim=1, descending=True, stable=True)
+    tokens = prediction.masked_fill(~masked, -1).gather(1, best_first)
+    runs, order = tokens.sort(dim=1, stable=True)
+    again = F.pad(runs[:, 1:] == runs[:, :-1], (1, 0))
+    return torch.zeros_like(masked).scatter(1, best_first.gather(1, order), again) & masked
 
 
 _STATE = (

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from envs.beliefs import FEATURES
 
-READINGS = frozenset({*FEATURES, "is_eos", "changed"})
+READINGS = frozenset({*FEATURES, "is_eos", "changed", "repeated"})
 """Per-position readings of masked positions, 0 at committed ones: those of `FEATURES`, and
 
 * ``is_eos``: 1 where the prediction is end-of-text.
 * ``changed``: 1 where the prediction differs from the one of the row's previous step (0 at its first).
+* ``repeated``: 1 where a masked position of higher confidence (of equals, an earlier one) predicts the same token: the
+  two were predicted independently, so one of them may be meant for something else.
 """
 
 COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from train.compare import CompareConfig, best_rule, compare, main, per_task, read_records
+from train.compare import CompareConfig, best_rule, compare, main, per_task
+from train.records import read_records
 from train.run_folder import UserError
 
 

@@ -10,7 +10,7 @@ import yaml
 from policies import NetworkConfig
 from train.config import CONFIGS, parse, to_plain, to_yaml
 from train.evaluate import EvaluateConfig
-from train.ppo import PPOSection, TrainPPOConfig
+from train.ppo_config import PPOSection, TrainPPOConfig
 from train.pretrain import PretrainConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {"ppo": TrainPPOConfig, "evaluate": EvaluateConfig, "pretrain": PretrainConfig}

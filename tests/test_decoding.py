@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from itertools import permutations, product
 from typing import Any
 
 import pytest
 import torch
+from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, V, commit, fixed, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -19,52 +19,6 @@ from envs.noise import uniform
 from envs.tasks import TASKS
 from envs.toy import ToyDenoiser
 from envs.view import READINGS, View, ensure_progress
-
-PAD, MASK, EOS, A, B, C, D = range(7)
-V = 7
-Rule = Callable[[list[int], list[int]], list[tuple[int, float]]]
-
-
-class HandWritten:
-    """A denoiser that says for each buffer position (token, its probability), from the prompt and the buffer."""
-
-    pad_id, mask_id, eos_id, max_length = PAD, MASK, EOS, 64
-    device = torch.device("cpu")
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.seen: list[tuple[list[list[int]], list[list[bool]]]] = []
-
-    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
-        self.seen.append((tokens.tolist(), attention_mask.tolist()))
-        logits = torch.zeros(len(tokens), length, V)
-        for row, ids in enumerate(tokens.tolist()):
-            prompt = [i for i in ids[:-length] if i != PAD]
-            for position, (token, p) in enumerate(self.rule(prompt, ids[-length:])):
-                logits[row, position] = math.log((1 - p) / (V - 2))
-                logits[row, position, token] = math.log(p)
-                logits[row, position, MASK] = 20.0
-        return logits
-
-
-def fixed(*believed: tuple[int, float]) -> Any:
-    """Says the same of each position whatever it sees."""
-    return HandWritten(lambda prompt, buffer: list(believed))
-
-
-def start(denoiser: Any, prompts: Sequence[Sequence[int]], length: int, **kwargs: Any) -> DecodingBatch:
-    kwargs = {"block_length": length, **kwargs}
-    batch = DecodingBatch(denoiser, len(prompts), DecodingSettings(length, **kwargs))
-    batch.load(range(len(prompts)), prompts)
-    return batch
-
-
-def commit(batch: DecodingBatch, *rows: str) -> list[bool]:
-    """One step; rows are written like "x..x"."""
-    batch.forward()
-    finished: list[bool] = batch.commit(torch.tensor([[cell == "x" for cell in row] for row in rows])).tolist()
-    return finished
-
 
 # Known decodes.
 

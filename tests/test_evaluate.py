@@ -4,37 +4,20 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from records import KEYS
 
 from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
-from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
+from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from train.config import ROOT, parse
-from train.evaluate import (
-    EvaluateConfig,
-    accuracy_interval,
-    evaluate,
-    main,
-    make_policies,
-    make_record,
-    mean_interval,
-)
-
-KEYS = [
-    "policy",
-    "decision",
-    "task",
-    "block_length",
-    "accuracy",
-    "accuracy_ci95",
-    "nfe",
-    "nfe_ci95",
-    "token_positions",
-    "episodes",
-    "seed",
-]
+from train.evaluate import EvaluateConfig, evaluate, main, plan, run_job
+from train.records import accuracy_interval, make_record, mean_interval
+from train.run_folder import UserError
 
 
 @pytest.mark.parametrize(
@@ -120,19 +103,43 @@ def test_batch_size_changes_no_record(toy: ToyDenoiser) -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_a_folder_is_evaluated_under_both_decisions(toy: ToyDenoiser, tmp_path: Path) -> None:
+def saved_policy(folder: Path) -> str:
     network = UnmaskingNetwork(NetworkConfig(hidden_size=8, init="random", bias=-1.0, features=("margin",)))
-    folder = str(save(LearnedPolicy(network), tmp_path / "policy"))
-    policies = make_policies([folder, "threshold:0.5"])
-    assert [policy.name for policy in policies] == ["learned", "learned", "threshold:0.5"]
-    found = {}
-    for policy in policies[:2]:
-        record = evaluate(toy, policy, tasks="copy", episodes=10, buffer_length=8)[-1]
-        found[record["decision"]] = record["nfe"]
-    assert found.keys() == {"sample", "deterministic"}
+    return str(save(LearnedPolicy(network), folder))
+
+
+def test_a_folder_is_evaluated_under_both_decisions(tmp_path: Path) -> None:
+    folder = saved_policy(tmp_path / "policy")
+    jobs = plan([folder, "threshold:0.5"], [8])
+    assert [(job.name, job.decision) for job in jobs] == [
+        ("learned", "sample"),
+        ("learned", "deterministic"),
+        ("threshold:0.5", "deterministic"),
+    ]
+    config = EvaluateConfig(model="toy", tasks=["copy"], episodes=10, buffer_length=8)
+    found = {job.decision: run_job(config, job)[-1]["nfe"] for job in jobs[:2]}
     assert found["sample"] < found["deterministic"]  # a coin of 0.27 a position, against one position a step
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        make_policies(["nowhere"])
+        plan(["nowhere"], [8])
+
+
+def test_folders_are_told_apart_by_their_runs(tmp_path: Path) -> None:
+    folders = [saved_policy(tmp_path / run / "policy") for run in ("fast", "slow")]
+    names = [job.name for job in plan(folders, [8])]
+    assert names == ["learned:fast"] * 2 + ["learned:slow"] * 2
+
+
+def test_all_is_every_rule_at_every_knob_of_its_sweep() -> None:
+    names = [job.name for job in plan(["all"], [64, 8])]
+    assert len(names) == 2 * sum(len(cls.sweep) for cls in RULES.values())
+    assert {name.partition(":")[0] for name in names} == set(RULES)
+    assert len(set(names)) == len(names) // 2
+
+
+def test_list_prints_the_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(EvaluateConfig(policy=["list"], out=tmp_path / "none"))
+    assert capsys.readouterr().out.split() == list(RULES)
+    assert not (tmp_path / "none").exists()
 
 
 def test_zero_episodes_are_refused_by_name(toy: ToyDenoiser) -> None:
@@ -149,16 +156,59 @@ def test_main_takes_every_policy_at_every_block(tmp_path: Path, capsys: pytest.C
         buffer_length=8,
         block_length=[8, 4],
         per_task=True,
-        out=tmp_path / "new" / "records.json",
+        out=tmp_path / "new",
     )
     records = main(config)
-    assert json.loads((tmp_path / "new" / "records.json").read_text()) == records
+    assert json.loads((tmp_path / "new" / "evaluation.json").read_text()) == records
+    assert (tmp_path / "new" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
     about = [(record["block_length"], record["policy"], record["task"]) for record in records]
     assert about == [(b, p, t) for b in (8, 4) for p in config.policy for t in ("copy", "sort", "all")]
     assert {r["nfe"] for r in records if r["policy"] == "threshold:0" and r["block_length"] == 8} == {1.0}
     shown = capsys.readouterr().out
     assert shown.count("threshold:0") == 6
     assert [task.name for task in make_tasks(config.tasks)] == ["copy", "sort"]
+
+
+def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        policy=["threshold:0", "random:1", "low_confidence:4"],
+        model="toy",
+        tasks=["copy"],
+        episodes=3,
+        buffer_length=8,
+        block_length=[8, 4],
+        out=tmp_path,
+    )
+    whole = main(config)
+    file = tmp_path / "evaluation.json"
+    lost = [r for r in whole if r["policy"] != "random:1" or r["block_length"] != 8]
+    marked = [{**r, "accuracy": 0.123} for r in lost]  # what is there already is not computed again
+    file.write_text(json.dumps(marked))
+    with pytest.raises(UserError, match="not empty"):
+        main(config)
+    again = main(replace(config, resume=True))
+    assert [(r["policy"], r["block_length"]) for r in again] == [(r["policy"], r["block_length"]) for r in whole]
+    assert [r for r in again if r["accuracy"] != 0.123] == [r for r in whole if r not in lost]
+
+
+def test_processes_change_no_record(tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        policy=["threshold:0.5", "random:1"],
+        model="toy",
+        tasks=["copy"],
+        episodes=3,
+        buffer_length=8,
+        out=tmp_path / "1",
+    )
+    assert main(config) == main(replace(config, workers=2, out=tmp_path / "2"))
+
+
+def test_end_of_text_prediction_is_named_and_saves_positions(toy: ToyDenoiser) -> None:
+    kwargs: dict[str, Any] = {"tasks": "copy", "episodes": 10, "buffer_length": 16}
+    without = evaluate(toy, make_rule("low_confidence:1"), **kwargs)[-1]
+    with_it = evaluate(toy, make_rule("low_confidence:1"), end_of_text_prediction=True, **kwargs)[-1]
+    assert (without["policy"], with_it["policy"]) == ("low_confidence:1", "low_confidence:1+eotp")
+    assert with_it["token_positions"] < without["token_positions"]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +224,10 @@ def test_policies_on_the_command_line(words: list[str]) -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     flags = ["--model=toy", '--policy=["threshold:0"]', '--tasks=["copy"]', "--episodes=5", "--buffer_length=8"]
-    command = [sys.executable, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=records.json"]
+    command = [sys.executable, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    records = json.loads((tmp_path / "records.json").read_text())
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert [(r["task"], r["accuracy"], r["nfe"]) for r in records] == [("copy", 1.0, 1.0), ("all", 1.0, 1.0)]
     line = next(line for line in done.stdout.splitlines() if "threshold:0" in line)
     assert "100.0" in line

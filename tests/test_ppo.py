@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from records import KEYS
 from stable_baselines3 import PPO
 from torch import Tensor
 
@@ -25,17 +26,8 @@ from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
-from train.ppo import (
-    EnvConfig,
-    ModelConfig,
-    PPOSection,
-    TrainPPOConfig,
-    learn,
-    make_env,
-    make_model,
-    stream_seed,
-    train,
-)
+from train.ppo import learn, make_env, make_model, stream_seed, train
+from train.ppo_config import EnvConfig, ModelConfig, PPOSection, TrainPPOConfig
 from train.run_folder import UserError
 from train.tracking import STEP, Tracker, WandbConfig
 
@@ -142,19 +134,6 @@ FLAGS = [
     "--evaluation.rules=['threshold:0.9']",
     "--wandb.mode=disabled",
     "--checkpoint_every=1",
-]
-KEYS = [
-    "policy",
-    "decision",
-    "task",
-    "block_length",
-    "accuracy",
-    "accuracy_ci95",
-    "nfe",
-    "nfe_ci95",
-    "token_positions",
-    "episodes",
-    "seed",
 ]
 
 

@@ -13,8 +13,8 @@ import pytest
 from stable_baselines3.common.logger import Logger
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.evaluate import make_record
 from train.plot import plot_pareto
+from train.records import make_record
 from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig
 
 SETTINGS = {"seed": 7, "env": {"alpha": 8.5, "tasks": ["copy", "sort"]}, "out": "runs/x"}

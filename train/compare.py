@@ -7,13 +7,12 @@ rule's curve measured on the same problems.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.evaluate import Record, mean_interval
-from train.run_folder import UserError, write_atomic
+from train.records import Record, mean_interval, read_records
+from train.run_folder import write_atomic
 
 TOLERANCE = 0.005
 """Accuracies within half a point count as the same."""
@@ -31,20 +30,6 @@ class CompareConfig:
     """File of the rule's records on the same problems; null takes those of each run."""
     out: Path | None = None
     """File for the Markdown."""
-
-
-def read_records(run: Path) -> list[Record]:
-    """Read a run's records.
-
-    Raises:
-        UserError: if there are none.
-    """
-    file = run / "evaluation.json" if run.is_dir() else run
-    try:
-        records: list[Record] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"run is {str(run)!r}: its evaluation can't be read ({error})") from error
-    return records
 
 
 def best_rule(records: Sequence[Record], accuracy: float, tolerance: float = TOLERANCE) -> Record:

@@ -1,32 +1,39 @@
 """Evaluate policies on held-out problems: accuracy, forwards and token positions, with intervals.
 
-``python train/evaluate.py --policy threshold:0.9 --policy runs/ppo/policy`` prints a table and, with ``--out``,
-writes ``evaluation.json``, the list of records that every later tool reads.
+``python train/evaluate.py --policy threshold:0.9 --policy runs/ppo/policy`` prints a table and writes
+``evaluation.json`` and ``pareto.png`` to the run's folder. ``--policy all`` sweeps the knob of every rule, in full
+diffusion and in blocks, on as many processes as there are cores; ``--policy list`` prints the rules' names.
+``--resume`` goes on where a killed evaluation stopped.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from scipy import stats
 from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Split, make_tasks
-from policies import UnmaskingPolicy, decode, load, make_rule
+from policies import RULES, UnmaskingPolicy, decode, load, make_rule
+from policies.base import Decision
+from train.config import to_yaml
+from train.plot import plot_pareto
+from train.records import Record, make_record, print_table, read_records
+from train.run_folder import open_run, write_json
 
-Record = dict[str, Any]
-"""``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
-one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is in [0, 1]."""
+SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
+"""What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
+
+MANY = 16
+"""Jobs from which on several processes are worth their start."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +41,28 @@ class EvaluateConfig:
     """What `python train/evaluate.py` does."""
 
     policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
-    """Rules as name:knob, or folders of exported policies (evaluated sampled and deterministic)."""
+    """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic); all
+    sweeps every rule, list prints their names."""
+    out: Path = Path("runs/evaluate")
+    """The run's folder; it must be new or empty."""
+    resume: bool = False
+    """Go on where a killed evaluation of this folder stopped."""
     model: str = "tiny"
     """The dLLM: a checkpoint folder or the name of one that ships."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
     split: Split = "test"
     """Problems to use: test, validation or train."""
-    episodes: int = 100
-    """Problems a task."""
+    episodes: int | None = None
+    """Problems a task; null is 100, or 25 to sweep all rules."""
     buffer_length: int = 64
     """Masks to start from."""
-    block_length: list[int] = field(default_factory=lambda: [64])
-    """Block lengths to evaluate at; the buffer length is full diffusion."""
+    block_length: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is full diffusion, and also 32, 16 and 8 to sweep all rules."""
     temperature: float = 0.0
     """Of the sampled token; 0 commits the argmax."""
+    end_of_text_prediction: bool = False
+    """Drop everything after a committed end-of-text from the computation (EoTP); named +eotp in the records."""
     batch_size: int = 64
     """Sequences decoded side by side."""
     device: str = "cpu"
@@ -56,73 +70,94 @@ class EvaluateConfig:
     dtype: str = "float32"
     """Torch dtype of the dLLM."""
     threads: int = 1
-    """Torch threads."""
+    """Torch threads of each process."""
+    workers: int | None = None
+    """Processes; null is one a core where there is much to do on a CPU, else 1."""
     per_task: bool = False
     """Print a row for each task too."""
     seed: int = 0
     """Of every random choice."""
-    out: Path | None = None
-    """File for the records."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be 1 or more")
+        for block in self.block_length:
+            DecodingSettings(self.buffer_length, block)
 
 
-def accuracy_interval(scores: Sequence[float]) -> list[float]:
-    """Return the 95 % Wilson interval of a mean of 0/1 scores.
+@dataclass(frozen=True)
+class Job:
+    """One policy at one block length.
 
-    >>> [round(edge, 3) for edge in accuracy_interval([1.0] * 8 + [0.0] * 2)]
-    [0.49, 0.943]
+    Attributes:
+        policy: a rule's text or a policy's folder.
+        name: what the records call it.
+        decision: of a learned policy.
+        block_length: of the decoding.
     """
-    interval = stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+
+    policy: str
+    name: str
+    decision: Decision
+    block_length: int
+
+    def make(self, device: str = "cpu") -> UnmaskingPolicy:
+        """Build the policy."""
+        return load(self.policy, self.decision, device) if is_folder(self.policy) else make_rule(self.policy)
 
 
-def mean_interval(values: Sequence[float]) -> list[float]:
-    """Return the 95 % Student interval of a mean; a single value is its own interval.
+def is_folder(policy: str) -> bool:
+    """Tell whether a policy is given as a folder: it is one, or it names no rule."""
+    return Path(policy).is_dir() or (policy.partition(":")[0] not in RULES and ":" not in policy)
 
-    >>> [round(edge, 3) for edge in mean_interval([1.0, 2.0, 3.0])]
-    [-0.484, 4.484]
+
+def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
+    """List what to evaluate.
+
+    A folder is evaluated under both of its decision rules. Several folders are told apart by their runs' names.
+
+    Raises:
+        ValueError: if a rule is unknown.
+        FileNotFoundError: if a folder holds no policy.
     """
-    mean, error = float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else 0.0
-    half = float(stats.t.ppf(0.975, max(1, len(values) - 1))) * error
-    return [mean - half, mean + half]
+    expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
+    folders = list(dict.fromkeys(text for text in expanded if is_folder(text)))
+    variants: list[tuple[str, str, Decision]] = []
+    for text in dict.fromkeys(expanded):
+        if is_folder(text):
+            load(text)
+            name = "learned" if len(folders) == 1 else f"learned:{_run_name(Path(text))}"
+            variants += [(text, name, "sample"), (text, name, "deterministic")]
+        else:
+            rule = make_rule(text)
+            variants.append((text, rule.name, rule.decision))
+    return [Job(text, name, decision, block) for block in block_lengths for text, name, decision in variants]
 
 
-def make_record(name: str, decision: str, task: str, block: int, seed: int, rows: Sequence[Sequence[float]]) -> Record:
-    """Summarise one policy's episodes.
+def _run_name(folder: Path) -> str:
+    return folder.parent.name if folder.name == "policy" and folder.parent.name else folder.name
 
-    Args:
-        name: of the policy.
-        decision: "sample" or "deterministic".
-        task: name, or "all".
-        block: block length.
-        seed: of the evaluation.
-        rows: (score, NFE, token positions) of each episode.
-    """
-    scores, nfe, positions = (list(column) for column in zip(*rows, strict=True))
-    return {
-        "policy": name,
-        "decision": decision,
-        "task": task,
-        "block_length": block,
-        "accuracy": float(np.mean(scores)),
-        "accuracy_ci95": accuracy_interval(scores),
-        "nfe": float(np.mean(nfe)),
-        "nfe_ci95": mean_interval(nfe),
-        "token_positions": float(np.mean(positions)),
-        "episodes": len(rows),
-        "seed": seed,
-    }
+
+def sweep() -> Iterator[str]:
+    """Yield every rule at every knob that its ``sweep`` names."""
+    for name, cls in RULES.items():
+        yield from (f"{name}:{knob:g}" for knob in cls.sweep)
 
 
 def evaluate(
     denoiser: Denoiser,
     policy: UnmaskingPolicy,
     *,
+    name: str | None = None,
     tasks: str | Sequence[str] = SUITE,
     split: Split = "test",
     episodes: int = 100,
     buffer_length: int = 64,
     block_length: int | None = None,
     temperature: float = 0.0,
+    end_of_text_prediction: bool = False,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
@@ -132,12 +167,14 @@ def evaluate(
     Args:
         denoiser: the frozen dLLM.
         policy: a rule, or a learned policy with its decision rule.
+        name: what the records call it; None takes its own name.
         tasks: names, or "suite".
         split: which problems.
         episodes: problems a task.
         buffer_length: L.
         block_length: None for full diffusion.
         temperature: of the sampled token.
+        end_of_text_prediction: see `envs.decoding.DecodingSettings`; the records' policy ends in ``+eotp``.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         on_finish: called with the number of problems just finished.
@@ -149,7 +186,7 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     chosen = make_tasks(tasks)
     problems = [task.problem(split, index) for task in chosen for index in range(episodes)]
-    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features)
+    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     generations = decode(
         denoiser,
         [problem.prompt for problem in problems],
@@ -164,77 +201,94 @@ def evaluate(
         (scorers[problem.task](done.text, problem), done.nfe, done.token_positions)
         for problem, done in zip(problems, generations, strict=True)
     ]
+    label = (name or policy.name) + ("+eotp" if end_of_text_prediction else "")
     about = (settings.block, seed)
     records = [
-        make_record(policy.name, policy.decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
+        make_record(label, policy.decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
         for i, task in enumerate(chosen)
     ]
-    return [*records, make_record(policy.name, policy.decision, "all", *about, rows)]
+    return [*records, make_record(label, policy.decision, "all", *about, rows)]
 
 
-def make_policies(texts: Iterable[str], device: str = "cpu") -> list[UnmaskingPolicy]:
-    """Build policies from rules' texts and policy folders; a folder gives both of its decision rules."""
-    made: list[UnmaskingPolicy] = []
-    for text in texts:
-        if ":" not in text or Path(text).is_dir():
-            made += [load(text, "sample", device), load(text, "deterministic", device)]
-        else:
-            made.append(make_rule(text))
-    return made
+def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> list[Record]:
+    """Evaluate one policy at one block length; the dLLM is loaded once a process."""
+    torch.set_num_threads(config.threads)
+    return evaluate(
+        load_denoiser(config.model, config.device, config.dtype),
+        job.make(config.device),
+        name=job.name,
+        tasks=config.tasks,
+        split=config.split,
+        episodes=config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100),
+        buffer_length=config.buffer_length,
+        block_length=job.block_length,
+        temperature=config.temperature,
+        end_of_text_prediction=config.end_of_text_prediction,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        on_finish=on_finish,
+    )
 
 
-def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
-    """Print records as an aligned table: the suite's, and with `per_task` each task's."""
-    table = Table(title=title or None, title_justify="left")
-    for column in ("policy", "decision", "block", "task"):
-        table.add_column(column)
-    for column in ("accuracy %", "NFE", "token positions"):
-        table.add_column(column, justify="right")
-    for record in records:
-        if per_task or record["task"] == "all":
-            half = 100 * (record["accuracy_ci95"][1] - record["accuracy_ci95"][0]) / 2
-            half_nfe = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2
-            table.add_row(
-                record["policy"],
-                record["decision"],
-                str(record["block_length"]),
-                record["task"],
-                f"{100 * record['accuracy']:.1f} ± {half:.1f}",
-                f"{record['nfe']:.2f} ± {half_nfe:.2f}",
-                f"{record['token_positions']:.0f}",
-            )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Record]:
+    """Evaluate what a file of records lacks, adding to it job by job.
+
+    Returns:
+        All records, in the order of the jobs.
+    """
+    records = read_records(file) if file.is_file() else []
+    suffix = "+eotp" if config.end_of_text_prediction else ""
+    done = {(r["policy"], r["decision"], r["block_length"]) for r in records if r["task"] == "all"}
+    waiting = [job for job in jobs if (job.name + suffix, job.decision, job.block_length) not in done]
+    order = {(job.name + suffix, job.decision, job.block_length): i for i, job in enumerate(jobs)}
+
+    def add(new: list[Record]) -> None:
+        records.extend(new)
+        records.sort(key=lambda r: order.get((r["policy"], r["decision"], r["block_length"]), len(order)))
+        write_json(file, records)
+
+    workers = config.workers
+    if workers is None:
+        workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
+    bar = tqdm(
+        total=len(jobs),
+        initial=len(jobs) - len(waiting),
+        desc="evaluating",
+        unit="policy",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+    with bar:
+        if workers == 1:
+            for job in waiting:
+                add(run_job(config, job))
+                bar.update()
+        elif waiting:
+            # Spawned, not forked: torch's threads do not survive a fork.
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                # The longest first, so that no process is left alone with one at the end.
+                for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
+                    add(future.result())
+                    bar.update()
+    return records
 
 
 def main(config: EvaluateConfig) -> list[Record]:
-    """Evaluate every policy at every block length; print the table and write the records."""
-    from train.run_folder import write_json
-
-    torch.set_num_threads(config.threads)
-    denoiser = load_denoiser(config.model, config.device, config.dtype)
-    policies = make_policies(config.policy, config.device)
-    total = len(policies) * len(config.block_length) * config.episodes * len(make_tasks(config.tasks))
-    records: list[Record] = []
-    with tqdm(total=total, unit="problem", disable=not sys.stderr.isatty()) as bar:
-        for block in config.block_length:
-            for policy in policies:
-                bar.set_description(f"{policy.name}, block {block}")
-                records += evaluate(
-                    denoiser,
-                    policy,
-                    tasks=config.tasks,
-                    split=config.split,
-                    episodes=config.episodes,
-                    buffer_length=config.buffer_length,
-                    block_length=block,
-                    temperature=config.temperature,
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                    on_finish=bar.update,
-                )
-                if config.out is not None:
-                    write_json(config.out, records)
-    print_table(records, f"{config.model}, {config.episodes} {config.split} problems a task", config.per_task)
+    """Evaluate every policy at every block length; print the table, write records and plot."""
+    if "list" in config.policy:
+        print("\n".join(RULES))
+        return []
+    blocks = config.block_length or (
+        [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
+    )
+    jobs = plan(config.policy, blocks)
+    load_denoiser(config.model, config.device, config.dtype)
+    make_tasks(config.tasks)
+    open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
+    records = run_jobs(config, jobs, config.out / "evaluation.json")
+    title = f"{config.model}, {records[0]['episodes']} {config.split} problems a task"
+    plot_pareto(records, config.out / "pareto.png", title)
+    print_table(records, title, config.per_task)
+    print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
     return records
 
 

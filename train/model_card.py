@@ -14,7 +14,8 @@ import torch
 
 from envs.denoiser import load_denoiser
 from policies import LowConfidence, Threshold
-from train.evaluate import Record, evaluate
+from train.evaluate import evaluate
+from train.records import Record
 from train.run_folder import UserError, commit, write_atomic
 
 CARD = """---

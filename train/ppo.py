@@ -10,10 +10,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,137 +24,18 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
-from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
-from envs.tasks import SUITE
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, NetworkConfig, make_rule, save
+from policies import LearnedPolicy, save
 from policies.actor_critic import UnmaskingActorCritic
 from train.config import to_plain, to_yaml
-from train.evaluate import Record, evaluate, make_policies, print_table
+from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.plot import plot_pareto
-from train.run_folder import UserError, open_run, versions, write_json
-from train.tracking import ProgressWriter, Tracker, TrackerWriter, WandbConfig
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The frozen dLLM."""
-
-    name: str = "tiny"
-    """A checkpoint folder, or the name of a model that ships."""
-    device: str = "cpu"
-    """Torch device of the dLLM and the policy."""
-    dtype: str = "float32"
-    """Torch dtype of the dLLM; confidences are float32 whatever it is."""
-    threads: int = 1
-    """Torch threads; keep 1 when anything else runs on the machine."""
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    """The environment; see `envs.unmasking.UnmaskingVectorEnv`."""
-
-    num_envs: int = 64
-    """Sequences decoded side by side."""
-    tasks: list[str] = field(default_factory=lambda: [SUITE])
-    """Tasks by name, or suite."""
-    buffer_length: int = 64
-    """Masks a sequence starts from."""
-    block_length: int | None = None
-    """Positions of a semi-autoregressive block; null for full diffusion."""
-    temperature: float = 0.0
-    """Of the sampled token; 0 commits the argmax."""
-    reward: str = "multiplicative"
-    """multiplicative, additive or forward_cost."""
-    alpha: float = 8.0
-    """Weight of speed in the reward."""
-
-
-@dataclass(frozen=True)
-class PPOSection:
-    """Arguments of stable_baselines3.PPO, by its names."""
-
-    learning_rate: float = 1e-3
-    """At the start; it falls linearly to 0."""
-    n_steps: int = 32
-    """Steps a row between two updates."""
-    batch_size: int = 512
-    """Transitions of a minibatch."""
-    n_epochs: int = 3
-    """Passes over the transitions in an update."""
-    gamma: float = 1.0
-    """Discount; 1 because every episode ends within L steps."""
-    gae_lambda: float = 0.95
-    """Bias-variance trade of the advantage estimate."""
-    clip_range: float = 0.2
-    """Clip of the probability ratio."""
-    ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
-    vf_coef: float = 0.5
-    """Weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """Clip of the gradient's norm."""
-    target_kl: float | None = None
-    """Stop an update's epochs early beyond 1.5 times this divergence."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "n_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
-        if self.batch_size == 1:
-            raise ValueError("batch_size is 1: advantages are normalised over a minibatch, so it must be 2 or more")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """The evaluation at the end, on held-out problems."""
-
-    episodes: int = 100
-    """Problems a task."""
-    rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
-    """Rules to compare with, as name:knob."""
-    block_lengths: list[int] = field(default_factory=list)
-    """Block lengths to evaluate at; an empty list is full diffusion only."""
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}: it must be 1 or more")
-        for rule in self.rules:
-            make_rule(rule)
-
-
-@dataclass(frozen=True)
-class TrainPPOConfig:
-    """Everything `python train/ppo.py` can be told."""
-
-    out: Path = Path("runs/ppo")
-    """The run's folder; it must be new or empty."""
-    seed: int = 0
-    """Of everything random."""
-    resume: bool = False
-    """Go on where a killed run of this folder stopped."""
-    total_timesteps: int = 80_000
-    """Environment steps, summed over the rows."""
-    checkpoint_every: int = 10
-    """Updates between two checkpoints."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    env: EnvConfig = field(default_factory=EnvConfig)
-    policy: NetworkConfig = field(default_factory=NetworkConfig)
-    ppo: PPOSection = field(default_factory=PPOSection)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
-        for block in self.evaluation.block_lengths:
-            DecodingSettings(self.env.buffer_length, block)
+from train.ppo_config import TrainPPOConfig
+from train.records import Record, print_table
+from train.run_folder import UserError, open_run, versions
+from train.tracking import ProgressWriter, Tracker, TrackerWriter
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -324,29 +204,24 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 """
 
 
-def evaluate_all(config: TrainPPOConfig, denoiser: Denoiser) -> list[Record]:
+def evaluate_all(config: TrainPPOConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    file = config.out / "evaluation.json"
-    records: list[Record] = json.loads(file.read_text()) if file.is_file() else []
-    done = {(r["policy"], r["decision"], r["block_length"]) for r in records if r["task"] == "all"}
-    policies = make_policies([str(config.out / "policy"), *config.evaluation.rules], config.model.device)
     blocks = config.evaluation.block_lengths or [config.env.buffer_length]
-    jobs = [(policy, block) for block in blocks for policy in policies]
-    for policy, block in tqdm(jobs, desc="evaluating", unit="policy", mininterval=0.5 if sys.stderr.isatty() else 30):
-        if (policy.name, policy.decision, block) in done:
-            continue
-        records += evaluate(
-            denoiser,
-            policy,
-            tasks=config.env.tasks,
-            episodes=config.evaluation.episodes,
-            buffer_length=config.env.buffer_length,
-            block_length=block,
-            temperature=config.env.temperature,
-            seed=config.seed,
-        )
-        write_json(file, records)
-    return records
+    about = EvaluateConfig(
+        policy=[str(config.out / "policy"), *config.evaluation.rules],
+        model=config.model.name,
+        tasks=config.env.tasks,
+        episodes=config.evaluation.episodes,
+        buffer_length=config.env.buffer_length,
+        block_length=blocks,
+        temperature=config.env.temperature,
+        device=config.model.device,
+        dtype=config.model.dtype,
+        threads=config.model.threads,
+        workers=1,
+        seed=config.seed,
+    )
+    return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
 
 
 def train(config: TrainPPOConfig) -> list[Record]:
@@ -373,7 +248,7 @@ def train(config: TrainPPOConfig) -> list[Record]:
     try:
         learn(config, model, tracker)
         export(config, model)
-        records = evaluate_all(config, denoiser)
+        records = evaluate_all(config)
         plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
     except BaseException:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from stable_baselines3.common.logger import KVWriter
 
-from train.evaluate import Record
+from train.records import Record
 from train.run_folder import write_atomic
 
 STEP = "time/total_timesteps"

@@ -1,0 +1,122 @@
+"""Denoisers that say exactly what they are told, and short ways to decode with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.tasks import SUITE, make_tasks
+from envs.view import Action, View
+from train.pretrain import PretrainConfig, build_model, build_tokenizer
+
+PAD, MASK, EOS, A, B, C, D = range(7)
+V = 7
+Rule = Callable[[list[int], list[int]], list[tuple[int, float]]]
+
+
+class HandWritten:
+    """A denoiser that says for each buffer position (token, its probability), from the prompt and the buffer."""
+
+    pad_id, mask_id, eos_id, max_length = PAD, MASK, EOS, 64
+    device = torch.device("cpu")
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.seen: list[tuple[list[list[int]], list[list[bool]]]] = []
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+        self.seen.append((tokens.tolist(), attention_mask.tolist()))
+        logits = torch.zeros(len(tokens), length, V)
+        for row, ids in enumerate(tokens.tolist()):
+            prompt = [i for i in ids[:-length] if i != PAD]
+            for position, (token, p) in enumerate(self.rule(prompt, ids[-length:])[:length]):
+                logits[row, position] = math.log((1 - p) / (V - 2))
+                logits[row, position, token] = math.log(p)
+                logits[row, position, MASK] = 20.0
+        return logits
+
+
+def fixed(*believed: tuple[int, float]) -> Any:
+    """Says the same of each position whatever it sees."""
+    return HandWritten(lambda prompt, buffer: list(believed))
+
+
+class Mixing:
+    """A denoiser whose every answer changes with every token that is present, and is exact in any batch.
+
+    What it says of padding changes with the width of the batch, so that a view that shows it is not the row's alone.
+    """
+
+    pad_id, mask_id, eos_id, max_length = PAD, MASK, EOS, 64
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[list[int]], list[list[bool]]]] = []
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+        self.seen.append((tokens.tolist(), attention_mask.tolist()))
+        place = attention_mask.cumsum(1) * attention_mask
+        mixed = ((tokens + 2) * place * (place + 3)).sum(1).view(-1, 1, 1)
+        place = torch.where(attention_mask, place, tokens.shape[1])[:, -length:].unsqueeze(-1)
+        token = torch.arange(V)
+        logits = (mixed * (token + 3) * 7 + place * (token + 5) * 11) % 101 * 0.06
+        logits[..., PAD] = -20.0
+        logits[..., EOS] -= 2.0  # else hardly a row lives long
+        return logits
+
+
+def start(denoiser: Any, prompts: Sequence[Sequence[int]], length: int, **kwargs: Any) -> DecodingBatch:
+    kwargs = {"block_length": length, **kwargs}
+    batch = DecodingBatch(denoiser, len(prompts), DecodingSettings(length, **kwargs))
+    batch.load(range(len(prompts)), prompts)
+    return batch
+
+
+def bits(*rows: str) -> Tensor:
+    """Choices written like "x..x"."""
+    return torch.tensor([[cell == "x" for cell in row] for row in rows])
+
+
+def commit(batch: DecodingBatch, *rows: str) -> list[bool]:
+    """One step; rows are written like "x..x"."""
+    batch.forward()
+    finished: list[bool] = batch.commit(bits(*rows)).tolist()
+    return finished
+
+
+def act(batch: DecodingBatch, *rows: str, **action: Any) -> list[bool]:
+    """One step of an action that also does something else than commit; see `Action`."""
+    batch.forward()
+    finished: list[bool] = batch.apply(Action(bits(*rows), **action)).tolist()
+    return finished
+
+
+def same_row(one: View, row: int, two: View, other: int) -> bool:
+    """Tell whether a row of one view equals a row of another in all they hold, padding of prompts aside."""
+
+    def flat(view: View) -> dict[str, Tensor]:
+        values = {name: value for name, value in vars(view).items() if isinstance(value, Tensor)}
+        return values | dict(view.features) | {k: v for k, v in view.tensors.items() if k != "prompt"} | view.memory
+
+    mine, theirs = flat(one), flat(two)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k][row], theirs[k][other]) for k in mine)
+
+
+def tiny_model(
+    max_positions: int = 48, num_layers: int = 2
+) -> tuple[RobertaPreLayerNormForMaskedLM, PreTrainedTokenizerFast]:
+    """A random model like the one that ships, but tiny, and with weights large enough to have opinions."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(make_tasks(SUITE))
+    config = PretrainConfig(hidden_size=32, num_layers=num_layers, num_heads=2, max_positions=max_positions)
+    model = build_model(config, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
+    return model, tokenizer

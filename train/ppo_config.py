@@ -1,0 +1,130 @@
+"""Everything `python train/ppo.py` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envs.decoding import DecodingSettings
+from envs.tasks import SUITE
+from policies import NetworkConfig, make_rule
+from train.tracking import WandbConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen dLLM."""
+
+    name: str = "tiny"
+    """A checkpoint folder, or the name of a model that ships."""
+    device: str = "cpu"
+    """Torch device of the dLLM and the policy."""
+    dtype: str = "float32"
+    """Torch dtype of the dLLM; confidences are float32 whatever it is."""
+    threads: int = 1
+    """Torch threads; keep 1 when anything else runs on the machine."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment; see `envs.unmasking.UnmaskingVectorEnv`."""
+
+    num_envs: int = 64
+    """Sequences decoded side by side."""
+    tasks: list[str] = field(default_factory=lambda: [SUITE])
+    """Tasks by name, or suite."""
+    buffer_length: int = 64
+    """Masks a sequence starts from."""
+    block_length: int | None = None
+    """Positions of a semi-autoregressive block; null for full diffusion."""
+    temperature: float = 0.0
+    """Of the sampled token; 0 commits the argmax."""
+    reward: str = "multiplicative"
+    """multiplicative, additive or forward_cost."""
+    alpha: float = 8.0
+    """Weight of speed in the reward."""
+
+
+@dataclass(frozen=True)
+class PPOSection:
+    """Arguments of stable_baselines3.PPO, by its names."""
+
+    learning_rate: float = 1e-3
+    """At the start; it falls linearly to 0."""
+    n_steps: int = 32
+    """Steps a row between two updates."""
+    batch_size: int = 512
+    """Transitions of a minibatch."""
+    n_epochs: int = 3
+    """Passes over the transitions in an update."""
+    gamma: float = 1.0
+    """Discount; 1 because every episode ends within L steps."""
+    gae_lambda: float = 0.95
+    """Bias-variance trade of the advantage estimate."""
+    clip_range: float = 0.2
+    """Clip of the probability ratio."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Clip of the gradient's norm."""
+    target_kl: float | None = None
+    """Stop an update's epochs early beyond 1.5 times this divergence."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size", "n_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.batch_size == 1:
+            raise ValueError("batch_size is 1: advantages are normalised over a minibatch, so it must be 2 or more")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The evaluation at the end, on held-out problems."""
+
+    episodes: int = 100
+    """Problems a task."""
+    rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
+    """Rules to compare with, as name:knob."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is full diffusion only."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}: it must be 1 or more")
+        for rule in self.rules:
+            make_rule(rule)
+
+
+@dataclass(frozen=True)
+class TrainPPOConfig:
+    """Everything `python train/ppo.py` can be told."""
+
+    out: Path = Path("runs/ppo")
+    """The run's folder; it must be new or empty."""
+    seed: int = 0
+    """Of everything random."""
+    resume: bool = False
+    """Go on where a killed run of this folder stopped."""
+    total_timesteps: int = 80_000
+    """Environment steps, summed over the rows."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: NetworkConfig = field(default_factory=NetworkConfig)
+    ppo: PPOSection = field(default_factory=PPOSection)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
+        for block in self.evaluation.block_lengths:
+            DecodingSettings(self.env.buffer_length, block)
