@@ -3,54 +3,79 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, Self, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser
 from envs.noise import uniform
 from envs.view import View, ensure_progress
 from policies.base import CommitPolicy, Decision
+from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
+
+NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
+    {"transformer": (NetworkConfig, UnmaskingNetwork), "block_filter": (BlockFilterConfig, BlockFilter)}
+)
+"""Kinds of network by name: configuration and module."""
 
 
 class LearnedPolicy(CommitPolicy):
     """A trained `UnmaskingNetwork` with a decision rule.
 
     Args:
-        network: the trained network.
+        network: the trained network, of a kind in `NETWORKS`.
         decision: ``"deterministic"`` or ``"sample"``; sampling is by the sequence's key, so it is repeatable.
         trained: how it was trained, for the record.
+        threshold: least probability that the deterministic decision commits.
 
     Raises:
-        ValueError: if the decision is unknown.
+        ValueError: if the decision is unknown or the threshold not in (0, 1).
     """
 
     def __init__(
         self,
-        network: UnmaskingNetwork,
+        network: UnmaskingNetwork | BlockFilter,
         decision: Decision = "deterministic",
         trained: Mapping[str, Any] | None = None,
+        threshold: float = 0.5,
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is {threshold}: it must be between 0 and 1, both excluded")
         self.network = network.eval().requires_grad_(False)
+        self.threshold = threshold
         self.decision = decision
         self.trained = dict(trained or {})
-        self.features = frozenset(network.config.features)
+        self.features = network.features
 
     @property
     def name(self) -> str:
         """``learned``."""
         return "learned"
+
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
+        """Check that the network works at these lengths."""
+        parts = [self.network, getattr(self.network, "filter", None)]
+        tied = [part.config.block_length for part in parts if isinstance(part, BlockFilter)]
+        if tied and tied[0] != settings.block:
+            raise ValueError(
+                f"block_length is {settings.block}: this policy's filter works at {tied[0]} only; decode with that"
+            )
+        return self
 
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
@@ -63,28 +88,38 @@ class LearnedPolicy(CommitPolicy):
         """Choose by the decision rule; a row with nothing chosen commits its most probable position."""
         logits = self.network(view.inputs())
         if self.decision == "deterministic":
-            chosen = logits >= 0
+            chosen = logits >= math.log(self.threshold / (1 - self.threshold))
         else:
             draw = uniform(view.key, view.step, (logits.shape[1],), stream=3)
             chosen = draw < logits.sigmoid()
         return ensure_progress(chosen, view.eligible, logits)
 
 
-@dataclass(frozen=True)
-class PolicyConfig:
-    """What ``config.json`` holds.
+def describe(network: nn.Module) -> dict[str, Any]:
+    """Return a network's kind and configuration, its filter's included, as JSON can hold them."""
+    kind = next(name for name, (_, module) in NETWORKS.items() if isinstance(network, module))
+    inner = getattr(network, "filter", None)
+    config: Any = network.config
+    return {"kind": kind, "network": asdict(config), "filter": inner and describe(inner)}
 
-    Attributes:
-        network: architecture and inputs.
-        decision: the decision rule to use by default.
-        trained: model, tasks, block setting, steps, seed, evaluation: whatever the trainer recorded.
-        format_version: of this file.
+
+def build(description: Mapping[str, Any]) -> UnmaskingNetwork | BlockFilter:
+    """Build the network that `describe` described, with new weights.
+
+    Raises:
+        ValueError: if the kind or a field is unknown.
     """
-
-    network: NetworkConfig
-    decision: Decision = "deterministic"
-    trained: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    if description["kind"] not in NETWORKS:
+        raise ValueError(f"kind is {description['kind']!r}: choose one of {', '.join(NETWORKS)}")
+    config_class, module = NETWORKS[description["kind"]]
+    values = dict(description["network"])
+    unknown = sorted(set(values) - {f.name for f in fields(config_class)})
+    if unknown:
+        raise ValueError(f"unknown network fields {unknown}")
+    config = config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    inner = description.get("filter")
+    network: UnmaskingNetwork | BlockFilter = module(config, filter=build(inner)) if inner else module(config)
+    return network
 
 
 def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
@@ -100,23 +135,32 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = PolicyConfig(policy.network.config, policy.decision, policy.trained)
+    config = {
+        **describe(policy.network),
+        "decision": policy.decision,
+        "threshold": policy.threshold,
+        "trained": policy.trained,
+        "format_version": FORMAT_VERSION,
+    }
     weights = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
-    (folder / "config.json.tmp").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "README.md.tmp").write_text(card or "An unmasking policy.\n")
     for name in ("model.safetensors", "config.json", "README.md"):
         os.replace(folder / f"{name}.tmp", folder / name)
     return folder
 
 
-def load(folder: str | Path, decision: Decision | None = None, device: str = "cpu") -> LearnedPolicy:
+def load(
+    folder: str | Path, decision: Decision | None = None, device: str = "cpu", threshold: float | None = None
+) -> LearnedPolicy:
     """Read a policy folder.
 
     Args:
         folder: made by `save`.
         decision: overrides the saved decision rule.
         device: where the network runs.
+        threshold: overrides the saved threshold.
 
     Raises:
         FileNotFoundError: if a file of the folder is missing.
@@ -126,29 +170,30 @@ def load(folder: str | Path, decision: Decision | None = None, device: str = "cp
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
-    config = _read_config(folder / "config.json")
-    network = UnmaskingNetwork(config.network)
+    config, network = _read_config(folder / "config.json")
     try:
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(
             f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
         ) from error
-    return LearnedPolicy(network.to(device), decision or config.decision, config.trained)
+    return LearnedPolicy(
+        network.to(device),
+        decision or config["decision"],
+        config["trained"],
+        config["threshold"] if threshold is None else threshold,
+    )
 
 
-def _read_config(file: Path) -> PolicyConfig:
+def _read_config(file: Path) -> tuple[dict[str, Any], UnmaskingNetwork | BlockFilter]:
     try:
-        data = json.loads(file.read_text())
-        version = data["format_version"]
+        config: dict[str, Any] = json.loads(file.read_text())
+        version = config["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version}, this release reads {FORMAT_VERSION}")
-        known = {f.name for f in fields(NetworkConfig)}
-        network: dict[str, Any] = data["network"] | {"features": tuple(data["network"]["features"])}
-        if set(network) - known:
-            raise ValueError(f"unknown network fields {sorted(set(network) - known)}")
-        if not isinstance(data["trained"], dict):
-            raise ValueError(f"trained is {data['trained']!r}, not a mapping")
-        return PolicyConfig(NetworkConfig(**network), data["decision"], data["trained"])
+        for name, kind in (("trained", dict), ("threshold", float), ("decision", str)):
+            if not isinstance(config[name], kind):
+                raise ValueError(f"{name} is {config[name]!r}, not a {kind.__name__}")
+        return config, build(config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"policy file {file} is damaged: {error!r}") from error

@@ -8,7 +8,8 @@ Departures from the paper:
 3. The time embedding has several frequencies; the released code's single one makes it two distinct numbers.
 4. Each eligible position knows how many eligible ones stand to its left, so that "all but the first" can be said of
    positions that look alike; relative attention alone can hardly tell them apart.
-5. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
+5. So does the gap to the next better position: the best of the doubtful positions is not seen in its own readings.
+6. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
    at zero: the untrained network *is* the threshold rule, and training departs from it.
 
 Letters: B rows, L positions, F input features, D width.
@@ -115,13 +116,15 @@ class UnmaskingNetwork(nn.Module):
 
     Args:
         config: sizes, inputs and initialisation.
+        filter: a trained network of this or another kind whose log-odds are one more input; it is frozen.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, filter: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
+        self.filter = filter.requires_grad_(False) if filter is not None else None
         width = config.hidden_size
-        self.input = nn.Linear(4 + len(config.features), width)
+        self.input = nn.Linear(4 + len(config.features) + (filter is not None), width)
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(width, 6 * width)
@@ -142,12 +145,18 @@ class UnmaskingNetwork(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
 
+    @property
+    def features(self) -> frozenset[str]:
+        """Names of the view's features that it reads, the filter's included."""
+        own = frozenset(self.config.features)
+        return own if self.filter is None else own | self.filter.features  # type: ignore[operator]
+
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.
 
         Args:
             inputs: ``confidence``, ``masked``, ``eligible`` (B, L), ``time`` (B, 1) and the configured features
-                (B, L), all as `envs.unmasking.observe` makes them.
+                (B, L), all as `envs.view.View.inputs` makes them.
 
         Returns:
             (B, L, D) float32.
@@ -159,6 +168,8 @@ class UnmaskingNetwork(nn.Module):
         gap = gap_above(level, inputs["eligible"] > 0.5)
         columns = [level / 4, confidence, place, gap / 4]
         columns += [inputs[name].float() for name in self.config.features]
+        if self.filter is not None:
+            columns.append(self.filter(inputs).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
         masked = inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
         scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, inputs["time"].float())
