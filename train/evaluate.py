@@ -41,8 +41,8 @@ class EvaluateConfig:
     """What `python train/evaluate.py` does."""
 
     policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
-    """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic); all
-    sweeps every rule, list prints their names."""
+    """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
+    FOLDER@THRESHOLD); all sweeps every rule, list prints their names."""
     out: Path = Path("runs/evaluate")
     """The run's folder; it must be new or empty."""
     resume: bool = False
@@ -105,31 +105,58 @@ class Job:
 
     def make(self, device: str = "cpu") -> UnmaskingPolicy:
         """Build the policy."""
-        return load(self.policy, self.decision, device) if is_folder(self.policy) else make_rule(self.policy)
+        if not is_folder(self.policy):
+            return make_rule(self.policy)
+        folder, threshold = split_threshold(self.policy)
+        return load(folder, self.decision, device, threshold)
 
 
 def is_folder(policy: str) -> bool:
     """Tell whether a policy is given as a folder: it is one, or it names no rule."""
-    return Path(policy).is_dir() or (policy.partition(":")[0] not in RULES and ":" not in policy)
+    folder, _ = split_threshold(policy)
+    return Path(folder).is_dir() or (policy.partition(":")[0] not in RULES and ":" not in policy)
+
+
+def split_threshold(policy: str) -> tuple[str, float | None]:
+    """Take ``FOLDER@THRESHOLD`` apart.
+
+    >>> split_threshold("runs/learn2pd/filters/weighted@0.9")
+    ('runs/learn2pd/filters/weighted', 0.9)
+
+    Raises:
+        ValueError: if what follows the at sign is no number.
+    """
+    folder, has_threshold, threshold = policy.rpartition("@")
+    if not has_threshold or Path(policy).is_dir():
+        return policy, None
+    try:
+        return folder, float(threshold)
+    except ValueError:
+        raise ValueError(f"policy is {policy!r}: write a probability after the @, as in {folder}@0.9") from None
 
 
 def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     """List what to evaluate.
 
-    A folder is evaluated under both of its decision rules. Several folders are told apart by their runs' names.
+    A folder is evaluated under both of its decision rules, ``FOLDER@THRESHOLD`` under the deterministic one with that
+    threshold. Several folders are told apart by their runs' names.
 
     Raises:
         ValueError: if a rule is unknown.
         FileNotFoundError: if a folder holds no policy.
     """
     expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
-    folders = list(dict.fromkeys(text for text in expanded if is_folder(text)))
+    folders = list(dict.fromkeys(split_threshold(text)[0] for text in expanded if is_folder(text)))
     variants: list[tuple[str, str, Decision]] = []
     for text in dict.fromkeys(expanded):
         if is_folder(text):
-            load(text)
-            name = "learned" if len(folders) == 1 else f"learned:{_run_name(Path(text))}"
-            variants += [(text, name, "sample"), (text, name, "deterministic")]
+            folder, threshold = split_threshold(text)
+            load(folder, threshold=threshold)
+            name = "learned" if len(folders) == 1 else f"learned:{_run_name(Path(folder))}"
+            if threshold is None:
+                variants += [(text, name, "sample"), (text, name, "deterministic")]
+            else:
+                variants.append((text, f"{name}@{threshold:g}", "deterministic"))
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))

@@ -45,7 +45,7 @@ def plot_pareto(records: Sequence[Record], file: Path, title: str = "") -> None:
 
 
 def _family(record: Record) -> str:
-    name = str(record["policy"])
+    name = str(record["policy"]).partition("@")[0]
     return f"{name} ({record['decision']})" if name.startswith("learned") else name.partition(":")[0]
 
 

@@ -77,7 +77,11 @@ class Oracle(CommitRule):
         return replace(self, references=References(denoiser, settings))
 
     def select(self, view: View) -> Tensor:
-        """Choose what agrees."""
+        """Choose what agrees, else the best."""
+        return ensure_progress(self.agreement_with(view), view.eligible, view.confidence)
+
+    def agreement_with(self, view: View) -> Tensor:
+        """Return (N, L) bool, True at eligible positions whose prediction is the reference's token."""
         if self.references is None:
             raise ValueError(f"{self.rule} has no references yet: call bind(denoiser, settings) first")
         rows = view.eligible.any(1).nonzero().squeeze(1)
@@ -85,4 +89,4 @@ class Oracle(CommitRule):
         if len(rows):
             reference = self.references.of(view.key[rows], view.tensors["prompt"][rows])
             agrees[rows] = view.prediction[rows] == reference
-        return ensure_progress(agrees, view.eligible, view.confidence)
+        return agrees & view.eligible

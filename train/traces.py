@@ -1,0 +1,159 @@
+"""Traces of decoding under the oracle: what the dLLM believed at each step, and which positions were already final.
+
+A trace folder holds shards, one of `SHARD` problems each; a shard is a folder with one ``.npy`` file a column, written
+whole or not at all, and read back memory-mapped. Collecting goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import load_denoiser
+from envs.tasks import SUITE, Split, make_tasks
+from policies import UnmaskingPolicy, load
+from policies.rules import Oracle
+
+SHARD = 64
+"""Problems of a shard."""
+
+FIRST_PROBLEM = 10_000_000
+"""Training problems are taken from this index on."""
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """What one folder of traces holds.
+
+    Attributes:
+        folder: where.
+        problems: how many.
+        split: of the problems.
+        block_length: of the decoding.
+        buffer_length: L.
+        features: per-position readings to keep beside the confidence.
+        behaviour: a policy's folder whose own states are recorded, at `threshold`; None records the oracle's.
+        threshold: probability at which the behaviour commits.
+        model: the dLLM.
+        tasks: by name, or suite.
+    """
+
+    folder: Path
+    problems: int
+    split: Split = "train"
+    block_length: int = 64
+    buffer_length: int = 64
+    features: tuple[str, ...] = ()
+    behaviour: str | None = None
+    threshold: float = 0.5
+    model: str = "tiny"
+    tasks: tuple[str, ...] = (SUITE,)
+
+
+def prompts_of(config: TraceConfig, shard: int) -> list[str]:
+    """Return a shard's prompts, the tasks in turn."""
+    tasks = make_tasks(list(config.tasks))
+    numbers = range(shard * SHARD, min(config.problems, (shard + 1) * SHARD))
+    first = FIRST_PROBLEM if config.split == "train" else 0
+    return [tasks[n % len(tasks)].problem(config.split, first + n // len(tasks)).prompt for n in numbers]
+
+
+def collect_shard(config: TraceConfig, shard: int) -> None:
+    """Decode a shard's problems one token per step, replay them, and write what was seen."""
+    torch.set_num_threads(1)
+    denoiser = load_denoiser(config.model)
+    settings = DecodingSettings(
+        config.buffer_length, config.block_length, features=frozenset({*config.features, "prompt"})
+    )
+    oracle = Oracle().bind(denoiser, settings)
+    behaviour: UnmaskingPolicy = oracle
+    if config.behaviour is not None:
+        behaviour = load(config.behaviour, "deterministic", threshold=config.threshold).bind(denoiser, settings)
+    prompts = [denoiser.encode(prompt) for prompt in prompts_of(config, shard)]
+    batch = DecodingBatch(denoiser, len(prompts), settings)
+    batch.load(range(len(prompts)), prompts)
+    columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+    while bool(batch.running.any()):
+        view = batch.forward()
+        rows = view.eligible.any(1)
+        inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
+        for name, values in inputs.items():
+            columns.setdefault(name, []).append(values[rows].numpy())
+        batch.apply(behaviour.act(view))
+    place = config.folder / f"shard_{shard:05d}"
+    partial = config.folder / f"partial_{shard:05d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, parts in columns.items():
+        np.save(partial / f"{name}.npy", np.concatenate(parts))
+    os.replace(partial, place)
+
+
+def collect(config: TraceConfig, workers: int = 1) -> Traces:
+    """Collect what a folder lacks and open it."""
+    shards = range(-(-config.problems // SHARD))
+    missing = [shard for shard in shards if not (config.folder / f"shard_{shard:05d}").is_dir()]
+    if missing:
+        with (
+            ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+            tqdm(total=len(missing), desc=f"collecting {config.folder.name}", unit="shard", mininterval=5) as bar,
+        ):
+            for future in [pool.submit(collect_shard, config, shard) for shard in missing]:
+                future.result()
+                bar.update()
+    return Traces([config.folder / f"shard_{shard:05d}" for shard in shards])
+
+
+class Traces:
+    """Steps of decoding, one row each, memory-mapped.
+
+    Args:
+        shards: folders written by `collect_shard`.
+    """
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        names = sorted(file.stem for file in shards[0].glob("*.npy"))
+        self.columns = {name: [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in shards] for name in names}
+        self.sizes = [len(part) for part in self.columns["oracle"]]
+        self.bytes = sum(part.nbytes for parts in self.columns.values() for part in parts)
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def rows(self, index: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """Read some rows, in any order.
+
+        Args:
+            index: (B,) int64.
+
+        Returns:
+            (B, L) float32 tensors by name (``time`` is (B, 1)), with ``oracle``, 1 where the prediction was final.
+        """
+        starts = np.cumsum([0, *self.sizes])
+        shard = np.searchsorted(starts, index, side="right") - 1
+        found = {}
+        for name, parts in self.columns.items():
+            values = np.empty((len(index), *parts[0].shape[1:]), np.float32)
+            for which in np.unique(shard):
+                here = shard == which
+                values[here] = parts[which][index[here] - starts[which]]
+            found[name] = torch.from_numpy(values)
+        return found
+
+    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[dict[str, Tensor]]:
+        """Go through all rows once, shuffled if `rng` is given."""
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        for start in range(0, len(order), size):
+            yield self.rows(order[start : start + size])
