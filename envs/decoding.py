@@ -64,6 +64,10 @@ class DecodingSettings:
         unknown = sorted(self.features - known)
         if unknown:
             raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+        if {"hidden", "leave_one_out"} <= self.features:
+            raise ValueError(
+                "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"
+            )
 
     @property
     def block(self) -> int:
@@ -107,6 +111,7 @@ class DecodingBatch:
         self._positions = torch.arange(length, device=device)
         self._drafted: Action | None = None
         self._settled = zeros(dtype=torch.bool)  # rows that a draft finished, not yet reported
+        self._tensor_kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}  # those of the last forward's tensors
         self._view = self.blank_view()
 
     @property
@@ -131,10 +136,13 @@ class DecodingBatch:
             length: masks to start from; None for the whole buffer.
 
         Raises:
-            ValueError: if a prompt is empty or, with the buffer, longer than the model takes.
+            ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length is not
+                possible.
         """
         if len(rows) != len(prompts):
             raise ValueError(f"prompts has {len(prompts)} entries: it must have one a row, {len(rows)}")
+        if length is not None and not 1 <= length <= self.settings.buffer_length:
+            raise ValueError(f"length is {length}: it must be 1 to buffer_length, {self.settings.buffer_length}")
         for prompt in prompts:
             self._check_prompt(prompt)
         if not rows:
@@ -151,8 +159,9 @@ class DecodingBatch:
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
         self.block_end[index] = self.settings.block
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions)
-        for record in (*counters, self.commit_step, self.commit_confidence, *self.memory.values()):
+        for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
+        self.memory = {name: values.index_fill(0, index, 0) for name, values in self.memory.items()}
         self._settled[index] = False
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
@@ -257,11 +266,15 @@ class DecodingBatch:
             if "probabilities" in wanted:
                 probabilities = log_probabilities.exp()
                 tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
+        inside = self._positions < self.length.unsqueeze(1)
         for name in wanted & COMMITTED_READINGS:
-            features[name] = spread(extra[name], blank.features[name], ~self.masked)
+            features[name] = spread(extra[name], blank.features[name], ~self.masked & inside)
         if "hidden" in wanted:
             hidden = extra["hidden"].float()
-            tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), torch.ones_like(self.masked))
+            tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), inside)
+        self._tensor_kinds = {
+            name: (values.shape[2:], values.dtype) for name, values in tensors.items() if name != "prompt"
+        }
         return replace(
             blank,
             confidence=confidence,
@@ -325,7 +338,10 @@ class DecodingBatch:
         """Return the view of rows that are all finished: nothing masked, every confidence 1."""
         ones = torch.ones(self.masked.shape, device=self.masked.device)
         none = torch.zeros_like(self.masked)
-        tensors = {}
+        tensors = {
+            name: torch.zeros((*none.shape, *shape), dtype=dtype, device=none.device)
+            for name, (shape, dtype) in self._tensor_kinds.items()
+        }
         if "prompt" in self.settings.features:
             width = self.prompt.shape[1]
             padding = torch.arange(width, device=ones.device) < width - self.prompt_length.unsqueeze(1)
@@ -366,8 +382,8 @@ class DecodingBatch:
         """Do what a policy decided on the view of the last `forward`.
 
         A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or when
-        everything before a committed end-of-text is known: the rest then becomes end-of-text. Of an action with
-        drafts, the writing waits for the next `forward`, unless `commit` itself finishes the row.
+        everything before a committed end-of-text is known: the rest then becomes end-of-text. An action with
+        drafts is carried out by the next `forward`, and the rows that it finishes are reported by the next call.
 
         Returns:
             (N,) bool, rows that are finished since the last call.
@@ -391,15 +407,16 @@ class DecodingBatch:
 
     def _write(self, action: Action) -> Tensor:
         """Change the buffers; returns (N,) bool, rows that are finished by it."""
-        was_running, view = self.running, self._view
+        view = self._view
+        was_running = self.running & view.masked.any(1)  # a row loaded since has no view yet
         if action.remask is not None:
             may = (self.nfe < self.settings.buffer_length).unsqueeze(1) & view.in_block & was_running.unsqueeze(1)
             self._mask(action.remask & ~view.masked & may)
         if action.length is not None:
             self._resize(torch.where(was_running, action.length, self.length))
         if action.block_end is not None:
-            first_masked = self.masked.int().argmax(1)
-            end = torch.maximum(action.block_end, first_masked + 1).clamp(max=self.settings.buffer_length)
+            first_seen = (self.masked & view.masked).int().argmax(1)
+            end = torch.maximum(action.block_end, first_seen + 1).clamp(max=self.settings.buffer_length)
             self.block_end = torch.where(was_running, end, self.block_end)
         seen = self.masked & view.masked  # masks that the forward has an opinion about
         eligible = self.eligible() & seen
@@ -416,9 +433,12 @@ class DecodingBatch:
         first_eos, complete = self._end_of_text()
         finished = was_running & complete
         if self.settings.end_of_text_prediction:
-            self._resize(torch.minimum(self.length, first_eos + 1))
+            self.length = torch.minimum(self.length, first_eos + 1)
+            gone = self._positions >= self.length.unsqueeze(1)
+            self._mask(gone)
+            self._fill(gone)
         self._fill(finished.unsqueeze(1) & self.masked)
-        self._move_blocks()
+        self._move_blocks(was_running)
         return finished
 
     def _mask(self, positions: Tensor) -> None:
@@ -435,8 +455,8 @@ class DecodingBatch:
         """Give each row this many positions: masks beyond it become end-of-text, new ones are masks."""
         old, place = self.length.unsqueeze(1), self._positions
         committed = (self.commit_step > 0).int()
-        # Tokens that a policy committed stay part of what the dLLM sees, except after an end-of-text.
-        keep = (place + 1) * committed if not self.settings.end_of_text_prediction else torch.zeros_like(committed)
+        # Tokens that a policy committed stay part of what the dLLM sees.
+        keep = (place + 1) * committed
         self.length = torch.maximum(length, keep.amax(1)).clamp(1, self.settings.buffer_length)
         new = self.length.unsqueeze(1)
         self._mask((place >= old) & (place < new))
@@ -450,15 +470,15 @@ class DecodingBatch:
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
         return first_eos, (first_masked == length) | (first_eos < first_masked)
 
-    def _move_blocks(self) -> None:
+    def _move_blocks(self, acted: Tensor) -> None:
         """Go on to the first block with a mask where the current one has none; blocks follow each other."""
         block = self.settings.block
         done = self.running & ~self.eligible().any(1)
         first_masked = self.masked.int().argmax(1)
         start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
         self.block_start = torch.where(done, start, self.block_start)
-        self.block_end = torch.where(done, start + block, self.block_end)
-        self.block_step = torch.where(done, 0, self.block_step + self.running)
+        self.block_end = torch.where(done, (start + block).clamp(max=self.settings.buffer_length), self.block_end)
+        self.block_step = torch.where(done, 0, self.block_step + (self.running & acted))
 
     # Drafts.
 
@@ -474,12 +494,12 @@ class DecodingBatch:
         count = sets.shape[1]
         branches = self._copy(torch.arange(rows, device=device).repeat_interleave(count))
         was_running = self.running
-        tokens = None if action.tokens is None else action.tokens.repeat_interleave(count, 0)
-        scope = None if action.scope is None else action.scope.repeat_interleave(count, 0)
-        branches._write(Action(sets.flatten(0, 1), tokens=tokens, scope=scope))
-        masks = branches.masked.view(rows, count, -1)
-        same = (masks.unsqueeze(2) == masks.unsqueeze(1)).all(-1)  # (N, K + 1, K + 1)
-        original = same.int().argmax(2)  # the first draft that leaves the same masks
+        parts = {name: getattr(action, name) for name in ("scope", "tokens", "remask", "block_end", "length")}
+        shared = {name: part.repeat_interleave(count, 0) for name, part in parts.items() if part is not None}
+        branches._write(Action(sets.flatten(0, 1), **shared))
+        buffers = branches.buffer.view(rows, count, -1)
+        same = (buffers.unsqueeze(2) == buffers.unsqueeze(1)).all(-1)  # (N, K + 1, K + 1)
+        original = same.int().argmax(2)  # the first draft that leaves the same tokens
         is_new = (original == torch.arange(count, device=device)).flatten()
         branched = branches._believe(branches.running & is_new)
         base = torch.arange(rows, device=device) * count
@@ -498,6 +518,7 @@ class DecodingBatch:
         copy = DecodingBatch(self.denoiser, len(index), self.settings)
         copy._adopt(self, index)
         copy._view = _rows_of(self._view, index)
+        copy._tensor_kinds = self._tensor_kinds
         return copy
 
     def _adopt(self, other: DecodingBatch, index: Tensor) -> None:

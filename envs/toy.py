@@ -33,16 +33,18 @@ class ToyDenoiser:
         prompt, buffer = tokens[:, :-length], tokens[:, -length:]
         present = attention_mask if attention_mask.ndim == 2 else attention_mask.any(1)
         prompt = prompt.masked_fill(~present[:, :-length], self.pad_id)
+        place = torch.arange(length).expand_as(buffer)
+        if position_ids is not None:
+            place = (position_ids[:, -length:] - present[:, :-length].sum(1, keepdim=True)).clamp(0, length - 1)
         target = torch.full_like(buffer, self.eos_id)
         for row, ids in enumerate(prompt.tolist()):
             words = [self.words[i] for i in ids if i != self.pad_id]
             cells = [self._ids[word] for word in words[4:-1] if word != EMPTY][:length]
             target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long)
         committed = ((buffer != self.mask_id) & present[:, -length:]).sum(1, keepdim=True)
-        place = torch.arange(length)
         height = 1 + (7 * place + 5 * committed + prompt.sum(1, keepdim=True)) % 11
         logits = torch.zeros(*buffer.shape, len(self.words))
-        return logits.scatter(-1, target.unsqueeze(-1), height.unsqueeze(-1).float())
+        return logits.scatter(-1, target.gather(1, place).unsqueeze(-1), height.unsqueeze(-1).float())
 
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Run one forward; the hidden state is the token's id."""

@@ -78,9 +78,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     ## Episode End
     Terminates when nothing is masked, or when everything before a committed end-of-text token is known (the rest
-    becomes end-of-text). Never truncates: an episode takes at most L steps. Its last ``info`` holds ``score``,
-    ``nfe``, ``token_positions``, ``task`` and ``text``. The batch resets finished rows within the same step
-    (`AutoresetMode.SAME_STEP`): one forward serves the rows that go on and the rows that begin.
+    becomes end-of-text). Never truncates: an episode takes at most L steps, 2 L if a policy remasks. Its last ``info``
+    holds ``score``, ``nfe``, ``token_positions``, ``task`` and ``text``. The batch resets finished rows within the same
+    step (`AutoresetMode.SAME_STEP`): one forward serves the rows that go on and the rows that begin.
 
     ## Arguments
     Args:
@@ -96,6 +96,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         features: further per-position observations; `envs.view.VIEW_TENSORS` are computed for policies that act
             on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
+        initial_length: masks an episode starts from, for policies that change the length; None for all L.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``; both show row 0.
 
     Raises:
@@ -125,6 +126,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         alpha: float = 8.0,
         features: Sequence[str] = (),
         end_of_text_prediction: bool = False,
+        initial_length: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
@@ -139,6 +141,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.split: Split = split
         self.reward = make_reward(reward, alpha)
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
+        self.initial_length = initial_length
         self.problems: list[Problem] = [next(iter(self.tasks.values())).problem(split, 0)] * num_envs
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -202,7 +205,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             task = self.tasks[names[int(generator.integers(len(names)))]]
             self.problems[row] = task.problem(self.split, int(generator.integers(2**31)))
             prompts.append(self.denoiser.encode(self.problems[row].prompt))
-        self.batch.load(rows, prompts)
+        self.batch.load(rows, prompts, length=self.initial_length)
 
     def commit(
         self, actions: npt.ArrayLike | Action

@@ -41,7 +41,7 @@ VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
 * ``prompt``: (N, P) int64, left-padded with -1.
 
-At committed positions and in finished rows they are 0.
+In finished rows they are 0, and so are the first two at committed positions.
 """
 
 TOP_K = 8

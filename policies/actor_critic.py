@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from policies.distributions import ForcedBernoulli
+from policies.learned import build
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 
@@ -19,16 +21,22 @@ class UnmaskingActorCritic(ActorCriticPolicy):
     Args:
         *args: as SB3 passes them (spaces and learning-rate schedule).
         network: architecture and initialisation of the actor.
+        filter: `policies.learned.describe` of a filter whose log-odds are one more input; its weights are loaded by
+            the caller.
         **kwargs: as SB3 passes them.
     """
 
-    def __init__(self, *args: Any, network: NetworkConfig, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, network: NetworkConfig, filter: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         self.network_config = network
+        self.filter_description = filter
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         width = self.network_config.hidden_size
-        self.network = UnmaskingNetwork(self.network_config)
+        inner = None if self.filter_description is None else build(self.filter_description)
+        self.network = UnmaskingNetwork(self.network_config, inner)
         self.critic = nn.Sequential(nn.Linear(2 * width + 1, width), nn.Tanh(), nn.Linear(width, 1))
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -37,7 +45,11 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "network": self.network_config}
+        return {
+            **super()._get_constructor_parameters(),
+            "network": self.network_config,
+            "filter": self.filter_description,
+        }
 
     def _heads(self, obs: PyTorchObs) -> tuple[ForcedBernoulli, Tensor]:
         """Return the action distribution and (B,) the value."""

@@ -145,6 +145,19 @@ class UnmaskingNetwork(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
 
+    def start_as(self, other: UnmaskingNetwork) -> None:
+        """Take over the weights of a network of the same configuration; an input that only this one has counts 0.
+
+        Raises:
+            ValueError: if the configurations differ.
+        """
+        if other.config != self.config:
+            raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
+        weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
+        columns = 4 + len(self.config.features)
+        weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
+        self.load_state_dict(weights, strict=False)
+
     @property
     def features(self) -> frozenset[str]:
         """Names of the view's features that it reads, the filter's included."""

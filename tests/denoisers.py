@@ -102,7 +102,8 @@ def same_row(one: View, row: int, two: View, other: int) -> bool:
 
     def flat(view: View) -> dict[str, Tensor]:
         values = {name: value for name, value in vars(view).items() if isinstance(value, Tensor)}
-        return values | dict(view.features) | {k: v for k, v in view.tensors.items() if k != "prompt"} | view.memory
+        tensors = {name: value for name, value in view.tensors.items() if name != "prompt"}
+        return {**values, **view.features, **tensors, **view.memory}
 
     mine, theirs = flat(one), flat(two)
     return mine.keys() == theirs.keys() and all(torch.equal(mine[k][row], theirs[k][other]) for k in mine)

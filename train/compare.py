@@ -1,8 +1,8 @@
-"""Compare runs that differ by seed: is the learned policy cheaper than the best threshold at the same accuracy?
+"""Compare policies that differ by seed: is learning cheaper than the best threshold at the same accuracy?
 
-``python train/compare.py '[runs/ppo, runs/ppo_s1, runs/ppo_s2]'`` reads each run's ``evaluation.json`` and prints
-Markdown: the learned policies' accuracy and forwards as mean and 95 % interval over the runs, against the threshold
-rule's curve measured on the same problems.
+``python train/compare.py runs/evaluate`` reads an evaluation of several policy folders and of the threshold rule on
+the same problems, and prints Markdown: the learned policies' accuracy and forwards as mean and 95 % interval over the
+seeds, against the rule's curve.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ TOLERANCE = 0.005
 class CompareConfig:
     """What `python train/compare.py` does."""
 
-    runs: list[Path]
-    """Run folders, or files of records."""
+    run: Path
+    """Folder of the evaluation, or a file of records."""
     rule: str = "threshold"
     """The rule to compare with; all its evaluated knobs count."""
-    rule_records: Path | None = None
-    """File of the rule's records on the same problems; null takes those of each run."""
     out: Path | None = None
     """File for the Markdown."""
 
@@ -55,50 +53,57 @@ def _interval(values: Sequence[float], digits: int) -> str:
     return f"{sum(values) / len(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
-def compare(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
+def learned_policies(records: Sequence[Record]) -> list[str]:
+    """Return the names of the learned policies, one a seed."""
+    return list(dict.fromkeys(r["policy"] for r in records if r["policy"].startswith("learned")))
+
+
+def compare(records: Sequence[Record], rule: str = "threshold") -> str:
     """Write the comparison as a Markdown table, one row a block length and decision rule.
 
     Args:
-        runs: each run's records.
+        records: of learned policies that differ by seed, and of the rule, on the same problems.
         rule: the rule to compare with.
     """
     lines = [
         f"| block | decision | accuracy % | NFE | best {rule} at that accuracy: NFE | forwards saved % |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    suite = [[record for record in run if record["task"] == "all"] for run in runs]
-    settings = [(r["block_length"], r["decision"]) for r in suite[0] if r["policy"] == "learned"]
+    suite = [record for record in records if record["task"] == "all"]
+    seeds = learned_policies(suite)
+    settings = dict.fromkeys((r["block_length"], r["decision"]) for r in suite if r["policy"] in seeds)
     for block, decision in sorted(settings, reverse=True):
-        accuracies, forwards, best, saved = [], [], [], []
-        for records in suite:
-            here = [record for record in records if record["block_length"] == block]
-            learned = next(r for r in here if r["policy"] == "learned" and r["decision"] == decision)
-            rival = best_rule([r for r in here if r["policy"].startswith(f"{rule}:")], learned["accuracy"])
-            accuracies.append(100 * learned["accuracy"])
-            forwards.append(learned["nfe"])
-            best.append(rival["nfe"])
-            saved.append(100 * (1 - learned["nfe"] / rival["nfe"]))
-        cells = [_interval(accuracies, 1), _interval(forwards, 2), _interval(best, 2), _interval(saved, 1)]
+        here = [record for record in suite if record["block_length"] == block]
+        rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
+        learned = [r for r in here if r["policy"] in seeds and r["decision"] == decision]
+        best = [best_rule(rules, r["accuracy"])["nfe"] for r in learned]
+        saved = [100 * (1 - r["nfe"] / nfe) for r, nfe in zip(learned, best, strict=True)]
+        cells = [
+            _interval([100 * r["accuracy"] for r in learned], 1),
+            _interval([r["nfe"] for r in learned], 2),
+            _interval(best, 2),
+            _interval(saved, 1),
+        ]
         lines.append(f"| {block} | {decision} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def per_task(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
-    """Write a Markdown table of tasks in full diffusion: the deterministic policy against the rule.
+def per_task(records: Sequence[Record], rule: str = "threshold") -> str:
+    """Write a Markdown table of tasks in full diffusion: the deterministic policies against the rule.
 
-    The rule's setting is the one that `best_rule` chooses for the whole suite.
+    The rule's setting is, for each seed, the one that `best_rule` chooses for the whole suite.
 
     Args:
-        runs: each run's records.
+        records: of learned policies that differ by seed, and of the rule, on the same problems.
         rule: the rule to compare with.
     """
     lines = [f"| task | learned: accuracy % | NFE | best {rule}: accuracy % | NFE |", "| --- | --- | --- | --- | --- |"]
     found: dict[str, list[tuple[float, float, float, float]]] = {}
-    for run in runs:
-        block = max(record["block_length"] for record in run)
-        here = [record for record in run if record["block_length"] == block]
-        learned = {r["task"]: r for r in here if r["policy"] == "learned" and r["decision"] == "deterministic"}
-        rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
+    block = max(record["block_length"] for record in records)
+    here = [record for record in records if record["block_length"] == block]
+    rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
+    for seed in learned_policies(here):
+        learned = {r["task"]: r for r in here if r["policy"] == seed and r["decision"] == "deterministic"}
         name = best_rule([r for r in rules if r["task"] == "all"], learned["all"]["accuracy"])["policy"]
         rival = {r["task"]: r for r in rules if r["policy"] == name}
         for task, mine in learned.items():
@@ -114,10 +119,9 @@ def per_task(runs: Sequence[Sequence[Record]], rule: str = "threshold") -> str:
 
 
 def main(config: CompareConfig) -> None:
-    """Print the comparison of the runs."""
-    shared = read_records(config.rule_records) if config.rule_records is not None else []
-    runs = [read_records(run) + shared for run in config.runs]
-    text = compare(runs, config.rule) + "\n" + per_task(runs, config.rule)
+    """Print the comparison."""
+    records = read_records(config.run)
+    text = compare(records, config.rule) + "\n" + per_task(records, config.rule)
     if config.out is not None:
         write_atomic(config.out, text)
     print(text)

@@ -55,6 +55,8 @@ class EvaluateConfig:
     """Problems to use: test, validation or train."""
     episodes: int | None = None
     """Problems a task; null is 100, or 25 to sweep all rules."""
+    first: int = 0
+    """Index of the first problem of the split; problems that nothing was tuned on lie further on."""
     buffer_length: int = 64
     """Masks to start from."""
     block_length: list[int] = field(default_factory=list)
@@ -181,6 +183,7 @@ def evaluate(
     tasks: str | Sequence[str] = SUITE,
     split: Split = "test",
     episodes: int = 100,
+    first: int = 0,
     buffer_length: int = 64,
     block_length: int | None = None,
     temperature: float = 0.0,
@@ -189,7 +192,7 @@ def evaluate(
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
 ) -> list[Record]:
-    """Decode the first problems of a split with one policy and score them.
+    """Decode problems of a split with one policy and score them.
 
     Args:
         denoiser: the frozen dLLM.
@@ -198,6 +201,7 @@ def evaluate(
         tasks: names, or "suite".
         split: which problems.
         episodes: problems a task.
+        first: index of the first problem.
         buffer_length: L.
         block_length: None for full diffusion.
         temperature: of the sampled token.
@@ -212,7 +216,7 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     chosen = make_tasks(tasks)
-    problems = [task.problem(split, index) for task in chosen for index in range(episodes)]
+    problems = [task.problem(split, index) for task in chosen for index in range(first, first + episodes)]
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     generations = decode(
         denoiser,
@@ -247,6 +251,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         tasks=config.tasks,
         split=config.split,
         episodes=config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100),
+        first=config.first,
         buffer_length=config.buffer_length,
         block_length=job.block_length,
         temperature=config.temperature,

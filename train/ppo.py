@@ -27,8 +27,10 @@ from tqdm import tqdm
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, save
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.actor_critic import UnmaskingActorCritic
+from policies.block_filter import BlockFilter
+from policies.learned import describe
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.plot import plot_pareto
@@ -43,9 +45,33 @@ def stream_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0] >> 1)
 
 
+def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None:
+    """Load the filter to build on, if there is one.
+
+    Raises:
+        UserError: if it is to be the start and is not a transformer.
+    """
+    if config.filter.folder is None:
+        return None
+    network = load(config.filter.folder).network
+    if config.filter.role != "feature" and not isinstance(network, UnmaskingNetwork):
+        raise UserError(
+            f"filter.role is {config.filter.role!r}: the filter in {config.filter.folder!r} is tied to one block and "
+            "can't be a start; choose feature, or a transformer filter"
+        )
+    return network
+
+
+def network_config(config: TrainPPOConfig, inner: UnmaskingNetwork | BlockFilter | None) -> NetworkConfig:
+    """Return the policy's architecture: the filter's where that is the start."""
+    starts = isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature"
+    return inner.config if starts else config.policy  # type: ignore[union-attr, return-value]
+
+
 def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
     """Build the training env for Stable-Baselines3."""
-    env = config.env
+    env, inner = config.env, load_filter(config)
+    features = {*network_config(config, inner).features, *(inner.features if inner is not None else ())}
     batch = UnmaskingVectorEnv(
         env.num_envs,
         denoiser=denoiser,
@@ -56,7 +82,7 @@ def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
         temperature=env.temperature,
         reward=env.reward,
         alpha=env.alpha,
-        features=config.policy.features,
+        features=sorted(features),
     )
     return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
 
@@ -78,16 +104,29 @@ def make_model(config: TrainPPOConfig, env: VecMonitor) -> PPO:
         # New problems, instead of those the killed run has seen.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps))
         return model
-    return PPO(
+    inner = load_filter(config)
+    is_feature = inner is not None and config.filter.role != "start"
+    model = PPO(
         UnmaskingActorCritic,
         env,
         learning_rate=lambda remaining: peak * remaining,
-        policy_kwargs={"network": config.policy},
+        policy_kwargs={
+            "network": network_config(config, inner),
+            "filter": describe(inner) if inner is not None and is_feature else None,
+        },
         stats_window_size=1000,
         seed=stream_seed(config.seed, 0),
         device=config.model.device,
         **arguments,
     )
+    network = model.policy.network
+    assert isinstance(network, UnmaskingNetwork)
+    if inner is not None and is_feature:
+        assert network.filter is not None
+        network.filter.load_state_dict(inner.state_dict())
+    if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature":
+        network.start_as(inner)
+    return model
 
 
 def checkpoint_file(config: TrainPPOConfig) -> Path:
@@ -175,11 +214,14 @@ def export(config: TrainPPOConfig, model: PPO) -> LearnedPolicy:
         "alpha": config.env.alpha,
         "timesteps": model.num_timesteps,
         "seed": config.seed,
+        "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
         "versions": versions(),
     }
     policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained)
     save(policy, config.out / "policy", policy_card(trained))
     model.policy.network.to(config.model.device).train().requires_grad_(True)
+    if model.policy.network.filter is not None:
+        model.policy.network.filter.requires_grad_(False)
     return policy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE
@@ -47,6 +48,17 @@ class EnvConfig:
     """multiplicative, additive or forward_cost."""
     alpha: float = 8.0
     """Weight of speed in the reward."""
+
+
+@dataclass(frozen=True)
+class FilterSection:
+    """A Learn2PD filter to build on."""
+
+    folder: str | None = None
+    """Folder of a filter that train/learn2pd.py exported; null for none."""
+    role: Literal["start", "feature", "both"] = "both"
+    """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
+    log-odds are one more input; both."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class TrainPPOConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: NetworkConfig = field(default_factory=NetworkConfig)
+    filter: FilterSection = field(default_factory=FilterSection)
     ppo: PPOSection = field(default_factory=PPOSection)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
