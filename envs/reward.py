@@ -5,7 +5,7 @@ NFE (number of function evaluations) counts the dLLM's forwards, L is the buffer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -18,85 +18,118 @@ Ints = npt.NDArray[np.int64]
 
 
 class Reward(Protocol):
-    """What the env asks of a reward."""
+    """What the env asks of a reward. alpha, the weight of speed, can differ from row to row."""
 
-    @property
-    def per_step(self) -> float:
-        """What each step pays, whatever comes of it."""
+    def per_step(self, alpha: Floats) -> Floats:
+        """Return what a step pays whatever comes of it.
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int) -> Floats:
+        Args:
+            alpha: (N,) float, 0 or more.
+
+        Returns:
+            (N,) float.
+        """
+
+    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
         """Return what the end of an episode pays on top.
 
         Args:
             score: (N,) float in [0, 1], the task's score.
             nfe: (N,) int, forwards used, at least 1.
             buffer_length: L.
+            alpha: (N,) float, 0 or more.
 
         Returns:
             (N,) float.
         """
 
 
-@dataclass(frozen=True)
 class Multiplicative:
     """``score * ((L - (NFE - 1)) / L) ** alpha`` at the end: a wrong answer earns nothing, however fast.
 
     Source: arXiv 2512.09106, with the +1 of the released code, which keeps the factor above 0.
     """
 
-    alpha: float
-    per_step: float = 0.0
+    def per_step(self, alpha: Floats) -> Floats:
+        """Pay nothing."""
+        return np.zeros_like(alpha)
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int) -> Floats:
+    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score times the speed factor."""
-        return score * ((buffer_length - (nfe - 1)) / buffer_length) ** self.alpha
+        return score * ((buffer_length - (nfe - 1)) / buffer_length) ** alpha
 
 
-@dataclass(frozen=True)
 class Additive:
     """``score - alpha * NFE / L`` at the end.
 
     Source: the ablation of arXiv 2512.09106, which finds that giving up on the answer can pay.
     """
 
-    alpha: float
-    per_step: float = 0.0
+    def per_step(self, alpha: Floats) -> Floats:
+        """Pay nothing."""
+        return np.zeros_like(alpha)
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int) -> Floats:
+    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score less the price of all forwards."""
-        return score - self.alpha * nfe / buffer_length
+        return score - alpha * nfe / buffer_length
 
 
-@dataclass(frozen=True)
 class ForwardCost:
     """``-alpha`` at every step and the score at the end: credit for a forward goes to the step that caused it."""
 
-    alpha: float
+    def per_step(self, alpha: Floats) -> Floats:
+        """Charge the price of one forward."""
+        return -alpha
 
-    @property
-    def per_step(self) -> float:
-        """The price of one forward."""
-        return -self.alpha
-
-    def final(self, score: Floats, nfe: Ints, buffer_length: int) -> Floats:
+    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score alone."""
         return score
 
 
-REWARDS: Mapping[str, Callable[[float], Reward]] = MappingProxyType(
-    {"multiplicative": Multiplicative, "additive": Additive, "forward_cost": ForwardCost}
+REWARDS: Mapping[str, Reward] = MappingProxyType(
+    {"multiplicative": Multiplicative(), "additive": Additive(), "forward_cost": ForwardCost()}
 )
-"""Every reward by name, built from alpha, the weight of speed."""
+"""Every reward by name."""
 
 
-def make_reward(name: str, alpha: float) -> Reward:
-    """Build a reward.
+def get_reward(name: str) -> Reward:
+    """Return a reward.
 
     Raises:
-        ValueError: if the name is unknown or alpha is not a number of 0 or more.
+        ValueError: if the name is unknown.
     """
     if name not in REWARDS:
         raise ValueError(f"reward is {name!r}: choose one of {', '.join(REWARDS)}")
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha is {alpha}: it must be 0 (speed doesn't matter) or more")
-    return REWARDS[name](alpha)
+    return REWARDS[name]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How much speed is worth: alpha between two ends, on a logarithmic dial from 0 (slow) to 1 (fast).
+
+    Attributes:
+        slow: alpha at 0.
+        fast: alpha at 1; the same as `slow` for one fixed alpha.
+
+    Raises:
+        ValueError: unless 0 <= slow <= fast, both finite, and slow > 0 where they differ.
+    """
+
+    slow: float
+    fast: float
+
+    def __post_init__(self) -> None:
+        for alpha in (self.slow, self.fast):
+            if not 0 <= alpha < float("inf"):
+                raise ValueError(f"alpha is {alpha}: it must be 0 (speed doesn't matter) or more")
+        if self.slow > self.fast or (self.slow == 0 < self.fast):
+            raise ValueError(f"alpha range is {self.slow} to {self.fast}: it must rise, from above 0")
+
+    def alpha(self, speed: npt.NDArray[np.floating]) -> Floats:
+        """Return the alpha of each dial position.
+
+        >>> Preference(1.0, 64.0).alpha(np.array([0.0, 0.5, 1.0])).round(6).tolist()
+        [1.0, 8.0, 64.0]
+        """
+        ratio = self.fast / self.slow if self.slow else 1.0
+        return self.slow * ratio ** np.asarray(speed, dtype=np.float64)

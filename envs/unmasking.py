@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.render import render_ansi, render_rgb
-from envs.reward import make_reward
+from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from envs.view import VIEW_FEATURES, Action, View
 
@@ -29,8 +29,8 @@ MAX_NATS = 32.0
 """Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
 
-def observation_space(settings: DecodingSettings) -> spaces.Dict:
-    """Return the space of one row's observation, in the order that `observe` fills it."""
+def observation_space(settings: DecodingSettings, has_dial: bool = False) -> spaces.Dict:
+    """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
     shape = (settings.buffer_length,)
     boxes: dict[str, spaces.Space[Any]] = {
         name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
@@ -38,6 +38,8 @@ def observation_space(settings: DecodingSettings) -> spaces.Dict:
     boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     for name in sorted(settings.features & VIEW_FEATURES):
         boxes[name] = spaces.Box(0.0, MAX_NATS if name in NATS else 1.0, shape, np.float32)
+    if has_dial:
+        boxes["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     return spaces.Dict(boxes)
 
 
@@ -67,6 +69,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     * ``masked`` (L,): 1 where no token is committed.
     * ``eligible`` (L,): 1 where masked and in the row's current block.
     * ``time`` (1,): steps taken / L.
+    * with an alpha range: ``speed`` (1,), where on the logarithmic dial the episode's alpha lies.
     * with ``features``: any of `envs.view.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
       ``eos_probability``, ``is_eos``, ``changed``.
 
@@ -92,7 +95,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         block_length: positions of a block, decoded left to right; None for full diffusion (one block).
         temperature: of the sampled token; 0 commits the argmax.
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
-        alpha: weight of speed in the reward.
+        alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
+            log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; `envs.view.VIEW_TENSORS` are computed for policies that act
             on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
@@ -123,7 +127,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         block_length: int | None = None,
         temperature: float = 0.0,
         reward: str = "multiplicative",
-        alpha: float = 8.0,
+        alpha: float | Sequence[float] = 8.0,
         features: Sequence[str] = (),
         end_of_text_prediction: bool = False,
         initial_length: int | None = None,
@@ -139,13 +143,20 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
-        self.reward = make_reward(reward, alpha)
+        self.reward = get_reward(reward)
+        self.has_dial = not isinstance(alpha, int | float)
+        ends = [float(end) for end in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
+        if len(ends) > 2:
+            raise ValueError(f"alpha is {alpha}: it must be a number or a range of two")
+        self.preference = Preference(ends[0], ends[-1])
+        self.speed = np.zeros(num_envs, dtype=np.float32)
+        """(N,) float32 in [0, 1], each row's place on the dial."""
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
         self.problems: list[Problem] = [next(iter(self.tasks.values())).problem(split, 0)] * num_envs
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.single_observation_space = observation_space(settings)
+        self.single_observation_space = observation_space(settings, self.has_dial)
         self.single_action_space = spaces.MultiBinary(buffer_length)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -176,7 +187,12 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
                     self._generators[i] = gym.utils.seeding.np_random(int(row_seed))[0]
         self.begin(range(self.num_envs))
         self.batch.forward()
-        return observe(self.batch.view), {}
+        return self.observe(self.batch.view), {}
+
+    def observe(self, view: View) -> Observation:
+        """Return a view as the env's observation."""
+        dial = {"speed": self.speed[:, None].copy()} if self.has_dial else {}
+        return {**observe(view), **dial}
 
     def step(
         self, actions: npt.ArrayLike | Action
@@ -189,13 +205,13 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         rewards, terminated, finals = self.commit(actions)
         infos: dict[str, Any] = {}
         if finals:
-            closing = observe(self.batch.blank_view())
+            closing = self.observe(self.batch.blank_view())
             for row, final_info in finals.items():
                 final_obs = {name: values[row] for name, values in closing.items()}
                 infos = self._add_info(infos, {"final_obs": final_obs, "final_info": final_info}, row)
             self.begin(list(finals))
         self.batch.forward()
-        return observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
+        return self.observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
 
     def begin(self, rows: Sequence[int]) -> None:
         """Load the next problem of each of these rows."""
@@ -205,6 +221,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             task = self.tasks[names[int(generator.integers(len(names)))]]
             self.problems[row] = task.problem(self.split, int(generator.integers(2**31)))
             prompts.append(self.denoiser.encode(self.problems[row].prompt))
+            if self.has_dial:
+                self.speed[row] = generator.random()
         self.batch.load(rows, prompts, length=self.initial_length)
 
     def commit(
@@ -223,13 +241,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             shapes = f"{tuple(actions.commit.shape)}: expected {tuple(self.batch.masked.shape)}"
             raise ValueError(f"actions have shape {shapes}")
         terminated = self.batch.apply(actions).cpu().numpy()
-        rewards = np.full(self.num_envs, self.reward.per_step)
+        alpha = self.preference.alpha(self.speed)
+        rewards = self.reward.per_step(alpha)
         finals = {int(row): self._final_info(int(row)) for row in np.flatnonzero(terminated)}
         if finals:
             rows = list(finals)
             scores = np.array([finals[row]["score"] for row in rows])
             nfe = np.array([finals[row]["nfe"] for row in rows])
-            rewards[rows] += self.reward.final(scores, nfe, self.batch.settings.buffer_length)
+            rewards[rows] += self.reward.final(scores, nfe, self.batch.settings.buffer_length, alpha[rows])
         return rewards, terminated, finals
 
     def _final_info(self, row: int) -> dict[str, Any]:
@@ -290,7 +309,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
         """Commit and, unless that ends the episode, run the dLLM; see `gymnasium.Env.step`."""
         rewards, terminated, finals = self.rows.commit(np.asarray(action)[None])
         self.rows.batch.forward()
-        obs = _first_row(observe(self.rows.view))
+        obs = _first_row(self.rows.observe(self.rows.view))
         return obs, float(rewards[0]), bool(terminated[0]), False, finals.get(0, {})
 
     def render(self) -> Any:

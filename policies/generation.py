@@ -11,6 +11,7 @@ import torch
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, MaskedLMDenoiser
 from policies.base import UnmaskingPolicy
+from policies.learned import LearnedPolicy
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def generate(
     batch_size: int = 64,
     seed: int = 0,
     end_of_text_prediction: bool = False,
+    speed: float | None = None,
+    accuracy_target: float | None = None,
+    nfe_target: float | None = None,
 ) -> list[Generation]:
     """Decode an answer to each prompt.
 
@@ -59,14 +63,22 @@ def generate(
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
+        speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
+        accuracy_target: of a policy with a dial, instead of a speed.
+        nfe_target: of a policy with a dial, instead of a speed.
 
     Returns:
         One `Generation` a prompt, in order.
 
     Raises:
-        ValueError: for impossible lengths or a prompt that is empty or too long.
+        ValueError: for impossible lengths, a prompt that is empty or too long, or a speed or target that the policy
+            does not have.
         DenoiserError: if the model returns NaN.
     """
+    if (speed, accuracy_target, nfe_target) != (None, None, None):
+        if not isinstance(policy, LearnedPolicy):
+            raise ValueError(f"speed or a target is given, but {policy.name} has no dial; change its knob instead")
+        policy = policy.tuned(speed, accuracy_target, nfe_target)
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
 

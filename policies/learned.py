@@ -22,6 +22,7 @@ from envs.noise import uniform
 from envs.view import View, ensure_progress
 from policies.base import CommitPolicy, Decision
 from policies.block_filter import BlockFilter, BlockFilterConfig
+from policies.dial import Calibration, check_speed
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
@@ -40,9 +41,11 @@ class LearnedPolicy(CommitPolicy):
         decision: ``"deterministic"`` or ``"sample"``; sampling is by the sequence's key, so it is repeatable.
         trained: how it was trained, for the record.
         threshold: least probability that the deterministic decision commits.
+        speed: place on the network's dial, for one that has a dial.
+        calibration: what places on the dial were measured to do.
 
     Raises:
-        ValueError: if the decision is unknown or the threshold not in (0, 1).
+        ValueError: if the decision is unknown, the threshold not in (0, 1) or the speed not in [0, 1].
     """
 
     def __init__(
@@ -51,13 +54,17 @@ class LearnedPolicy(CommitPolicy):
         decision: Decision = "deterministic",
         trained: Mapping[str, Any] | None = None,
         threshold: float = 0.5,
+        speed: float = 0.5,
+        calibration: Calibration | None = None,
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}: it must be between 0 and 1, both excluded")
         self.network = network.eval().requires_grad_(False)
-        self.threshold = threshold
+        check_speed(speed)
+        self.threshold, self.speed, self.calibration = threshold, speed, calibration
+        self.has_dial: bool = isinstance(network, UnmaskingNetwork) and network.config.has_dial
         self.decision = decision
         self.trained = dict(trained or {})
         self.features = network.features
@@ -66,6 +73,44 @@ class LearnedPolicy(CommitPolicy):
     def name(self) -> str:
         """``learned``."""
         return "learned"
+
+    def tuned(
+        self, speed: float | None = None, accuracy_target: float | None = None, nfe_target: float | None = None
+    ) -> LearnedPolicy:
+        """Return the policy at another place on its dial.
+
+        Args:
+            speed: 0 (slow) to 1 (fast); by the calibration, more is never slower.
+            accuracy_target: in [0, 1], to be reached with the fewest forwards.
+            nfe_target: forwards to stay within, as accurately as possible.
+
+        Raises:
+            ValueError: if the policy has no dial or no calibration for what is asked, more than one thing is asked, or
+                it is out of reach.
+        """
+        asked = {"speed": speed, "accuracy_target": accuracy_target, "nfe_target": nfe_target}
+        given = [name for name, value in asked.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} is given: ask for one of {', '.join(asked)}")
+        if not self.has_dial:
+            raise ValueError(f"{given[0]} is given, but the policy has no dial: it was trained for one alpha")
+        if speed is not None:
+            place = speed if self.calibration is None else self.calibration.at(speed)
+        elif self.calibration is None:
+            raise ValueError(f"{given[0]} is given, but the policy has no calibration: give a speed")
+        elif accuracy_target is not None:
+            place = self.calibration.for_accuracy(accuracy_target)
+        else:
+            assert nfe_target is not None
+            place = self.calibration.for_nfe(nfe_target)
+        return LearnedPolicy(self.network, self.decision, self.trained, self.threshold, place, self.calibration)
+
+    def _log_odds(self, view: View) -> Tensor:
+        inputs = view.inputs()
+        if self.has_dial:
+            inputs["speed"] = torch.full_like(inputs["time"], self.speed)
+        logits: Tensor = self.network(inputs)
+        return logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Check that the network works at these lengths."""
@@ -80,13 +125,12 @@ class LearnedPolicy(CommitPolicy):
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
-        probabilities: Tensor = self.network(view.inputs()).sigmoid() * view.eligible
-        return probabilities
+        return self._log_odds(view).sigmoid() * view.eligible
 
     @torch.inference_mode()
     def select(self, view: View) -> Tensor:
         """Choose by the decision rule; a row with nothing chosen commits its most probable position."""
-        logits = self.network(view.inputs())
+        logits = self._log_odds(view)
         if self.decision == "deterministic":
             chosen = logits >= math.log(self.threshold / (1 - self.threshold))
         else:
@@ -139,6 +183,8 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         **describe(policy.network),
         "decision": policy.decision,
         "threshold": policy.threshold,
+        "speed": policy.speed,
+        "calibration": policy.calibration and policy.calibration.to_plain(),
         "trained": policy.trained,
         "format_version": FORMAT_VERSION,
     }
@@ -182,6 +228,8 @@ def load(
         decision or config["decision"],
         config["trained"],
         config["threshold"] if threshold is None else threshold,
+        config["speed"],
+        config["calibration"],
     )
 
 
@@ -191,9 +239,11 @@ def _read_config(file: Path) -> tuple[dict[str, Any], UnmaskingNetwork | BlockFi
         version = config["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version}, this release reads {FORMAT_VERSION}")
-        for name, kind in (("trained", dict), ("threshold", float), ("decision", str)):
+        for name, kind in (("trained", dict), ("threshold", float), ("decision", str), ("speed", float)):
             if not isinstance(config[name], kind):
                 raise ValueError(f"{name} is {config[name]!r}, not a {kind.__name__}")
+        points = config["calibration"]
+        config["calibration"] = points and Calibration.from_plain(points)
         return config, build(config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"policy file {file} is damaged: {error!r}") from error

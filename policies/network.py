@@ -52,6 +52,8 @@ class NetworkConfig:
     """How sharply the rule to start as turns from 0 to 1 in log-odds (init: threshold)."""
     bias: float = -2.0
     """Initial log-odds of committing any position (init: random)."""
+    has_dial: bool = False
+    """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads", "feedforward_size"):
@@ -127,6 +129,9 @@ class UnmaskingNetwork(nn.Module):
         self.input = nn.Linear(4 + len(config.features) + (filter is not None), width)
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+        if config.has_dial:
+            self.dial = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+            self.dial_bias = nn.Linear(1, 1, bias=False)
         self.condition = nn.Linear(width, 6 * width)
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_feedforward = nn.LayerNorm(width, elementwise_affine=False)
@@ -142,6 +147,8 @@ class UnmaskingNetwork(nn.Module):
     def _initialize(self) -> None:
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
+        if self.config.has_dial:
+            nn.init.zeros_(self.dial_bias.weight)
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
 
@@ -169,7 +176,7 @@ class UnmaskingNetwork(nn.Module):
 
         Args:
             inputs: ``confidence``, ``masked``, ``eligible`` (B, L), ``time`` (B, 1) and the configured features
-                (B, L), all as `envs.view.View.inputs` makes them.
+                (B, L), all as `envs.view.View.inputs` makes them; with a dial also ``speed`` (B, 1) in [0, 1].
 
         Returns:
             (B, L, D) float32.
@@ -185,19 +192,21 @@ class UnmaskingNetwork(nn.Module):
             columns.append(self.filter(inputs).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
         masked = inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
-        scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, inputs["time"].float())
+        row = self.time(self._embed(inputs["time"].float()))
+        if self.config.has_dial:
+            row = row + self.dial(self._embed(inputs["speed"].float()))
+        scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, row)
         x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1)
         x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
         hidden: Tensor = self.norm_output(x)
         return hidden
 
-    def _modulation(self, state: Tensor, time: Tensor) -> tuple[Tensor, ...]:
-        """Return the six (B, L, D) adaLN terms.
+    def _modulation(self, state: Tensor, row: Tensor) -> tuple[Tensor, ...]:
+        """Return the six (B, L, D) adaLN terms, from (B, L) states and (B, D) embeddings of time and dial.
 
         A row has one time and three possible states, so the wide layer runs on three vectors a row, not on L.
         """
-        time_embedding = self.time(self._time_embedding(time)).unsqueeze(1)  # (B, 1, D)
-        table = self.condition(self.state.weight + time_embedding)  # (B, 3, 6 D)
+        table = self.condition(self.state.weight + row.unsqueeze(1))  # (B, 3, 6 D)
         one_hot = F.one_hot(state.long(), 3).float()  # (B, L, 3)
         return torch.bmm(one_hot, table).chunk(6, -1)
 
@@ -211,14 +220,16 @@ class UnmaskingNetwork(nn.Module):
         return output
 
     @staticmethod
-    def _time_embedding(time: Tensor) -> Tensor:
-        """Embed (B, 1) times in [0, 1] as (B, 16) sines and cosines of 8 frequencies."""
-        angle = time * math.pi * 2.0 ** torch.arange(8, device=time.device)
+    def _embed(value: Tensor) -> Tensor:
+        """Embed (B, 1) values in [0, 1] as (B, 16) sines and cosines of 8 frequencies."""
+        angle = value * math.pi * 2.0 ** torch.arange(8, device=value.device)
         return torch.cat([angle.cos(), angle.sin()], -1)
 
     def logits_from(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Turn `hidden` into (B, L) log-odds of committing each position."""
         logits: Tensor = self.output(hidden).squeeze(-1)
+        if self.config.has_dial:
+            logits = logits + self.dial_bias(inputs["speed"].float() - 0.5)
         if self.config.init == "threshold":
             offset = math.log(self.config.threshold / (1 - self.config.threshold))
             logits = logits + self.config.slope * (log_odds(inputs["confidence"]) - offset)

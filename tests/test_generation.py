@@ -12,6 +12,7 @@ from envs.decoding import DecodingSettings
 from envs.tasks import SUITE, make_tasks
 from envs.toy import ToyDenoiser
 from policies import (
+    RULES,
     Generation,
     LearnedPolicy,
     LowConfidence,
@@ -186,3 +187,35 @@ def test_generate_without_prompts(model: Model) -> None:
 def test_impossible_arguments_are_named(model: Model, prompts: list[str], more: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         generate(*model, prompts, LowConfidence(1), **{"buffer_length": 8, **more})
+
+
+# Every rule decodes the same through the env.
+
+EVERY_RULE = [name for name in RULES if name != "guided"]  # it needs a model of the toy's words
+
+
+@pytest.mark.parametrize("name", EVERY_RULE)
+@pytest.mark.parametrize(("block", "temperature", "predict"), [(12, 0.0, True), (4, 1.0, False), (6, 1.0, True)])
+def test_every_rule_decodes_as_the_env_does(
+    toy: ToyDenoiser, name: str, block: int, temperature: float, predict: bool
+) -> None:
+    rule = make_rule(name)
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
+    about["end_of_text_prediction"] = predict
+    problems_of: dict[str, Any] = {"tasks": ["copy", "add", "sort"], "features": tuple(rule.features)}
+    env = UnmaskingVectorEnv(4, denoiser=toy, initial_length=rule.initial_length(12), **problems_of, **about)
+    env.reset(seed=2)
+    policy = rule.bind(env.denoiser, env.batch.settings)
+    prompts: list[str] = []
+    from_env: list[tuple[Any, ...]] = []
+    while len(prompts) < 8:
+        problems = list(env.problems)
+        _, _, terminated, _, infos = env.step(policy.act(env.view))
+        for row in terminated.nonzero()[0]:
+            final = {key: values[row] for key, values in infos["final_info"].items()}
+            prompts.append(problems[row].prompt)
+            from_env.append((final["text"], final["nfe"], final["token_positions"]))
+    settings = DecodingSettings(features=rule.features, **about)
+    for batch_size in (1, 3):
+        done = decode(toy, prompts, rule, settings, batch_size=batch_size)
+        assert [(g.text, g.nfe, g.token_positions) for g in done] == from_env

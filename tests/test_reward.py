@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs.reward import REWARDS, make_reward
+from envs.reward import REWARDS, Preference, get_reward
 
 
 @pytest.mark.parametrize(
@@ -21,38 +21,49 @@ from envs.reward import REWARDS, make_reward
     ],
 )
 def test_final(name: str, alpha: float, score: float, nfe: int, length: int, expected: float) -> None:
-    final = make_reward(name, alpha).final(np.array([score, 0.0]), np.array([nfe, nfe]), length)
+    final = get_reward(name).final(np.array([score, 0.0]), np.array([nfe, nfe]), length, np.full(2, alpha))
     assert final.shape == (2,)
     assert final[0] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("multiplicative", 0.0), ("additive", 0.0), ("forward_cost", -0.25)])
 def test_per_step(name: str, expected: float) -> None:
-    assert make_reward(name, 0.25).per_step == expected
+    assert get_reward(name).per_step(np.array([0.25, 0.0])).tolist() == [expected, 0.0]
 
 
 def test_forward_cost_and_additive_pay_the_same_in_sum() -> None:
     score, nfe = np.array([1.0, 0.0]), np.array([5, 9])
-    cost = make_reward("forward_cost", 0.5 / 64)
-    summed = cost.per_step * nfe + cost.final(score, nfe, 64)
-    assert summed == pytest.approx(make_reward("additive", 0.5).final(score, nfe, 64))
+    cost, price = get_reward("forward_cost"), np.full(2, 0.5 / 64)
+    summed = cost.per_step(price) * nfe + cost.final(score, nfe, 64, price)
+    assert summed == pytest.approx(get_reward("additive").final(score, nfe, 64, np.full(2, 0.5)))
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_faster_is_never_worse(name: str) -> None:
     nfe = np.arange(1, 65)
-    assert (np.diff(make_reward(name, 2.0).final(np.ones(64), nfe, 64)) <= 0).all()
+    assert (np.diff(get_reward(name).final(np.ones(64), nfe, 64, np.full(64, 2.0))) <= 0).all()
+
+
+def test_each_row_has_its_own_alpha() -> None:
+    final = get_reward("multiplicative").final(np.ones(3), np.full(3, 33), 64, np.array([0.0, 1.0, 2.0]))
+    assert final.tolist() == [1.0, 0.5, 0.25]
+
+
+def test_an_unknown_reward_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="reward is 'speed': choose one of multiplicative, additive, forward_cost"):
+        get_reward("speed")
 
 
 @pytest.mark.parametrize(
-    ("name", "alpha", "message"),
+    ("slow", "fast", "message"),
     [
-        ("speed", 1.0, "reward is 'speed': choose one of multiplicative, additive, forward_cost"),
-        ("additive", -0.5, "alpha is -0.5"),
-        ("additive", float("nan"), "alpha is nan"),
-        ("multiplicative", float("inf"), "alpha is inf"),
+        (-0.5, -0.5, "alpha is -0.5"),
+        (float("nan"), 1.0, "alpha is nan"),
+        (1.0, float("inf"), "alpha is inf"),
+        (2.0, 1.0, "range is 2.0 to 1.0"),
+        (0.0, 1.0, "range is 0.0 to 1.0"),
     ],
 )
-def test_errors(name: str, alpha: float, message: str) -> None:
+def test_impossible_preferences(slow: float, fast: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_reward(name, alpha)
+        Preference(slow, fast)

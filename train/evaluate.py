@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Split, make_tasks
-from policies import RULES, UnmaskingPolicy, decode, load, make_rule
+from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_yaml
 from train.plot import plot_pareto
@@ -31,6 +31,9 @@ from train.run_folder import open_run, write_json
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
+
+SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target")
+"""What ``FOLDER@...`` can set."""
 
 MANY = 16
 """Jobs from which on several processes are worth their start."""
@@ -42,7 +45,7 @@ class EvaluateConfig:
 
     policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
-    FOLDER@THRESHOLD); all sweeps every rule, list prints their names."""
+    FOLDER@THRESHOLD, or FOLDER@speed=SPEED); all sweeps every rule, list prints their names."""
     out: Path = Path("runs/evaluate")
     """The run's folder; it must be new or empty."""
     resume: bool = False
@@ -109,56 +112,68 @@ class Job:
         """Build the policy."""
         if not is_folder(self.policy):
             return make_rule(self.policy)
-        folder, threshold = split_threshold(self.policy)
-        return load(folder, self.decision, device, threshold)
+        folder, setting = split_setting(self.policy)
+        return at_setting(load(folder, self.decision, device), setting)
 
 
 def is_folder(policy: str) -> bool:
     """Tell whether a policy is given as a folder: it is one, or it names no rule."""
-    folder, _ = split_threshold(policy)
+    folder, _ = split_setting(policy)
     return Path(folder).is_dir() or (policy.partition(":")[0] not in RULES and ":" not in policy)
 
 
-def split_threshold(policy: str) -> tuple[str, float | None]:
-    """Take ``FOLDER@THRESHOLD`` apart.
+def split_setting(policy: str) -> tuple[str, dict[str, float]]:
+    """Take ``FOLDER@THRESHOLD`` or ``FOLDER@NAME=VALUE`` apart, NAME an argument of `LearnedPolicy.tuned`.
 
-    >>> split_threshold("runs/learn2pd/filters/weighted@0.9")
-    ('runs/learn2pd/filters/weighted', 0.9)
+    >>> split_setting("runs/learn2pd/filters/weighted@0.9")
+    ('runs/learn2pd/filters/weighted', {'threshold': 0.9})
+    >>> split_setting("runs/dial/policy@speed=0.7")
+    ('runs/dial/policy', {'speed': 0.7})
 
     Raises:
-        ValueError: if what follows the at sign is no number.
+        ValueError: if what follows the at sign is not that.
     """
-    folder, has_threshold, threshold = policy.rpartition("@")
-    if not has_threshold or Path(policy).is_dir():
-        return policy, None
+    folder, has_setting, setting = policy.rpartition("@")
+    if not has_setting or Path(policy).is_dir():
+        return policy, {}
+    name, has_name, value = setting.rpartition("=")
+    if has_name and name not in SETTINGS[1:]:
+        raise ValueError(f"policy is {policy!r}: {name!r} can't be set; choose from {', '.join(SETTINGS[1:])}")
     try:
-        return folder, float(threshold)
+        return folder, {name or SETTINGS[0]: float(value)}
     except ValueError:
-        raise ValueError(f"policy is {policy!r}: write a probability after the @, as in {folder}@0.9") from None
+        raise ValueError(f"policy is {policy!r}: write a number after the @, as in {folder}@0.9") from None
+
+
+def at_setting(policy: LearnedPolicy, setting: Mapping[str, float]) -> LearnedPolicy:
+    """Return a learned policy at what `split_setting` found."""
+    if "threshold" in setting:
+        return LearnedPolicy(policy.network, policy.decision, policy.trained, setting["threshold"], policy.speed)
+    return policy.tuned(**setting) if setting else policy
 
 
 def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     """List what to evaluate.
 
-    A folder is evaluated under both of its decision rules, ``FOLDER@THRESHOLD`` under the deterministic one with that
-    threshold. Several folders are told apart by their runs' names.
+    A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one. Several
+    folders are told apart by their runs' names.
 
     Raises:
         ValueError: if a rule is unknown.
         FileNotFoundError: if a folder holds no policy.
     """
     expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
-    folders = list(dict.fromkeys(split_threshold(text)[0] for text in expanded if is_folder(text)))
+    folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
     variants: list[tuple[str, str, Decision]] = []
     for text in dict.fromkeys(expanded):
         if is_folder(text):
-            folder, threshold = split_threshold(text)
-            load(folder, threshold=threshold)
+            folder, setting = split_setting(text)
+            at_setting(load(folder), setting)
             name = "learned" if len(folders) == 1 else f"learned:{_run_name(Path(folder))}"
-            if threshold is None:
-                variants += [(text, name, "sample"), (text, name, "deterministic")]
+            if setting:
+                variants.append((text, f"{name}@{text.rpartition('@')[2]}", "deterministic"))
             else:
-                variants.append((text, f"{name}@{threshold:g}", "deterministic"))
+                variants += [(text, name, "sample"), (text, name, "deterministic")]
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))

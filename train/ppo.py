@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,18 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.block_filter import BlockFilter
+from policies.dial import Calibration, DialPoint
 from policies.learned import describe
 from train.config import to_plain, to_yaml
-from train.evaluate import EvaluateConfig, plan, run_jobs
+from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.plot import plot_pareto
 from train.ppo_config import TrainPPOConfig
 from train.records import Record, print_table
 from train.run_folder import UserError, open_run, versions
 from train.tracking import ProgressWriter, Tracker, TrackerWriter
+
+DIAL = tuple(i / 8 for i in range(9))
+"""Places on a speed dial that are measured."""
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -64,8 +68,9 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
 
 def network_config(config: TrainPPOConfig, inner: UnmaskingNetwork | BlockFilter | None) -> NetworkConfig:
     """Return the policy's architecture: the filter's where that is the start."""
-    starts = isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature"
-    return inner.config if starts else config.policy  # type: ignore[union-attr, return-value]
+    if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature":
+        return inner.config
+    return replace(config.policy, has_dial=bool(config.env.alpha_range))
 
 
 def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
@@ -81,7 +86,7 @@ def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
         block_length=env.block_length,
         temperature=env.temperature,
         reward=env.reward,
-        alpha=env.alpha,
+        alpha=env.alpha_range or env.alpha,
         features=sorted(features),
     )
     return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
@@ -211,18 +216,40 @@ def export(config: TrainPPOConfig, model: PPO) -> LearnedPolicy:
         "buffer_length": config.env.buffer_length,
         "block_length": config.env.block_length or config.env.buffer_length,
         "reward": config.env.reward,
-        "alpha": config.env.alpha,
+        "alpha": config.env.alpha_range or config.env.alpha,
         "timesteps": model.num_timesteps,
         "seed": config.seed,
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
         "versions": versions(),
     }
     policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained)
+    if policy.has_dial:
+        policy.calibration = calibrate(config, policy)
     save(policy, config.out / "policy", policy_card(trained))
     model.policy.network.to(config.model.device).train().requires_grad_(True)
     if model.policy.network.filter is not None:
         model.policy.network.filter.requires_grad_(False)
     return policy
+
+
+def calibrate(config: TrainPPOConfig, policy: LearnedPolicy) -> Calibration:
+    """Measure a policy with a dial on validation problems at each of `DIAL`."""
+    points = []
+    for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
+        record = evaluate(
+            load_denoiser(config.model.name, config.model.device, config.model.dtype),
+            policy.tuned(speed),
+            tasks=config.env.tasks,
+            split="validation",
+            episodes=config.evaluation.calibration_episodes,
+            buffer_length=config.env.buffer_length,
+            block_length=config.env.block_length,
+            temperature=config.env.temperature,
+            seed=config.seed,
+        )[-1]
+        accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
+        points.append(DialPoint(speed, record["accuracy"], accuracy, record["nfe"], nfe))
+    return Calibration(points)
 
 
 def policy_card(trained: dict[str, Any]) -> str:
@@ -249,8 +276,10 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 def evaluate_all(config: TrainPPOConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
     blocks = config.evaluation.block_lengths or [config.env.buffer_length]
+    folder = str(config.out / "policy")
+    places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     about = EvaluateConfig(
-        policy=[str(config.out / "policy"), *config.evaluation.rules],
+        policy=[*places, *config.evaluation.rules],
         model=config.model.name,
         tasks=config.env.tasks,
         episodes=config.evaluation.episodes,

@@ -48,6 +48,8 @@ class EnvConfig:
     """multiplicative, additive or forward_cost."""
     alpha: float = 8.0
     """Weight of speed in the reward."""
+    alpha_range: list[float] = field(default_factory=list)
+    """Slowest and fastest alpha of one policy with a speed dial, instead of alpha; each episode draws its own."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class EvaluationConfig:
 
     episodes: int = 100
     """Problems a task."""
+    calibration_episodes: int = 50
+    """Validation problems a task that each place on a speed dial is measured on."""
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
     block_lengths: list[int] = field(default_factory=list)
@@ -137,6 +141,8 @@ class TrainPPOConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
+        if len(self.env.alpha_range) not in (0, 2):
+            raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
         for block in self.evaluation.block_lengths:

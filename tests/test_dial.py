@@ -1,0 +1,172 @@
+"""The speed dial: preferences in the env, the conditioned network, calibration, and asking for a speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from test_network import perturbed
+from views import random_view
+
+from envs import UnmaskingEnv, UnmaskingVectorEnv
+from envs.decoding import DecodingSettings
+from envs.toy import ToyDenoiser
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, load, make_rule, save
+from policies.dial import Calibration, DialPoint
+from train.evaluate import at_setting, plan, split_setting
+
+
+def point(speed: float, accuracy: float, nfe: float) -> DialPoint:
+    return DialPoint(speed, accuracy, (accuracy, accuracy), nfe, (nfe, nfe))
+
+
+# 0.5 was measured slower than 0.25, and 1.0 as fast as 0.75 but worse.
+MEASURED = Calibration(
+    [point(1.0, 0.85, 1.2), point(0, 0.99, 3.0), point(0.25, 0.97, 2.0), point(0.5, 0.98, 2.1), point(0.75, 0.9, 1.2)]
+)
+
+
+@pytest.mark.parametrize(
+    ("speed", "place"), [(0, 0), (0.1, 0), (0.2, 0.25), (0.25, 0.25), (0.5, 0.25), (0.6, 0.25), (0.7, 0.75), (1, 1)]
+)
+def test_more_speed_is_never_slower(speed: float, place: float) -> None:
+    assert MEASURED.at(speed) == place
+    nfe = [p.nfe for p in MEASURED.monotone]
+    assert nfe == sorted(nfe, reverse=True)
+
+
+@pytest.mark.parametrize(("target", "place"), [(5.0, 0), (3.0, 0), (2.5, 0.5), (2.05, 0.25), (1.2, 0.75)])
+def test_a_target_of_forwards_takes_the_most_accurate_within(target: float, place: float) -> None:
+    assert MEASURED.for_nfe(target) == place
+
+
+@pytest.mark.parametrize(("target", "place"), [(0.99, 0), (0.975, 0.5), (0.97, 0.25), (0.9, 0.75), (0.1, 0.75)])
+def test_a_target_of_accuracy_takes_the_fewest_forwards(target: float, place: float) -> None:
+    assert MEASURED.for_accuracy(target) == place
+
+
+def test_what_is_out_of_reach_is_refused_with_the_limit() -> None:
+    with pytest.raises(ValueError, match=r"nfe_target is 1.1: this policy needs 1.20"):
+        MEASURED.for_nfe(1.1)
+    with pytest.raises(ValueError, match=r"accuracy_target is 0.995: this policy reaches 0.990"):
+        MEASURED.for_accuracy(0.995)
+    with pytest.raises(ValueError, match="speed is 1.5"):
+        MEASURED.at(1.5)
+
+
+def dial(calibration: Calibration | None = MEASURED, scale: float = 0.2) -> LearnedPolicy:
+    network = perturbed(NetworkConfig(hidden_size=16, has_dial=True), scale)
+    return LearnedPolicy(network, calibration=calibration)
+
+
+def test_an_untrained_dial_is_the_threshold_rule_everywhere() -> None:
+    network = UnmaskingNetwork(NetworkConfig(hidden_size=16, has_dial=True, threshold=0.8))
+    view = random_view(24, 10)
+    for speed in (0.0, 0.5, 1.0):
+        assert torch.equal(
+            LearnedPolicy(network, speed=speed).select(view), make_rule("threshold:0.8").act(view).commit
+        )
+
+
+def test_the_dial_changes_the_choice_of_a_trained_network() -> None:
+    policy, view = dial(), random_view(24, 10)
+    slow, fast = policy.tuned(0.0).probabilities(view), policy.tuned(1.0).probabilities(view)
+    assert (slow - fast).abs().max() > 1e-3
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    policy = dial().tuned(nfe_target=2.05)
+    again = load(save(policy, tmp_path / "policy"))
+    view = random_view(24, 10)
+    assert (again.speed, again.has_dial) == (0.25, True)
+    assert again.calibration is not None
+    assert again.calibration.points == MEASURED.points
+    assert torch.equal(again.probabilities(view), policy.probabilities(view))
+
+
+def test_asking_for_a_speed() -> None:
+    policy = dial()
+    assert [policy.tuned(**{name: value}).speed for name, value in (("speed", 0.6), ("accuracy_target", 0.9))] == [
+        0.25,
+        0.75,
+    ]
+    assert dial(None).tuned(0.6).speed == 0.6
+    plain = LearnedPolicy(perturbed(NetworkConfig(hidden_size=16), 0.2))
+    errors: list[tuple[LearnedPolicy, dict[str, float], str]] = [
+        (policy, {}, "nothing is given"),
+        (policy, {"speed": 0.5, "nfe_target": 2.0}, "speed and nfe_target is given"),
+        (plain, {"speed": 0.5}, "has no dial"),
+        (dial(None), {"nfe_target": 2.0}, "has no calibration"),
+        (dial(None), {"speed": -0.1}, "speed is -0.1"),
+    ]
+    for asked, kwargs, message in errors:
+        with pytest.raises(ValueError, match=message):
+            asked.tuned(**kwargs)
+
+
+def test_settings_of_folders(tmp_path: Path) -> None:
+    folder = str(save(dial(), tmp_path / "policy"))
+    assert split_setting(folder) == (folder, {})
+    assert split_setting(f"{folder}@0.9") == (folder, {"threshold": 0.9})
+    jobs = plan([f"{folder}@speed=0.6", f"{folder}@nfe_target=1.2"], [8])
+    assert [(job.name, job.decision) for job in jobs] == [
+        ("learned@speed=0.6", "deterministic"),
+        ("learned@nfe_target=1.2", "deterministic"),
+    ]
+    made = [job.make() for job in jobs]
+    assert [policy.speed for policy in made if isinstance(policy, LearnedPolicy)] == [0.25, 0.75]
+    assert at_setting(dial(), {"threshold": 0.9}).threshold == 0.9
+    for text, message in ((f"{folder}@fast", "number after the @"), (f"{folder}@alpha=3", "'alpha' can't be set")):
+        with pytest.raises(ValueError, match=message):
+            plan([text], [8])
+
+
+def env(**kwargs: Any) -> UnmaskingVectorEnv:
+    about: dict[str, Any] = {"tasks": "copy", "buffer_length": 8, "alpha": (1.0, 64.0)}
+    return UnmaskingVectorEnv(6, denoiser=ToyDenoiser(), **{**about, **kwargs})
+
+
+def test_each_episode_draws_its_own_preference() -> None:
+    batch = env()
+    obs, _ = batch.reset(seed=3)
+    assert obs["speed"].shape == (6, 1)
+    assert len(set(obs["speed"].flatten().tolist())) == 6
+    before = batch.speed.copy()
+    _, rewards, terminated, _, infos = batch.step(np.ones((6, 8)))
+    assert terminated.all()
+    assert (batch.speed != before).all()
+    assert rewards.tolist() == infos["final_info"]["score"].tolist()  # one forward costs nothing
+
+
+def test_the_reward_by_hand() -> None:
+    batch = env(tasks="copy", buffer_length=4)
+    batch.reset(seed=0)
+    batch.speed[:] = [0, 0.5, 1, 0, 0.5, 1]
+    first = np.zeros((6, 4))
+    first[:, 3] = 1  # never all: the first positions stay masked
+    assert not batch.step(first)[1].any()
+    rewards, _, finals = batch.commit(np.ones((6, 4)))
+    scores = np.array([finals[row]["score"] for row in range(6)])
+    assert rewards == pytest.approx(scores * 0.75 ** np.array([1, 8, 64, 1, 8, 64]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_env_with_a_dial_passes_gymnasiums_check() -> None:
+    check_env(
+        UnmaskingEnv(denoiser=ToyDenoiser(), tasks="copy", buffer_length=8, alpha=(1.0, 64.0)), skip_render_check=True
+    )
+
+
+def test_without_a_range_there_is_no_dial() -> None:
+    assert "speed" not in env(alpha=3.0).reset(seed=0)[0]
+
+
+def test_a_row_decodes_the_same_alone_and_in_a_batch(toy: ToyDenoiser) -> None:
+    policy = dial().tuned(1.0)
+    prompts = ["copy . . : a b c =", "sort . . : d a =", "reverse q w e ="]
+    together = decode(toy, prompts, policy, DecodingSettings(8, features=policy.features))
+    assert [decode(toy, [p], policy, DecodingSettings(8, features=policy.features))[0] for p in prompts] == together
