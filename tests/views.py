@@ -3,36 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from envs.noise import sequence_key
-from envs.view import COMMITTED_READINGS, TOP_K, VIEW_FEATURES, View
+from envs.view import COMMITTED_READINGS, TOP_K, VIEW_FEATURES, Action, View
+from policies import UnmaskingPolicy
 
 
-def make_view(confidence: Sequence[Sequence[float]], eligible: Sequence[str] = (), step: int = 1) -> View:
-    """Rows of confidences; `eligible` is written like "x.x", all of a row when left out. The keys are 0, 1, 2, ..."""
+def make_view(
+    confidence: Sequence[Sequence[float]],
+    eligible: Sequence[str] = (),
+    step: int = 1,
+    block: tuple[int, int] | None = None,
+    **others: Any,
+) -> View:
+    """Rows of confidences, in one block unless its (start, end) is given.
+
+    The masked positions are written like "x.x", all of a row when left out. The keys are 0, 1, 2, ... `others` are
+    fields of the view, lists for tensors.
+    """
     values = torch.tensor(confidence)
     rows, length = values.shape
     may = torch.tensor([[cell == "x" for cell in row] for row in eligible or ["x" * length] * rows])
     steps = torch.full((rows,), step)
-    return View(
+    start, end = block or (0, length)
+    view = View(
         confidence=torch.where(may, values, 1.0),
         prediction=torch.zeros(rows, length, dtype=torch.long),
         masked=may,
-        eligible=may,
+        eligible=may & (torch.arange(length) >= start) & (torch.arange(length) < end),
         step=steps,
         time=(steps - 1).float() / length,
-        block_start=torch.zeros(rows, dtype=torch.long),
-        block_end=torch.full((rows,), length),
+        block_start=torch.full((rows,), start),
+        block_end=torch.full((rows,), end),
         block_step=steps - 1,
         length=torch.full((rows,), length),
         commit_confidence=torch.zeros(rows, length),
         key=torch.arange(rows),
     )
+    return replace(view, **{name: _tensors(value) for name, value in others.items()})
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: torch.as_tensor(inner) for name, inner in value.items()}
+    return torch.as_tensor(value)
+
+
+def believing(distributions: Sequence[Sequence[Sequence[float]]], eligible: Sequence[str] = (), **others: Any) -> View:
+    """A view of whole distributions: rows of positions of probabilities."""
+    given = torch.tensor(distributions)
+    best = given.max(-1)
+    view = make_view(best.values.tolist(), eligible, **others)
+    probabilities = given * view.masked.unsqueeze(-1)
+    return replace(view, prediction=best.indices, tensors={"probabilities": probabilities})
+
+
+def after(view: View, action: Action, **others: Any) -> View:
+    """The same block one step later. What is believed of the masks stays, unless `others` says it."""
+    remask = torch.zeros_like(view.masked) if action.remask is None else action.remask
+    masked = (view.masked & ~action.commit) | remask
+    known = torch.where(action.commit, view.confidence, view.commit_confidence).masked_fill(remask, 0.0)
+    confidence = torch.as_tensor(others.pop("confidence", view.confidence))
+    moved = replace(
+        view,
+        confidence=torch.where(masked, confidence, 1.0),
+        masked=masked,
+        eligible=masked & view.in_block,
+        step=view.step + 1,
+        time=view.step / view.masked.shape[1],
+        block_step=view.block_step + 1,
+        commit_confidence=known,
+        memory=action.memory,
+    )
+    return replace(moved, **{name: _tensors(value) for name, value in others.items()})
+
+
+def steps_of(policy: UnmaskingPolicy, view: View) -> list[str]:
+    """What a policy commits of a view's only row, step by step, until nothing is masked."""
+    steps = []
+    while view.eligible.any():
+        action = policy.act(view)
+        steps += written(action.commit)
+        view = after(view, action)
+        assert len(steps) <= 100
+    return steps
 
 
 def random_view(rows: int, length: int, seed: int = 0) -> View:
@@ -90,3 +150,19 @@ def take(view: View, rows: Sequence[int] | Tensor) -> View:
 def written(chosen: Tensor) -> list[str]:
     """Rows of choices like "x.x"."""
     return ["".join("x" if cell else "." for cell in row) for row in chosen.tolist()]
+
+
+class Successor:
+    """A causal model that gives the successor of each token 0.6, and the one after that 0.3."""
+
+    def __init__(self, vocabulary: int = 32) -> None:
+        self.vocabulary = vocabulary
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Any:
+        seen = None if attention_mask is None else attention_mask.tolist()
+        self.calls.append((input_ids.tolist(), seen, position_ids.tolist()))
+        probabilities = torch.full((*input_ids.shape, self.vocabulary), 0.1 / (self.vocabulary - 2))
+        for step, share in ((1, 0.6), (2, 0.3)):
+            probabilities.scatter_(-1, ((input_ids + step) % self.vocabulary).unsqueeze(-1), share)
+        return SimpleNamespace(logits=probabilities.log())
