@@ -77,6 +77,7 @@ class TCCF(Rule):
     def __post_init__(self) -> None:
         self.check_count("coarse", "fine")
         self.check_share("low", "high")
+        self.check("low", self.low <= self.high, f"at most high, {self.high}")
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Look up the marker's token; without one, all is coarse."""

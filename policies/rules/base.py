@@ -61,7 +61,7 @@ class Rule(UnmaskingPolicy):
         """Refuse options that are not a whole number of 1 or more."""
         for name in names:
             value = getattr(self, name)
-            self.check(name, isinstance(value, int) and value >= 1, "a whole number of 1 or more")
+            self.check(name, isinstance(value, int) and 1 <= value < 2**31, "a whole number of 1 or more")
 
     def check_share(self, *names: str) -> None:
         """Refuse options that are not in [0, 1]."""
@@ -87,11 +87,10 @@ def rank(score: Tensor, eligible: Tensor) -> Tensor:
         eligible: (N, L) bool.
 
     Returns:
-        (N, L) int64; ineligible positions come after all others.
+        (N, L) int64; ineligible positions come after all others. A score of -inf counts as ineligible ones do.
     """
     order = score.masked_fill(~eligible, -torch.inf).argsort(dim=1, descending=True, stable=True)
     place = torch.arange(score.shape[1], device=score.device).expand_as(order)
-    # An eligible score of -inf still comes before what is ineligible.
     ranks = torch.zeros_like(order).scatter(1, order, place)
     return torch.where(eligible, ranks, ranks + score.shape[1])
 
@@ -124,12 +123,14 @@ def make(cls: type[Rule], text: str) -> Rule:
     """
     values: dict[str, Any] = {}
     options = cls.options()
-    for part in filter(None, text.split(",")):
-        name, has_name, value = part.partition("=")
+    for part in text.split(",") if text else []:
+        name, has_name, value = (piece.strip() for piece in part.partition("="))
         if not has_name:
             name, value = next(iter(options)), part
         if name not in options:
             raise ValueError(f"{cls.rule}'s option is {name!r}: choose from {', '.join(options)}")
+        if name in values:
+            raise ValueError(f"{cls.rule}'s {name} is given twice: give it once")
         values[name] = _parse(f"{cls.rule}'s {name}", value, options[name])
     return cls(**values)
 

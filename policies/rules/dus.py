@@ -15,7 +15,7 @@ from policies.rules.base import CommitRule
 class DUS(CommitRule):
     """At step t of a block of n positions commit every ``n / base^t``-th position, so neighbours come last.
 
-    A block takes ``ceil(log_base n)`` steps whatever the dLLM believes.
+    A block takes ``log_base n`` steps, fewer if n is no power of the base, whatever the dLLM believes.
 
     Source: arXiv 2506.19037.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from envs.view import Action, View, ensure_progress
+from envs.view import Action, View
 from policies.rules.base import Rule, top_k
 
 
@@ -43,5 +43,4 @@ class ETE(Rule):
         short = (confident.sum(1) < self.least).unsqueeze(1)
         doubtful = top_k(-view.confidence, view.eligible & ~confident, self.explore)
         commit = confident | (doubtful & short)
-        # What was found in later blocks is progress already.
-        return Action(commit | ensure_progress(commit, view.eligible, view.confidence) & short, scope=scope)
+        return Action(commit, scope=scope)

@@ -18,8 +18,8 @@ class FreeDave(Rule):
 
     The drafts are nested: the j most confident positions of the block, j = 1 to K. The next forward sees all of them;
     a draft is right if the one before it, now evaluated, would itself commit just the position that the draft adds,
-    with the same token. The row goes on from the last right draft. The result is that of `low_confidence:1`; forwards
-    are fewer, token positions more.
+    with the same token. The row goes on from the last right draft. At temperature 0 the result is that of
+    `low_confidence:1` (sampling noise goes by the number of the forward); forwards are fewer, token positions more.
 
     Source: arXiv 2510.00294, Algorithm 1, with one position a step and drafts within the block.
     """

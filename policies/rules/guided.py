@@ -33,13 +33,14 @@ class Guided(Rule):
     guide: str = "tiny_guide"
     """A checkpoint folder of a causal model with the dLLM's tokenizer, or the name of one that ships."""
     model: Any = bound(None)
+    mask_id: int = bound(-1)
 
     def __post_init__(self) -> None:
         self.check_share("acceptance")
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Load the guide."""
-        return replace(self, model=load_guide(self.guide, str(denoiser.device)))
+        return replace(self, model=load_guide(self.guide, str(denoiser.device)), mask_id=denoiser.mask_id)
 
     @torch.inference_mode()
     def act(self, view: View) -> Action:
@@ -57,6 +58,8 @@ class Guided(Rule):
             numbers = (seen.cumsum(1) - 1).clamp(min=0)
             mask = None if bool(seen.all()) else seen.long()
             logits = self.model(input_ids=text, attention_mask=mask, position_ids=numbers).logits.float()
+            if self.mask_id >= 0:
+                logits[..., self.mask_id] = -torch.inf
             # Position i is judged by what the guide says after everything to its left.
             probabilities = logits[:, -length - 1 : -1].softmax(-1)
             own = probabilities.argmax(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,7 @@ EXAMPLES = 500
 """Training answers a task that the embedded suite's frequencies are counted on."""
 
 
+@lru_cache(maxsize=2)
 def suite_frequencies(denoiser: Denoiser) -> dict[int, int]:
     """Count the tokens of training answers of the embedded suite, one end-of-text an answer."""
     counts: Counter[int] = Counter()
@@ -61,12 +63,14 @@ class PCSampler(CommitRule):
         if self.frequencies:
             try:
                 counts = {int(token): int(n) for token, n in json.loads(Path(self.frequencies).read_text()).items()}
+                if not counts or min(counts) < 0 or min(counts.values()) < 0:
+                    raise ValueError("it must map token ids to counts of 0 or more, at least one")
             except (OSError, ValueError, AttributeError) as error:
                 raise ValueError(
                     f"{self.rule}'s frequencies is {self.frequencies!r}: not readable ({error})"
                 ) from error
         else:
-            counts = suite_frequencies(denoiser)
+            counts = suite_frequencies(denoiser)  # type: ignore[arg-type]
         table = torch.ones(max(counts) + 2, device=denoiser.device)
         table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=torch.float32)
         return replace(self, surprise=-(table / table.sum()).log())

@@ -25,7 +25,7 @@ class ReMDM(Rule):
     tokens_per_step: int = 1
     """k, positions committed a step, and remasked in a step of the loop."""
     share: float = 0.875
-    """Share of the block that is committed when the loop begins."""
+    """Share of the block but one that is committed when the loop begins, so that it does in small blocks too."""
     loops: int = 4
     """Steps of the loop."""
 
@@ -39,7 +39,7 @@ class ReMDM(Rule):
         done = view.memory.get("loops", torch.zeros_like(view.length))
         done = torch.where(view.block_step == 0, 0, done)
         committed = view.in_block & ~view.masked
-        late = committed.sum(1) >= self.share * view.in_block.sum(1)
+        late = committed.sum(1) >= self.share * (view.in_block.sum(1) - 1)
         in_loop = late & (done < self.loops) & (view.block_step > 0)
         commit = top_k(view.confidence, view.eligible, self.tokens_per_step)
         lowest = rank(-view.commit_confidence, committed) < commit.sum(1, keepdim=True)

@@ -43,6 +43,7 @@ class RhoEOS(Rule):
         self.check_not_negative("threshold")
         self.check_share("low", "high", "start")
         self.check_count("unit", "most")
+        self.check("low", self.low <= self.high, f"at most high, {self.high}")
 
     def initial_length(self, buffer_length: int) -> int:
         """Return the share of the buffer to start from, at least one unit."""
@@ -56,6 +57,7 @@ class RhoEOS(Rule):
         segments = (gap / 0.1 - 1e-4).ceil().clamp(1, 4)
         amount = (self.unit * 2 ** (segments - 1)).long()
         may = (gap > 0) & (changes < self.most)
-        length = view.length + torch.where(may, torch.where(density > self.high, -amount, amount), 0)
+        wanted = view.length + torch.where(may, torch.where(density > self.high, -amount, amount), 0)
+        length = wanted.clamp(1, view.masked.shape[1])
         commit = ensure_progress(view.confidence >= self.threshold, view.eligible, view.confidence)
-        return Action(commit, length=length, memory={"changes": changes + may})
+        return Action(commit, length=length, memory={"changes": changes + (length != view.length)})

@@ -47,6 +47,9 @@ class SlowFast(Rule):
         ends = view.memory.get("ends", blank)
         slow_steps = view.memory.get("slow_steps", torch.zeros_like(view.length))
         cycle_end = view.memory.get("cycle_end", torch.zeros_like(view.length))
+        # A block begins with a cycle of its own.
+        begins = view.block_step == 0
+        slow_steps, cycle_end = slow_steps.masked_fill(begins, 0), cycle_end.masked_fill(begins, 0)
         stretch = view.eligible & (place < cycle_end.unsqueeze(1))
         is_fast = stretch.any(1)
         # A new cycle begins when the last one has nothing left.
