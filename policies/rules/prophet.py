@@ -21,7 +21,7 @@ class Prophet(Rule):
     """
 
     rule = "prophet"
-    sweep = (0.25, 0.5, 1.0, 1.5, 2.0)
+    sweep = (0.5, 1.0, 2.0, 3.0, 4.0)
     features = frozenset({"logit_gap"})
 
     scale: float = 1.0
