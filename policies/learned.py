@@ -114,12 +114,14 @@ class LearnedPolicy(CommitPolicy):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Check that the network works at these lengths."""
-        parts = [self.network, getattr(self.network, "filter", None)]
-        tied = [part.config.block_length for part in parts if isinstance(part, BlockFilter)]
-        if tied and tied[0] != settings.block:
-            raise ValueError(
-                f"block_length is {settings.block}: this policy's filter works at {tied[0]} only; decode with that"
-            )
+        part: nn.Module | None = self.network
+        while part is not None:
+            if isinstance(part, BlockFilter) and part.config.block_length != settings.block:
+                raise ValueError(
+                    f"block_length is {settings.block}: this policy's filter works at {part.config.block_length} only; "
+                    "decode with that"
+                )
+            part = getattr(part, "filter", None)
         return self
 
     @torch.inference_mode()

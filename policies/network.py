@@ -156,8 +156,10 @@ class UnmaskingNetwork(nn.Module):
         """Take over the weights of a network of the same configuration; an input that only this one has counts 0.
 
         Raises:
-            ValueError: if the configurations differ.
+            ValueError: if the configurations differ, or the other network has a filter of its own.
         """
+        if other.filter is not None:
+            raise ValueError("the network to start as has a filter of its own, which would be lost")
         if other.config != self.config:
             raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}

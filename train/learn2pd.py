@@ -36,8 +36,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
-from envs.tasks import SUITE
-from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from envs.tasks import SUITE, make_tasks
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.config import to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
@@ -93,10 +93,23 @@ class Learn2PDConfig:
     """Processes that decode; null is one a core."""
 
     def __post_init__(self) -> None:
-        for name in ("problems", "batch_size", "epochs", "patience", "episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
-        for block in (*self.block_lengths, self.published_block):
+        for name in ("problems", "batch_size", "epochs", "patience", "episodes", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be 1 or more")
+        for name in ("learning_rate", "false_commit_weight"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        for threshold in self.thresholds:
+            if not 0 < threshold < 1:
+                raise ValueError(f"thresholds hold {threshold}: they must be between 0 and 1, both excluded")
+        if self.published_block not in self.block_lengths:
+            raise ValueError(f"published_block is {self.published_block}: it must be one of {self.block_lengths}")
+        NetworkConfig(features=tuple(self.features))
+        make_tasks(self.tasks)
+        for rule in self.rules:
+            make_rule(rule)
+        for block in self.block_lengths:
             DecodingSettings(self.buffer_length, block)
 
 
@@ -112,9 +125,14 @@ def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) 
         Scalar, nats a position.
     """
     eligible, target = rows["eligible"] > 0, rows["oracle"]
-    weights = torch.where(target > 0, 1.0, weight)[eligible]
+    weights = _weights(rows, weight)
     loss = F.binary_cross_entropy_with_logits(logits[eligible], target[eligible], reduction="none")
     return (loss * weights).sum() / weights.sum()
+
+
+def _weights(rows: dict[str, Tensor], weight: float) -> Tensor:
+    """Return the weight of each eligible position."""
+    return torch.where(rows["oracle"] > 0, 1.0, weight)[rows["eligible"] > 0]
 
 
 def fit(
@@ -144,8 +162,9 @@ def fit(
                 optimizer.step()
         network.eval()
         with torch.inference_mode():
-            losses = [float(weighted_loss(network(r), r, weight)) for t in held_out for r in t.batches(4096)]
-        score = float(np.mean(losses))
+            parts = [(weighted_loss(network(r), r, weight), r) for t in held_out for r in t.batches(4096)]
+        sizes = [float(_weights(r, weight).sum()) for _, r in parts]
+        score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
         bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
         if score < best:
             best, best_epoch, best_state = score, epoch, copy.deepcopy(network.state_dict())
@@ -211,7 +230,7 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
         return traces
 
     held_out_problems = max(1, config.problems // 9)
-    blocks = list(dict.fromkeys([*config.block_lengths, config.published_block]))
+    blocks = config.block_lengths
     train = {b: gather(f"train_block{b}", config.problems, block_length=b) for b in blocks}
     held_out = {
         b: gather(f"validation_block{b}", held_out_problems, block_length=b, split="validation") for b in blocks

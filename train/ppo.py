@@ -24,6 +24,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
+from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
@@ -53,16 +54,30 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
     """Load the filter to build on, if there is one.
 
     Raises:
-        UserError: if it is to be the start and is not a transformer.
+        UserError: if it can't be what it is to be: a start that is tied to one block, has a filter of its own or lacks
+            the speed dial that is to be trained, or any filter with a dial.
+        ValueError: if it is tied to another block length.
     """
-    if config.filter.folder is None:
+    folder, role = config.filter.folder, config.filter.role
+    if folder is None:
         return None
-    network = load(config.filter.folder).network
-    if config.filter.role != "feature" and not isinstance(network, UnmaskingNetwork):
+    policy = load(folder)
+    network = policy.network
+    if policy.has_dial:
+        raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")
+    if role != "feature" and not isinstance(network, UnmaskingNetwork):
         raise UserError(
-            f"filter.role is {config.filter.role!r}: the filter in {config.filter.folder!r} is tied to one block and "
-            "can't be a start; choose feature, or a transformer filter"
+            f"filter.role is {role!r}: the filter in {folder!r} is tied to one block and can't be a start; choose "
+            "feature, or a transformer filter"
         )
+    for block in (config.env.block_length, *config.evaluation.block_lengths):
+        policy.bind(load_denoiser("toy"), DecodingSettings(config.env.buffer_length, block))
+    if role == "feature" or not isinstance(network, UnmaskingNetwork):
+        return network
+    if network.filter is not None:
+        raise UserError(f"filter.role is {role!r}: the policy in {folder!r} has a filter of its own; choose feature")
+    if config.env.alpha_range:
+        raise UserError(f"filter.role is {role!r}: a filter has no speed dial to start from; choose feature")
     return network
 
 
@@ -275,7 +290,7 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 
 def evaluate_all(config: TrainPPOConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    blocks = config.evaluation.block_lengths or [config.env.buffer_length]
+    blocks = config.evaluation.block_lengths or [config.env.block_length or config.env.buffer_length]
     folder = str(config.out / "policy")
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     about = EvaluateConfig(

@@ -109,7 +109,7 @@ class EvaluationConfig:
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
     block_lengths: list[int] = field(default_factory=list)
-    """Block lengths to evaluate at; an empty list is full diffusion only."""
+    """Block lengths to evaluate at; an empty list is the one trained with."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:

@@ -74,13 +74,13 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     """Decode a shard's problems one token per step, replay them, and write what was seen."""
     torch.set_num_threads(1)
     denoiser = load_denoiser(config.model)
-    settings = DecodingSettings(
-        config.buffer_length, config.block_length, features=frozenset({*config.features, "prompt"})
-    )
-    oracle = Oracle().bind(denoiser, settings)
-    behaviour: UnmaskingPolicy = oracle
+    own = None
     if config.behaviour is not None:
-        behaviour = load(config.behaviour, "deterministic", threshold=config.threshold).bind(denoiser, settings)
+        own = load(config.behaviour, "deterministic", threshold=config.threshold)
+    features = {*config.features, "prompt", *(own.features if own is not None else ())}
+    settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
+    oracle = Oracle().bind(denoiser, settings)
+    behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     prompts = [denoiser.encode(prompt) for prompt in prompts_of(config, shard)]
     batch = DecodingBatch(denoiser, len(prompts), settings)
     batch.load(range(len(prompts)), prompts)

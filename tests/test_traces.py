@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import train.traces as traces_module
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.tasks import TASKS, make_tasks
+from envs.toy import ToyDenoiser
+from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
+from policies.base import UnmaskingPolicy
+from policies.rules import Oracle
+from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, prompts_of
+
+FEATURES = ("is_eos", "margin", "repeated")
+COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}
+Columns = dict[str, np.ndarray]
+
+
+class Fickle(ToyDenoiser):
+    """Odd positions say "=" until the one to their left is committed, so some predictions are not final."""
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
+        logits = super().logits(tokens, attention_mask, length, position_ids)
+        height, word = logits.max(-1)
+        left = torch.roll(tokens[:, -length:], 1, 1)
+        doubtful = (torch.arange(length) % 2 == 1) & (left == self.mask_id)
+        word = torch.where(doubtful, self._ids["="], word)
+        return torch.zeros_like(logits).scatter(-1, word.unsqueeze(-1), height.unsqueeze(-1))
+
+
+class InThreads(ThreadPoolExecutor):
+    """Instead of processes, whose start takes seconds; like them, it leaves this process's random numbers alone."""
+
+    def __init__(self, workers: int, mp_context: Any) -> None:
+        super().__init__(1)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def apart() -> Any:
+            with torch.random.fork_rng():
+                return fn(*args, **kwargs)
+
+        return super().submit(apart)
+
+
+@pytest.fixture
+def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
+    """Traces are of this denoiser, in shards of 5 problems, collected without new processes."""
+    denoiser = Fickle()
+    monkeypatch.setattr(traces_module, "load_denoiser", lambda name: denoiser)
+    monkeypatch.setattr(traces_module, "SHARD", 5)
+    monkeypatch.setattr(traces_module, "ProcessPoolExecutor", InThreads)
+    return denoiser
+
+
+def about(folder: Path, **others: Any) -> TraceConfig:
+    """Thirteen problems: shards of 5, 5 and 3."""
+    fields: dict[str, Any] = {"block_length": 4, "features": FEATURES, "model": "toy", "tasks": ("copy", "sort")}
+    return TraceConfig(folder, 13, **{"buffer_length": 8, **fields, **others})
+
+
+def whole(traces: Traces) -> Columns:
+    return {name: np.concatenate(parts) for name, parts in traces.columns.items()}
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When each file was written and what it holds."""
+    return {str(f.relative_to(folder)): (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.rglob("*.npy")}
+
+
+def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: UnmaskingPolicy | None) -> list[Columns]:
+    """Decode one problem alone and note each step; without a policy, commit what agrees with the reference."""
+    settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(config.features))
+    [reference] = decode(denoiser, [prompt], LowConfidence(1), settings)
+    batch = DecodingBatch(denoiser, 1, settings)
+    batch.load([0], [denoiser.encode(prompt)])
+    steps = []
+    while batch.running.any():
+        view = batch.forward()
+        bits = view.eligible & (view.prediction == torch.tensor([reference.tokens]))
+        steps.append({name: values.numpy() for name, values in {**view.inputs(), "oracle": bits.float()}.items()})
+        chosen = bits.clone()
+        if policy is not None:
+            chosen = policy.act(view).commit
+        elif not bits.any():
+            chosen[0, view.confidence.masked_fill(~view.eligible, -1.0).argmax()] = True
+        batch.commit(chosen)
+    return steps
+
+
+def in_order(problems: list[list[Columns]]) -> Columns:
+    """The rows of a shard: its problems side by side, step by step."""
+    longest = max(map(len, problems))
+    rows = [steps[t] for t in range(longest) for steps in problems if t < len(steps)]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def by_hand(denoiser: ToyDenoiser, config: TraceConfig, policy: UnmaskingPolicy | None = None) -> Columns:
+    shards = range(-(-config.problems // traces_module.SHARD))
+    parts = [in_order([replay(denoiser, config, p, policy) for p in prompts_of(config, s)]) for s in shards]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def assert_same(found: Columns, expected: Columns) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("block_length", [8, 4, 2])
+def test_traces_against_a_replay_by_hand(fickle: Fickle, tmp_path: Path, block_length: int) -> None:
+    config = about(tmp_path, block_length=block_length)
+    traces = collect(config)
+    found = whole(traces)
+    assert_same(found, by_hand(fickle, config))
+    assert set(found) == COLUMNS
+    rows = len(traces)
+    assert {name: values.shape for name, values in found.items() if name != "time"} == dict.fromkeys(
+        COLUMNS - {"time"}, (rows, 8)
+    )
+    assert found["time"].shape == (rows, 1)
+    assert {values.dtype for values in found.values()} == {np.dtype(np.float32)}
+    assert found["eligible"].any(1).all()
+    assert not (found["oracle"] > found["eligible"]).any()
+    assert 0.1 < found["oracle"][found["eligible"] > 0].mean() < 0.95  # both answers occur
+
+
+def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Path) -> None:
+    config = about(tmp_path)
+    prompts = [prompt for shard in range(3) for prompt in prompts_of(config, shard)]
+    settings = DecodingSettings(8, 4, features=frozenset({"prompt"}))
+    done = decode(fickle, prompts, Oracle(), settings)
+    assert len(prompts) == 13
+    assert len(collect(config)) == sum(each.nfe for each in done)
+    assert len({each.nfe for each in done}) > 1
+
+
+def test_what_the_toy_says_is_always_final(tmp_path: Path) -> None:
+    collect_shard(about(tmp_path, model="toy"), 0)
+    found = whole(Traces([tmp_path / "shard_00000"]))
+    np.testing.assert_array_equal(found["oracle"], found["eligible"])
+
+
+def test_a_behaviour_records_its_own_states(fickle: Fickle, tmp_path: Path) -> None:
+    network = UnmaskingNetwork(NetworkConfig(threshold=0.5, features=("margin",)))
+    folder = save(LearnedPolicy(network, "sample"), tmp_path / "policy")
+    config = about(tmp_path / "own", behaviour=str(folder), threshold=0.8)
+    own = whole(collect(config))
+    # At a half the network is the rule threshold:0.5; four times the odds make that 0.8.
+    assert_same(own, by_hand(fickle, config, Threshold(0.8)))
+    oracles = whole(collect(about(tmp_path / "oracle")))
+    assert len(own["oracle"]) != len(oracles["oracle"])
+    loose = collect(replace(config, folder=tmp_path / "loose", threshold=0.01))
+    assert len(loose) < len(own["oracle"])
+
+
+def test_a_lost_shard_alone_is_collected_again(fickle: Fickle, tmp_path: Path) -> None:
+    config = about(tmp_path)
+    collect(config)
+    before = files(tmp_path)
+    assert {name.partition("/")[0] for name in before} == {"shard_00000", "shard_00001", "shard_00002"}
+    shutil.rmtree(tmp_path / "shard_00001")
+    (tmp_path / "partial_00001").mkdir()
+    (tmp_path / "partial_00001" / "confidence.npy").write_bytes(b"cut o")
+    (tmp_path / "partial_00001" / "junk.npy").write_bytes(b"")
+    traces = collect(config)
+    after = files(tmp_path)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name][0] != before[name][0]} == {
+        f"shard_00001/{column}.npy" for column in COLUMNS
+    }
+    assert all(after[name][1] == before[name][1] for name in before)
+    assert_same(whole(traces), by_hand(fickle, config))
+
+
+def test_nothing_missing_starts_no_process(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = collect(about(tmp_path))
+    monkeypatch.setattr(traces_module, "ProcessPoolExecutor", None)
+    assert len(collect(about(tmp_path))) == len(traces)
+
+
+def test_processes_write_what_this_one_does(tmp_path: Path) -> None:
+    """The only test with real processes: their start takes seconds."""
+    config = replace(about(tmp_path / "there"), problems=66)
+    collect(config, 1)
+    for shard in (0, 1):
+        collect_shard(replace(config, folder=tmp_path / "here"), shard)
+    there, here = files(tmp_path / "there"), files(tmp_path / "here")
+    assert {name: content for name, (_, content) in there.items()} == {
+        name: content for name, (_, content) in here.items()
+    }
+
+
+# Reading.
+
+
+@pytest.fixture
+def collected(fickle: Fickle, tmp_path: Path) -> Traces:
+    return collect(about(tmp_path))
+
+
+def test_shards_are_memory_mapped(collected: Traces) -> None:
+    parts = [part for parts in collected.columns.values() for part in parts]
+    assert all(isinstance(part, np.memmap) for part in parts)
+    assert not any(part.flags.writeable for part in parts)
+    assert collected.bytes == len(collected) * 4 * (1 + 8 * (len(COLUMNS) - 1))
+    assert len(collected) == sum(collected.sizes)
+    assert len(collected.sizes) == 3
+
+
+def test_rows_in_any_order_are_those_of_the_concatenation(collected: Traces) -> None:
+    expected, size = whole(collected), len(collected)
+    rng = np.random.default_rng(0)
+    ends = np.cumsum(collected.sizes)
+    for index in (
+        rng.permutation(size),
+        rng.integers(0, size, 7),
+        np.array([size - 1]),
+        np.sort([*ends - 1, *ends[:2]]),
+    ):
+        found = collected.rows(index)
+        assert found.keys() == expected.keys()
+        for name, values in found.items():
+            np.testing.assert_array_equal(values.numpy(), expected[name][index])
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_batches_cover_every_row_once(collected: Traces, size: int, shuffled: bool) -> None:
+    def joined(seed: int) -> tuple[list[int], np.ndarray]:
+        batches = list(collected.batches(size, np.random.default_rng(seed) if shuffled else None))
+        assert all(set(batch) == COLUMNS for batch in batches)
+        rows = [torch.cat([batch[name].flatten(1) for name in sorted(COLUMNS)], 1) for batch in batches]
+        return [len(part) for part in rows], torch.cat(rows).numpy()
+
+    lengths, found = joined(3)
+    columns = whole(collected)
+    expected = np.concatenate([columns[name] for name in sorted(COLUMNS)], 1)
+    assert set(lengths[:-1]) <= {size}
+    if not shuffled:
+        np.testing.assert_array_equal(found, expected)
+        return
+    assert not np.array_equal(found, expected)
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+    assert np.array_equal(joined(3)[1], found)
+    assert not np.array_equal(joined(4)[1], found)
+
+
+# Problems.
+
+
+def test_problems_by_hand(tmp_path: Path) -> None:
+    config = TraceConfig(tmp_path, 67, tasks=("copy", "add"))
+    copies, sums = make_tasks(["copy", "add"])
+    found = [*prompts_of(config, 0), *prompts_of(config, 1)]
+    assert [len(prompts_of(config, shard)) for shard in (0, 1)] == [64, 3]
+    expected = [(copies, sums)[n % 2].problem("train", FIRST_PROBLEM + n // 2).prompt for n in range(67)]
+    assert found == expected
+
+
+def test_training_and_validation_problems_are_apart(tmp_path: Path) -> None:
+    """And training problems are none of the split's first; short lists and sums repeat by chance, sudokus hardly."""
+    prompts = {}
+    for split in ("train", "validation"):
+        config = TraceConfig(tmp_path, 9 * 30, split=split)  # type: ignore[arg-type]
+        prompts[split] = {prompt for shard in range(5) for prompt in prompts_of(config, shard)}
+        assert {prompt.split()[0] for prompt in prompts[split]} == set(TASKS)
+    assert not prompts["train"] & prompts["validation"]
+    assert {task().problem("validation", 29).prompt for task in TASKS.values()} <= prompts["validation"]
+    assert {task().problem("train", FIRST_PROBLEM + 29).prompt for task in TASKS.values()} <= prompts["train"]
+    assert not prompts["train"] & {TASKS["sudoku"]().problem("train", i).prompt for i in range(100)}
