@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train.sweep
+from train.config import CONFIGS
+from train.run_folder import UserError
+from train.sweep import SweepConfig, last_value, main, read_sweep, run_trial, suggest
+
+SWEEP = """
+method: bayes
+metric: {name: score, goal: maximize}
+parameters:
+  fixed: {value: 3}
+  size: {values: [16, 32, 64]}
+  rate: {distribution: log_uniform_values, min: 0.0001, max: 0.01}
+  share: {min: 0.0, max: 1.0}
+  count: {distribution: int_uniform, min: 1, max: 9}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    return tmp_path / "sweep.yaml"
+
+
+def test_the_file_that_ships_is_a_sweep_of_the_main_job() -> None:
+    sweep = read_sweep(CONFIGS / "sweep.yaml")
+    assert (sweep.metric, sweep.is_maximized) == ("rollout/ep_rew_mean", True)
+    assert "ppo.learning_rate" in sweep.parameters
+
+
+class Asked:
+    """Records what a trial is asked for and gives the lower end."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def suggest_categorical(self, name: str, choices: list[int]) -> int:
+        self.calls.append((name, choices))
+        return choices[-1]
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        self.calls.append((name, low, high))
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, step: float | None, log: bool) -> float:
+        self.calls.append((name, low, high, step, log))
+        return low
+
+
+def test_each_distribution_is_asked_for_as_it_is_written(file: Path) -> None:
+    trial, sweep = Asked(), read_sweep(file)
+    values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
+    assert values == {"fixed": 3, "size": 64, "rate": 0.0001, "share": 0.0, "count": 1}
+    assert trial.calls == [
+        ("size", [0, 1, 2]),
+        ("rate", 0.0001, 0.01, None, True),
+        ("share", 0.0, 1.0, None, False),
+        ("count", 1, 9),
+    ]
+
+
+def objective(values: dict[str, Any]) -> float:
+    return -((values["share"] - 0.3) ** 2) + (values["size"] == 32)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Replaces training by a known function; the list holds the folders trained."""
+    folders: list[Path] = []
+
+    def run(folder: Path, values: dict[str, Any], metric: str, wandb_mode: str) -> float:
+        folders.append(folder)
+        return objective(values)
+
+    monkeypatch.setattr(train.sweep, "run_trial", run)
+    return folders
+
+
+def test_it_finds_what_is_best(tmp_path: Path, file: Path, trained: list[Path]) -> None:
+    trials = main(SweepConfig(out=tmp_path / "out", file=file, trials=40))
+    assert len(trials) == len(trained) == 40
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert best["values"]["size"] == 32
+    assert best["values"]["share"] == pytest.approx(0.3, abs=0.15)
+    assert best["result"] == max(entry["result"] for entry in trials)
+
+
+def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path, file: Path, trained: list[Path]) -> None:
+    whole = main(SweepConfig(out=tmp_path / "whole", file=file, trials=14))
+    config = SweepConfig(out=tmp_path / "parts", file=file, trials=5)
+    main(config)
+    with pytest.raises(UserError, match="not empty"):
+        main(config)
+    trained.clear()
+    assert main(replace(config, trials=14, resume=True)) == whole
+    assert [folder.name for folder in trained] == [f"trial_{n}" for n in range(5, 14)]
+
+
+def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
+    values = {
+        "model.name": "toy",
+        "env.tasks": ["copy"],
+        "env.buffer_length": 8,
+        "env.num_envs": 4,
+        "ppo.n_steps": 8,
+        "ppo.batch_size": 16,
+        "total_timesteps": 64,
+        "evaluation.episodes": 1,
+        "evaluation.rules": [],
+        "policy.hidden_size": 8,
+    }
+    result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", "disabled")
+    assert result == last_value(tmp_path / "trial_0" / "progress.csv", "rollout/nfe")
+    assert 1 <= result <= 8
+    with pytest.raises(UserError, match=r"metric is 'reward': .*rollout/nfe"):
+        last_value(tmp_path / "trial_0" / "progress.csv", "reward")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("method: bayes", "method: hyperband"), "method is 'hyperband'"),
+        (("goal: maximize", "goal: best"), "not a sweep"),
+        (("{min: 0.0, max: 1.0}", "{min: 0.0}"), "parameter share is"),
+        (("int_uniform", "poisson"), "parameter count is"),
+        (("metric:", "measure:"), "not a sweep"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(file: Path, change: tuple[str, str], message: str) -> None:
+    file.write_text(SWEEP.replace(*change))
+    with pytest.raises(UserError, match=message):
+        read_sweep(file)
+    with pytest.raises(UserError, match="nowhere"):
+        read_sweep(file.with_name("nowhere.yaml"))

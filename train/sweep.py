@@ -1,0 +1,204 @@
+"""A hyper-parameter search without an account: the trials of a `wandb sweep` file, proposed by Optuna.
+
+``python train/sweep.py`` runs `configs/sweep.yaml` on the main job. Each trial is a run folder ``OUT/trial_N`` of its
+own; ``trials.jsonl`` remembers what was tried, and ``--resume`` goes on after a kill. The last lines are a table of the
+trials.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from train.config import CONFIGS, parse, to_yaml
+from train.ppo_config import TrainPPOConfig
+from train.run_folder import UserError, open_run, write_atomic, write_json
+
+METHODS = ("bayes", "random")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What `python train/sweep.py` does."""
+
+    out: Path = Path("runs/sweep")
+    """Folder of the sweep; it must be new or empty."""
+    resume: bool = False
+    """Go on with the trials of this folder."""
+    file: Path = CONFIGS / "sweep.yaml"
+    """The sweep, in the format of `wandb sweep`."""
+    trials: int = 20
+    """Trials in all, those of a resumed sweep included."""
+    seed: int = 0
+    """Of the proposals; every trial trains with the same seed, that of its configuration."""
+    wandb_mode: Literal["offline", "online", "disabled"] = "disabled"
+    """Of the trials' own runs."""
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError(f"trials is {self.trials}: it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file.
+
+    Attributes:
+        method: bayes or random.
+        metric: a column of ``progress.csv``; its last row counts.
+        is_maximized: whether more of it is better.
+        parameters: flag of the entry point to its specification, as `wandb sweep` writes it.
+    """
+
+    method: str
+    metric: str
+    is_maximized: bool
+    parameters: dict[str, dict[str, Any]]
+
+
+def read_sweep(file: Path) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        UserError: if it can't be read, or says something that is not supported here.
+    """
+    try:
+        data = yaml.safe_load(file.read_text())
+        sweep = Sweep(
+            data.get("method", "bayes"),
+            data["metric"]["name"],
+            {"maximize": True, "minimize": False}[data["metric"].get("goal", "minimize")],
+            {name: dict(spec) for name, spec in data["parameters"].items()},
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"file is {str(file)!r}: not a sweep ({error!r})") from error
+    if sweep.method not in METHODS:
+        raise UserError(f"method is {sweep.method!r}: choose one of {', '.join(METHODS)}")
+    for name, spec in sweep.parameters.items():
+        _kind(name, spec)
+    return sweep
+
+
+def _kind(name: str, spec: Mapping[str, Any]) -> str:
+    """Return what a parameter's specification is: value, values, or a distribution between min and max."""
+    for kind in ("value", "values"):
+        if kind in spec:
+            return kind
+    distribution = str(spec.get("distribution", "uniform"))
+    if distribution not in ("uniform", "log_uniform_values", "int_uniform", "q_uniform") or not {"min", "max"} <= set(
+        spec
+    ):
+        raise UserError(
+            f"parameter {name} is {dict(spec)}: give value, values, or min and max with distribution uniform, "
+            "log_uniform_values, int_uniform or q_uniform"
+        )
+    return distribution
+
+
+def suggest(trial: Any, name: str, spec: Mapping[str, Any]) -> Any:
+    """Ask an Optuna trial for one parameter's value."""
+    kind = _kind(name, spec)
+    if kind == "value":
+        return spec["value"]
+    if kind == "values":
+        # Choices are proposed by their place: Optuna takes no lists.
+        return spec["values"][trial.suggest_categorical(name, list(range(len(spec["values"]))))]
+    if kind == "int_uniform":
+        return trial.suggest_int(name, spec["min"], spec["max"])
+    step = spec.get("q", 1) if kind == "q_uniform" else None
+    return trial.suggest_float(name, spec["min"], spec["max"], step=step, log=kind == "log_uniform_values")
+
+
+def last_value(progress: Path, metric: str) -> float:
+    """Return a metric's last value in a ``progress.csv``.
+
+    Raises:
+        UserError: if it has no such column, naming those it has.
+    """
+    rows = list(csv.DictReader(progress.read_text().splitlines()))
+    if not rows or metric not in rows[-1]:
+        columns = ", ".join(rows[-1] if rows else ())
+        raise UserError(f"metric is {metric!r}: {progress} holds {columns or 'nothing'}")
+    return float(rows[-1][metric] or math.nan)
+
+
+def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb_mode: str) -> float:
+    """Train one configuration in its own folder and return the metric; a trial that was killed goes on."""
+    progress = folder / "progress.csv"
+    words = [f"--{n}={value if isinstance(value, str) else json.dumps(value)}" for n, value in values.items()]
+    resume = ["--resume"] if (folder / "config.yaml").is_file() else []
+    config = parse(TrainPPOConfig, "ppo.yaml", [*words, f"--out={folder}", f"--wandb.mode={wandb_mode}", *resume])
+    train: Callable[[TrainPPOConfig], Any] = importlib.import_module("train.ppo").train
+    train(config)
+    return last_value(progress, metric)
+
+
+def main(config: SweepConfig) -> list[dict[str, Any]]:
+    """Run the trials.
+
+    Returns:
+        One mapping a trial: ``number``, ``values`` and the metric, ``result``.
+
+    Raises:
+        UserError: if Optuna is not installed, or the file is no sweep.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'") from error
+    sweep = read_sweep(config.file)
+    open_run(config.out, to_yaml({**asdict(config), "resume": False, "trials": 0}), config.resume)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = config.out / "trials.jsonl"
+    done: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    sampler_class = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
+    direction = optuna.study.StudyDirection.MAXIMIZE if sweep.is_maximized else optuna.study.StudyDirection.MINIMIZE
+    study = optuna.create_study(direction=direction, sampler=sampler_class(seed=config.seed))
+    while len(done) < config.trials:
+        number = len(done)
+        # Replayed from the start, the proposals are those of the killed sweep: what was tried is told, not run again.
+        for past in done[len(study.trials) :]:
+            trial = study.ask()
+            for name, spec in sweep.parameters.items():
+                suggest(trial, name, spec)
+            study.tell(trial, past["result"])
+        trial = study.ask()
+        values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
+        print(f"trial {number}: {values}", flush=True)
+        result = run_trial(config.out / f"trial_{number}", values, sweep.metric, config.wandb_mode)
+        study.tell(trial, result)
+        done.append({"number": number, "values": values, "result": result})
+        write_atomic(file, "".join(json.dumps(entry) + "\n" for entry in done))
+    best = (max if sweep.is_maximized else min)(done, key=lambda entry: float(entry["result"]))
+    write_json(config.out / "best.json", best)
+    print_trials(sweep, done)
+    print(f"best        trial {best['number']}, {sweep.metric} {best['result']:.4f}\ntrials      {file}")
+    return done
+
+
+def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
+    """Print the trials, best first."""
+    varied = [name for name, spec in sweep.parameters.items() if "value" not in spec]
+    table = Table()
+    for column in ("trial", sweep.metric, *varied):
+        table.add_column(column, justify="right")
+    for entry in sorted(trials, key=lambda entry: float(entry["result"]), reverse=sweep.is_maximized):
+        shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (entry["values"][name] for name in varied)]
+        table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *shown)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    from train.cli import run
+
+    run(main, SweepConfig)
