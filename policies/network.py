@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -149,18 +149,22 @@ class UnmaskingNetwork(nn.Module):
         nn.init.zeros_(self.condition.bias)
         if self.config.has_dial:
             nn.init.zeros_(self.dial_bias.weight)
+            nn.init.zeros_(self.dial[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.dial[-1].bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
 
     def start_as(self, other: UnmaskingNetwork) -> None:
-        """Take over the weights of a network of the same configuration; an input that only this one has counts 0.
+        """Take over the weights of a network of the same configuration; what only this one has counts 0 at first.
+
+        That can be a filter's column and a dial.
 
         Raises:
             ValueError: if the configurations differ, or the other network has a filter of its own.
         """
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
-        if other.config != self.config:
+        if replace(other.config, has_dial=self.config.has_dial) != self.config or other.config.has_dial:
             raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
         columns = 4 + len(self.config.features)

@@ -519,3 +519,21 @@ def test_impossible_plans_are_refused(tmp_path: Path, suffix: str, error: type[E
     folder = saved(tmp_path / "filter", block_filter())
     with pytest.raises(error, match=named):
         plan([folder + suffix], [4])
+
+
+@pytest.mark.parametrize("speed", [0.0, 1.0])
+def test_a_dial_starts_as_the_filter_wherever_it_stands(speed: float) -> None:
+    source = perturbed(CONFIG)
+    network = UnmaskingNetwork(replace(CONFIG, has_dial=True))
+    network.start_as(source)
+    inputs = random_view(16, 10).inputs()
+    turned = {**inputs, "speed": torch.full_like(inputs["time"], speed)}
+    torch.testing.assert_close(network(turned), source(inputs))
+    with pytest.raises(ValueError, match="another configuration"):
+        UnmaskingNetwork(CONFIG).start_as(network)
+
+
+def test_a_start_with_a_filter_of_its_own_is_refused() -> None:
+    inner = UnmaskingNetwork(CONFIG, UnmaskingNetwork(NetworkConfig()))
+    with pytest.raises(ValueError, match="a filter of its own"):
+        UnmaskingNetwork(CONFIG).start_as(inner)

@@ -54,8 +54,8 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
     """Load the filter to build on, if there is one.
 
     Raises:
-        UserError: if it can't be what it is to be: a start that is tied to one block, has a filter of its own or lacks
-            the speed dial that is to be trained, or any filter with a dial.
+        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or any
+            filter with a speed dial.
         ValueError: if it is tied to another block length.
     """
     folder, role = config.filter.folder, config.filter.role
@@ -76,16 +76,14 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
         return network
     if network.filter is not None:
         raise UserError(f"filter.role is {role!r}: the policy in {folder!r} has a filter of its own; choose feature")
-    if config.env.alpha_range:
-        raise UserError(f"filter.role is {role!r}: a filter has no speed dial to start from; choose feature")
     return network
 
 
 def network_config(config: TrainPPOConfig, inner: UnmaskingNetwork | BlockFilter | None) -> NetworkConfig:
     """Return the policy's architecture: the filter's where that is the start."""
-    if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature":
-        return inner.config
-    return replace(config.policy, has_dial=bool(config.env.alpha_range))
+    starts = isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature"
+    shape: NetworkConfig = inner.config if starts else config.policy  # type: ignore[union-attr, assignment]
+    return replace(shape, has_dial=bool(config.env.alpha_range))
 
 
 def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
