@@ -10,10 +10,18 @@ import yaml
 from policies import NetworkConfig
 from train.config import CONFIGS, parse, to_plain, to_yaml
 from train.evaluate import EvaluateConfig
+from train.learn2pd import Learn2PDConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.pretrain import PretrainConfig
+from train.watch import WatchConfig
 
-ENTRY_POINTS: dict[str, type[Any]] = {"ppo": TrainPPOConfig, "evaluate": EvaluateConfig, "pretrain": PretrainConfig}
+ENTRY_POINTS: dict[str, type[Any]] = {
+    "ppo": TrainPPOConfig,
+    "evaluate": EvaluateConfig,
+    "learn2pd": Learn2PDConfig,
+    "pretrain": PretrainConfig,
+    "watch": WatchConfig,
+}
 
 
 def entry_point(file: Path) -> str:

@@ -1,0 +1,218 @@
+"""Decoding step by step: what `policies.decode` does, with everything that a step saw and changed kept.
+
+Letters: L buffer positions, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import Denoiser
+from envs.view import View
+from policies import LearnedPolicy, UnmaskingPolicy
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One sequence after a forward of the dLLM and the action that followed; L entries a list.
+
+    Attributes:
+        nfe: forwards used, this one included.
+        token_positions: positions computed so far.
+        tokens: ids; the mask token where masked.
+        masked: True where no token is committed.
+        commit_step: the forward after which each token was committed, from 1; 0 while masked, and where end-of-text
+            was filled in without a commit.
+        commit_confidence: confidence of each committed token when it was committed; 0 elsewhere.
+        remasked: True where this step took a committed token back.
+        eligible: True where the policy could commit, before it acted.
+        prediction: ids that the dLLM would have written, before the policy acted.
+        confidence: in [0, 1], the predictions' probabilities; 1 where a token stood already.
+        probability: in [0, 1], a learned policy's probability of committing; None for a rule, which has none.
+    """
+
+    nfe: int
+    token_positions: int
+    tokens: list[int]
+    masked: list[bool]
+    commit_step: list[int]
+    commit_confidence: list[float]
+    remasked: list[bool]
+    eligible: list[bool]
+    prediction: list[int]
+    confidence: list[float]
+    probability: list[float] | None
+
+    @property
+    def committed(self) -> list[int]:
+        """Positions that this step committed."""
+        return [i for i, step in enumerate(self.commit_step) if step and step == self.nfe]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One decoded sequence.
+
+    Attributes:
+        frames: NFE + 1 of them: the buffer before any forward, then one a forward.
+        text: up to the first end-of-text.
+        tokens: the whole buffer, L token ids.
+        nfe: forwards of the dLLM.
+        token_positions: positions computed, summed over the forwards.
+    """
+
+    frames: list[Frame]
+    text: str
+    tokens: list[int]
+    nfe: int
+    token_positions: int
+
+
+def record(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    policy: UnmaskingPolicy,
+    settings: DecodingSettings,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Recording]:
+    """Decode an answer to each prompt as `policies.decode` does, and keep every step.
+
+    Args:
+        denoiser: the frozen dLLM.
+        prompts: texts.
+        policy: a rule or a learned policy.
+        settings: lengths and temperature; what the policy reads is added.
+        batch_size: most rows at a time.
+        seed: of every random choice.
+
+    Returns:
+        One recording a prompt, in order.
+
+    Raises:
+        ValueError: for a prompt, a length or a batch size that is not possible.
+        DenoiserError: if the dLLM returns NaN.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be 1 or more")
+    settings = replace(settings, features=settings.features | policy.features)
+    policy = policy.bind(denoiser, settings)
+    encoded = [denoiser.encode(prompt) for prompt in prompts]
+    done: list[Recording] = []
+    for first in range(0, len(encoded), batch_size):
+        done += _record_batch(denoiser, encoded[first : first + batch_size], policy, settings, seed)
+    return done
+
+
+def _record_batch(
+    denoiser: Denoiser, prompts: Sequence[list[int]], policy: UnmaskingPolicy, settings: DecodingSettings, seed: int
+) -> list[Recording]:
+    batch = DecodingBatch(denoiser, len(prompts), settings)
+    batch.load(range(len(prompts)), prompts, seed, policy.initial_length(settings.buffer_length))
+    frames = [[_start(batch, row)] for row in range(len(prompts))]
+    drafted = False
+    while bool(batch.running.any()):
+        used = batch.nfe.tolist()
+        view = batch.forward()
+        if drafted:
+            # Only this forward has settled what the last action wrote.
+            _complete(batch, frames, used)
+        stepped = [row for row, nfe in enumerate(batch.nfe.tolist()) if nfe > used[row]]
+        probabilities = policy.probabilities(view) if isinstance(policy, LearnedPolicy) else None
+        action = policy.act(view)
+        batch.apply(action)
+        for row in stepped:
+            probability = None if probabilities is None else probabilities[row].tolist()
+            frames[row].append(_seen(batch, view, row, frames[row][-1], probability))
+        drafted = action.drafts is not None
+        if not drafted:
+            _complete(batch, frames, batch.nfe.tolist())
+    return [_recording(batch, row, frames[row]) for row in range(len(prompts))]
+
+
+def _start(batch: DecodingBatch, row: int) -> Frame:
+    """Return the frame before any forward; what the dLLM believes is not known yet."""
+    length = batch.settings.buffer_length
+    return Frame(
+        nfe=0,
+        token_positions=0,
+        tokens=batch.tokens(row),
+        masked=batch.masked[row].tolist(),
+        commit_step=[0] * length,
+        commit_confidence=[0.0] * length,
+        remasked=[False] * length,
+        eligible=batch.eligible()[row].tolist(),
+        prediction=batch.tokens(row),
+        confidence=[0.0] * length,
+        probability=None,
+    )
+
+
+def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability: list[float] | None) -> Frame:
+    """Return the frame of a step whose outcome is still the buffer before it."""
+    return replace(
+        before,
+        nfe=int(batch.nfe[row]),
+        token_positions=int(batch.token_positions[row]),
+        remasked=[False] * len(before.masked),
+        eligible=view.eligible[row].tolist(),
+        prediction=view.prediction[row].tolist(),
+        confidence=view.confidence[row].tolist(),
+        probability=probability,
+    )
+
+
+def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequence[int]) -> None:
+    """Give the last frame of every row that is at its given step the buffer as it is now."""
+    for row, (history, step) in enumerate(zip(frames, steps, strict=True)):
+        if history[-1].nfe != step or step == 0:
+            continue
+        before, masked = history[-2], batch.masked[row].tolist()
+        history[-1] = replace(
+            history[-1],
+            tokens=batch.tokens(row),
+            masked=masked,
+            commit_step=batch.commit_step[row].tolist(),
+            commit_confidence=batch.commit_confidence[row].tolist(),
+            # A position that was only filled in had no token of its own to take back.
+            remasked=[now and step > 0 for now, step in zip(masked, before.commit_step, strict=True)],
+        )
+
+
+def _recording(batch: DecodingBatch, row: int, frames: list[Frame]) -> Recording:
+    tokens = batch.tokens(row)
+    nfe, positions = int(batch.nfe[row]), int(batch.token_positions[row])
+    return Recording(frames, batch.denoiser.decode(tokens), tokens, nfe, positions)
+
+
+@dataclass(frozen=True)
+class CommitOrder:
+    """When each position was committed, over many problems.
+
+    Attributes:
+        counts: (S, L) int64, problems whose position l was committed for good at step s + 1.
+        filled: (L,) int64, problems where end-of-text was filled in at position l without a commit.
+        problems: their number; each column's counts and filled add up to it.
+    """
+
+    counts: npt.NDArray[np.int64]
+    filled: npt.NDArray[np.int64]
+    problems: int
+
+
+def commit_order(recordings: Sequence[Recording]) -> CommitOrder:
+    """Count at which step each position was committed.
+
+    Args:
+        recordings: of one buffer length; at least one.
+    """
+    steps = np.array([recording.frames[-1].commit_step for recording in recordings])  # (problems, L)
+    last = int(steps.max())
+    counts = np.stack([(steps == step).sum(0) for step in range(1, last + 1)])
+    return CommitOrder(counts, (steps == 0).sum(0), len(recordings))
