@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from records import outcomes, ppo_config, write_run
+from test_report import read_page
 
-from train.compare import CompareConfig, best_rule, compare, main, per_task
-from train.records import read_records
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.compare import CompareConfig, best_rule, compare, main, name_runs, per_task
+from train.config import ROOT, parse
+from train.evaluate import EvaluateConfig
+from train.evaluate import main as evaluate_main
 from train.run_folder import UserError
+from train.tracking import WandbConfig
 
 
 def record(policy: str, accuracy: float, nfe: float, task: str = "all", block: int = 64) -> dict[str, Any]:
@@ -55,15 +63,121 @@ def test_tasks_are_set_against_the_one_setting_chosen_for_the_suite() -> None:
     ]
 
 
-def test_main_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "evaluation.json").write_text(json.dumps([*CURVE, record("learned", 0.95, 2.4)]))
-    out = tmp_path / "table.md"
-    main(CompareConfig(tmp_path / "run", out=out))
-    assert "| 3.00 ± 0.00 | 20.0 ± 0.0 |" in out.read_text()
-    assert out.read_text() in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two seeds, a sweep of rules with an oracle on the same problems, an older run, and a file of records."""
+    place = tmp_path_factory.mktemp("runs")
+    right, nfe = [1] * 18 + [0] * 2, [1, 2, 3, 2] * 5
+    made = []
+    for seed in (0, 1):
+        entries = [outcomes("learned", right, [n + seed * (i % 3 == 0) for i, n in enumerate(nfe)])]
+        made.append(write_run(place / f"net_s{seed}", entries, ppo_config(seed)))
+        rows = [f"{i},{i},{0.5 + 0.1 * i + 0.01 * seed},{4 - i}" for i in range(1, 4)]
+        columns = "time/total_timesteps,time/time_elapsed,rollout/score,rollout/nfe\n"
+        (made[-1] / "progress.csv").write_text(columns + "\n".join(rows) + "\n")
+    rules = [outcomes(f"threshold:{0.5 + k / 10:g}", [1] * (16 + k) + [0] * (4 - k), [k + 2] * 20) for k in range(4)]
+    rules += [outcomes("oracle", [1] * 20, [1, 2] * 10), outcomes("klass:0.9", [1] * 20, [3] * 20)]
+    config = {"policy": ["all"], "episodes": 10, "model": "toy", "buffer_length": 8}
+    made.append(write_run(place / "rules", rules, config))
+    older = [outcomes("learned", right, nfe, block_length=4), outcomes("threshold:0.9", right, nfe, block_length=4)]
+    made.append(write_run(place / "older", older, ppo_config(5, 3.0), keep=False))
+    bare = write_run(place / "bare", [outcomes("threshold:0.9", right, nfe)], keep=False)
+    return [str(folder) for folder in made] + [str((bare / "evaluation.json").rename(place / "bare.json"))]
 
 
-def test_a_run_without_records_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="its evaluation can't be read"):
-        read_records(tmp_path)
+def test_a_report_of_mixed_runs(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report"
+    found = main(CompareConfig(folders, out=out))
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(found))
+    assert [row["kind"] for row in found["runs"]] == ["PPO", "PPO", "evaluation", "PPO", "records"]
+    tests = {(row["policy"], row["seed"]): row for row in found["tests"]}
+    # 18 of 20 right: threshold:0.7 has as many, and 4 forwards a problem.
+    assert tests["net", "net_s0"]["rule"] == "threshold:0.7"
+    assert [row["paired"] for row in tests.values()] == [True, True, False]
+    assert tests["net", "net_s0"]["saved"]["mean"] == pytest.approx(0.5)
+    shown = capsys.readouterr().out
+    assert "older, bare.json kept no outcomes.json" in " ".join(shown.split())
+    assert str(out / "report.html") in shown
+    markdown = (out / "report.md").read_text()
+    for title in ("Findings", "Summary", "Tests", "By task", "Hypervolume", "Distance to the oracle", "What differs"):
+        assert f"## {title}" in markdown
+    assert "klass:0.9" not in markdown
+    assert "| 8 | deterministic | 90.0 ± 0.0 |" in (out / "tables.md").read_text()
+    plots = sorted(file.stem for file in out.glob("*.png"))
+    assert plots == ["curves", "pareto_A", "pareto_B", "tasks"]
+    page = read_page((out / "report.html").read_text())
+    assert len(page.loaded) == 2 * len(plots)  # for a light and for a dark screen
+    assert len(set(page.loaded)) == len(page.loaded)
+    with pytest.raises(UserError, match="not empty"):
+        main(CompareConfig(folders, out=out))
+
+
+def test_all_rules_and_no_learned_policy(folders: list[str], tmp_path: Path) -> None:
+    main(CompareConfig(folders[:3], rules=["all"], out=tmp_path / "all"))
+    assert "klass:0.9" in (tmp_path / "all" / "report.md").read_text()
+    found = main(CompareConfig(folders[2:3], out=tmp_path / "rules"))
+    assert (found["tests"], found["savings"], found["tasks"]) == ([], [], [])
+    assert "No learned policy" in (tmp_path / "rules" / "report.md").read_text()
+    found = main(CompareConfig(folders[:2], out=tmp_path / "learned"))
+    assert "nothing to compare with" in (tmp_path / "learned" / "report.md").read_text()
+
+
+def test_a_bad_folder_leaves_no_report(folders: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        main(CompareConfig([*folders, "nowhere"], out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="runs is empty"):
+        main(CompareConfig(out=tmp_path / "out"))
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="rules is 'treshold'"):
+        CompareConfig(rules=["treshold"])
+    with pytest.raises(ValueError, match="reference_accuracy is 1"):
+        CompareConfig(reference_accuracy=1.0)
+    words = name_runs(["a", "--out", "o", "b", "--wandb.mode=offline", "--rules", "all"])
+    config = parse(CompareConfig, None, words)
+    assert (config.runs, config.rules, config.out, config.wandb.mode) == (["a", "b"], ["all"], Path("o"), "offline")
+    assert parse(CompareConfig, None, name_runs(["a"])).wandb.mode == "disabled"
+
+
+def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
+    """From policies to the page: two untrained networks and two rules on the toy dLLM."""
+    for seed in (0, 1):
+        network = UnmaskingNetwork(NetworkConfig(hidden_size=8, init="random", bias=-1.0 + seed))
+        save(LearnedPolicy(network), tmp_path / f"net_s{seed}" / "policy")
+        (tmp_path / f"net_s{seed}" / "config.yaml").write_text(json.dumps(ppo_config(seed)))
+    about: dict[str, Any] = {"model": "toy", "tasks": ["copy"], "episodes": 12, "buffer_length": 8}
+    policies = [str(tmp_path / f"net_s{seed}" / "policy") for seed in (0, 1)]
+    evaluate_main(EvaluateConfig(policy=policies, out=tmp_path / "a", **about))
+    evaluate_main(EvaluateConfig(policy=["threshold:0", "threshold:2"], out=tmp_path / "b", **about))
+    command = [sys.executable, str(ROOT / "train" / "compare.py")]
+    done = subprocess.run([*command, "a", "b", "--out", "report"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "net (2 seeds)" in " ".join(done.stdout.split())
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {row["seed"] for row in found["tests"]} == {"net_s0", "net_s1"}
+    assert all(row["paired"] for row in found["tests"])
+    failed = subprocess.run([*command, "a", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr == "error: run is 'nowhere': there is no such folder or file\n"
+
+
+def test_weights_and_biases_gets_the_same(folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    out = tmp_path / "report"
+    main(CompareConfig(folders[:3], out=out, wandb=WandbConfig(mode="offline")))
+    [run] = out.glob("wandb/offline-run-*")
+    tables = {file.name.partition("_")[0]: json.loads(file.read_text()) for file in run.rglob("*.table.json")}
+    all_columns = [table["columns"] for table in tables.values()]
+    assert ["policy", "nfe", "accuracy"] in all_columns
+    logged = [json.loads(file.read_text()) for file in run.rglob("*.table.json")]
+    [tests] = [table for table in logged if "NFE: Holm's p" in table["columns"]]
+    row = dict(zip(tests["columns"], tests["data"][0], strict=True))
+    assert (row["policy"], row["best rule"], row["forwards saved %"]) == ("net", "threshold:0.7", pytest.approx(50))
+    assert {file.name.partition("_")[0] for file in run.rglob("*.png")} == {"curves", "pareto", "tasks"}
+    [file] = run.glob("run-*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(file)]
+    summary = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (summary["state"], summary["exit_code"], summary["name"]) == ("finished", 0, "report")

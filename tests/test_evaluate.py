@@ -15,8 +15,8 @@ from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from train.config import ROOT, parse
-from train.evaluate import EvaluateConfig, evaluate, main, plan, run_job
-from train.records import accuracy_interval, make_record, mean_interval
+from train.evaluate import EvaluateConfig, evaluate, main, measure, plan, run_job
+from train.records import accuracy_interval, key_of, make_record, mean_interval, read_outcomes, summarise
 from train.run_folder import UserError
 
 
@@ -117,7 +117,7 @@ def test_a_folder_is_evaluated_under_both_decisions(tmp_path: Path) -> None:
         ("threshold:0.5", "deterministic"),
     ]
     config = EvaluateConfig(model="toy", tasks=["copy"], episodes=10, buffer_length=8)
-    found = {job.decision: run_job(config, job)[-1]["nfe"] for job in jobs[:2]}
+    found = {job.decision: summarise(run_job(config, job))[-1]["nfe"] for job in jobs[:2]}
     assert found["sample"] < found["deterministic"]  # a coin of 0.27 a position, against one position a step
     with pytest.raises(FileNotFoundError, match="nowhere"):
         plan(["nowhere"], [8])
@@ -232,3 +232,66 @@ def test_command_line(tmp_path: Path) -> None:
     line = next(line for line in done.stdout.splitlines() if "threshold:0" in line)
     assert "100.0" in line
     assert "1.00 ± 0.00" in line
+
+
+def test_outcomes_are_kept_problem_by_problem(tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        policy=["threshold:0", "random:1"],
+        model="toy",
+        tasks=["copy", "sort"],
+        episodes=3,
+        first=5,
+        buffer_length=8,
+        out=tmp_path,
+    )
+    records = main(config)
+    kept = read_outcomes(tmp_path)
+    assert [record for entry in kept.values() for record in summarise(entry)] == records
+    [first, _] = kept.values()
+    assert (first["task"], first["index"]) == (["copy"] * 3 + ["sort"] * 3, [5, 6, 7, 5, 6, 7])
+    assert first["seconds"] > 0
+    # One line a policy, and the order of the jobs.
+    lines = (tmp_path / "outcomes.json").read_text().splitlines()
+    assert [json.loads(line.rstrip(","))["policy"] for line in lines[1:-1]] == config.policy
+
+
+def test_outcomes_are_resumed_with_the_records(tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        policy=["threshold:0", "random:1", "low_confidence:4"],
+        model="toy",
+        tasks=["copy"],
+        episodes=3,
+        buffer_length=8,
+        out=tmp_path,
+    )
+    whole = main(config)
+    kept = read_outcomes(tmp_path)
+    # Killed between the two files: random:1 has outcomes, but no records. Its outcomes are made anew.
+    (tmp_path / "evaluation.json").write_text(json.dumps([r for r in whole if r["policy"] != "random:1"]))
+    text = (tmp_path / "outcomes.json").read_text()
+    (tmp_path / "outcomes.json").write_text(
+        text.replace('"threshold:0","decision":"deterministic"', '"threshold:0","decision":"marked"')
+    )
+    assert main(replace(config, resume=True)) == whole
+    again = read_outcomes(tmp_path)
+    # What no record stands for is dropped.
+    assert list(again) == [key for key in kept if key[0] != "threshold:0"]
+    random = next(key for key in kept if key[0] == "random:1")
+    assert {**again[random], "seconds": 0} == {**kept[random], "seconds": 0}
+    # An older evaluation, without outcomes, goes on too.
+    (tmp_path / "outcomes.json").unlink()
+    (tmp_path / "evaluation.json").write_text(json.dumps([r for r in whole if r["policy"] != "random:1"]))
+    assert main(replace(config, resume=True)) == whole
+    assert [key_of(entry) for entry in read_outcomes(tmp_path).values()] == [random]
+
+
+def test_damaged_outcomes_are_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "outcomes.json").write_text("[{]")
+    with pytest.raises(UserError, match=r"outcomes.json' can't be read"):
+        read_outcomes(tmp_path)
+
+
+def test_measuring_is_evaluating_before_it_is_summed_up(toy: ToyDenoiser) -> None:
+    kwargs: dict[str, Any] = {"tasks": ["copy", "sort"], "episodes": 4, "buffer_length": 8, "seed": 2}
+    outcomes = measure(toy, make_rule("random:2"), **kwargs)
+    assert summarise(outcomes) == evaluate(toy, make_rule("random:2"), **kwargs)

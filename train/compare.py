@@ -1,51 +1,57 @@
-"""Compare policies that differ by seed: is learning cheaper than the best threshold at the same accuracy?
+"""Compare runs: which policy is better, could the difference be chance, and what differs between the runs.
 
-``python train/compare.py runs/evaluate`` reads an evaluation of several policy folders and of the threshold rule on
-the same problems, and prints Markdown: the learned policies' accuracy and forwards as mean and 95 % interval over the
-seeds, against the rule's curve.
+``python train/compare.py runs/a runs/b ... [--rules all] [--out runs/compare]`` reads run folders of `train/ppo.py`,
+`train/learn2pd.py` and `train/evaluate.py`, or files of records, and writes ``report.html`` (one page, everything in
+it), ``report.md``, ``report.json``, ``tables.md`` (seeds against a rule, for a README) and the plots as PNG. Runs whose
+configurations differ by seed only are averaged. With ``--wandb.mode online`` or ``offline`` the same goes to Weights &
+Biases as a run of job type "compare".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from train.records import Record, mean_interval, read_records
-from train.run_folder import write_atomic
+from matplotlib import rc_context
+from rich.console import Console
 
-TOLERANCE = 0.005
-"""Accuracies within half a point count as the same."""
+from policies import RULES
+from train.config import to_plain, to_yaml
+from train.measures import best_rule
+from train.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
+from train.plot import DARK, plot_curves, plot_pareto, plot_tasks
+from train.records import Record, mean_interval
+from train.report import find, is_rival
+from train.run_folder import open_run, write_atomic, write_json
+from train.runs import Line, collect_lines, read_runs
+from train.sections import letter, sections_of
+from train.tracking import Tracker, WandbConfig
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """What `python train/compare.py` does."""
 
-    run: Path
-    """Folder of the evaluation, or a file of records."""
-    rule: str = "threshold"
-    """The rule to compare with; all its evaluated knobs count."""
-    out: Path | None = None
-    """File for the Markdown."""
+    runs: list[str] = field(default_factory=list)
+    """Run folders or files of records; their flag can be left out."""
+    rules: list[str] = field(default_factory=lambda: ["threshold"])
+    """Rules whose settings count, by name, or all."""
+    out: Path = Path("runs/compare")
+    """The report's folder; it must be new or empty."""
+    reference_accuracy: float = 0.5
+    """Accuracy that counts as nothing in the hypervolume."""
+    wandb: WandbConfig = field(default_factory=lambda: WandbConfig(mode="disabled"))
 
-
-def best_rule(records: Sequence[Record], accuracy: float, tolerance: float = TOLERANCE) -> Record:
-    """Return the cheapest of a rule's settings that is at least as accurate, or its most accurate one.
-
-    Args:
-        records: of one rule with several knobs, on the same problems.
-        accuracy: to reach, in [0, 1].
-        tolerance: how far below still counts.
-
-    >>> curve = [{"accuracy": 0.9, "nfe": 2.0}, {"accuracy": 0.96, "nfe": 3.0}, {"accuracy": 0.97, "nfe": 5.0}]
-    >>> best_rule(curve, 0.964)["nfe"], best_rule(curve, 0.99)["nfe"]
-    (3.0, 5.0)
-    """
-    enough = [record for record in records if record["accuracy"] >= accuracy - tolerance]
-    if enough:
-        return min(enough, key=lambda record: float(record["nfe"]))
-    return max(records, key=lambda record: float(record["accuracy"]))
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            if rule not in ("all", *RULES):
+                raise ValueError(f"rules is {rule!r}: choose all, or from {', '.join(RULES)}")
+        if not 0 <= self.reference_accuracy < 1:
+            raise ValueError(f"reference_accuracy is {self.reference_accuracy}: it must be at least 0 and below 1")
 
 
 def _interval(values: Sequence[float], digits: int) -> str:
@@ -59,7 +65,7 @@ def learned_policies(records: Sequence[Record]) -> list[str]:
 
 
 def compare(records: Sequence[Record], rule: str = "threshold") -> str:
-    """Write the comparison as a Markdown table, one row a block length and decision rule.
+    """Write what learned policies save as a Markdown table, one row a block length and decision rule.
 
     Args:
         records: of learned policies that differ by seed, and of the rule, on the same problems.
@@ -118,16 +124,177 @@ def per_task(records: Sequence[Record], rule: str = "threshold") -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(config: CompareConfig) -> None:
-    """Print the comparison."""
-    records = read_records(config.run)
-    text = compare(records, config.rule) + "\n" + per_task(records, config.rule)
-    if config.out is not None:
-        write_atomic(config.out, text)
-    print(text)
+def seed_tables(lines: Sequence[Line], rules: Sequence[str]) -> str:
+    """Write `compare` and `per_task` of each learned policy against each rule named, for a README or a paper."""
+    parts = []
+    for line in {(x.problems, x.policy): x for x in lines if x.is_learned}.values():
+        own = [x for x in lines if (x.problems, x.policy) == (line.problems, line.policy)]
+        for rule in [rule for rule in rules if rule != "all"]:
+            blocks = {x.block for x in lines if x.problems == line.problems and x.family == rule}
+            shown = [x for x in own if x.block in blocks]
+            if not shown:
+                continue
+            records = [
+                {**r, "policy": f"learned:{s.source}"} for x in shown for s in x.replicates for r in s.tasks.values()
+            ]
+            others = [x for x in lines if x.problems == line.problems and x.family == rule]
+            records += [r for x in others for r in x.replicates[0].tasks.values()]
+            parts += [
+                f"{line.policy} against {rule}, {line.problems.text}. Mean ± half the interval over seeds.\n",
+                compare(records, rule),
+            ]
+            if any(x.decision == "deterministic" and x.block == max(blocks) for x in shown):
+                parts.append(per_task(records, rule))
+    return "\n".join(parts) or "No learned policy, or no rule named by --rules, on the same problems.\n"
+
+
+def draw_all(lines: Sequence[Line], found: Mapping[str, Any], rules: Sequence[str], folder: Path) -> list[str]:
+    """Draw all plots into a folder.
+
+    Returns:
+        Their names, without ``.png``.
+    """
+    names = []
+    for i, text in enumerate(found["problems"]):
+        here = [line for line in lines if line.problems.text == text]
+        shown = [line for line in here if line.is_learned or line.family == "oracle" or is_rival(line, rules)]
+        records = [_renamed(line, replicate.record) for line in shown for replicate in line.replicates]
+        # Where a run did not keep a cost there is nothing to draw.
+        if records and all("token_positions" in record for record in records):
+            names.append("pareto" if len(found["problems"]) == 1 else f"pareto_{letter(i)}")
+            about = f"problems {letter(i)}" if len(found["problems"]) > 1 else ""
+            plot_pareto(records, folder / f"{names[-1]}.png", about)
+    if found["tasks"]:
+        names.append("tasks")
+        several = len(found["problems"]) > 1
+        letters = {text: f", problems {letter(i)}" if several else "" for i, text in enumerate(found["problems"])}
+        rows = [{**row, "label": f"{row['policy']}{letters[row['problems']]}"} for row in found["tasks"]]
+        plot_tasks(rows, folder / "tasks.png")
+    if all(found["curves"].values()):
+        names.append("curves")
+        plot_curves(found["curves"], folder / "curves.png")
+    return names
+
+
+def _renamed(line: Line, record: Record) -> Record:
+    """Return a record under its line's name, so that seeds are drawn alike."""
+    name = line.policy
+    if line.is_learned:
+        several = "" if line.family == "learned" else f": {line.family}"
+        name = "learned" + several + line.policy.removeprefix(line.family)
+    return {**record, "policy": name}
+
+
+def log_comparison(config: CompareConfig, sections: Sequence[Section], found: Mapping[str, Any]) -> None:
+    """Send the report to Weights & Biases: tables, a scatter chart, the plots, and all files as an artifact."""
+    import wandb
+
+    tracker = Tracker(config.wandb, config.out, {**to_plain(config), "compared": found["runs"]}, "compare")
+    try:
+        for section in sections:
+            for i, table in enumerate(section.tables):
+                name = section.title.lower().replace(" ", "_") + (f"_{i + 1}" if i else "")
+                tracker.run.log({f"tables/{name}": wandb.Table(*_for_wandb(table), allow_mixed_types=True)})
+        points = [
+            [f"{row['policy']} ({row['decision']}, block {row['block']})", row["nfe"]["mean"], row["accuracy"]["mean"]]
+            for row in found["settings"]
+        ]
+        scatter = wandb.Table(["policy", "nfe", "accuracy"], points)
+        tracker.run.log({"accuracy_by_nfe": wandb.plot.scatter(scatter, "nfe", "accuracy", "accuracy by forwards")})
+        for file in sorted(config.out.glob("*.png")):
+            tracker.run.log({f"plots/{file.stem}": wandb.Image(str(file))})
+        for row in found["savings"]:
+            place = f"{row['policy']}/{row['decision']}/block{row['block']}"
+            tracker.run.summary[f"saved/{place}"] = row["saved"]["mean"]
+        artifact = wandb.Artifact(f"report-{tracker.run.id}", type="report", metadata={"runs": list(config.runs)})
+        for file in sorted(config.out.glob("report.*")) + sorted(config.out.glob("*.png")):
+            artifact.add_file(str(file))
+        tracker.run.log_artifact(artifact)
+        tracker.run.finish()
+    except BaseException:
+        tracker.abandon()
+        raise
+
+
+def _for_wandb(table: Table) -> tuple[list[str], list[list[Any]]]:
+    """Return a table's columns and rows: numbers where there are any, an interval as two columns."""
+    columns, rows = [], [list[Any]() for _ in table.rows]
+    for column in table.columns:
+        title = column.title
+        columns.append(title)
+        for row, given in zip(rows, table.rows, strict=True):
+            value = given.get(column.key)
+            number = number_of(value, column)
+            row.append(number if number is not None else None if value is None else main_text(value, column))
+        for kind in ("problems", "seeds"):
+            edges = [v[kind] if isinstance(v, dict) else None for v in (given.get(column.key) for given in table.rows)]
+            if any(edges):
+                columns += [f"{title}, {kind} low", f"{title}, {kind} high"]
+                for row, pair in zip(rows, edges, strict=True):
+                    row += [edge * column.scale for edge in pair] if pair else [None, None]
+    return columns, rows
+
+
+def main(config: CompareConfig) -> dict[str, Any]:
+    """Read, compare, write and print.
+
+    Returns:
+        What ``report.json`` holds.
+    """
+    runs = read_runs(config.runs)
+    open_run(config.out, to_yaml(config), resume=False)
+    lines = collect_lines(runs)
+    found = find(runs, lines, config.rules, config.reference_accuracy)
+    title = (
+        f"Comparison of {', '.join(run.name for run in runs)}" if len(runs) < 6 else f"Comparison of {len(runs)} runs"
+    )
+    names = draw_all(lines, found, config.rules, config.out)
+    sections = sections_of(found, config.rules, names)
+    with tempfile.TemporaryDirectory() as dark, rc_context(DARK):
+        draw_all(lines, found, config.rules, Path(dark))
+        images = {name: (config.out / f"{name}.png", Path(dark) / f"{name}.png") for name in names}
+        write_atomic(config.out / "report.html", to_html(title, sections, images))
+    write_atomic(config.out / "report.md", to_markdown(title, sections))
+    write_json(config.out / "report.json", found)
+    write_atomic(config.out / "tables.md", seed_tables(lines, config.rules))
+    show(sections)
+    if config.wandb.mode != "disabled":
+        log_comparison(config, sections, found)
+        print(f"W&B       {config.wandb.mode}, {config.out / 'wandb'}")
+    print(f"page      {config.out / 'report.html'}\nMarkdown  {config.out / 'report.md'}")
+    print(f"numbers   {config.out / 'report.json'}\ntables    {config.out / 'tables.md'}")
+    return found
+
+
+def show(sections: Sequence[Section]) -> None:
+    """Print the findings and the table of savings, or the summary where nothing is compared."""
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    by_title = {section.title: section for section in sections}
+    for text in (*by_title["Findings"].text, *by_title["Findings"].bullets):
+        console.print(text, highlight=False)
+    chosen = by_title.get("Against the best rule at the same accuracy", by_title["Summary"])
+    console.print(to_terminal(chosen.tables[0], chosen.title))
+
+
+def name_runs(words: Sequence[str]) -> list[str]:
+    """Put ``--runs`` before each run that has no flag.
+
+    >>> name_runs(["runs/a", "runs/b", "--out", "x", "--rules=all", "runs/c"])
+    ['--runs', 'runs/a', '--runs', 'runs/b', '--out', 'x', '--rules=all', '--runs', 'runs/c']
+    """
+    named: list[str] = []
+    is_value = False
+    for word in words:
+        is_flag = word.startswith("-")
+        if not is_flag and not is_value:
+            named.append("--runs")
+        named.append(word)
+        is_value = is_flag and "=" not in word and word not in ("-h", "--help", "--print_config")
+    return named
 
 
 if __name__ == "__main__":
     from train.cli import run
 
+    sys.argv[1:] = name_runs(sys.argv[1:])
     run(main, CompareConfig)

@@ -1,20 +1,22 @@
 """Evaluate policies on held-out problems: accuracy, forwards and token positions, with intervals.
 
 ``python train/evaluate.py --policy threshold:0.9 --policy runs/ppo/policy`` prints a table and writes
-``evaluation.json`` and ``pareto.png`` to the run's folder. ``--policy all`` sweeps the knob of every rule, in full
-diffusion and in blocks, on as many processes as there are cores; ``--policy list`` prints the rules' names.
-``--resume`` goes on where a killed evaluation stopped.
+``evaluation.json``, ``outcomes.json`` (problem by problem, for `train/compare.py`) and ``pareto.png`` to the run's
+folder. ``--policy all`` sweeps the knob of every rule, in full diffusion and in blocks, on as many processes as there
+are cores; ``--policy list`` prints the rules' names. ``--resume`` goes on where a killed evaluation stopped.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,7 +28,17 @@ from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_r
 from policies.base import Decision
 from train.config import to_yaml
 from train.plot import plot_pareto
-from train.records import Record, make_record, print_table, read_records
+from train.records import (
+    Key,
+    Outcomes,
+    Record,
+    key_of,
+    print_table,
+    read_outcomes,
+    read_records,
+    summarise,
+    write_outcomes,
+)
 from train.run_folder import open_run, write_json
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
@@ -169,7 +181,7 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
         if is_folder(text):
             folder, setting = split_setting(text)
             at_setting(load(folder), setting)
-            name = "learned" if len(folders) == 1 else f"learned:{_run_name(Path(folder))}"
+            name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
             if setting:
                 variants.append((text, f"{name}@{text.rpartition('@')[2]}", "deterministic"))
             else:
@@ -180,7 +192,8 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     return [Job(text, name, decision, block) for block in block_lengths for text, name, decision in variants]
 
 
-def _run_name(folder: Path) -> str:
+def run_name(folder: Path) -> str:
+    """Return what tells a policy's folder apart: its run's name, or its own."""
     return folder.parent.name if folder.name == "policy" and folder.parent.name else folder.name
 
 
@@ -190,7 +203,21 @@ def sweep() -> Iterator[str]:
         yield from (f"{name}:{knob:g}" for knob in cls.sweep)
 
 
-def evaluate(
+def evaluate(denoiser: Denoiser, policy: UnmaskingPolicy, **settings: Any) -> list[Record]:
+    """Decode problems of a split with one policy and score them.
+
+    Args:
+        denoiser: the frozen dLLM.
+        policy: a rule, or a learned policy with its decision rule.
+        **settings: the keyword arguments of `measure`.
+
+    Returns:
+        One record a task, then the one of all tasks.
+    """
+    return summarise(measure(denoiser, policy, **settings))
+
+
+def measure(
     denoiser: Denoiser,
     policy: UnmaskingPolicy,
     *,
@@ -206,8 +233,8 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
-) -> list[Record]:
-    """Decode problems of a split with one policy and score them.
+) -> Outcomes:
+    """Decode problems of a split with one policy and score each.
 
     Args:
         denoiser: the frozen dLLM.
@@ -226,13 +253,14 @@ def evaluate(
         on_finish: called with the number of problems just finished.
 
     Returns:
-        One record a task, then the one of all tasks.
+        What became of each problem, task by task.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     chosen = make_tasks(tasks)
     problems = [task.problem(split, index) for task in chosen for index in range(first, first + episodes)]
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
+    began = time.perf_counter()
     generations = decode(
         denoiser,
         [problem.prompt for problem in problems],
@@ -243,23 +271,24 @@ def evaluate(
         on_finish=on_finish,
     )
     scorers = {task.name: task.score for task in chosen}
-    rows = [
-        (scorers[problem.task](done.text, problem), done.nfe, done.token_positions)
-        for problem, done in zip(problems, generations, strict=True)
-    ]
-    label = (name or policy.name) + ("+eotp" if end_of_text_prediction else "")
-    about = (settings.block, seed)
-    records = [
-        make_record(label, policy.decision, task.name, *about, rows[i * episodes : (i + 1) * episodes])
-        for i, task in enumerate(chosen)
-    ]
-    return [*records, make_record(label, policy.decision, "all", *about, rows)]
+    return {
+        "policy": (name or policy.name) + ("+eotp" if end_of_text_prediction else ""),
+        "decision": policy.decision,
+        "block_length": settings.block,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - began, 3),
+        "task": [problem.task for problem in problems],
+        "index": [index for _ in chosen for index in range(first, first + episodes)],
+        "score": [scorers[p.task](done.text, p) for p, done in zip(problems, generations, strict=True)],
+        "nfe": [done.nfe for done in generations],
+        "token_positions": [done.token_positions for done in generations],
+    }
 
 
-def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> list[Record]:
+def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.threads)
-    return evaluate(
+    return measure(
         load_denoiser(config.model, config.device, config.dtype),
         job.make(config.device),
         name=job.name,
@@ -280,26 +309,36 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
 def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Record]:
     """Evaluate what a file of records lacks, adding to it job by job.
 
+    What became of each problem goes to ``outcomes.json`` beside the file.
+
     Returns:
         All records, in the order of the jobs.
     """
     records = read_records(file) if file.is_file() else []
     suffix = "+eotp" if config.end_of_text_prediction else ""
-    done = {(r["policy"], r["decision"], r["block_length"]) for r in records if r["task"] == "all"}
-    waiting = [job for job in jobs if (job.name + suffix, job.decision, job.block_length) not in done]
-    order = {(job.name + suffix, job.decision, job.block_length): i for i, job in enumerate(jobs)}
+    done = {key_of(record) for record in records if record["task"] == "all"}
+    outcomes = {key: entry for key, entry in read_outcomes(file).items() if key in done}
+    planned: dict[Key, Job] = {(job.name + suffix, job.decision, job.block_length): job for job in jobs}
+    waiting = [job for key, job in planned.items() if key not in done]
+    order = {key: i for i, key in enumerate(planned)}
 
-    def add(new: list[Record]) -> None:
-        records.extend(new)
-        records.sort(key=lambda r: order.get((r["policy"], r["decision"], r["block_length"]), len(order)))
+    def place(key: Key) -> int:
+        return order.get(key, len(order))
+
+    def add(new: Outcomes) -> None:
+        outcomes[key_of(new)] = new
+        records.extend(summarise(new))
+        records.sort(key=lambda record: place(key_of(record)))
+        # The records last: they say what is done.
+        write_outcomes(file.with_name("outcomes.json"), sorted(outcomes.values(), key=lambda one: place(key_of(one))))
         write_json(file, records)
 
     workers = config.workers
     if workers is None:
         workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
     bar = tqdm(
-        total=len(jobs),
-        initial=len(jobs) - len(waiting),
+        total=len(planned),
+        initial=len(planned) - len(waiting),
         desc="evaluating",
         unit="policy",
         mininterval=0.5 if sys.stderr.isatty() else 30,

@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from train.run_folder import UserError
+from train.run_folder import UserError, write_atomic
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
 one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is in [0, 1]."""
+
+Key = tuple[str, str, int]
+"""Policy, decision and block length: what tells a run's evaluations apart."""
+
+
+class Outcomes(TypedDict):
+    """What one policy did on each problem; the lists run in parallel. Kept in ``outcomes.json``, beside the records."""
+
+    policy: str
+    """Its name, as in the records."""
+    decision: str
+    """sample or deterministic."""
+    block_length: int
+    """Of the decoding."""
+    seed: int
+    """Of the evaluation."""
+    seconds: float
+    """Wall time of decoding and scoring them all."""
+    task: list[str]
+    """Of each problem, its task."""
+    index: list[int]
+    """Of each problem, its index in the task's split."""
+    score: list[float]
+    """Of each problem, in [0, 1]."""
+    nfe: list[int]
+    """Of each problem, forwards."""
+    token_positions: list[int]
+    """Of each problem, positions computed."""
 
 
 def accuracy_interval(scores: Sequence[float]) -> list[float]:
@@ -66,6 +94,45 @@ def make_record(name: str, decision: str, task: str, block: int, seed: int, rows
         "episodes": len(rows),
         "seed": seed,
     }
+
+
+def summarise(outcomes: Outcomes) -> list[Record]:
+    """Return one record a task, in the order of the problems, then the one of all tasks."""
+    about = (outcomes["block_length"], outcomes["seed"])
+    rows = list(zip(outcomes["score"], outcomes["nfe"], outcomes["token_positions"], strict=True))
+    by_task: dict[str, list[tuple[float, int, int]]] = {}
+    for task, row in zip(outcomes["task"], rows, strict=True):
+        by_task.setdefault(task, []).append(row)
+    by_task["all"] = rows
+    policy, decision = outcomes["policy"], outcomes["decision"]
+    return [make_record(policy, decision, task, *about, own) for task, own in by_task.items()]
+
+
+def key_of(entry: Record | Outcomes) -> Key:
+    """Return what tells a record, or a policy's outcomes, apart from others of the run."""
+    return entry["policy"], entry["decision"], entry["block_length"]
+
+
+def read_outcomes(source: Path) -> dict[Key, Outcomes]:
+    """Read the outcomes of a run's folder, or those beside its file of records; older runs have none.
+
+    Raises:
+        UserError: if there is a file and it can't be read.
+    """
+    file = source / "outcomes.json" if source.is_dir() else source.with_name("outcomes.json")
+    if not file.is_file():
+        return {}
+    try:
+        entries: list[Outcomes] = json.loads(file.read_text())
+        return {key_of(entry): entry for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error!r}): delete it to go on without it") from error
+
+
+def write_outcomes(file: Path, outcomes: Iterable[Outcomes]) -> None:
+    """Write outcomes atomically, one line a policy."""
+    lines = [json.dumps(entry, separators=(",", ":")) for entry in outcomes]
+    write_atomic(file, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def read_records(source: Path) -> list[Record]:

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import outcomes, ppo_config, write_run
+from scipy import stats
+
+from train.measures import (
+    bootstrap_interval,
+    difference_of_means,
+    fisher,
+    holm,
+    hypervolume,
+    mcnemar,
+    share_saved,
+    welch,
+    wilcoxon,
+)
+from train.page import Column, Section, Table, cell, to_html, to_markdown
+from train.records import make_record
+from train.report import curves, differences, find
+from train.run_folder import UserError
+from train.runs import Line, collect_lines, read_runs, training_seconds
+
+
+def test_mcnemar_against_published_values() -> None:
+    # Fagerland, Lydersen and Laake 2013, "The McNemar test for binary matched-pairs data": 21 children before and
+    # after stem cell transplantation, 1 and 7 of them discordant; exact conditional p = 0.070.
+    assert mcnemar(1, 7) == pytest.approx(0.0703, abs=5e-5)
+    assert mcnemar(7, 1) == mcnemar(1, 7)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(0, 6) == pytest.approx(2 / 64)
+
+
+def test_wilcoxon_against_darwins_maize() -> None:
+    # Heights of cross- and self-fertilised plants, in eighths of an inch; p as in SciPy's manual.
+    difference = np.array([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75], dtype=float)
+    assert wilcoxon(difference + 100, np.full(15, 100.0)) == pytest.approx(0.04125976562)
+    assert wilcoxon(difference, difference) == 1.0
+
+
+def test_fisher_against_the_lady_tasting_tea() -> None:
+    first, second = (
+        make_record("a", "sample", "all", 8, 0, [(float(i < right), 1, 1) for i in range(4)]) for right in (3, 1)
+    )
+    assert fisher(first, second) == pytest.approx(0.4857, abs=5e-5)
+
+
+def test_welch_is_that_of_the_raw_values() -> None:
+    samples = [[1, 2, 2, 5, 3], [4, 6, 5, 9, 3, 7]]
+    records = [make_record("a", "sample", "all", 8, 0, [(1.0, n, n) for n in sample]) for sample in samples]
+    assert welch(*records) == pytest.approx(float(stats.ttest_ind(*samples, equal_var=False).pvalue))
+    constant = [make_record("a", "sample", "all", 8, 0, [(1.0, n, n)] * 3) for n in (1, 2)]
+    assert (welch(constant[0], constant[1]), welch(constant[0], constant[0])) == (0.0, 1.0)
+
+
+def test_holm_as_r_does() -> None:
+    assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])  # p.adjust(p, "holm")
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_bootstrap_keeps_problems_together() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(1, 9, 200).astype(float)
+    # Twice as many forwards on each problem: the share saved is a half in every resample.
+    assert bootstrap_interval(share_saved, first, 2 * first) == pytest.approx([0.5, 0.5])
+    assert bootstrap_interval(difference_of_means, first + 1, first) == pytest.approx([1.0, 1.0])
+    noise = rng.normal(size=200)
+    low, high = bootstrap_interval(difference_of_means, first + noise, first)
+    half = 1.96 * noise.std() / np.sqrt(200)
+    assert [low, high] == pytest.approx([noise.mean() - half, noise.mean() + half], abs=0.02)
+    assert bootstrap_interval(share_saved, np.array([1.0]), np.array([4.0])) == [0.75, 0.75]
+
+
+def test_hypervolume_of_a_staircase() -> None:
+    # Four steps, as of (4, 1), (3, 2), (2, 3), (1, 4) in a square of 16: they cover 10.
+    stairs = [(1.0, 4.0), (0.75, 2.0), (0.5, 4 / 3), (0.25, 1.0)]
+    assert hypervolume(stairs, 0.0) == pytest.approx(10 / 16)
+    assert hypervolume([*stairs, (0.25, 3.0), (0.75, 2.0)], 0.0) == pytest.approx(10 / 16)  # dominated ones add nothing
+    assert hypervolume([(1.0, 1.0)], 0.5) == 1.0
+    assert hypervolume([(0.5, 1.0), (0.2, 2.0)], 0.5) == 0.0
+    assert hypervolume([], 0.5) == 0.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), max_size=6), st.integers(0, 19))
+def test_hypervolume_is_the_area_counted_cell_by_cell(points: list[tuple[int, int]], reference: int) -> None:
+    # Speeds in twentieths, so that every corner lies on the grid.
+    cells = sum(any(a > x and s > y for a, s in points) for x in range(reference, 20) for y in range(20))
+    area = cells / (20 * (20 - reference))
+    assert hypervolume([(a / 20, 20 / s) for a, s in points], reference / 20) == pytest.approx(area)
+
+
+def lines_of(*folders: Path) -> list[Line]:
+    return collect_lines(read_runs([str(folder) for folder in folders]))
+
+
+RIGHT, WRONG = [1] * 8, [0] * 8
+
+
+def test_runs_that_differ_by_seed_only_are_one_line(tmp_path: Path) -> None:
+    rule = outcomes("threshold:0.9", RIGHT, [4] * 8)
+    folders = [
+        write_run(tmp_path / f"wide_s{seed}", [outcomes("learned", RIGHT, [2 + seed] * 8), rule], ppo_config(seed))
+        for seed in (0, 1, 2)
+    ]
+    other = write_run(tmp_path / "fast_s0", [outcomes("learned", RIGHT, [1] * 8)], ppo_config(0, alpha=20.0))
+    lines = lines_of(*folders, other)
+    about = [(line.policy, line.is_learned, [r.record["nfe"] for r in line.replicates]) for line in lines]
+    # A rule without chance is the same in all runs.
+    assert about == [("wide", True, [2.0, 3.0, 4.0]), ("threshold:0.9", False, [4.0]), ("fast_s0", True, [1.0])]
+
+
+def test_an_evaluation_finds_the_runs_that_its_policies_come_from(tmp_path: Path) -> None:
+    for name, alpha, seed in (("a_s0", 4.0, 0), ("a_s1", 4.0, 1), ("b", 8.0, 0)):
+        folder = tmp_path / name
+        (folder / "policy").mkdir(parents=True)
+        (folder / "config.yaml").write_text(json.dumps(ppo_config(seed, alpha)))
+        (folder / "progress.csv").write_text("time/total_timesteps,time/time_elapsed\n10,60\n")
+    entries = [
+        outcomes(f"learned:{name}{suffix}", RIGHT, [nfe] * 8)
+        for name, nfe in (("a_s0", 1), ("a_s1", 2), ("b", 3))
+        for suffix in ("", "@0.9")
+    ]
+    policies = [str(tmp_path / name / "policy") for name in ("a_s0", "a_s1", "b")]
+    config = {"policy": [*policies, "threshold:0.9"], "episodes": 4, "model": "toy", "buffer_length": 8}
+    run = write_run(tmp_path / "evaluated", entries, config)
+    lines = lines_of(run)
+    assert [(x.policy, x.family, len(x.replicates)) for x in lines] == [
+        ("a", "a", 2),
+        ("a@0.9", "a", 2),
+        ("b", "b", 1),
+        ("b@0.9", "b", 1),
+    ]
+    found = find(read_runs([str(run)]), lines, ["threshold"], 0.5)
+    assert found["settings"][0]["training_seconds"] == {"mean": 60.0, "problems": None, "seeds": [60.0, 60.0]}
+    # The same policies in their own runs, on the same problems, are no further seeds.
+    own = write_run(tmp_path / "x", [outcomes("learned", RIGHT, [3] * 8)])
+    (own / "evaluation.json").rename(tmp_path / "b" / "evaluation.json")
+    assert [len(line.replicates) for line in lines_of(run, tmp_path / "b") if line.policy == "b"] == [1]
+
+
+def test_seeds_in_bare_records_go_by_their_names(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [outcomes(f"learned:{n}", RIGHT, [2] * 8) for n in ("x_s0", "x_s1", "y")])
+    (run / "evaluation.json").rename(tmp_path / "some.json")
+    lines = lines_of(tmp_path / "some.json")
+    assert [(line.policy, len(line.replicates)) for line in lines] == [("x", 2), ("y", 1)]
+    assert lines[0].problems.buffer_length is None
+
+
+def test_a_paired_test_by_hand(tmp_path: Path) -> None:
+    """Seven problems that only the rule solves, one that only the policy does; half the forwards on each."""
+    score = [0] * 7 + [1] * 13
+    learned = outcomes("learned", score, [1, 2] * 10)
+    rule = outcomes("threshold:0.9", [1] * 7 + [0] + [1] * 12, [2, 4] * 10)
+    run = write_run(tmp_path / "run", [learned, rule], ppo_config())
+    found = find(read_runs([str(run)]), lines_of(run), ["threshold"], 0.5)
+    [row] = found["tests"]
+    assert (row["paired"], row["n"], row["only_policy"], row["only_rule"]) == (True, 20, 1, 7)
+    assert row["accuracy_p"] == pytest.approx(0.0703, abs=5e-5)
+    assert row["accuracy_difference"]["mean"] == pytest.approx(-0.3)
+    assert row["saved"] == {"mean": 0.5, "problems": pytest.approx([0.5, 0.5]), "seeds": None}
+    assert row["nfe_p"] == wilcoxon(np.array(learned["nfe"], float), np.array(rule["nfe"], float)) < 0.001
+    assert row["verdict"] == "faster"
+    [saved] = found["savings"]
+    assert (saved["rule"], saved["saved"]["mean"], saved["rule_nfe"]["mean"]) == ("threshold:0.9", 0.5, 3.0)
+    assert [row["task"] for row in found["tasks"]] == ["copy", "sort", "all"]
+    assert [row["accuracy"]["mean"] for row in found["tasks"]] == pytest.approx([0.3, 1.0, 0.65])
+    setting = found["settings"][0]
+    assert setting["tokens_per_forward"]["mean"] == pytest.approx(8 / 1.5)
+    assert setting["evaluation_seconds"]["mean"] == 2.0
+    assert setting["token_positions"]["problems"][0] < 30 < setting["token_positions"]["problems"][1]
+
+
+@pytest.mark.parametrize("missing", ["learned", "rule", "both", "other problems"])
+def test_without_outcomes_of_the_same_problems_tests_are_unpaired(tmp_path: Path, missing: str) -> None:
+    change = {"index": [*range(4, 8), *range(4, 8)]} if missing == "other problems" else {}
+    learned = write_run(
+        tmp_path / "a", [outcomes("learned", RIGHT, [1, 2] * 4)], ppo_config(), keep=missing not in ("learned", "both")
+    )
+    rule = outcomes("threshold:0.9", [1] * 6 + [0, 0], [2, 4] * 4, **change)
+    config = ppo_config(1)
+    rules = write_run(tmp_path / "b", [rule], config, keep=missing not in ("rule", "both"))
+    runs = read_runs([str(learned), str(rules)])
+    [row] = find(runs, collect_lines(runs), ["threshold"], 0.5)["tests"]
+    assert (row["paired"], row["only_rule"], row["saved"]["problems"]) == (False, None, None)
+    records = [run.records[-1] for run in runs]
+    assert (row["accuracy_p"], row["nfe_p"]) == (fisher(*records), welch(*records))
+
+
+def test_seeds_are_tested_one_by_one_with_holm_over_all(tmp_path: Path) -> None:
+    rule = outcomes("threshold:0.9", [1] * 20, [3, 4] * 10)
+    folders = [
+        write_run(tmp_path / f"x_s{s}", [outcomes("learned", [1] * 20, [2, 4 - s] * 10), rule], ppo_config(s))
+        for s in (0, 1)
+    ]
+    runs = read_runs([str(folder) for folder in folders])
+    rows = find(runs, collect_lines(runs), ["threshold"], 0.5)["tests"]
+    assert [row["seed"] for row in rows] == ["x_s0", "x_s1"]
+    assert [row["nfe_holm"] for row in rows] == holm([row["nfe_p"] for row in rows])
+    saved = find(runs, collect_lines(runs), ["threshold"], 0.5)["savings"][0]["saved"]
+    shares = [1 - 3 / 3.5, 1 - 2.5 / 3.5]
+    assert saved["mean"] == pytest.approx(np.mean(shares))
+    assert saved["seeds"] == pytest.approx(np.mean(shares) + np.array([-1, 1]) * 12.7062 * (1 / 7) / 2, abs=1e-4)
+
+
+def test_only_the_same_problems_and_blocks_are_compared(tmp_path: Path) -> None:
+    learned = [outcomes("learned", RIGHT, [2] * 8), outcomes("learned", RIGHT, [2] * 8, block_length=4)]
+    here = write_run(tmp_path / "here", learned, ppo_config())
+    there = write_run(
+        tmp_path / "there",
+        [outcomes("threshold:0.9", RIGHT, [3] * 8), outcomes("klass:0.9", RIGHT, [1] * 8)],
+        {"policy": ["threshold:0.9"], "episodes": 4, "model": "toy", "buffer_length": 8, "first": 100},
+    )
+    same = write_run(tmp_path / "same", [outcomes("threshold:0.5", RIGHT, [4] * 8)], ppo_config(3))
+    runs = read_runs([str(here), str(there), str(same)])
+    found = find(runs, collect_lines(runs), ["threshold"], 0.5)
+    assert len(found["problems"]) == 2
+    assert [(row["rule"], row["block"]) for row in found["tests"]] == [("threshold:0.5", 8)]
+    assert "klass:0.9" not in {row["policy"] for row in found["settings"]}
+    assert "klass:0.9" in {row["policy"] for row in find(runs, collect_lines(runs), ["all"], 0.5)["settings"]}
+
+
+def test_the_oracle_is_a_limit_and_no_rival(tmp_path: Path) -> None:
+    entries = [
+        outcomes("learned", [1] * 200, [3] * 200),
+        outcomes("learned", [1] * 150 + [0] * 50, [2] * 200, decision="sample"),
+        outcomes("oracle", [1] * 199 + [0], [2] * 200),
+        outcomes("threshold:0.5", [1] * 100 + [0] * 100, [2] * 200),
+        outcomes("threshold:0.9", [1] * 200, [5] * 200),
+    ]
+    run = write_run(tmp_path / "run", entries, ppo_config())
+    found = find(read_runs([str(run)]), lines_of(run), ["all"], 0.5)
+    assert {row["rule"] for row in found["tests"]} == {"threshold:0.9"}
+    ratios = {(r["policy"], r["decision"]): r["ratio"] and r["ratio"]["mean"] for r in found["oracle"]}
+    assert ratios == {
+        ("run", "deterministic"): 1.5,
+        ("run", "sample"): None,  # too inaccurate to be compared
+        ("threshold:0.9", "deterministic"): 2.5,
+    }
+    volumes = {row["family"]: row["hypervolume"] for row in found["hypervolume"]}
+    assert volumes["threshold"]["mean"] == pytest.approx(1 / 5)
+    assert volumes["run"]["mean"] == pytest.approx(0.5 / 2 + 0.5 / 3)
+    low, high = volumes["run"]["problems"]
+    assert low < volumes["run"]["mean"] < high
+
+
+def test_differences_are_those_fields_only(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / str(alpha), [outcomes("learned", RIGHT, [2] * 8)], ppo_config(alpha=alpha, **extra))
+        for alpha, extra in ((4.0, {}), (8.0, {"filter": {"folder": None}}))
+    ]
+    sweep = {"policy": ["oracle"], "episodes": 4}
+    folders.append(write_run(tmp_path / "sweep", [outcomes("oracle", RIGHT, [1] * 8)], sweep))
+    assert differences(read_runs([str(folder) for folder in folders])) == {
+        "PPO": [
+            {"run": "4.0", "env.alpha": 4.0, "filter.folder": "—"},
+            {"run": "8.0", "env.alpha": 8.0, "filter.folder": None},
+        ]
+    }
+
+
+def test_curves_are_averaged_over_seeds_and_resumptions_add_up(tmp_path: Path) -> None:
+    folders = []
+    for seed, scores, elapsed in ((0, (0.2, 0.4), (5, 9)), (1, (0.4, 0.8), (6, 2))):
+        folder = write_run(tmp_path / f"x_s{seed}", [outcomes("learned", RIGHT, [2] * 8)], ppo_config(seed))
+        rows = [f"{100 * (i + 1)},{e},{s}," for i, (s, e) in enumerate(zip(scores, elapsed, strict=True))]
+        text = "time/total_timesteps,time/time_elapsed,rollout/score,train/loss\n" + "\n".join(rows) + "\n"
+        (folder / "progress.csv").write_text(text)
+        folders.append(folder)
+    runs = read_runs([str(folder) for folder in folders])
+    assert [training_seconds(run) for run in runs] == [9.0, 8.0]
+    [curve] = curves(runs, "rollout/score")
+    assert (curve["label"], curve["seeds"], curve["steps"]) == ("x", 2, [100.0, 200.0])
+    assert curve["mean"] == pytest.approx([0.3, 0.6])
+    assert curve["high"] == pytest.approx([0.3 + 12.7062 * 0.1, 0.6 + 12.7062 * 0.2], rel=1e-4)
+    assert curves(runs, "rollout/nfe") == []
+
+
+def good(folder: Path) -> Path:
+    return write_run(folder, [outcomes("learned", RIGHT, [2] * 8)], ppo_config())
+
+
+def damage(folder: Path, name: str, text: str) -> None:
+    good(folder)
+    (folder / name).write_text(text)
+
+
+def without_all(folder: Path) -> None:
+    good(folder)
+    records = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps([r for r in records if r["task"] != "all"]))
+
+
+def another_evaluation(folder: Path) -> None:
+    good(folder)
+    text = (folder / "outcomes.json").read_text().replace('"score":[1.0', '"score":[0.0')
+    (folder / "outcomes.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: None, "there is no such folder"),
+        (lambda folder: folder.mkdir(), "its evaluation can't be read"),
+        (lambda folder: damage(folder, "evaluation.json", "[{"), "its evaluation can't be read"),
+        (lambda folder: damage(folder, "evaluation.json", "{}"), "is not a list of records"),
+        (lambda folder: damage(folder, "evaluation.json", "[]"), "is not a list of records"),
+        (lambda folder: damage(folder, "evaluation.json", '[{"policy": "x"}]'), "has no 'decision'"),
+        (without_all, "no record of all tasks"),
+        (lambda folder: damage(folder, "config.yaml", "a: [1"), "config.yaml' can't be read"),
+        (lambda folder: damage(folder, "config.yaml", "words"), "config.yaml' holds a str"),
+        (lambda folder: damage(folder, "outcomes.json", "[{}]"), "outcomes.json' can't be read"),
+        (lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nmany\n"), "progress.csv' can't be read"),
+        (another_evaluation, "disagree on learned"),
+    ],
+)
+def test_a_bad_run_is_one_clear_error(tmp_path: Path, spoil: Any, message: str) -> None:
+    fine = good(tmp_path / "fine")
+    spoil(tmp_path / "bad")
+    with pytest.raises(UserError, match=message) as caught:
+        read_runs([str(fine), str(tmp_path / "bad")])
+    assert "\n" not in str(caught.value)
+    assert "bad" in str(caught.value)
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    runs = read_runs([str(good(tmp_path / parent / "run")) for parent in "ab"])
+    assert [run.name for run in runs] == [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run")]
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and collects what a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "source"):
+            self.open.append(tag)
+        assert tag not in ("link", "iframe", "object")
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "srcset")]
+        assert all(value and value.startswith("#") for name, value in attrs if name == "href")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read_page(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    assert all(value.startswith("data:image/png;base64,") for value in reader.loaded)
+    assert "://" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    return reader
+
+
+SECTION = Section(
+    "A < B",
+    ["50 % & more"],
+    ["first"],
+    [
+        Table(
+            [Column("name", "name"), Column("x", "x %", 1, 100, limits=(0, 100)), Column("p", "p", 3, is_p=True)],
+            [
+                {"name": "<script>|", "x": {"mean": 0.5, "problems": [0.25, 0.75], "seeds": [0.1, 1.2]}, "p": 1e-9},
+                {"name": None, "x": None, "p": 0.25},
+            ],
+        )
+    ],
+    ["plot"],
+)
+
+
+def test_a_page_loads_nothing_and_escapes_everything(tmp_path: Path) -> None:
+    (tmp_path / "plot.png").write_bytes(b"\x89PNG")
+    page = read_page(to_html("T & T", [SECTION], {"plot": (tmp_path / "plot.png",) * 2}))
+    assert len(page.loaded) == 2
+    words = "\n".join(page.words)
+    for text in ("T & T", "A < B", "50 % & more", "<script>|", "[25.0, 75.0]", "{10.0, 100.0}", "< 0.001"):
+        assert text in words
+
+
+def test_markdown_of_a_section() -> None:
+    lines = to_markdown("T", [SECTION]).splitlines()
+    assert lines[-4:] == [
+        "| name | x % | p |",
+        "| --- | ---: | ---: |",
+        "| <script>\\| | 50.0 [25.0, 75.0] {10.0, 100.0} | < 0.001 |",
+        "| — | — | 0.250 |",
+    ]
+    assert "![plot](plot.png)" in lines
+    assert cell("a word", Column("name", "name")) == "a word"

@@ -1,0 +1,153 @@
+"""What comparisons are made of: paired and unpaired tests, Holm's correction, bootstrap intervals, hypervolume.
+
+The statistics are SciPy's; what is here says which one is used for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from train.records import Record
+
+TOLERANCE = 0.005
+"""Accuracies within half a point count as the same."""
+
+RESAMPLES = 2000
+"""Of a bootstrap."""
+
+Values = npt.NDArray[np.float64]
+
+
+def best_rule(records: Sequence[Record], accuracy: float, tolerance: float = TOLERANCE) -> Record:
+    """Return the cheapest of a rule's settings that is at least as accurate, or its most accurate one.
+
+    Args:
+        records: of one rule with several knobs, or of several rules, on the same problems.
+        accuracy: to reach, in [0, 1].
+        tolerance: how far below still counts.
+
+    >>> curve = [{"accuracy": 0.9, "nfe": 2.0}, {"accuracy": 0.96, "nfe": 3.0}, {"accuracy": 0.97, "nfe": 5.0}]
+    >>> best_rule(curve, 0.964)["nfe"], best_rule(curve, 0.99)["nfe"]
+    (3.0, 5.0)
+    """
+    enough = [record for record in records if record["accuracy"] >= accuracy - tolerance]
+    if enough:
+        return min(enough, key=lambda record: float(record["nfe"]))
+    return max(records, key=lambda record: float(record["accuracy"]))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Args:
+        only_first: problems that only the first policy solved.
+        only_second: problems that only the second solved.
+
+    >>> round(mcnemar(8, 2), 4)
+    0.1094
+    """
+    differing = only_first + only_second
+    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+
+
+def wilcoxon(first: Values, second: Values) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
+    difference = first - second
+    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def fisher(first: Record, second: Record) -> float:
+    """Return the two-sided p-value of Fisher's exact test of two accuracies on unpaired problems."""
+    right = [round(record["accuracy"] * record["episodes"]) for record in (first, second)]
+    wrong = [record["episodes"] - count for record, count in zip((first, second), right, strict=True)]
+    return float(stats.fisher_exact(np.array([right, wrong]))[1])
+
+
+def welch(first: Record, second: Record) -> float:
+    """Return the two-sided p-value of Welch's test of two mean numbers of forwards on unpaired problems."""
+    if first["nfe_ci95"][0] == first["nfe_ci95"][1] and second["nfe_ci95"][0] == second["nfe_ci95"][1]:
+        return float(first["nfe"] == second["nfe"])  # neither varies
+    test = stats.ttest_ind_from_stats(*_moments(first), *_moments(second), equal_var=False)
+    return float(test.pvalue)
+
+
+def _moments(record: Record) -> tuple[float, float, int]:
+    """Return the mean, standard deviation and number of the forwards that a record summarises."""
+    n = record["episodes"]
+    error = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2 / float(stats.t.ppf(0.975, max(1, n - 1)))
+    return record["nfe"], error * float(np.sqrt(n)), n
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values: below 0.05, they keep the chance of any false finding below 5 %.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return [float(value) for value in adjusted]
+
+
+def bootstrap_interval(statistic: Callable[..., Any], *samples: Values) -> list[float]:
+    """Return the 95 % percentile bootstrap interval over problems.
+
+    Args:
+        statistic: of the samples and ``axis``; vectorised.
+        *samples: one value a problem each; a problem's values stay together.
+    """
+    if len(samples[0]) < 2:
+        value = float(statistic(*samples, axis=-1))
+        return [value, value]
+    interval = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=250,
+        vectorized=True,
+        paired=True,
+        method="percentile",
+        random_state=0,
+    ).confidence_interval
+    return [float(interval.low), float(interval.high)]
+
+
+def difference_of_means(first: Values, second: Values, axis: int = -1) -> Values:
+    """Return the first's mean minus the second's."""
+    return np.asarray(first.mean(axis) - second.mean(axis))
+
+
+def share_saved(first: Values, second: Values, axis: int = -1) -> Values:
+    """Return the share of the second's forwards that the first does without."""
+    return np.asarray(1 - first.mean(axis) / second.mean(axis))
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference_accuracy: float) -> float:
+    """Return what a policy family covers of the plane of accuracy and speed, in [0, 1].
+
+    Speed is 1 / NFE. A setting covers everything that is at most as accurate and at most as fast, down to the
+    reference point of speed 0 and the given accuracy; 1 is an always right answer in a single forward.
+
+    Args:
+        points: (accuracy, NFE) of each setting.
+        reference_accuracy: that counts as nothing, in [0, 1).
+
+    >>> hypervolume([(1.0, 4.0), (0.75, 2.0)], 0.5)  # 1/4 of it, and half of what lies between speeds 1/4 and 1/2
+    0.375
+    """
+    area, best = 0.0, reference_accuracy
+    # From fast to slow; each point adds the accuracy that no faster one has.
+    for accuracy, nfe in sorted(points, key=lambda point: (point[1], -point[0])):
+        if accuracy > best:
+            area += (accuracy - best) / nfe
+            best = accuracy
+    return area / (1 - reference_accuracy)

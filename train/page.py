@@ -1,0 +1,211 @@
+"""A report as Markdown, as one self-contained HTML page, and in the terminal."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rich.table import Table as TerminalTable
+
+NOTHING = "—"
+"""Shown where there is no value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one value of a table's rows is shown.
+
+    Attributes:
+        key: of the value in a row.
+        title: above the column.
+        digits: after the point; None for a text.
+        scale: what a number is multiplied by, 100 for percent.
+        is_p: or a p-value, which is shown as < 0.001 below that.
+        limits: where intervals are cut off, such as 0 and 100 %.
+    """
+
+    key: str
+    title: str
+    digits: int | None = None
+    scale: float = 1.0
+    is_p: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and the columns to show of them."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: of the part.
+        text: paragraphs, each explaining or finding something.
+        bullets: after them.
+        tables: at the end.
+        images: names of PNG files in the report's folder, without their ending; before the tables.
+        folded: whether the page shows the tables on demand only.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    bullets: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    images: Sequence[str] = ()
+    folded: bool = False
+
+
+def number_of(value: Any, column: Column) -> float | None:
+    """Return the number that a cell shows, scaled; None for a text or nothing."""
+    if isinstance(value, dict):
+        value = value["mean"]
+    if column.digits is None or value is None or isinstance(value, str):
+        return None
+    return float(value) * column.scale
+
+
+def main_text(value: Any, column: Column) -> str:
+    """Return a cell's text without intervals."""
+    number = number_of(value, column)
+    if number is None:
+        return NOTHING if value is None else str(value)
+    if column.is_p and number < 0.001:
+        return "< 0.001"
+    return f"{number:.{column.digits}f}"
+
+
+def interval_texts(value: Any, column: Column) -> list[str]:
+    """Return a cell's intervals: over problems in brackets, over seeds in braces."""
+    if not isinstance(value, dict):
+        return []
+    texts = []
+    for key, marks in (("problems", "[]"), ("seeds", "{}")):
+        if value[key] is not None:
+            low, high = (min(max(edge * column.scale, column.limits[0]), column.limits[1]) for edge in value[key])
+            texts.append(f"{marks[0]}{low:.{column.digits}f}, {high:.{column.digits}f}{marks[1]}")
+    return texts
+
+
+def cell(value: Any, column: Column) -> str:
+    """Return a cell's whole text.
+
+    >>> value = {"mean": 0.974, "problems": [0.963, 0.981], "seeds": None}
+    >>> cell(value, Column("accuracy", "accuracy %", 1, 100))
+    '97.4 [96.3, 98.1]'
+    """
+    return " ".join([main_text(value, column), *interval_texts(value, column)])
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """Write a report as Markdown; images are named relative to it."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts += [f"## {section.title}", *section.text]
+        if section.bullets:
+            parts.append("\n".join(f"- {bullet}" for bullet in section.bullets))
+        parts += [f"![{name}]({name}.png)" for name in section.images]
+        parts += [table_to_markdown(table) for table in section.tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_to_markdown(table: Table) -> str:
+    """Write a table as Markdown."""
+    lines = [[column.title for column in table.columns]]
+    lines.append(["---" if column.digits is None else "---:" for column in table.columns])
+    lines += [[cell(row.get(column.key), column).replace("|", "\\|") for column in table.columns] for row in table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def to_html(title: str, sections: Sequence[Section], images: Mapping[str, tuple[Path, Path]]) -> str:
+    """Write a report as one HTML page that loads nothing from elsewhere.
+
+    Args:
+        title: of the page.
+        sections: its parts.
+        images: PNG files by name, for a light and for a dark screen.
+    """
+    links = "\n".join(f'<a href="#part{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
+    body = "\n".join(_section_to_html(section, i, images) for i, section in enumerate(sections))
+    template = Template(Path(__file__).with_name("report.html").read_text())
+    return template.substitute(title=html.escape(title), links=links, body=body)
+
+
+def _section_to_html(section: Section, number: int, images: Mapping[str, tuple[Path, Path]]) -> str:
+    parts = [f'<section id="part{number}">', f"<h2>{html.escape(section.title)}</h2>"]
+    parts += [f"<p>{html.escape(text)}</p>" for text in section.text]
+    if section.bullets:
+        parts.append("<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in section.bullets) + "</ul>")
+    parts += [_image_to_html(name, *images[name]) for name in section.images]
+    tables = "\n".join(_table_to_html(table) for table in section.tables)
+    rows = sum(len(table.rows) for table in section.tables)
+    parts.append(f"<details><summary>{rows} rows</summary>\n{tables}\n</details>" if section.folded else tables)
+    return "\n".join([*parts, "</section>"])
+
+
+def _table_to_html(table: Table) -> str:
+    head = "".join(
+        f'<th scope="col"{_align(column)}><button type="button">{html.escape(column.title)}</button></th>'
+        for column in table.columns
+    )
+    is_mixed = not all(row.get("is_learned") for row in table.rows)
+    rows = "\n".join(
+        f"<tr{_highlight(row) if is_mixed else ''}>"
+        + "".join(_cell_to_html(row.get(c.key), c) for c in table.columns)
+        + "</tr>"
+        for row in table.rows
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _align(column: Column) -> str:
+    return "" if column.digits is None else ' class="number"'
+
+
+def _highlight(row: Mapping[str, Any]) -> str:
+    return ' class="learned"' if row.get("is_learned") else ""
+
+
+def _cell_to_html(value: Any, column: Column) -> str:
+    number = number_of(value, column)
+    key = html.escape(str(value) if number is None else repr(number))
+    intervals = [html.escape(text) for text in interval_texts(value, column)]
+    detail = "".join(f'<span class="interval">{text}</span>' for text in intervals)
+    return f'<td{_align(column)} data-key="{key}">{html.escape(main_text(value, column))}{detail}</td>'
+
+
+def _image_to_html(name: str, light: Path, dark: Path) -> str:
+    for_light, for_dark = (
+        "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii") for file in (light, dark)
+    )
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{for_dark}">'
+        f'<img alt="{html.escape(name)}" src="{for_light}"></picture>'
+    )
+
+
+def to_terminal(table: Table, title: str) -> TerminalTable:
+    """Lay a table out for a terminal, with seeds' intervals where there are any, else those over problems."""
+    shown = TerminalTable(title=title, title_justify="left")
+    for column in table.columns:
+        shown.add_column(column.title, justify="left" if column.digits is None else "right")
+    for row in table.rows:
+        shown.add_row(*(_terminal_cell(row.get(column.key), column) for column in table.columns))
+    return shown
+
+
+def _terminal_cell(value: Any, column: Column) -> str:
+    edges = (value["seeds"] or value["problems"]) if isinstance(value, dict) else None
+    half = f" ± {(edges[1] - edges[0]) / 2 * column.scale:.{column.digits}f}" if edges else ""
+    return main_text(value, column) + half

@@ -1,0 +1,437 @@
+"""What run folders say side by side: who solved what, at which cost, and whether the difference could be chance.
+
+`find` returns plain data; `train/compare.py` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.measures import (
+    Values,
+    best_rule,
+    bootstrap_interval,
+    difference_of_means,
+    fisher,
+    holm,
+    hypervolume,
+    mcnemar,
+    share_saved,
+    welch,
+    wilcoxon,
+)
+from train.records import Record, key_of, mean_interval
+from train.runs import STEP, Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
+
+ORACLE_TOLERANCE = 0.01
+"""Within a point of the oracle's accuracy, forwards are compared with the oracle's."""
+
+Estimate = dict[str, Any]
+"""``{mean, problems, seeds}``: a mean, and its 95 % intervals over problems and over seeds, or None."""
+
+Row = dict[str, Any]
+
+
+def estimate(values: Sequence[float], problems: Sequence[Sequence[float] | None] = ()) -> Estimate:
+    """Average seeds.
+
+    Args:
+        values: one a seed.
+        problems: of each seed, its interval over problems, or None.
+
+    Returns:
+        The mean; the mean of the seeds' intervals over problems; Student's interval over two or more seeds.
+
+    >>> estimate([1.0, 2.0, 3.0], [[0.0, 2.0], [1.0, 3.0], [2.0, 4.0]])["problems"]
+    [1.0, 3.0]
+    """
+    known = [interval for interval in problems if interval is not None]
+    return {
+        "mean": float(np.mean(values)),
+        "problems": [float(edge) for edge in np.mean(known, 0)] if known and len(known) == len(values) else None,
+        "seeds": mean_interval(values) if len(values) > 1 else None,
+    }
+
+
+def describe(line: Line) -> Row:
+    """Return what identifies a line, and its measures."""
+    records = [replicate.record for replicate in line.replicates]
+    length = line.problems.buffer_length
+    known = [replicate.outcomes for replicate in line.replicates if replicate.outcomes is not None]
+    positions = [mean_interval([float(value) for value in entry["token_positions"]]) for entry in known]
+    spent = [r.get("token_positions") for r in records]
+    training = [training_seconds(r.training) for r in line.replicates if r.training is not None]
+    trained = [seconds for seconds in training if seconds is not None]
+    return {
+        **identity(line),
+        "seeds": len(records),
+        "accuracy": estimate([r["accuracy"] for r in records], [r["accuracy_ci95"] for r in records]),
+        "nfe": estimate([r["nfe"] for r in records], [r["nfe_ci95"] for r in records]),
+        "token_positions": None
+        if None in spent
+        else estimate([float(p) for p in spent if p is not None], positions if len(known) == len(records) else ()),
+        "tokens_per_forward": None
+        if length is None
+        else estimate(
+            [length / r["nfe"] for r in records],
+            [[length / r["nfe_ci95"][1], length / max(1.0, r["nfe_ci95"][0])] for r in records],
+        ),
+        "training_seconds": estimate(trained) if trained else None,
+        "evaluation_seconds": estimate([e["seconds"] for e in known]) if known else None,
+    }
+
+
+def identity(line: Line) -> Row:
+    """Return what tells a line from others."""
+    return {
+        "problems": line.problems.text,
+        "block": line.block,
+        "policy": line.policy,
+        "family": line.family,
+        "decision": line.decision,
+        "is_learned": line.is_learned,
+    }
+
+
+def same_place(line: Line, lines: Sequence[Line]) -> list[Line]:
+    """Return the lines on the same problems at the same block length."""
+    return [other for other in lines if (other.problems, other.block) == (line.problems, line.block)]
+
+
+def rivals(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Replicate | None]:
+    """Return for each seed of a learned line the best rule at its accuracy; None where there is no rule."""
+    candidates = [r for other in same_place(line, lines) if is_rival(other, rules) for r in other.replicates]
+    by_record = {id(candidate.record): candidate for candidate in candidates}
+    found: list[Replicate | None] = []
+    for replicate in line.replicates:
+        records = [candidate.record for candidate in candidates]
+        found.append(
+            by_record[id(best_rule(records, replicate.record["accuracy"]))] if records else None,
+        )
+    return found
+
+
+def is_rival(line: Line, rules: Sequence[str]) -> bool:
+    """Tell whether a line is of a rule to be compared with; the oracle knows the answer and is none."""
+    name = line.family.removesuffix("+eotp")
+    return not line.is_learned and name != "oracle" and ("all" in rules or name in rules)
+
+
+def compare_pair(line: Line, mine: Replicate, other: Replicate) -> Row:
+    """Test one seed of a learned line against a rule.
+
+    Paired where both kept outcomes of the same problems: McNemar's exact test of who is right, Wilcoxon's signed-rank
+    test of forwards, bootstrap intervals over problems. Otherwise Fisher's exact and Welch's test, without intervals.
+    """
+    first, second = mine.record, other.record
+    row: Row = {
+        **identity(line),
+        "seed": mine.name,
+        "rule": second["policy"],
+        "paired": is_paired(mine, other),
+        "n": first["episodes"],
+        "only_policy": None,
+        "only_rule": None,
+        "accuracy_difference": estimate([first["accuracy"] - second["accuracy"]]),
+        "saved": estimate([1 - first["nfe"] / second["nfe"]]),
+    }
+    if not row["paired"]:
+        return row | {"accuracy_p": fisher(first, second), "nfe_p": welch(first, second)}
+    right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)
+    solved = [values == 1 for values in right]
+    row["only_policy"], row["only_rule"] = int((solved[0] & ~solved[1]).sum()), int((solved[1] & ~solved[0]).sum())
+    row["accuracy_difference"]["problems"] = bootstrap_interval(difference_of_means, *right)
+    row["saved"]["problems"] = bootstrap_interval(share_saved, *forwards)
+    return row | {"accuracy_p": mcnemar(row["only_policy"], row["only_rule"]), "nfe_p": wilcoxon(*forwards)}
+
+
+def is_paired(first: Replicate, second: Replicate) -> bool:
+    """Tell whether both kept outcomes, and of the same problems."""
+    if first.outcomes is None or second.outcomes is None:
+        return False
+    return all(first.outcomes[key] == second.outcomes[key] for key in ("task", "index"))
+
+
+def _columns(name: str, *replicates: Replicate) -> list[Values]:
+    return [np.asarray(r.outcomes[name], np.float64) for r in replicates if r.outcomes]  # type: ignore[literal-required]
+
+
+def significance(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
+    """Test every seed of every learned line against the best rule at its accuracy, with Holm's correction.
+
+    The correction is over all rows, for accuracy and for forwards each on its own.
+    """
+    rows = []
+    for line in lines:
+        if line.is_learned:
+            for mine, other in zip(line.replicates, rivals(line, lines, rules), strict=True):
+                if other is not None:
+                    rows.append(compare_pair(line, mine, other))
+    for name in ("accuracy", "nfe"):
+        for row, adjusted in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
+            row[f"{name}_holm"] = adjusted
+    for row in rows:
+        row["verdict"] = verdict(row)
+    return rows
+
+
+def verdict(row: Row) -> str:
+    """Say in words what a test found at the 5 % level, after Holm's correction."""
+    accuracy, saved = row["accuracy_difference"]["mean"], row["saved"]["mean"]
+    words = []
+    if row["accuracy_holm"] < 0.05:
+        words.append("more accurate" if accuracy > 0 else "less accurate")
+    if row["nfe_holm"] < 0.05:
+        words.append("faster" if saved > 0 else "slower")
+    return ", ".join(words) or "no difference shown"
+
+
+def savings(lines: Sequence[Line], rules: Sequence[str], tests: Sequence[Row]) -> list[Row]:
+    """Average over seeds what learned lines save against the best rule at their accuracy."""
+    rows = []
+    for line in lines:
+        others = rivals(line, lines, rules) if line.is_learned else []
+        if not others or others[0] is None:
+            continue
+        chosen = [other.record for other in others if other is not None]
+        own = [t for t in tests if identity(line).items() <= t.items()]
+        row = describe(line)
+        row["rule"] = join_rules([record["policy"] for record in chosen])
+        chosen = _once(chosen)
+        row["rule_accuracy"] = estimate([r["accuracy"] for r in chosen], [r["accuracy_ci95"] for r in chosen])
+        row["rule_nfe"] = estimate([r["nfe"] for r in chosen], [r["nfe_ci95"] for r in chosen])
+        row["saved"] = estimate([t["saved"]["mean"] for t in own], [t["saved"]["problems"] for t in own])
+        rows.append(row)
+    return rows
+
+
+def _once(records: Sequence[Record]) -> list[Record]:
+    """Return one record if all are of the same rule: nothing varies with the seed then."""
+    return list(records[:1] if len({record["policy"] for record in records}) == 1 else records)
+
+
+def join_rules(names: Sequence[str]) -> str:
+    """Name several settings of rules in short.
+
+    >>> join_rules(["threshold:0.8", "threshold:0.78", "klass:0.9", "threshold:0.8"])
+    'klass:0.9, threshold:0.78 / 0.8'
+    """
+    knobs: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        rule, _, knob = name.partition(":")
+        knobs.setdefault(rule, []).append(knob)
+    return ", ".join(f"{rule}:{' / '.join(values)}".removesuffix(":") for rule, values in knobs.items())
+
+
+def leads(lines: Sequence[Line], saved: Sequence[Row]) -> list[Line]:
+    """Choose one line a learned family and set of problems, to be looked at closely.
+
+    It is the one with the largest share of forwards saved among those at the largest block length, decided
+    deterministically if any is.
+    """
+    found = []
+    for key in dict.fromkeys((line.problems, line.family) for line in lines if line.is_learned):
+        own = [line for line in lines if line.is_learned and (line.problems, line.family) == key]
+        own = [line for line in own if line.block == max(o.block for o in own)]
+        own = [line for line in own if line.decision == "deterministic"] or own
+        score = {
+            i: next((r["saved"]["mean"] for r in saved if identity(o).items() <= r.items()), 0.0)
+            for i, o in enumerate(own)
+        }
+        found.append(own[max(score, key=lambda i: score[i])])
+    return found
+
+
+def by_task(lines: Sequence[Line], rules: Sequence[str], chosen: Sequence[Line]) -> list[Row]:
+    """Split some learned lines by task, against the one rule that is the best at their accuracy on all tasks."""
+    rows = []
+    for line in chosen:
+        others = rivals(line, lines, rules)
+        for task in line.replicates[0].tasks:
+            mine = [r.tasks[task] for r in line.replicates if task in r.tasks]
+            theirs = _once([r.tasks[task] for r in others if r is not None and task in r.tasks])
+            row = {**identity(line), "task": task}
+            for prefix, records in (("", mine), ("rule_", theirs)):
+                for name in ("accuracy", "nfe"):
+                    values = (
+                        estimate([r[name] for r in records], [r[f"{name}_ci95"] for r in records]) if records else None
+                    )
+                    row[prefix + name] = values
+            rows.append(row)
+    return rows
+
+
+def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy: float) -> list[Row]:
+    """Return each family's hypervolume, by problems and block length, the largest first."""
+    families: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        if line.is_learned or is_rival(line, rules):
+            families.setdefault((line.problems, line.block, line.family), []).append(line)
+    rows = []
+    for (problems, block, family), own in families.items():
+        names = list(dict.fromkeys(r.source for line in own for r in line.replicates)) if own[0].is_learned else [""]
+        seeds = [[r for line in own for r in line.replicates if name in ("", r.source)] for name in names]
+        points = [[(r.record["accuracy"], r.record["nfe"]) for r in seed] for seed in seeds]
+        rows.append(
+            {
+                "problems": problems.text,
+                "block": block,
+                "family": family,
+                "is_learned": own[0].is_learned,
+                "settings": len(own),
+                "hypervolume": estimate(
+                    [hypervolume(seed, reference_accuracy) for seed in points],
+                    [_hypervolume_interval(seed, reference_accuracy) for seed in seeds],
+                ),
+            }
+        )
+    order = list(dict.fromkeys(row["problems"] for row in rows))
+    return sorted(rows, key=lambda row: (order.index(row["problems"]), -row["block"], -row["hypervolume"]["mean"]))
+
+
+def _hypervolume_interval(settings: Sequence[Replicate], reference_accuracy: float) -> list[float] | None:
+    if not all(is_paired(settings[0], other) for other in settings):
+        return None
+    score, nfe = np.stack(_columns("score", *settings)), np.stack(_columns("nfe", *settings))
+
+    def volumes(drawn: Values, axis: int = -1) -> Values:
+        rows = np.atleast_2d(drawn).astype(np.int64)
+        means = [(score[:, row].mean(1), nfe[:, row].mean(1)) for row in rows]
+        return np.array([hypervolume(list(zip(*mean, strict=True)), reference_accuracy) for mean in means])
+
+    return bootstrap_interval(volumes, np.arange(score.shape[1], dtype=np.float64))
+
+
+def oracle_distances(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
+    """Return how many times the oracle's forwards are spent, at its accuracy within a point.
+
+    For each learned line, and the cheapest rule that is within a point of the oracle or better.
+    """
+    rows = []
+    for oracle in [line for line in lines if line.family == "oracle"]:
+        limit = oracle.replicates[0].record
+        here = same_place(oracle, lines)
+        near = [line for line in here if line.is_learned]
+        candidates = [line for line in here if is_rival(line, rules)]
+        if candidates:
+            best = best_rule([c.replicates[0].record for c in candidates], limit["accuracy"], ORACLE_TOLERANCE)
+            near += [line for line in candidates if line.replicates[0].record is best]
+        for line in near:
+            records = [r.record for r in line.replicates]
+            is_near = abs(np.mean([r["accuracy"] for r in records]) - limit["accuracy"]) <= ORACLE_TOLERANCE + 1e-9
+            ratios = [r["nfe"] / limit["nfe"] for r in records]
+            rows.append(
+                {
+                    **identity(line),
+                    "accuracy": estimate([r["accuracy"] for r in records]),
+                    "oracle_accuracy": limit["accuracy"],
+                    "oracle_nfe": limit["nfe"],
+                    "ratio": estimate(ratios) if is_near else None,
+                }
+            )
+    return rows
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by their path.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': '[2]'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
+    return found
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
+    """Return, for each kind of run, the fields in which its runs differ, one row a run.
+
+    The configuration's, except `out`, and of ``versions.json``, as ``versions.*``.
+    """
+    found = {}
+    for kind in dict.fromkeys(run.kind for run in runs):
+        own = [run for run in runs if run.kind == kind]
+        flat = [flatten({**run.config, "versions": run.versions}) for run in own]
+        names = [name for name in dict.fromkeys(n for values in flat for n in values) if name not in ("out", "resume")]
+        different = [name for name in names if len({repr(values.get(name, "—")) for values in flat}) > 1]
+        if different:
+            found[kind] = [
+                {"run": run.name, **{name: values.get(name, "—") for name in different}}
+                for run, values in zip(own, flat, strict=True)
+            ]
+    return found
+
+
+def curves(runs: Sequence[Run], metric: str) -> list[Row]:
+    """Return a training metric by environment steps, seeds averaged.
+
+    Returns:
+        One mapping a group of seeds: ``label``, ``seeds``, the lists ``steps``, ``mean``, ``low`` and ``high`` (these
+        two are Student's 95 % interval), and ``each``, the seeds' own.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if any(metric in row for row in run.progress):
+            groups.setdefault(fingerprint(run), []).append(run)
+    found = []
+    for own in groups.values():
+        tracks = [
+            np.array([(row[STEP], row[metric]) for row in run.progress if metric in row], np.float64).T for run in own
+        ]
+        first, last = max(track[0][0] for track in tracks), min(track[0][-1] for track in tracks)
+        steps = tracks[0][0][(tracks[0][0] >= first) & (tracks[0][0] <= last)]
+        values = [np.interp(steps, *track) for track in tracks]
+        edges = np.array([mean_interval(column) for column in zip(*values, strict=True)]).reshape(-1, 2)
+        found.append(
+            {
+                "label": common_name([run.name for run in own]),
+                "seeds": len(own),
+                "steps": steps.tolist(),
+                "mean": np.mean(values, 0).tolist(),
+                "each": [track.tolist() for track in values],
+                "low": edges[:, 0].tolist(),
+                "high": edges[:, 1].tolist(),
+            }
+        )
+    return found
+
+
+def find(runs: Sequence[Run], lines: Sequence[Line], rules: Sequence[str], reference_accuracy: float) -> dict[str, Any]:
+    """Compute what ``report.json`` holds, as numbers; shares and accuracies are in [0, 1]."""
+    shown = [line for line in lines if line.is_learned or line.family == "oracle" or is_rival(line, rules)]
+    tests = significance(shown, rules)
+    saved = savings(shown, rules, tests)
+    chosen = leads(shown, saved)
+    return {
+        "runs": [
+            {
+                "run": run.name,
+                "kind": run.kind,
+                "seed": run.config.get("seed"),
+                "commit": run.versions.get("commit"),
+                "problems": problems_of(run).text,
+                "policies": len({key_of(record) for record in run.records}),
+                "outcomes": "yes" if run.outcomes else "no",
+                "path": str(run.path),
+            }
+            for run in runs
+        ],
+        "problems": list(dict.fromkeys(line.problems.text for line in shown)),
+        "leads": [identity(line) for line in chosen],
+        "savings": saved,
+        "tests": tests,
+        "tasks": by_task(shown, rules, chosen),
+        "hypervolume": hypervolumes(shown, rules, reference_accuracy),
+        "reference_accuracy": reference_accuracy,
+        "oracle": oracle_distances(shown, rules),
+        "differences": differences(runs),
+        "curves": {metric: curves(runs, metric) for metric in ("rollout/score", "rollout/nfe")},
+        "settings": [describe(line) for line in shown],
+    }

@@ -1,0 +1,373 @@
+"""Run folders, read for a comparison: what they hold, and which of their policies are the same but for the seed.
+
+A *line* is one policy with one decision rule and block length on one set of problems. Runs whose configurations differ
+by seed only are *replicates* of the same lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from train.evaluate import is_folder, run_name, split_setting
+from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
+from train.run_folder import UserError
+
+NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")
+"""Fields of a configuration in which replicates may differ."""
+
+NEEDED = ("policy", "decision", "task", "block_length", "accuracy", "accuracy_ci95", "nfe", "nfe_ci95", "episodes")
+"""What a record must hold to be compared."""
+
+STEP = "time/total_timesteps"
+"""Environment steps, in ``progress.csv``."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run's folder, or file of records, holds.
+
+    Attributes:
+        name: unique in a comparison.
+        path: as the user gave it.
+        kind: "PPO", "Learn2PD", "evaluation" or "records".
+        config: of ``config.yaml``.
+        versions: of ``versions.json``.
+        records: of ``evaluation.json``.
+        outcomes: of ``outcomes.json``; older runs have none.
+        progress: rows of ``progress.csv``.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    records: list[Record]
+    outcomes: dict[Key, Outcomes]
+    progress: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Problems:
+    """A set of problems and how they were decoded; only lines on the same are compared.
+
+    Attributes:
+        text: for people.
+        buffer_length: L; None where it is not known.
+    """
+
+    text: str
+    buffer_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One seed of a line.
+
+    Attributes:
+        name: of the training run, or of the run that evaluated a rule.
+        source: what tells it from replicates of the same name.
+        tasks: records by task, "all" among them.
+        outcomes: problem by problem, if the run kept them.
+        training: where it was trained, if that is known.
+    """
+
+    name: str
+    source: str
+    tasks: dict[str, Record]
+    outcomes: Outcomes | None
+    training: Run | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record of all tasks."""
+        return self.tasks["all"]
+
+
+@dataclass
+class Line:
+    """A policy's setting on a set of problems; see the module.
+
+    Attributes:
+        problems: the set.
+        block: block length.
+        policy: name, the same for all seeds.
+        family: policies that differ by a knob, a threshold, a speed or the decision only.
+        decision: "sample" or "deterministic".
+        is_learned: or a rule.
+        replicates: one a seed.
+    """
+
+    problems: Problems
+    block: int
+    policy: str
+    family: str
+    decision: str
+    is_learned: bool
+    replicates: list[Replicate] = field(default_factory=list)
+
+
+def read_runs(sources: Sequence[str]) -> list[Run]:
+    """Read run folders and files of records; equal names are told apart by their parents.
+
+    Raises:
+        UserError: naming the first that can't be read, and why.
+        ValueError: if none is given.
+    """
+    if not sources:
+        raise ValueError("runs is empty: name one or more run folders")
+    paths = list(dict.fromkeys(Path(source) for source in sources))
+    paths = [path.parent if path.name == "evaluation.json" else path for path in paths]
+    names = [path.resolve().name for path in paths]
+    full = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    return [read_run(path, name) for path, name in zip(paths, full, strict=True)]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read one run.
+
+    Raises:
+        UserError: if it has no records, or any of its files is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"run is {str(path)!r}: there is no such folder or file")
+    records = read_records(path)
+    _check(path, records)
+    config = _read(path / "config.yaml", yaml.safe_load)
+    outcomes = read_outcomes(path) if path.is_dir() else {}
+    own = {key_of(record): record for record in records if record["task"] == "all"}
+    for key, entry in outcomes.items():
+        if key in own and abs(float(np.mean(entry["score"])) - own[key]["accuracy"]) > 1e-9:
+            raise UserError(
+                f"run is {str(path)!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
+            )
+    versions = _read(path / "versions.json", json.loads)
+    return Run(name, path, _kind(config), config, versions, records, outcomes, read_progress(path))
+
+
+def _check(path: Path, records: Any) -> None:
+    is_list = isinstance(records, list) and records and all(isinstance(record, dict) for record in records)
+    if not is_list:
+        raise UserError(f"run is {str(path)!r}: its evaluation is not a list of records")
+    for record in records:
+        missing = [name for name in NEEDED if name not in record]
+        if missing:
+            raise UserError(f"run is {str(path)!r}: a record of its evaluation has no {missing[0]!r}")
+    if not any(record["task"] == "all" for record in records):
+        raise UserError(f"run is {str(path)!r}: its evaluation has no record of all tasks; was it killed?")
+
+
+def _read(file: Path, parse: Any) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = parse(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{str(file)!r} can't be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{str(file)!r} holds a {type(found).__name__} where names and values should be")
+    return found
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    for key, kind in (("ppo", "PPO"), ("false_commit_weight", "Learn2PD"), ("episodes", "evaluation")):
+        if key in config:
+            return kind
+    return "records"
+
+
+def read_progress(path: Path) -> list[dict[str, float]]:
+    """Read the numbers of a training run's ``progress.csv``; a run without one has no rows.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    file = path / "progress.csv"
+    if not file.is_file():
+        return []
+    try:
+        with file.open(newline="") as text:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(text)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(file)!r} can't be read: {error}") from error
+    return [row for row in rows if STEP in row]
+
+
+def training_seconds(run: Run) -> float | None:
+    """Return the wall time that a run recorded of its training, resumptions added up."""
+    if run.kind == "Learn2PD":
+        minutes = _read(run.path / "report.json", json.loads).get("minutes_to_collect_and_train")
+        return None if minutes is None else 60 * float(minutes)
+    elapsed = [row["time/time_elapsed"] for row in run.progress if "time/time_elapsed" in row]
+    if not elapsed:
+        return None
+    # Each resumption counts from 0 again.
+    ends = [before for before, after in itertools.pairwise(elapsed) if after < before]
+    return sum(ends) + elapsed[-1]
+
+
+def problems_of(run: Run) -> Problems:
+    """Return which problems a run was evaluated on, as far as its configuration says."""
+    config, tasks = run.config, [r for r in run.records if r["task"] != "all"]
+    names = list(dict.fromkeys(record["task"] for record in tasks))
+    episodes = (tasks or run.records)[0]["episodes"]
+    if run.kind == "records":
+        return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.path}")
+    model = config.get("model", "tiny")
+    env = config.get("env", config)
+    length, temperature = int(env.get("buffer_length", 64)), float(env.get("temperature", 0.0))
+    name = model.get("name", "tiny") if isinstance(model, dict) else model
+    text = (
+        f"{episodes} {config.get('split', 'test')} problems a task, from number {config.get('first', 0)}, of "
+        f"{', '.join(names)}; dLLM {name}, L = {length}, temperature {temperature:g}"
+    )
+    return Problems(text, length)
+
+
+def fingerprint(run: Run) -> str:
+    """Return what replicates share: the configuration without `NOT_COMPARED`."""
+    return json.dumps({k: v for k, v in run.config.items() if k not in NOT_COMPARED}, sort_keys=True, default=str)
+
+
+def policy_folders(run: Run) -> dict[str, Path]:
+    """Return the folders of the learned policies that a run evaluated, by the names in its records."""
+    if run.kind != "evaluation":
+        return {}
+    texts = [text for text in run.config.get("policy", []) if text != "all" and is_folder(text)]
+    folders = list(dict.fromkeys(split_setting(text)[0] for text in texts))
+    if len(folders) == 1:
+        return {"learned": Path(folders[0])}
+    return {f"learned:{run_name(Path(folder))}": Path(folder) for folder in folders}
+
+
+def training_run(run: Run, policy: str) -> Run | None:
+    """Return the run that trained a policy of this run's records, where its folder can still be read."""
+    if run.kind in ("PPO", "Learn2PD"):
+        return run
+    folder = policy_folders(run).get(policy)
+    if folder is None:
+        return None
+    path = folder.parent if folder.name == "policy" else folder.parent.parent
+    config = path / "config.yaml"
+    if not config.is_file():
+        return None
+    found = _read(config, yaml.safe_load)
+    return Run(path.resolve().name, path, _kind(found), found, {}, [], {}, read_progress(path))
+
+
+def collect_lines(runs: Sequence[Run]) -> list[Line]:
+    """Gather the lines of all runs, seeds together, in the order of the runs."""
+    labels = _Labels()
+    for run in runs:
+        for policy in dict.fromkeys(r["policy"] for r in run.records):
+            if policy.startswith("learned"):
+                labels.add(run, policy)
+    lines: dict[tuple[Any, ...], Line] = {}
+    for run in runs:
+        problems = problems_of(run)
+        tasks: dict[Key, dict[str, Record]] = {}
+        for record in run.records:
+            tasks.setdefault(key_of(record), {})[record["task"]] = record
+        for key, own in tasks.items():
+            if "all" not in own:
+                continue  # the run was killed within this policy
+            policy, decision, block = key
+            family, label, name, training = labels.of(run, policy)
+            line = Line(problems, block, label, family, decision, policy.startswith("learned"))
+            line = lines.setdefault((problems, block, label, decision), line)
+            source = str((run if training is None else training).path.resolve()) + name
+            _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
+    return list(lines.values())
+
+
+def _add(line: Line, new: Replicate) -> None:
+    """Add a replicate unless it is there; of the same, the one with outcomes is kept."""
+    for i, old in enumerate(line.replicates):
+        same = old.source == new.source
+        if not line.is_learned:  # a rule without random choices is the same under every seed
+            same = all(old.record[key] == new.record[key] for key in ("accuracy", "nfe"))
+        if same:
+            if old.outcomes is None and new.outcomes is not None:
+                line.replicates[i] = new
+            return
+    line.replicates.append(new)
+
+
+_Origin = tuple[str, str, str, Run | None]
+"""A learned policy's group, its seed's name, what distinguishes it within the seed's run, and that run."""
+
+
+def _origin(run: Run, policy: str) -> _Origin:
+    base, at, setting = policy.removesuffix("+eotp").partition("@")
+    suffix = at + setting + ("+eotp" if policy.endswith("+eotp") else "")
+    own = base.partition(":")[2]
+    training = training_run(run, base)
+    if training is None:
+        name = own or run.name
+        stem = re.sub(r"[_.-]?s(eed)?\d+$", "", name) or name
+        return f"named {run.path if own else ''} {stem}", name, suffix, None
+    is_filter = training.kind == "Learn2PD"
+    folder = policy_folders(run).get(base)
+    part = (folder.name if folder else own) if is_filter else ""
+    return fingerprint(training), training.name, (f":{part}" if part else "") + suffix, training
+
+
+class _Labels:
+    """Names for learned policies that seeds share."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, list[str]] = {}
+        self.origins: dict[tuple[str, str], _Origin] = {}
+
+    def _origin(self, run: Run, policy: str) -> _Origin:
+        if (run.name, policy) not in self.origins:
+            self.origins[run.name, policy] = _origin(run, policy)
+        return self.origins[run.name, policy]
+
+    def add(self, run: Run, policy: str) -> None:
+        """Take note of a policy."""
+        group, name, _, _ = self._origin(run, policy)
+        names = self.groups.setdefault(group, [])
+        if name not in names:
+            names.append(name)
+
+    def _label(self, group: str) -> str:
+        labels: dict[str, str] = {}
+        for key, names in self.groups.items():
+            stem = common_name(names)
+            tries = itertools.chain([stem, "+".join(names)], (f"{stem} ({n})" for n in itertools.count(2)))
+            labels[key] = next(name for name in tries if name not in labels.values())
+        return labels[group]
+
+    def of(self, run: Run, policy: str) -> tuple[str, str, str, Run | None]:
+        """Return a policy's family, its label, its seed's name and its training run."""
+        eotp = "+eotp" if policy.endswith("+eotp") else ""
+        if not policy.startswith("learned"):
+            return policy.removesuffix("+eotp").partition(":")[0] + eotp, policy, run.name, None
+        group, name, suffix, training = self._origin(run, policy)
+        label = self._label(group)
+        return label + suffix.partition("@")[0].removesuffix("+eotp") + eotp, label + suffix, name, training
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return a name for runs that differ by seed.
+
+    >>> common_name(["news_s10", "news_s11"]), common_name(["news_s0"]), common_name(["a", "b"])
+    ('news', 'news_s0', 'a+b')
+    """
+    if len(names) == 1:
+        return names[0]
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    stem = re.sub(r"([_.-](s|seed)?)?\d*[_.-]?$", "", first[:same])
+    return stem or "+".join(names)

@@ -1,0 +1,279 @@
+"""A comparison's parts in the order of reading: what `train.report` found, as titles, sentences and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.measures import TOLERANCE
+from train.page import Column, Section, Table
+from train.report import ORACLE_TOLERANCE, Row
+
+SET = Column("set", "problems")
+BLOCK = Column("block", "block", 0)
+POLICY = Column("policy", "policy")
+DECISION = Column("decision", "decision")
+SEEDS = Column("seeds", "seeds", 0)
+ACCURACY = Column("accuracy", "accuracy %", 1, 100, limits=(0, 100))
+NFE = Column("nfe", "NFE", 2)
+RULE = Column("rule", "best rule")
+SAVED = Column("saved", "forwards saved %", 1, 100)
+LINE = (SET, BLOCK, POLICY, DECISION)
+
+SUMMARY = (
+    *LINE,
+    SEEDS,
+    ACCURACY,
+    NFE,
+    Column("token_positions", "token positions", 0),
+    Column("tokens_per_forward", "tokens per forward", 1),
+    Column("training_seconds", "training min", 1, 1 / 60, limits=(0, math.inf)),
+    Column("evaluation_seconds", "evaluation s", 1, limits=(0, math.inf)),
+)
+SAVINGS = (
+    *LINE,
+    SEEDS,
+    ACCURACY,
+    NFE,
+    RULE,
+    Column("rule_accuracy", "its accuracy %", 1, 100, limits=(0, 100)),
+    Column("rule_nfe", "its NFE", 2),
+    SAVED,
+)
+TESTS = (
+    *LINE,
+    Column("seed", "seed"),
+    RULE,
+    Column("test", "test"),
+    Column("n", "n", 0),
+    Column("only_policy", "only policy right", 0),
+    Column("only_rule", "only rule right", 0),
+    Column("accuracy_difference", "accuracy, points", 1, 100),
+    Column("accuracy_p", "accuracy: p", 3, is_p=True),
+    Column("accuracy_holm", "accuracy: Holm's p", 3, is_p=True),
+    SAVED,
+    Column("nfe_p", "NFE: p", 3, is_p=True),
+    Column("nfe_holm", "NFE: Holm's p", 3, is_p=True),
+    Column("verdict", "policy is"),
+)
+TASKS = (
+    *LINE,
+    Column("task", "task"),
+    ACCURACY,
+    NFE,
+    Column("rule_accuracy", "best rule: accuracy %", 1, 100, limits=(0, 100)),
+    Column("rule_nfe", "best rule: NFE", 2),
+)
+HYPERVOLUME = (
+    SET,
+    BLOCK,
+    Column("family", "family"),
+    Column("settings", "settings", 0),
+    Column("hypervolume", "hypervolume", 3),
+)
+ORACLE = (
+    *LINE,
+    ACCURACY,
+    Column("oracle_accuracy", "oracle's accuracy %", 1, 100),
+    Column("oracle_nfe", "oracle's NFE", 2),
+    Column("ratio", "NFE / oracle's NFE", 2),
+)
+RUNS = (
+    Column("run", "run"),
+    Column("kind", "kind"),
+    Column("seed", "seed"),
+    Column("commit", "commit"),
+    SET,
+    Column("policies", "settings", 0),
+    Column("outcomes", "outcomes"),
+    Column("path", "folder"),
+)
+
+
+def letter(i: int) -> str:
+    """Name a set of problems."""
+    return chr(ord("A") + i) if i < 26 else str(i + 1)
+
+
+def table(found: Mapping[str, Any], columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """Choose what a table shows: no column that is empty, and the set of problems only where there are several."""
+    sets = {text: letter(i) for i, text in enumerate(found["problems"])}
+    lettered = [{**row, "set": sets.get(row.get("problems", ""))} for row in rows]
+    shown = [c for c in columns if any(row.get(c.key) is not None for row in lettered)]
+    return Table([column for column in shown if column is not SET or len(sets) > 1], lettered)
+
+
+def sections_of(found: Mapping[str, Any], rules: Sequence[str], images: Sequence[str]) -> list[Section]:
+    """Arrange everything.
+
+    Args:
+        found: what `train.report.find` returns.
+        rules: that policies were compared with.
+        images: names of the plots.
+    """
+    parts = [
+        Section("Findings", headlines(found), notes(found, rules)),
+        Section(
+            "Runs",
+            [f"Problems {letter(i)}: {text}." for i, text in enumerate(found["problems"])],
+            tables=[table(found, RUNS, found["runs"])],
+        ),
+        Section(
+            "Accuracy against cost",
+            ["Up and to the left is better. Each star is one seed; bars are 95 % intervals over problems."],
+            images=_drawn(images, "pareto"),
+        ),
+        _summary(found),
+        *([*_against_rules(found, rules)] if found["savings"] else []),
+    ]
+    if found["tasks"]:
+        parts.append(_tasks(found, images))
+    parts.append(_hypervolume(found))
+    if found["oracle"]:
+        parts.append(_oracle(found))
+    if _drawn(images, "curves"):
+        text = "Training episodes, sampled; thin lines are seeds, the band is Student's 95 % interval over them."
+        parts.append(Section("Learning curves", [text], images=_drawn(images, "curves")))
+    if found["differences"]:
+        parts.append(_differences(found))
+    return [*parts, Section("All settings", tables=[table(found, SUMMARY, found["settings"])], folded=True)]
+
+
+def _drawn(images: Sequence[str], prefix: str) -> list[str]:
+    return [name for name in images if name.startswith(prefix)]
+
+
+def _summary(found: Mapping[str, Any]) -> Section:
+    beaten = {(row["problems"], row["block"], row["rule"]) for row in found["tests"]}
+    rows = [
+        row
+        for row in found["settings"]
+        if row["is_learned"]
+        or row["family"] == "oracle"
+        or (row["problems"], row["block"], row["policy"]) in beaten
+        or not beaten
+    ]
+    text = [
+        "Learned policies, the rules they are compared with, and the oracle. [ ] is the 95 % interval over problems, "
+        "the mean of the seeds' own; { } is Student's over seeds.",
+        "NFE: forwards of the dLLM per answer. Token positions: prompt and buffer positions computed, summed over an "
+        "answer's forwards. Tokens per forward: positions of the buffer (L) divided by the mean NFE, end-of-text "
+        "included. Wall times are of whatever machine it was; evaluation: of decoding and scoring all problems.",
+    ]
+    return Section("Summary", text, tables=[table(found, SUMMARY, rows)])
+
+
+def _against_rules(found: Mapping[str, Any], rules: Sequence[str]) -> tuple[Section, Section]:
+    named = "any rule" if "all" in rules else " or ".join(rules)
+    tests = [{**t, "test": "paired" if t["paired"] else "unpaired"} for t in found["tests"]]
+    return (
+        Section(
+            "Against the best rule at the same accuracy",
+            [
+                f"For each seed, the cheapest setting of {named} that is at most {100 * TOLERANCE:g} points less "
+                "accurate on the same problems (or the most accurate one, if none is). Choosing it on these problems "
+                "favours the rule."
+            ],
+            tables=[table(found, SAVINGS, found["savings"])],
+        ),
+        Section(
+            "Tests",
+            [
+                "Each seed against its best rule. Paired, on the same problems: McNemar's exact test of who is right, "
+                "Wilcoxon's signed-rank test of forwards, bootstrap intervals. Unpaired, from the records only: "
+                "Fisher's exact and Welch's test, which are weaker. Holm's correction is over this table, for accuracy "
+                "and forwards each; the last column is at 5 % after it. A test takes the trained policy as it is: how "
+                "training varies is in the intervals over seeds."
+            ],
+            tables=[table(found, TESTS, tests)],
+        ),
+    )
+
+
+def _tasks(found: Mapping[str, Any], images: Sequence[str]) -> Section:
+    text = (
+        "The learned family's setting that saves most at the largest block length, and the rule that is its best on "
+        "all tasks together. Bars are 95 % intervals over problems."
+    )
+    return Section("By task", [text], tables=[table(found, TASKS, found["tasks"])], images=_drawn(images, "tasks"))
+
+
+def _hypervolume(found: Mapping[str, Any]) -> Section:
+    text = (
+        "The share of the plane of accuracy and speed (1 / NFE) that a family's settings dominate, down to the "
+        f"reference point of accuracy {100 * found['reference_accuracy']:g} % and speed 0: 1 would be always right in "
+        "one forward. "
+        "A family with more settings covers more, so mind their number; and a fast, sloppy setting counts too."
+    )
+    return Section("Hypervolume", [text], tables=[table(found, HYPERVOLUME, found["hypervolume"])])
+
+
+def _oracle(found: Mapping[str, Any]) -> Section:
+    text = (
+        "The oracle commits whatever agrees with one-token-a-step decoding, which it knows. The ratio is given where "
+        f"accuracies are within {100 * ORACLE_TOLERANCE:g} point; a policy may beat the oracle where several answers "
+        "are right."
+    )
+    return Section("Distance to the oracle", [text], tables=[table(found, ORACLE, found["oracle"])])
+
+
+def _differences(found: Mapping[str, Any]) -> Section:
+    text = "Fields of the configuration and versions, where runs of a kind differ; everything else is equal."
+    kinds = found["differences"].values()
+    tables = [table(found, [Column(name, name) for name in rows[0]], rows) for rows in kinds]
+    return Section("What differs between the runs", [text], tables=tables)
+
+
+def headlines(found: Mapping[str, Any]) -> list[str]:
+    """Say the main result of each learned family in a sentence."""
+    texts = []
+    for lead in found["leads"]:
+        row = next((r for r in found["savings"] if lead.items() <= r.items()), None)
+        if row is None:
+            continue
+        own = [t for t in found["tests"] if lead.items() <= t.items()]
+        seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
+        edges = row["saved"]["seeds"] or row["saved"]["problems"]
+        within = f" (95 % interval {100 * edges[0]:.1f} to {100 * edges[1]:.1f})" if edges else ""
+        is_worse = 100 * (row["rule_accuracy"]["mean"] - row["accuracy"]["mean"])
+        several = len(found["problems"]) > 1
+        where = f", problems {letter(found['problems'].index(row['problems']))}" if several else ""
+        texts.append(
+            f"{row['policy']}{seeds}, {row['decision']}, block length {row['block']}{where}: "
+            f"{100 * row['accuracy']['mean']:.1f} % right in {row['nfe']['mean']:.2f} forwards. "
+            f"The best rule at that accuracy ({row['rule']}; {100 * row['rule_accuracy']['mean']:.1f} %) needs "
+            f"{row['rule_nfe']['mean']:.2f}: {100 * row['saved']['mean']:.1f} % of its forwards saved{within}. "
+            f"Tests at 5 % after Holm's correction: {_count(own, 'faster')} faster, {_count(own, 'slower')} slower, "
+            f"{_count(own, 'more accurate')} more and {_count(own, 'less accurate')} less accurate, of {len(own)}."
+            + (f" On average the rule is {is_worse:.1f} points more accurate." if is_worse > 100 * TOLERANCE else "")
+        )
+    return texts
+
+
+def _count(tests: Sequence[Row], word: str) -> int:
+    return sum(word in test["verdict"] for test in tests)
+
+
+def notes(found: Mapping[str, Any], rules: Sequence[str]) -> list[str]:
+    """Say what the reader should not overlook."""
+    texts = []
+    without = [row["run"] for row in found["runs"] if row["outcomes"] == "no"]
+    if without:
+        texts.append(
+            f"Unpaired: {', '.join(without)} kept no outcomes.json (made before there was one), so tests against them "
+            "use the records only; evaluate again to have paired tests."
+        )
+    if len(found["problems"]) > 1:
+        texts.append("Runs were evaluated on different problems; only what was on the same is compared.")
+    is_learned = any(row["is_learned"] for row in found["settings"])
+    if not is_learned:
+        texts.append("No learned policy is among the records, so nothing is tested.")
+    elif not found["savings"]:
+        texts.append(f"No records of {', '.join(rules)} on the learned policies' problems: nothing to compare with.")
+    one_seed = list(dict.fromkeys(r["policy"] for r in found["settings"] if r["is_learned"] and r["seeds"] == 1))
+    if one_seed:
+        texts.append(
+            f"One seed only: {', '.join(one_seed)}. Intervals over problems say nothing of how training would vary."
+        )
+    return texts
