@@ -27,6 +27,9 @@ from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
 
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Policies that ship with the package; each folder's name is a policy's name."""
+
 NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {"transformer": (NetworkConfig, UnmaskingNetwork), "block_filter": (BlockFilterConfig, BlockFilter)}
 )
@@ -205,7 +208,7 @@ def load(
     """Read a policy folder.
 
     Args:
-        folder: made by `save`.
+        folder: made by `save`, or the name of a policy that ships (``"tiny"``).
         decision: overrides the saved decision rule.
         device: where the network runs.
         threshold: overrides the saved threshold.
@@ -214,7 +217,7 @@ def load(
         FileNotFoundError: if a file of the folder is missing.
         ValueError: if a file is damaged or of another format; the message says which and why.
     """
-    folder = Path(folder)
+    folder = CHECKPOINTS / folder if (CHECKPOINTS / folder).is_dir() else Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")

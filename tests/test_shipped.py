@@ -1,0 +1,39 @@
+"""The policy that ships with the embedded dLLM."""
+
+from __future__ import annotations
+
+from envs.decoding import DecodingSettings
+from envs.denoiser import load_denoiser
+from envs.tasks import SUITE, make_tasks
+from policies import decode, load, make_rule
+from policies.learned import CHECKPOINTS
+from train.evaluate import evaluate
+
+
+def test_it_is_small_and_says_how_it_was_made() -> None:
+    folder = CHECKPOINTS / "tiny"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2**20
+    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert load("tiny").trained["split"] == "train"
+
+
+def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
+    denoiser = load_denoiser("tiny")
+    about = {"split": "validation", "episodes": 20}
+    learned = evaluate(denoiser, load("tiny").tuned(accuracy_target=0.98), **about)[-1]  # type: ignore[arg-type]
+    rule = evaluate(denoiser, make_rule("threshold:0.8"), **about)[-1]  # type: ignore[arg-type]
+    assert learned["accuracy"] >= rule["accuracy"] - 0.02
+    assert learned["nfe"] < 0.85 * rule["nfe"]
+
+
+def test_the_calibrated_dial_is_monotone() -> None:
+    policy = load("tiny")
+    assert policy.calibration is not None
+    nfe = [point.nfe for point in policy.calibration.monotone]
+    assert nfe == sorted(nfe, reverse=True)
+    fastest, slowest = policy.tuned(1.0), policy.tuned(0.0)
+    denoiser = load_denoiser("tiny")
+    prompts = [task.problem("validation", index).prompt for task in make_tasks(SUITE) for index in range(10)]
+    settings = DecodingSettings(features=policy.features)
+    spent = [sum(done.nfe for done in decode(denoiser, prompts, p, settings)) for p in (fastest, slowest)]
+    assert spent[0] <= spent[1]
