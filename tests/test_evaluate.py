@@ -295,3 +295,10 @@ def test_measuring_is_evaluating_before_it_is_summed_up(toy: ToyDenoiser) -> Non
     kwargs: dict[str, Any] = {"tasks": ["copy", "sort"], "episodes": 4, "buffer_length": 8, "seed": 2}
     outcomes = measure(toy, make_rule("random:2"), **kwargs)
     assert summarise(outcomes) == evaluate(toy, make_rule("random:2"), **kwargs)
+
+
+def test_a_rules_option_may_hold_an_at_sign(tmp_path: Path) -> None:
+    file = tmp_path / "me@home.json"
+    file.write_text('{"5": 3}')
+    [job] = plan([f"pc_sampler:1,frequencies={file}"], [8])
+    assert job.name == f"pc_sampler:1,frequencies={file}"

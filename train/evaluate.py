@@ -130,8 +130,12 @@ class Job:
 
 def is_folder(policy: str) -> bool:
     """Tell whether a policy is given as a folder: it is one, or it names no rule."""
-    folder, _ = split_setting(policy)
-    return Path(folder).is_dir() or (policy.partition(":")[0] not in RULES and ":" not in policy)
+    if Path(policy).is_dir():
+        return True
+    # A rule's option may hold an at sign, so the rule's name is looked at first.
+    if policy.partition(":")[0] in RULES:
+        return False
+    return ":" not in policy or Path(split_setting(policy)[0]).is_dir()
 
 
 def split_setting(policy: str) -> tuple[str, dict[str, float]]:
