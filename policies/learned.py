@@ -116,7 +116,16 @@ class LearnedPolicy(CommitPolicy):
         return logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
-        """Check that the network works at these lengths."""
+        """Check that the network works at these lengths; see `check_block`."""
+        self.check_block(settings)
+        return self
+
+    def check_block(self, settings: DecodingSettings) -> None:
+        """Refuse a block length that the network, or a filter in it, is not made for.
+
+        Raises:
+            ValueError: if it is tied to another one.
+        """
         part: nn.Module | None = self.network
         while part is not None:
             if isinstance(part, BlockFilter) and part.config.block_length != settings.block:
@@ -125,7 +134,6 @@ class LearnedPolicy(CommitPolicy):
                     "decode with that"
                 )
             part = getattr(part, "filter", None)
-        return self
 
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:

@@ -355,7 +355,6 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         elif waiting:
             # Spawned, not forked: torch's threads do not survive a fork.
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                # The longest first, so that no process is left alone with one at the end.
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
                     bar.update()

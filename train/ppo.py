@@ -71,7 +71,7 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
             "feature, or a transformer filter"
         )
     for block in (config.env.block_length, *config.evaluation.block_lengths):
-        policy.bind(load_denoiser("toy"), DecodingSettings(config.env.buffer_length, block))
+        policy.check_block(DecodingSettings(config.env.buffer_length, block))
     if role == "feature" or not isinstance(network, UnmaskingNetwork):
         return network
     if network.filter is not None:

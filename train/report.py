@@ -24,7 +24,8 @@ from train.measures import (
     wilcoxon,
 )
 from train.records import Record, key_of, mean_interval
-from train.runs import STEP, Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
+from train.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
+from train.tracking import STEP
 
 ORACLE_TOLERANCE = 0.01
 """Within a point of the oracle's accuracy, forwards are compared with the oracle's."""

@@ -21,15 +21,13 @@ import yaml
 from train.evaluate import is_folder, run_name, split_setting
 from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.run_folder import UserError
+from train.tracking import STEP
 
 NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")
 """Fields of a configuration in which replicates may differ."""
 
 NEEDED = ("policy", "decision", "task", "block_length", "accuracy", "accuracy_ci95", "nfe", "nfe_ci95", "episodes")
 """What a record must hold to be compared."""
-
-STEP = "time/total_timesteps"
-"""Environment steps, in ``progress.csv``."""
 
 
 @dataclass(frozen=True)

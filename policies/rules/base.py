@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -136,7 +136,7 @@ def make(cls: type[Rule], text: str) -> Rule:
 
 
 def _parse(what: str, text: str, default: Any) -> Any:
-    if default is MISSING or isinstance(default, str):
+    if isinstance(default, str):
         return text
     if isinstance(default, bool):
         if text not in ("true", "false"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -53,9 +54,9 @@ class FixedStep(CommitRule):
         committed = size - (view.in_block & view.masked).sum(1)
         return (committed_target(view, self.tokens_per_step, self.schedule) - committed).clamp(min=1)
 
+    @abstractmethod
     def score(self, view: View) -> Tensor:
         """Return (N, L) float, higher is committed first."""
-        raise NotImplementedError
 
     def select(self, view: View) -> Tensor:
         """Choose the best-scored."""
