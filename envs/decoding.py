@@ -100,6 +100,8 @@ class DecodingBatch:
         self.masked = zeros(length, dtype=torch.bool)
         self.length = zeros() + length
         """(N,) int64, positions of the row that are computed; those after it are end-of-text."""
+        self.block_length = zeros() + settings.block
+        """(N,) int64, positions of each of the row's blocks."""
         self.block_start, self.block_end, self.block_step = zeros(), zeros() + settings.block, zeros()
         self.nfe, self.token_positions, self.key = zeros(), zeros(), zeros()
         self.commit_step = zeros(length)
@@ -125,7 +127,12 @@ class DecodingBatch:
         return self.masked.any(1)
 
     def load(
-        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], seed: int = 0, length: int | None = None
+        self,
+        rows: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        seed: int = 0,
+        length: int | None = None,
+        block_lengths: Sequence[int] | None = None,
     ) -> None:
         """Start new sequences: their prompts followed by masks.
 
@@ -134,6 +141,7 @@ class DecodingBatch:
             prompts: token ids, one list a row.
             seed: of the random numbers that sampling decoders and policies draw.
             length: masks to start from; None for the whole buffer.
+            block_lengths: positions of a block, one a row; None for that of the settings.
 
         Raises:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length is not
@@ -157,7 +165,9 @@ class DecodingBatch:
         self.length[index] = self.settings.buffer_length if length is None else length
         self.masked[index] = self._positions < self.length[index].unsqueeze(1)
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
-        self.block_end[index] = self.settings.block
+        blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
+        self.block_length[index] = torch.tensor(blocks, device=device)
+        self.block_end[index] = self.block_length[index]
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions)
         for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
@@ -472,7 +482,7 @@ class DecodingBatch:
 
     def _move_blocks(self, acted: Tensor) -> None:
         """Go on to the first block with a mask where the current one has none; blocks follow each other."""
-        block = self.settings.block
+        block = self.block_length
         done = self.running & ~self.eligible().any(1)
         first_masked = self.masked.int().argmax(1)
         start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
@@ -550,8 +560,8 @@ def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
 
 
 _STATE = (
-    *("prompt", "prompt_length", "buffer", "masked", "length", "block_start", "block_end", "block_step", "nfe"),
-    *("token_positions", "key", "commit_step", "commit_confidence", "_previous", "_settled"),
+    *("prompt", "prompt_length", "buffer", "masked", "length", "block_length", "block_start", "block_end"),
+    *("block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence", "_previous", "_settled"),
 )
 
 

@@ -92,7 +92,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         tasks: names of tasks, or ``"suite"`` for all.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         buffer_length: L.
-        block_length: positions of a block, decoded left to right; None for full diffusion (one block).
+        block_length: positions of a block, decoded left to right; None for full diffusion (one block). Of several,
+            each episode draws one.
         temperature: of the sampled token; 0 commits the argmax.
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
@@ -124,7 +125,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         tasks: str | Sequence[str] = SUITE,
         split: Split = "train",
         buffer_length: int = 64,
-        block_length: int | None = None,
+        block_length: int | Sequence[int] | None = None,
         temperature: float = 0.0,
         reward: str = "multiplicative",
         alpha: float | Sequence[float] = 8.0,
@@ -137,9 +138,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
-        settings = DecodingSettings(
-            buffer_length, block_length, temperature, frozenset(features), end_of_text_prediction
-        )
+        blocks: Sequence[int | None] = block_length if isinstance(block_length, Sequence) else [block_length]
+        if not blocks:
+            raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
+        # The first is the settings'; making them of each checks it.
+        settings, *_ = [
+            DecodingSettings(buffer_length, block, temperature, frozenset(features), end_of_text_prediction)
+            for block in blocks
+        ]
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
@@ -153,6 +159,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """(N,) float32 in [0, 1], each row's place on the dial."""
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
+        self.block_lengths = [int(block or buffer_length) for block in blocks]
         self.problems: list[Problem] = [next(iter(self.tasks.values())).problem(split, 0)] * num_envs
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -215,7 +222,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def begin(self, rows: Sequence[int]) -> None:
         """Load the next problem of each of these rows."""
-        names, prompts = list(self.tasks), []
+        names, prompts, blocks = list(self.tasks), [], []
         for row in rows:
             generator = self._generators[row]
             task = self.tasks[names[int(generator.integers(len(names)))]]
@@ -223,7 +230,10 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             prompts.append(self.denoiser.encode(self.problems[row].prompt))
             if self.has_dial:
                 self.speed[row] = generator.random()
-        self.batch.load(rows, prompts, length=self.initial_length)
+            # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
+            choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0
+            blocks.append(self.block_lengths[choice])
+        self.batch.load(rows, prompts, length=self.initial_length, block_lengths=blocks)
 
     def commit(
         self, actions: npt.ArrayLike | Action

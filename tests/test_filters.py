@@ -361,7 +361,7 @@ def on_filter(tmp_path: Path, role: Any, network: UnmaskingNetwork | BlockFilter
     """A tiny run in blocks of 4 on a filter, by default one that reads the margin and whose sizes are its own."""
     folder = saved(tmp_path / "filter", network or perturbed(replace(CONFIG, hidden_size=12)))
     config = tiny(tmp_path / "run", 0)
-    return replace(config, env=replace(config.env, block_length=4), filter=FilterSection(folder, role))
+    return replace(config, env=replace(config.env, block_lengths=[4]), filter=FilterSection(folder, role))
 
 
 def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, UnmaskingNetwork, VecMonitor]:
@@ -449,7 +449,7 @@ def test_a_block_filter_is_no_start(
     config = on_filter(tmp_path, role, block_filter())
     with pytest.raises(UserError, match=f"(?s)filter.role is '{role}'.*can't be a start; choose feature"):
         make_env(config, ToyDenoiser())
-    words = [f"--filter.folder={config.filter.folder}", f"--filter.role={role}", "--env.block_length=4"]
+    words = [f"--filter.folder={config.filter.folder}", f"--filter.role={role}", "--env.block_lengths=[4]"]
     assert run_here(monkeypatch, f"--out={tmp_path / 'new'}", *FLAGS, "--total_timesteps=64", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -323,7 +323,7 @@ def test_the_whole_job_on_the_toy_and_its_resumption(
         if name != "published":
             policy.bind(toy, settings[8])
     published = load(out / "filters" / "published")
-    assert published.trained["block_length"] == [4]
+    assert published.trained["block_lengths"] == [4]
     assert isinstance(published.network, BlockFilter)
     with pytest.raises(ValueError, match="block_length is 8: this policy's filter works at 4 only"):
         published.bind(toy, settings[8])

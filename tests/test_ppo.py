@@ -354,8 +354,8 @@ def test_a_killed_run_resumes(
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
-        ("--env.block_length=3", "block_length is 3"),
-        ("--env.block_length=0", "block_length is 0"),
+        ("--env.block_lengths=[3]", "block_length is 3"),
+        ("--env.block_lengths=[0]", "block_length is 0"),
         ("--env.tasks=[juggle]", "'juggle'"),
         ("--env.reward=bonus", "reward is 'bonus'"),
         ("--env.alpha=-1", "alpha is -1"),

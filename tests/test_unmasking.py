@@ -17,6 +17,7 @@ from scipy import stats
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
+from envs.decoding import DecodingBatch, DecodingSettings
 from envs.tasks import TASKS, split_of
 from envs.tasks.base import cells_of
 from envs.toy import ToyDenoiser
@@ -263,6 +264,43 @@ def test_episode_never_exceeds_the_buffer_length(block_length: int) -> None:
     gaps = [np.diff(np.flatnonzero(row), prepend=-1) for row in ends.T]
     assert all(len(gap) >= 3 for gap in gaps)
     assert max(gap.max() for gap in gaps) <= L
+
+
+def test_each_episode_draws_its_block_length() -> None:
+    lengths = [2, 4, 8]
+    batch, seen = native(16, tasks="add", block_length=lengths), Counter[int]()
+    batch.reset(seed=0)
+    for _ in range(12):
+        blocks = batch.batch.block_length
+        view = batch.view
+        fresh = (view.step == 1).nonzero().squeeze(1).tolist()
+        seen.update(blocks[fresh].tolist())
+        first_block = torch.arange(L) < blocks[fresh].unsqueeze(1)
+        assert torch.equal(view.eligible[fresh], first_block)
+        # A row goes through its blocks like one of a batch whose only block length is that.
+        for row in fresh:
+            settings = DecodingSettings(L, int(blocks[row]))
+            alone = DecodingBatch(batch.denoiser, 1, settings)
+            alone.load([0], [batch.denoiser.encode(batch.problems[row].prompt)])
+            mixed = DecodingBatch(batch.denoiser, 2, batch.batch.settings)
+            mixed.load(
+                [0, 1], [batch.denoiser.encode(batch.problems[row].prompt)] * 2, block_lengths=[8, int(blocks[row])]
+            )
+            for _ in range(3):
+                one, two = alone.forward(), mixed.forward()
+                assert torch.equal(one.eligible[0], two.eligible[1])
+                assert torch.equal(one.prediction[0], two.prediction[1])
+                alone.commit(one.eligible)
+                mixed.commit(two.eligible)
+        batch.step(np.zeros((16, L)))
+    assert set(seen) == set(lengths)
+
+
+def test_no_block_length_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="block_length is an empty list"):
+        native(1, block_length=[])
+    with pytest.raises(ValueError, match="block_length is 3"):
+        native(1, block_length=[4, 3])
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -248,7 +248,7 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
             "tasks": config.tasks,
             "split": "train",
             "buffer_length": config.buffer_length,
-            "block_length": on,
+            "block_lengths": on,
             "seed": config.seed,
             "versions": versions(),
             **result,

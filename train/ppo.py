@@ -70,7 +70,7 @@ def load_filter(config: TrainPPOConfig) -> UnmaskingNetwork | BlockFilter | None
             f"filter.role is {role!r}: the filter in {folder!r} is tied to one block and can't be a start; choose "
             "feature, or a transformer filter"
         )
-    for block in (config.env.block_length, *config.evaluation.block_lengths):
+    for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
         policy.check_block(DecodingSettings(config.env.buffer_length, block))
     if role == "feature" or not isinstance(network, UnmaskingNetwork):
         return network
@@ -96,7 +96,7 @@ def make_env(config: TrainPPOConfig, denoiser: Denoiser) -> VecMonitor:
         tasks=env.tasks,
         split="train",
         buffer_length=env.buffer_length,
-        block_length=env.block_length,
+        block_length=env.block_lengths or None,
         temperature=env.temperature,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
@@ -227,7 +227,7 @@ def export(config: TrainPPOConfig, model: PPO) -> LearnedPolicy:
         "tasks": config.env.tasks,
         "split": "train",
         "buffer_length": config.env.buffer_length,
-        "block_length": config.env.block_length or config.env.buffer_length,
+        "block_lengths": config.env.block_lengths or [config.env.buffer_length],
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
         "timesteps": model.num_timesteps,
@@ -246,7 +246,7 @@ def export(config: TrainPPOConfig, model: PPO) -> LearnedPolicy:
 
 
 def calibrate(config: TrainPPOConfig, policy: LearnedPolicy) -> Calibration:
-    """Measure a policy with a dial on validation problems at each of `DIAL`."""
+    """Measure a policy with a dial on validation problems at each of `DIAL`, in the first block trained with."""
     points = []
     for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
@@ -256,7 +256,7 @@ def calibrate(config: TrainPPOConfig, policy: LearnedPolicy) -> Calibration:
             split="validation",
             episodes=config.evaluation.calibration_episodes,
             buffer_length=config.env.buffer_length,
-            block_length=config.env.block_length,
+            block_length=config.env.block_lengths[0] if config.env.block_lengths else None,
             temperature=config.env.temperature,
             seed=config.seed,
         )[-1]
@@ -288,7 +288,7 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 
 def evaluate_all(config: TrainPPOConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    blocks = config.evaluation.block_lengths or [config.env.block_length or config.env.buffer_length]
+    blocks = config.evaluation.block_lengths or config.env.block_lengths or [config.env.buffer_length]
     folder = str(config.out / "policy")
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     about = EvaluateConfig(

@@ -40,8 +40,8 @@ class EnvConfig:
     """Tasks by name, or suite."""
     buffer_length: int = 64
     """Masks a sequence starts from."""
-    block_length: int | None = None
-    """Positions of a semi-autoregressive block; null for full diffusion."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Positions of a semi-autoregressive block; of several, each episode draws one. An empty list is full diffusion."""
     temperature: float = 0.0
     """Of the sampled token; 0 commits the argmax."""
     reward: str = "multiplicative"
@@ -109,7 +109,7 @@ class EvaluationConfig:
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
     block_lengths: list[int] = field(default_factory=list)
-    """Block lengths to evaluate at; an empty list is the one trained with."""
+    """Block lengths to evaluate at; an empty list is those trained with."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -145,5 +145,5 @@ class TrainPPOConfig:
             raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
-        for block in self.evaluation.block_lengths:
+        for block in (*self.env.block_lengths, *self.evaluation.block_lengths):
             DecodingSettings(self.env.buffer_length, block)
