@@ -1,0 +1,16 @@
+"""The experiments behind the README's results, one file each (or one family)."""
+
+from __future__ import annotations
+
+from train.experiments.base import Experiment, Step, Summary
+from train.experiments.end_of_text import EndOfText
+from train.experiments.every_rule import EveryRule
+from train.experiments.learn2pd_filters import Filters, FilterStart
+from train.experiments.main_job import MainJob
+
+__all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (MainJob(), EveryRule(), Filters(), FilterStart(), EndOfText())
+}
+"""Every experiment by name, in the order they run; a new one is one class and one word here."""

@@ -1,0 +1,149 @@
+"""What an experiment is: the commands that make it, the numbers that are kept, and how the README words them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.records import Record, mean_interval, read_records
+
+SEEDS = (0, 1, 2)
+
+Summary = dict[str, Any]
+"""What is kept of an experiment, as JSON can hold it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of an experiment.
+
+    Attributes:
+        folder: its run's folder, below that of the whole reproduction; it takes the place of ``--out``.
+        command: the script and its arguments. ``{out}`` stands for the folder of the whole reproduction.
+        quick: arguments that make it short, for ``--quick``.
+    """
+
+    folder: str
+    command: Sequence[str]
+    quick: Sequence[str] = ()
+
+
+class Experiment(ABC):
+    """One section of the README's results.
+
+    Attributes:
+        name: on the command line, of its file of results and of its place in the README.
+    """
+
+    name: str
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """Return the commands, in order; the folders of earlier experiments may be used."""
+
+    @abstractmethod
+    def summarise(self, out: Path) -> Summary:
+        """Compute what is kept from the runs' folders.
+
+        Args:
+            out: folder of the whole reproduction.
+        """
+
+    @abstractmethod
+    def markdown(self, summary: Summary) -> str:
+        """Word it for the README; every number in the text comes from the summary."""
+
+    def draw(self, summary: Summary, folder: Path) -> None:  # noqa: B027
+        """Draw the figures that the text shows, if there are any, as PNG files."""
+
+
+def find(records: Iterable[Record], **wanted: Any) -> list[Record]:
+    """Return the records whose fields have these values; a function tells whether a value will do.
+
+    >>> find([{"policy": "a", "nfe": 1.0}, {"policy": "b", "nfe": 2.0}], nfe=lambda nfe: nfe > 1)
+    [{'policy': 'b', 'nfe': 2.0}]
+    """
+
+    def fits(record: Record) -> bool:
+        return all(will(record[name]) if callable(will) else record[name] == will for name, will in wanted.items())
+
+    return [record for record in records if fits(record)]
+
+
+def starts(prefix: str) -> Callable[[str], bool]:
+    """Return a test for a beginning, for `find`."""
+    return lambda text: text.startswith(prefix)
+
+
+def records_of(out: Path, folder: str) -> list[Record]:
+    """Read the records of a step."""
+    return read_records(out / folder)
+
+
+def provenance(out: Path, steps: Iterable[Step]) -> Summary:
+    """Return where the steps' numbers come from: commits, machines and minutes."""
+    versions = [json.loads((out / step.folder / "versions.json").read_text()) for step in steps]
+    seconds = [json.loads(marker(out, step).read_text())["seconds"] for step in steps]
+    return {
+        "commits": sorted({found["commit"] for found in versions}),
+        "machines": sorted({found["machine"] for found in versions}),
+        "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
+    }
+
+
+def marker(out: Path, step: Step) -> Path:
+    """Return the file that says that a step was finished, and how."""
+    return out / "finished" / f"{step.folder.replace('/', '.')}.json"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write a Markdown table.
+
+    >>> print(table(["rule", "NFE"], [["threshold", 2.5]]))
+    | rule | NFE |
+    | --- | --- |
+    | threshold | 2.5 |
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def over_seeds(values: Sequence[float], digits: int = 1) -> str:
+    """Write a mean over seeds and the half-width of its 95 % Student interval.
+
+    >>> over_seeds([1.0, 2.0, 3.0])
+    '2.0 ± 2.5'
+    """
+    low, high = mean_interval(values)
+    return f"{np.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def fill(markdown: str) -> str:
+    r"""Break the lines of paragraphs anew; tables and figures stay as they are.
+
+    >>> fill("one\ntwo\n\n| a |\n| b |")
+    'one two\n\n| a |\n| b |'
+    """
+    parts = markdown.split("\n\n")
+    return "\n\n".join(
+        part
+        if part.startswith(("|", "!"))
+        else textwrap.fill(" ".join(part.split()), 120, break_long_words=False, break_on_hyphens=False)
+        for part in parts
+    )
+
+
+def percent(value: float) -> str:
+    """Write a share as a percentage.
+
+    >>> percent(0.974)
+    '97.4'
+    """
+    return f"{100 * value:.1f}"

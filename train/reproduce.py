@@ -1,0 +1,150 @@
+"""Make the README's results again: ``python train/reproduce.py``, or ``--quick`` to see in minutes that it works.
+
+Runs the commands of every experiment in `train.experiments` that its folder lacks, so a killed reproduction goes on
+where it stopped, and writes ``results/NAME.json`` and the figures. With ``--publish`` these replace those of the
+repository, and the README's results are written anew from them: nothing in those sections is typed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from train.config import ROOT
+from train.experiments import EXPERIMENTS, Experiment, Step, Summary
+from train.experiments.base import fill, marker
+from train.run_folder import UserError, write_atomic, write_json
+
+RESULTS = ROOT / "benchmarks" / "results"
+"""What the README shows: one JSON file an experiment, and the figures."""
+
+README = ROOT / "README.md"
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """What `python train/reproduce.py` does."""
+
+    out: Path = Path("runs/reproduce")
+    """Folder of all runs; what it holds is not run again."""
+    only: list[str] = field(default_factory=list)
+    """Experiments by name; an empty list is all."""
+    quick: bool = False
+    """Cut every run short: the commands are tried, the numbers mean nothing."""
+    publish: bool = False
+    """Replace the repository's results, and the README's sections made from them."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.only) - set(EXPERIMENTS))
+        if unknown:
+            raise ValueError(f"only holds {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
+        if self.quick and self.publish:
+            raise ValueError("quick and publish are both given: numbers of a quick run mean nothing, leave out one")
+
+
+def command_of(step: Step, out: Path, quick: bool) -> list[str]:
+    """Return a step's script and arguments, without those that say where."""
+    words = [*step.command, *(step.quick if quick else ())]
+    return [word.replace("{out}", str(out)) for word in words]
+
+
+def run_step(step: Step, out: Path, quick: bool) -> None:
+    """Run a step unless it was finished before.
+
+    Raises:
+        UserError: if the command fails, or the folder holds a step that was run with another command.
+    """
+    command, done = command_of(step, out, quick), marker(out, step)
+    if done.is_file():
+        before = json.loads(done.read_text())["command"]
+        if before != command:
+            raise UserError(
+                f"out is {str(out)!r}, whose {step.folder} was made by another command ({' '.join(before)}): delete "
+                f"that folder and {done}, or choose another --out"
+            )
+        return
+    folder = out / step.folder
+    where = ["--out", str(folder), *(["--resume", "true"] if folder.is_dir() and any(folder.iterdir()) else [])]
+    print(f"\n$ python {' '.join([*command, *where])}", flush=True)
+    began = time.perf_counter()
+    status = subprocess.run([sys.executable, *command, *where], cwd=ROOT).returncode
+    if status:
+        raise UserError(f"the step {step.folder} failed with exit status {status}: its own message stands above")
+    write_json(done, {"command": command, "seconds": round(time.perf_counter() - began, 1)})
+
+
+def reproduce(config: ReproduceConfig) -> dict[str, Summary]:
+    """Run what is missing and summarise it.
+
+    Returns:
+        The summaries by experiment.
+    """
+    out = config.out.resolve()
+    chosen = [experiment for name, experiment in EXPERIMENTS.items() if not config.only or name in config.only]
+    results = out / "results"
+    summaries = {}
+    for experiment in chosen:
+        for step in experiment.steps():
+            run_step(step, out, config.quick)
+        summaries[experiment.name] = experiment.summarise(out)
+        write_json(results / f"{experiment.name}.json", summaries[experiment.name])
+        experiment.draw(summaries[experiment.name], results)
+        print(f"\n## {experiment.name}\n\n{section(experiment, summaries[experiment.name])}\n")
+    print(f"results     {results}")
+    if config.publish:
+        publish(chosen, results)
+    return summaries
+
+
+def section(experiment: Experiment, summary: Summary) -> str:
+    """Word an experiment's results and where they come from."""
+    source = summary["provenance"]
+    machines, commits = ", ".join(source["machines"]), ", ".join(source["commits"])
+    took = "" if source["minutes"] is None else f", {source['minutes']:.0f} minutes"
+    made = f"`python train/reproduce.py --only {experiment.name}` ({machines}{took}; commit {commits})"
+    return fill(f"{experiment.markdown(summary)}\n\n*{made}*")
+
+
+def publish(experiments: Sequence[Experiment], results: Path) -> None:
+    """Copy results into the repository and write the README's sections from them."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    names = {experiment.name for experiment in experiments}
+    for file in sorted(results.iterdir()):
+        if file.name.partition(".")[0] in names:
+            shutil.copyfile(file, RESULTS / file.name)
+    text = README.read_text()
+    for experiment in experiments:
+        summary = json.loads((RESULTS / f"{experiment.name}.json").read_text())
+        text = replace_section(text, experiment.name, section(experiment, summary))
+    write_atomic(README, text)
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """Return a Markdown text with the part between an experiment's marks replaced.
+
+    >>> print(replace_section("a <!-- results: x -->old<!-- end of x --> b", "x", "new"))
+    a <!-- results: x -->
+    new
+    <!-- end of x --> b
+
+    Raises:
+        UserError: unless the marks are there once.
+    """
+    begin, end = f"<!-- results: {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise UserError(f"README.md must hold '{begin}' and '{end}' once: put them where the results belong")
+    return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
+
+
+if __name__ == "__main__":
+    from train.cli import run
+
+    run(reproduce, ReproduceConfig)
