@@ -176,3 +176,30 @@ def _draw_pair(
         axes.plot([scale * mine["mean"], scale * other["mean"]], [height, height], color="gray", linewidth=1)
         axes.plot(scale * other["mean"], height, "o", color=color, markerfacecolor="none", markersize=6)
     axes.plot(scale * mine["mean"], height, "o", color=color, markersize=6)
+
+
+def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]], file: Path) -> None:
+    """Draw accuracy against forwards for families of settings, a panel a way of decoding.
+
+    Args:
+        panels: by title and family, one list of (NFE, accuracy) points a seed. Dominated points are faint.
+        file: where.
+    """
+    figure = Figure(figsize=(5.4 * len(panels) + 2.6, 4.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, families) in zip(row, panels.items(), strict=True):
+        for i, (family, seeds) in enumerate(families.items()):
+            color = colormaps["tab10"](i % 10)
+            for j, points in enumerate(seeds):
+                everything = sorted((nfe, 100 * accuracy) for nfe, accuracy in points)
+                frontier = [p for k, p in enumerate(everything) if all(p[1] > q[1] for q in everything[:k])]
+                axes.plot(*zip(*everything, strict=True), ".", color=color, alpha=0.25, markersize=4)
+                label = family if j == 0 else None
+                axes.plot(*zip(*frontier, strict=True), "o-", color=color, markersize=4, linewidth=1, label=label)
+        axes.set(title=title, xlabel=COSTS["nfe"], xlim=(0.9, 3.2))
+        axes.grid(alpha=0.3)
+    row[0].set_ylabel("accuracy %")
+    handles, labels = row[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    _write(figure, file)
