@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from train.records import Outcomes, Record, read_outcomes
 
 SPEEDS = tuple(i / 8 for i in range(9))
 ALPHAS = (3, 10, 30, 100)
+ALPHA_STEPS = 50_000
+"""Environment steps of a policy for one alpha; all of them together have more than the dial."""
+
 BLOCKS = (64, 16)
 
 NEARLY = 0.99
@@ -74,7 +78,7 @@ class Dial(Experiment):
 
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
-        single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]"]
+        single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
         fixed = [
             Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK)
             for a in ALPHAS
@@ -101,7 +105,8 @@ class Dial(Experiment):
                 "points": _points(find(here, task="all")),
                 "hypervolume": _hypervolumes([entry for entry in outcomes if entry["block_length"] == block]),
             }
-        return {"blocks": blocks, "provenance": provenance(out, self.steps())}
+        trained = json.loads((out / DIALS[0].folder / "policy/config.json").read_text())["trained"]
+        return {"blocks": blocks, "steps": trained["timesteps"], "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
@@ -141,11 +146,10 @@ class Dial(Experiment):
 of accuracy
 above {percent(REFERENCE)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
 covers, 95 %
-bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of the
-sweep; a policy
-for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter with as many steps as the dial
-*each*, and
-counts with both decision rules:
+bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of
+the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter for
+{ALPHA_STEPS:,} steps, in all {len(ALPHAS) * ALPHA_STEPS:,} (the dial: {summary["steps"]:,}), and counts with both
+decision rules:
 
 {table(["family", "full diffusion", "dial covers more", "blocks of 16", "dial covers more"], covered)}
 

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.records import outcomes, write_run
+from train import reproduce as module
+from train.config import parse
+from train.evaluate import EvaluateConfig, plan
+from train.experiments import EXPERIMENTS, Experiment, Step, Summary
+from train.experiments.base import marker
+from train.experiments.dial import REFERENCE, SPEEDS, _hypervolumes
+from train.learn2pd import Learn2PDConfig
+from train.measures import hypervolume
+from train.ppo_config import TrainPPOConfig
+from train.reproduce import RESULTS, ReproduceConfig, command_of, replace_section, reproduce, run_step, section
+from train.run_folder import UserError, write_json
+
+SCRIPTS: dict[str, tuple[type, str | None]] = {
+    "train/ppo.py": (TrainPPOConfig, "ppo.yaml"),
+    "train/evaluate.py": (EvaluateConfig, None),
+    "train/learn2pd.py": (Learn2PDConfig, None),
+}
+
+STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in experiment.steps()}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("folder", STEPS)
+def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tmp_path: Path) -> None:
+    script, *words = command_of(STEPS[folder], tmp_path, quick)
+    config_class, default_file = SCRIPTS[script]
+    config = parse(config_class, default_file, [*words, "--out", str(tmp_path / folder)])
+    assert config.out == tmp_path / folder  # type: ignore[attr-defined]
+    if isinstance(config, EvaluateConfig):
+        rules = [policy for policy in config.policy if str(tmp_path) not in policy]
+        assert plan(rules, config.block_length or [64])
+
+
+def test_a_step_has_one_command_wherever_it_is_used() -> None:
+    for experiment in EXPERIMENTS.values():
+        assert all(STEPS[step.folder] == step for step in experiment.steps())
+
+
+def test_steps_use_only_folders_of_earlier_ones() -> None:
+    for experiment in EXPERIMENTS.values():
+        earlier: list[str] = []
+        for step in experiment.steps():
+            for word in step.command:
+                if "{out}/" in word:
+                    used = word.partition("{out}/")[2]
+                    assert any(used.startswith(f"{folder}/") for folder in earlier), (experiment.name, word)
+            earlier.append(step.folder)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_readme_holds_the_results_and_nothing_else(name: str) -> None:
+    experiment, text = EXPERIMENTS[name], module.README.read_text()
+    summary = json.loads((RESULTS / f"{name}.json").read_text())
+    assert replace_section(text, name, section(experiment, summary)) == text
+
+
+def test_figures_of_the_readme_are_there() -> None:
+    text = module.README.read_text()
+    shown = [part.partition(")")[0] for part in text.split("](benchmarks/results/")[1:]]
+    assert shown
+    assert all((RESULTS / name).is_file() for name in shown)
+
+
+# Running.
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(parents=True, exist_ok=True)
+calls = out / "calls.json"
+calls.write_text(json.dumps([*(json.loads(calls.read_text()) if calls.is_file() else []), sys.argv[1:]]))
+(out / "versions.json").write_text(json.dumps({"commit": "c0ffee", "machine": "a machine"}))
+sys.exit(3 if "--fail" in sys.argv else 0)
+"""
+
+
+def calls(folder: Path) -> list[list[str]]:
+    found: list[list[str]] = json.loads((folder / "calls.json").read_text())
+    return found
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT)
+    return str(file)
+
+
+def test_a_step_is_run_once(script: str, tmp_path: Path) -> None:
+    step = Step("a/b", [script, "--x", "{out}/c"], ("--short",))
+    for _ in range(2):
+        run_step(step, tmp_path, quick=False)
+    assert calls(tmp_path / "a/b") == [["--x", f"{tmp_path}/c", "--out", str(tmp_path / "a/b")]]
+    found = json.loads(marker(tmp_path, step).read_text())
+    assert found["command"] == [script, "--x", f"{tmp_path}/c"]
+    assert 0 <= found["seconds"] < 60
+
+
+def test_quick_arguments_are_added(script: str, tmp_path: Path) -> None:
+    run_step(Step("a", [script], ("--short",)), tmp_path, quick=True)
+    assert calls(tmp_path / "a")[0][0] == "--short"
+
+
+def test_a_failed_step_is_resumed(script: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="step a failed with exit status 3"):
+        run_step(Step("a", [script, "--fail"]), tmp_path, quick=False)
+    assert not marker(tmp_path, Step("a", [])).exists()
+    run_step(Step("a", [script]), tmp_path, quick=False)
+    assert calls(tmp_path / "a")[1] == ["--out", str(tmp_path / "a"), "--resume", "true"]
+
+
+def test_a_folder_of_another_command_is_refused(script: str, tmp_path: Path) -> None:
+    run_step(Step("a", [script], ("--short",)), tmp_path, quick=True)
+    with pytest.raises(UserError, match="whose a was made by another command"):
+        run_step(Step("a", [script], ("--short",)), tmp_path, quick=False)
+
+
+@dataclass
+class Counting(Experiment):
+    """An experiment whose result is how often its script was called."""
+
+    script: str
+    name = "counting"
+
+    def steps(self) -> list[Step]:
+        return [Step("counting", [self.script])]
+
+    def summarise(self, out: Path) -> Summary:
+        source = {"commits": ["c0ffee"], "machines": ["a machine"], "minutes": 2.0}
+        return {"calls": len(calls(out / "counting")), "provenance": source}
+
+    def markdown(self, summary: Summary) -> str:
+        return f"called\n{summary['calls']} times"
+
+    def draw(self, summary: Summary, folder: Path) -> None:
+        (folder / "counting.png").write_bytes(b"picture")
+
+
+@pytest.fixture
+def counting(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    readme = tmp_path / "README.md"
+    readme.write_text("Before.\n<!-- results: counting -->\nold\n<!-- end of counting -->\nAfter.\n")
+    monkeypatch.setattr(module, "EXPERIMENTS", {"counting": Counting(script)})
+    monkeypatch.setattr(module, "README", readme)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    return readme
+
+
+def test_nothing_is_published_unless_asked(counting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = counting.read_text()
+    assert reproduce(ReproduceConfig(tmp_path / "out"))["counting"]["calls"] == 1
+    assert "called 1 times" in capsys.readouterr().out
+    assert counting.read_text() == before
+    assert json.loads((tmp_path / "out/results/counting.json").read_text())["calls"] == 1
+
+
+def test_published_results_go_to_the_readme(counting: Path, tmp_path: Path) -> None:
+    reproduce(ReproduceConfig(tmp_path / "out", publish=True))
+    source = "*`python train/reproduce.py --only counting` (a machine, 2 minutes; commit c0ffee)*"
+    assert counting.read_text() == (
+        f"Before.\n<!-- results: counting -->\ncalled 1 times\n\n{source}\n<!-- end of counting -->\nAfter.\n"
+    )
+    assert (tmp_path / "results/counting.png").read_bytes() == b"picture"
+    assert json.loads((tmp_path / "results/counting.json").read_text())["calls"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": ["nothing"]}, "only holds 'nothing': choose from main_job"),
+        ({"quick": True, "publish": True}, "quick and publish are both given"),
+    ],
+)
+def test_impossible_requests_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReproduceConfig(**arguments)
+
+
+def test_missing_marks_are_refused() -> None:
+    with pytest.raises(UserError, match="must hold '<!-- results: x -->'"):
+        replace_section("nothing here", "x", "new")
+
+
+# What is computed.
+
+
+def line(policy: str, generator: np.random.Generator, problems: int = 40, **changes: Any) -> Any:
+    score = (generator.random(problems) < 0.9).astype(float)
+    return outcomes(policy, score.tolist(), generator.integers(1, 5, problems).tolist(), **changes)
+
+
+def test_hypervolumes_of_families() -> None:
+    generator = np.random.default_rng(0)
+    dials = [line(f"learned:dial_s{seed}@speed={speed:g}", generator) for seed in range(3) for speed in (0, 0.5)]
+    rules = [line("threshold:0.9", generator), line("eb_sampler:1", generator)]
+    found = _hypervolumes([*dials, *rules, line("guided:1", generator), line("oracle:1", generator)])
+
+    def covered(entries: list[Any]) -> float:
+        return hypervolume([(np.mean(e["score"]), np.mean(e["nfe"])) for e in entries], REFERENCE)
+
+    assert found["dial"]["seeds"] == pytest.approx([covered(dials[2 * s : 2 * s + 2]) for s in range(3)])
+    assert found["rules"]["seeds"] == pytest.approx([covered(rules)])
+    assert found["dial"]["dial_covers_more"] == [0, 0]
+    assert found["rules_and_guide"]["seeds"][0] >= found["rules"]["seeds"][0]
+    low, high = found["rules"]["dial_covers_more"]
+    assert low < np.mean(found["dial"]["seeds"]) - found["rules"]["seeds"][0] < high
+
+
+def test_a_dial_that_is_better_on_every_problem_covers_more_for_sure() -> None:
+    slow = outcomes("threshold:0.9", [1.0] * 40, [4] * 40)
+    found = _hypervolumes([outcomes("learned:dial_s0@speed=0", [1.0] * 40, [2] * 40), slow])
+    # 1 / 2 less 1 / 4, whatever problems are drawn.
+    assert found["rules"]["dial_covers_more"] == pytest.approx([0.25, 0.25])
+
+
+def dial_folder(tmp_path: Path) -> Path:
+    """A whole evaluation: the dial needs 2 forwards for what takes the threshold 4, the oracle 1 or 2."""
+    entries = []
+    for block in (64, 16):
+        for seed in range(3):
+            for speed in SPEEDS:
+                policy = f"learned:dial_s{seed}@speed={speed:g}"
+                entries.append(outcomes(policy, [1.0] * 8, [1] * 4 + [3] * 4, block_length=block))
+            for alpha in (3, 10, 30, 100):
+                entries.append(outcomes(f"learned:alpha{alpha}_s{seed}", [1.0] * 8, [3] * 8, block_length=block))
+        entries.append(outcomes("oracle:1", [1.0] * 8, [1] * 4 + [2] * 4, block_length=block))
+        entries.append(outcomes("threshold:0.9", [1.0] * 8, [4] * 8, block_length=block))
+        entries.append(outcomes("guided:1", [1.0] * 4 + [0.0] * 4, [1] * 8, block_length=block))
+        entries.append(outcomes("low_confidence:1", [1.0] * 8, [8] * 8, block_length=block))
+    return write_run(tmp_path / "dial/frontier", entries)
+
+
+def test_summary_of_the_dial(tmp_path: Path) -> None:
+    folder, experiment = dial_folder(tmp_path), EXPERIMENTS["dial"]
+    for step in experiment.steps():
+        write_json(tmp_path / step.folder / "versions.json", {"commit": "c", "machine": "m"})
+        write_json(marker(tmp_path, step), {"command": [], "seconds": 60})
+    write_json(tmp_path / "dial/dial_s0/policy/config.json", {"trained": {"timesteps": 160_000}})
+    assert folder.is_dir()
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))  # as it is kept
+    full = summary["blocks"]["64"]
+    assert full["wanted"] == 0.99
+    assert [row["nfe"] for row in full["nearly"]] == [2, 2, 2]
+    assert (full["rule"]["policy"], full["rule"]["nfe"], full["oracle"]) == ("threshold:0.9", 4, 1.5)
+    assert full["rank_correlation"] == pytest.approx([1, 1, 1])
+    assert full["tasks"]["sort"] == {"accuracy": [1, 1, 1], "nfe": [3, 3, 3], "oracle": 2}
+    assert full["hypervolume"]["dial"]["seeds"] == pytest.approx([0.5] * 3)
+    assert full["hypervolume"]["alphas"]["seeds"] == pytest.approx([1 / 3] * 3)
+    assert full["hypervolume"]["rules"]["seeds"] == pytest.approx([0.25])
+    text = experiment.markdown(summary)
+    assert "| full diffusion | 99.0 | s1: 0 | 100.0 | 2.00 | 4.00 (`threshold:0.9`) | 0.50 | 1.33 |" in text
+    assert "| rules that run the dLLM alone | 0.250 | +0." in text
+    experiment.draw(summary, tmp_path)
+    assert (tmp_path / "dial.png").read_bytes().startswith(b"\x89PNG")
