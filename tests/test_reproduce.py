@@ -179,7 +179,7 @@ def test_published_results_go_to_the_readme(counting: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"only": ["nothing"]}, "only holds 'nothing': choose from main_job"),
+        ({"only": ["nothing"]}, "only holds 'nothing': choose from first_run"),
         ({"quick": True, "publish": True}, "quick and publish are both given"),
     ],
 )

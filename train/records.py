@@ -149,8 +149,8 @@ def read_records(source: Path) -> list[Record]:
     return records
 
 
-def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
-    """Print records as an aligned table: the suite's, and with `per_task` each task's."""
+def make_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> Table:
+    """Lay records out as an aligned table: the suite's, and with `per_task` each task's."""
     table = Table(title=title or None, title_justify="left")
     for column in ("policy", "decision", "block", "task"):
         table.add_column(column)
@@ -169,4 +169,9 @@ def print_table(records: Sequence[Record], title: str = "", per_task: bool = Fal
                 f"{record['nfe']:.2f} ± {half_nfe:.2f}",
                 f"{record['token_positions']:.0f}",
             )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return table
+
+
+def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
+    """Print `make_table`."""
+    Console(width=None if sys.stdout.isatty() else 120).print(make_table(records, title, per_task))

@@ -126,7 +126,7 @@ def over_seeds(values: Sequence[float], digits: int = 1) -> str:
 
 
 def fill(markdown: str) -> str:
-    r"""Break the lines of paragraphs anew; tables and figures stay as they are.
+    r"""Break the lines of paragraphs anew; tables, figures and code stay as they are.
 
     >>> fill("one\ntwo\n\n| a |\n| b |")
     'one two\n\n| a |\n| b |'
@@ -134,7 +134,7 @@ def fill(markdown: str) -> str:
     parts = markdown.split("\n\n")
     return "\n\n".join(
         part
-        if part.startswith(("|", "!"))
+        if part.startswith(("|", "!", "```"))
         else textwrap.fill(" ".join(part.split()), 120, break_long_words=False, break_on_hyphens=False)
         for part in parts
     )
