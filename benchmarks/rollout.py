@@ -17,7 +17,8 @@ import torch
 from envs.denoiser import load_denoiser
 from envs.unmasking import UnmaskingVectorEnv
 from train.config import parse
-from train.ppo import make_env, make_model
+from train.job import make_env, make_model
+from train.ppo import algorithm
 from train.ppo_config import TrainPPOConfig
 
 
@@ -48,7 +49,7 @@ def main(updates: int = 4) -> None:
     torch.set_num_threads(config.model.threads)
     denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
     env = make_env(config, denoiser)
-    model = make_model(config, env)
+    model = make_model(config, env, algorithm(config))
     per_update = config.env.num_envs * config.ppo.n_steps
     model.learn(per_update)
     watch = Stopwatch()

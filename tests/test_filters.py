@@ -26,8 +26,10 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.learned import build, describe
 from policies.network import gap_above, log_odds
 from train.evaluate import evaluate, is_folder, plan, split_setting
-from train.ppo import export, make_env, make_model
-from train.ppo_config import FilterSection, TrainPPOConfig
+from train.job import export, make_env, make_model
+from train.job_config import FilterSection
+from train.ppo import algorithm
+from train.ppo_config import TrainPPOConfig
 from train.run_folder import UserError
 
 CONFIG = NetworkConfig(hidden_size=8, feedforward_size=8, features=("margin",))
@@ -366,7 +368,7 @@ def on_filter(tmp_path: Path, role: Any, network: UnmaskingNetwork | BlockFilter
 
 def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, UnmaskingNetwork, VecMonitor]:
     env = make_env(config, denoiser)
-    model = make_model(config, env)
+    model = make_model(config, env, algorithm(config))
     assert isinstance(model.policy, UnmaskingActorCritic)
     return model, model.policy.network, env
 

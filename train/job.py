@@ -1,0 +1,358 @@
+"""A training job whatever its algorithm: learn an unmasking policy, evaluate it against the rules, export and log it.
+
+The algorithm is any of Stable-Baselines3's family whose policy is `UnmaskingActorCritic`. A run's folder holds
+
+* ``config.yaml``, ``command.txt``, ``versions.json``: how it was made;
+* ``progress.csv`` and ``checkpoints/``: training, update by update; ``--resume`` goes on from there;
+* ``policy/``: the exported policy, for `policies.load`;
+* ``evaluation.json`` and ``pareto.png``: the policy and the rules on held-out problems.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecMonitor
+from tqdm import tqdm
+
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser, load_denoiser
+from envs.sb3 import SB3VecEnv
+from envs.unmasking import UnmaskingVectorEnv
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
+from policies.actor_critic import UnmaskingActorCritic
+from policies.block_filter import BlockFilter
+from policies.dial import Calibration, DialPoint
+from policies.learned import describe
+from train.config import to_plain, to_yaml
+from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
+from train.job_config import JobConfig
+from train.plot import plot_pareto
+from train.records import Record, print_table
+from train.run_folder import UserError, open_run, versions
+from train.tracking import ProgressWriter, Tracker, TrackerWriter
+
+DIAL = tuple(i / 8 for i in range(9))
+"""Places on a speed dial that are measured."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What tells one algorithm's job from another's.
+
+    Attributes:
+        cls: a Stable-Baselines3 algorithm.
+        arguments: of its constructor, beyond those that every job gives.
+        policy_kwargs: of `UnmaskingActorCritic`, likewise.
+    """
+
+    cls: type[OnPolicyAlgorithm]
+    arguments: Mapping[str, Any]
+    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def stream_seed(seed: int, stream: int) -> int:
+    """Return a seed for one purpose of a run, unrelated to those of other purposes and other runs."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0] >> 1)
+
+
+def load_filter(config: JobConfig) -> UnmaskingNetwork | BlockFilter | None:
+    """Load the filter to build on, if there is one.
+
+    Raises:
+        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or any
+            filter with a speed dial.
+        ValueError: if it is tied to another block length.
+    """
+    folder, role = config.filter.folder, config.filter.role
+    if folder is None:
+        return None
+    policy = load(folder)
+    network = policy.network
+    if policy.has_dial:
+        raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")
+    if role != "feature" and not isinstance(network, UnmaskingNetwork):
+        raise UserError(
+            f"filter.role is {role!r}: the filter in {folder!r} is tied to one block and can't be a start; choose "
+            "feature, or a transformer filter"
+        )
+    for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
+        policy.check_block(DecodingSettings(config.env.buffer_length, block))
+    if role == "feature" or not isinstance(network, UnmaskingNetwork):
+        return network
+    if network.filter is not None:
+        raise UserError(f"filter.role is {role!r}: the policy in {folder!r} has a filter of its own; choose feature")
+    return network
+
+
+def network_config(config: JobConfig, inner: UnmaskingNetwork | BlockFilter | None) -> NetworkConfig:
+    """Return the policy's architecture: the filter's where that is the start."""
+    starts = isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature"
+    shape: NetworkConfig = inner.config if starts else config.policy  # type: ignore[union-attr, assignment]
+    return replace(shape, has_dial=bool(config.env.alpha_range))
+
+
+def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
+    """Build the training env for Stable-Baselines3."""
+    env, inner = config.env, load_filter(config)
+    features = {*network_config(config, inner).features, *(inner.features if inner is not None else ())}
+    batch = UnmaskingVectorEnv(
+        env.num_envs,
+        denoiser=denoiser,
+        tasks=env.tasks,
+        split="train",
+        buffer_length=env.buffer_length,
+        block_length=env.block_lengths or None,
+        temperature=env.temperature,
+        reward=env.reward,
+        alpha=env.alpha_range or env.alpha,
+        features=sorted(features),
+    )
+    return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
+
+
+def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPolicyAlgorithm:
+    """Build the algorithm, or load the last checkpoint of a run to be resumed.
+
+    Raises:
+        UserError: if the checkpoint is damaged.
+    """
+    checkpoint = checkpoint_file(config)
+    if config.resume and checkpoint.is_file():
+        try:
+            model = algorithm.cls.load(checkpoint, env=env, device=config.model.device)
+        except Exception as error:  # zipfile, pickle and torch each raise their own
+            raise UserError(f"checkpoint {checkpoint} can't be read ({error}): delete it to start over") from error
+        # New problems, instead of those the killed run has seen.
+        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps))
+        return model
+    inner = load_filter(config)
+    is_feature = inner is not None and config.filter.role != "start"
+    model = algorithm.cls(
+        UnmaskingActorCritic,
+        env,
+        policy_kwargs={
+            "network": network_config(config, inner),
+            "filter": describe(inner) if inner is not None and is_feature else None,
+            **algorithm.policy_kwargs,
+        },
+        stats_window_size=1000,
+        seed=stream_seed(config.seed, 0),
+        device=config.model.device,
+        **algorithm.arguments,
+    )
+    network = model.policy.network
+    assert isinstance(network, UnmaskingNetwork)
+    if inner is not None and is_feature:
+        assert network.filter is not None
+        network.filter.load_state_dict(inner.state_dict())
+    if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature":
+        network.start_as(inner)
+    return model
+
+
+def checkpoint_file(config: JobConfig) -> Path:
+    """Return where the latest checkpoint is."""
+    return config.out / "checkpoints" / "latest.zip"
+
+
+class TrainingCallback(BaseCallback):
+    """Checkpoints, extra metrics and a progress bar.
+
+    Args:
+        file: the checkpoint, replaced atomically.
+        every: updates between two checkpoints.
+        total: environment steps of the whole run.
+    """
+
+    def __init__(self, file: Path, every: int, total: int) -> None:
+        super().__init__()
+        self.file, self.every, self.total = file, every, total
+        self.updates = 0
+
+    def _on_training_start(self) -> None:
+        # On a terminal the bar moves; in a log it is a line every half minute.
+        self.bar = tqdm(
+            total=self.total,
+            initial=self.num_timesteps,
+            unit="step",
+            desc="training",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = list(self.model.ep_info_buffer or [])
+        means = {key: float(np.mean([e[key] for e in episodes])) for key in ("score", "nfe") if episodes}
+        for key, value in means.items():
+            self.logger.record(f"rollout/{key}", value)
+        self.bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
+        self.bar.update(min(self.num_timesteps, self.total) - self.bar.n)
+
+    def _on_rollout_start(self) -> None:
+        # Called before each rollout, that is after each update but the last.
+        if self.updates and self.updates % self.every == 0:
+            self.save()
+        self.updates += 1
+
+    def _on_training_end(self) -> None:
+        self.bar.close()
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_name("partial.zip")
+        self.model.save(partial)
+        os.replace(partial, self.file)
+
+
+def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker) -> None:
+    """Train to the end, logging and checkpointing on the way."""
+    remaining = config.total_timesteps - model.num_timesteps
+    if remaining <= 0:
+        return
+    # Records of an earlier end of this run are of another policy.
+    (config.out / "evaluation.json").unlink(missing_ok=True)
+    progress = ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps)
+    model.set_logger(Logger(folder=None, output_formats=[progress, TrackerWriter(tracker)]))
+    callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
+    model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+    callback.save()
+
+
+def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
+    """Write the trained network as a policy folder."""
+    assert isinstance(model.policy, UnmaskingActorCritic)
+    trained = {
+        "algorithm": type(model).__name__,
+        "model": config.model.name,
+        "tasks": config.env.tasks,
+        "split": "train",
+        "buffer_length": config.env.buffer_length,
+        "block_lengths": config.env.block_lengths or [config.env.buffer_length],
+        "reward": config.env.reward,
+        "alpha": config.env.alpha_range or config.env.alpha,
+        "timesteps": model.num_timesteps,
+        "seed": config.seed,
+        "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
+        "versions": versions(),
+    }
+    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained)
+    if policy.has_dial:
+        policy.calibration = calibrate(config, policy)
+    save(policy, config.out / "policy", policy_card(trained))
+    model.policy.network.to(config.model.device).train().requires_grad_(True)
+    if model.policy.network.filter is not None:
+        model.policy.network.filter.requires_grad_(False)
+    return policy
+
+
+def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
+    """Measure a policy with a dial on validation problems at each of `DIAL`, in the first block trained with."""
+    points = []
+    for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
+        record = evaluate(
+            load_denoiser(config.model.name, config.model.device, config.model.dtype),
+            policy.tuned(speed),
+            tasks=config.env.tasks,
+            split="validation",
+            episodes=config.evaluation.calibration_episodes,
+            buffer_length=config.env.buffer_length,
+            block_length=config.env.block_lengths[0] if config.env.block_lengths else None,
+            temperature=config.env.temperature,
+            seed=config.seed,
+        )[-1]
+        accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
+        points.append(DialPoint(speed, record["accuracy"], accuracy, record["nfe"], nfe))
+    return Calibration(points)
+
+
+def policy_card(trained: dict[str, Any]) -> str:
+    """Write the model card of an exported policy."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items() if key != "versions")
+    return f"""# Unmasking policy
+
+Chooses which masked positions of a diffusion language model to commit at each step.
+
+```python
+import policies
+policy = policies.load("this/folder")  # decision="sample" draws instead of rounding
+policies.generate(model, tokenizer, ["copy . . : a b c . . . . . . . . . . . . . ="], policy)
+```
+
+| trained with | |
+| --- | --- |
+{rows}
+
+It saw training problems only; `evaluation.json` beside the folder has its results on held-out ones.
+"""
+
+
+def evaluate_all(config: JobConfig) -> list[Record]:
+    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
+    blocks = config.evaluation.block_lengths or config.env.block_lengths or [config.env.buffer_length]
+    folder = str(config.out / "policy")
+    places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
+    about = EvaluateConfig(
+        policy=[*places, *config.evaluation.rules],
+        model=config.model.name,
+        tasks=config.env.tasks,
+        episodes=config.evaluation.episodes,
+        buffer_length=config.env.buffer_length,
+        block_length=blocks,
+        temperature=config.env.temperature,
+        device=config.model.device,
+        dtype=config.model.dtype,
+        threads=config.model.threads,
+        workers=1,
+        seed=config.seed,
+    )
+    return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
+
+
+def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
+    """Run the whole job.
+
+    Returns:
+        The records of `evaluation.json`.
+
+    Raises:
+        UserError: if the run's folder is taken, or can't be resumed.
+        ValueError: if a field of the configuration is not possible.
+    """
+    torch.set_num_threads(config.model.threads)
+    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
+    env = make_env(config, denoiser)
+    settings = {**to_plain(config), "resume": False}
+    open_run(config.out, to_yaml(settings), config.resume)
+    print(to_yaml(settings))
+    model = make_model(config, env, algorithm)
+    assert isinstance(model.policy, UnmaskingActorCritic)
+    size = sum(p.numel() for p in model.policy.network.parameters())
+    print(f"device {config.model.device}, {torch.get_num_threads()} threads, policy of {size:,} parameters")
+    tracker = Tracker(config.wandb, config.out, settings, "train")
+    try:
+        learn(config, model, tracker)
+        export(config, model)
+        records = evaluate_all(config)
+        plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
+        tracker.finish(records, config.out / "pareto.png", config.out / "policy")
+    except BaseException:
+        tracker.abandon()
+        raise
+    print_table(records, f"{config.evaluation.episodes} held-out problems a task")
+    print(f"policy      {config.out / 'policy'}\nevaluation  {config.out / 'evaluation.json'}")
+    print(f"plot        {config.out / 'pareto.png'}\nW&B         {config.wandb.mode}, {config.out / 'wandb'}")
+    return records

@@ -1,0 +1,113 @@
+"""What every training job can be told, whatever its algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from envs.decoding import DecodingSettings
+from envs.tasks import SUITE
+from policies import NetworkConfig, make_rule
+from train.tracking import WandbConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen dLLM."""
+
+    name: str = "tiny"
+    """A checkpoint folder, or the name of a model that ships."""
+    device: str = "cpu"
+    """Torch device of the dLLM and the policy."""
+    dtype: str = "float32"
+    """Torch dtype of the dLLM; confidences are float32 whatever it is."""
+    threads: int = 1
+    """Torch threads; keep 1 when anything else runs on the machine."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment; see `envs.unmasking.UnmaskingVectorEnv`."""
+
+    num_envs: int = 64
+    """Sequences decoded side by side."""
+    tasks: list[str] = field(default_factory=lambda: [SUITE])
+    """Tasks by name, or suite."""
+    buffer_length: int = 64
+    """Masks a sequence starts from."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Positions of a semi-autoregressive block; of several, each episode draws one. An empty list is full diffusion."""
+    temperature: float = 0.0
+    """Of the sampled token; 0 commits the argmax."""
+    reward: str = "multiplicative"
+    """multiplicative, additive or forward_cost."""
+    alpha: float = 8.0
+    """Weight of speed in the reward."""
+    alpha_range: list[float] = field(default_factory=list)
+    """Slowest and fastest alpha of one policy with a speed dial, instead of alpha; each episode draws its own."""
+
+
+@dataclass(frozen=True)
+class FilterSection:
+    """A Learn2PD filter to build on."""
+
+    folder: str | None = None
+    """Folder of a filter that train/learn2pd.py exported; null for none."""
+    role: Literal["start", "feature", "both"] = "both"
+    """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
+    log-odds are one more input; both."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The evaluation at the end, on held-out problems."""
+
+    episodes: int = 100
+    """Problems a task."""
+    calibration_episodes: int = 50
+    """Validation problems a task that each place on a speed dial is measured on."""
+    rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
+    """Rules to compare with, as name:knob."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is those trained with."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}: it must be 1 or more")
+        for rule in self.rules:
+            make_rule(rule)
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What every training job can be told; each algorithm adds a section of its own."""
+
+    out: Path = Path("runs/job")
+    """The run's folder; it must be new or empty."""
+    seed: int = 0
+    """Of everything random."""
+    resume: bool = False
+    """Go on where a killed run of this folder stopped."""
+    total_timesteps: int = 80_000
+    """Environment steps, summed over the rows."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: NetworkConfig = field(default_factory=NetworkConfig)
+    filter: FilterSection = field(default_factory=FilterSection)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.env.alpha_range) not in (0, 2):
+            raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
+        for block in (*self.env.block_lengths, *self.evaluation.block_lengths):
+            DecodingSettings(self.env.buffer_length, block)
