@@ -83,7 +83,7 @@ def read_beliefs(
         logits: (B, L, V) float of any dtype.
         mask_id: token that must never be predicted.
         eos_id: end-of-text token.
-        features: names of `FEATURES` to compute too.
+        features: names of `FEATURES` to compute too, and ``top_probability`` (see `envs.view.FULL_READINGS`).
         noise: (B, L, V) float added to the logits before the argmax only (Gumbel noise times the temperature
             makes the prediction a sample); the confidence is the noise-free probability of the predicted token.
         with_distribution: also return the log-probabilities.
@@ -92,6 +92,10 @@ def read_beliefs(
         DenoiserError: if a logit is NaN or a position has no finite one.
     """
     logits = logits.float()
+    readings = {}
+    if "top_probability" in features:
+        # Before the mask token is taken out.
+        readings["top_probability"] = (logits.amax(-1) - logits.logsumexp(-1)).exp()
     logits = logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf)
     log_normalizer = logits.logsumexp(-1)
     if noise is None:
@@ -106,6 +110,6 @@ def read_beliefs(
             f"the dLLM returned NaN or infinite logits (row {row}, buffer position {position}): check its weights "
             "and dtype (float16 overflows in many models; use bfloat16 or float32)"
         )
-    readings = {name: FEATURES[name](logits, log_normalizer, eos_id) for name in sorted(features & FEATURES.keys())}
+    readings |= {name: FEATURES[name](logits, log_normalizer, eos_id) for name in sorted(features & FEATURES.keys())}
     log_probabilities = logits - log_normalizer.unsqueeze(-1) if with_distribution else None
     return Beliefs(confidence, prediction, readings, log_probabilities)

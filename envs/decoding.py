@@ -20,7 +20,16 @@ from torch.nn import functional as F
 from envs.beliefs import Beliefs, read_beliefs
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
-from envs.view import COMMITTED_READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS, Action, View, ensure_progress
+from envs.view import (
+    COMMITTED_READINGS,
+    FULL_READINGS,
+    TOP_K,
+    VIEW_FEATURES,
+    VIEW_TENSORS,
+    Action,
+    View,
+    ensure_progress,
+)
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
@@ -254,7 +263,10 @@ class DecodingBatch:
         if "is_eos" in wanted:
             readings["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
         features = dict(blank.features)
-        features |= {name: spread(values, blank.features[name], self.masked) for name, values in readings.items()}
+        inside = self._positions < self.length.unsqueeze(1)
+        for name, values in readings.items():
+            where = inside if name in FULL_READINGS else self.masked
+            features[name] = spread(values, blank.features[name], where)
         if "changed" in wanted:
             began = (self.nfe <= 1).unsqueeze(1)
             features["changed"] = ((prediction != self._previous) & self.masked & ~began).float()
@@ -276,7 +288,6 @@ class DecodingBatch:
             if "probabilities" in wanted:
                 probabilities = log_probabilities.exp()
                 tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
-        inside = self._positions < self.length.unsqueeze(1)
         for name in wanted & COMMITTED_READINGS:
             features[name] = spread(extra[name], blank.features[name], ~self.masked & inside)
         if "hidden" in wanted:

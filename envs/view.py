@@ -30,7 +30,14 @@ COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
   The shadow's positions count as computed.
 """
 
-VIEW_FEATURES = READINGS | COMMITTED_READINGS
+FULL_READINGS = frozenset({"top_probability"})
+"""Per-position readings of masked and committed positions alike:
+
+* ``top_probability``: the largest probability of any token, the mask token included. Released code of arXiv 2512.09106
+  reads this where `View.confidence` leaves the mask token out and is 1 at committed positions.
+"""
+
+VIEW_FEATURES = READINGS | COMMITTED_READINGS | FULL_READINGS
 """Everything of shape (N, L) that a view has only when it is asked for."""
 
 VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})

@@ -10,34 +10,43 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.distributions import ForcedBernoulli
-from policies.learned import build
-from policies.network import NetworkConfig, UnmaskingNetwork
+from policies.actions import ActionConfig
+from policies.distributions import CommitDistribution, make_distribution
+from policies.learned import CommitNetwork, build
 
 
 class UnmaskingActorCritic(ActorCriticPolicy):
-    """Actor: `UnmaskingNetwork` with a `ForcedBernoulli` on top. Critic: a head on the same body.
+    """Actor: a network with a distribution over commit sets on top. Critic: a head on the same body.
 
     Args:
         *args: as SB3 passes them (spaces and learning-rate schedule).
-        network: architecture and initialisation of the actor.
-        filter: `policies.learned.describe` of a filter whose log-odds are one more input; its weights are loaded by
-            the caller.
+        network: `policies.learned.describe` of the actor, its filter included; a filter's weights are loaded by the
+            caller.
+        actions: the distribution.
+        has_critic: without one, every value is 0.
         **kwargs: as SB3 passes them.
     """
 
     def __init__(
-        self, *args: Any, network: NetworkConfig, filter: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        network: Mapping[str, Any],
+        actions: ActionConfig | None = None,
+        has_critic: bool = True,
+        **kwargs: Any,
     ) -> None:
-        self.network_config = network
-        self.filter_description = filter
+        self.description = network
+        self.actions = actions or ActionConfig()
+        self.has_critic = has_critic
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        width = self.network_config.hidden_size
-        inner = None if self.filter_description is None else build(self.filter_description)
-        self.network = UnmaskingNetwork(self.network_config, inner)
-        self.critic = nn.Sequential(nn.Linear(2 * width + 1, width), nn.Tanh(), nn.Linear(width, 1))
+        network = build(self.description)
+        assert isinstance(network, CommitNetwork)
+        self.network = network
+        width = network.config.hidden_size
+        if self.has_critic:
+            self.critic = nn.Sequential(nn.Linear(2 * width + 1, width), nn.Tanh(), nn.Linear(width, 1))
         self.optimizer = self.optimizer_class(
             self.parameters(),
             lr=lr_schedule(1),  # type: ignore[call-arg]
@@ -47,16 +56,22 @@ class UnmaskingActorCritic(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
-            "network": self.network_config,
-            "filter": self.filter_description,
+            "network": self.description,
+            "actions": self.actions,
+            "has_critic": self.has_critic,
         }
 
-    def _heads(self, obs: PyTorchObs) -> tuple[ForcedBernoulli, Tensor]:
+    def _heads(self, obs: PyTorchObs) -> tuple[CommitDistribution, Tensor]:
         """Return the action distribution and (B,) the value."""
         assert isinstance(obs, dict)
         hidden = self.network.hidden(obs)
         logits = self.network.logits_from(hidden, obs)
-        return ForcedBernoulli(logits, obs["eligible"] > 0.5), self._value(hidden, obs)
+        value = self._value(hidden, obs) if self.has_critic else hidden.new_zeros(len(hidden))
+        return make_distribution(self.actions, logits, obs["eligible"] > 0.5), value
+
+    def commit_distribution(self, obs: PyTorchObs) -> CommitDistribution:
+        """Return the distribution over the rows' commit sets."""
+        return self._heads(obs)[0]
 
     def _value(self, hidden: Tensor, obs: dict[str, Tensor]) -> Tensor:
         """Return (B,) the value, from the mean over masked positions, the mean over all, and the mask ratio."""
@@ -66,13 +81,13 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         return value
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions (B, L) bool, values (B,) and log-probabilities (B,)."""
+        """Return actions (B, L), non-zero where committed, values (B,) and log-probabilities (B,)."""
         distribution, value = self._heads(obs)
         action = distribution.mode() if deterministic else distribution.sample()
         return action, value, distribution.log_prob(action)
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values (B,), log-probabilities (B,) and entropies (B,) of given actions."""
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values (B,), log-probabilities (B,) and entropies (B,), if known, of given actions."""
         distribution, value = self._heads(obs)
         return value, distribution.log_prob(actions), distribution.entropy()
 

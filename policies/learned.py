@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, get_args
@@ -18,11 +18,15 @@ from torch import Tensor, nn
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.noise import uniform
+from envs.noise import gumbel, uniform
 from envs.view import View, ensure_progress
+from policies.actions import ActionConfig
 from policies.base import CommitPolicy, Decision
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.dial import Calibration, check_speed
+from policies.distributions import PlackettLuce
+from policies.dit import DiTConfig, DiTNetwork
+from policies.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
@@ -31,13 +35,23 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Policies that ship with the package; each folder's name is a policy's name."""
 
 NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
-    {"transformer": (NetworkConfig, UnmaskingNetwork), "block_filter": (BlockFilterConfig, BlockFilter)}
+    {
+        "transformer": (NetworkConfig, UnmaskingNetwork),
+        "dit": (DiTConfig, DiTNetwork),
+        "block_filter": (BlockFilterConfig, BlockFilter),
+    }
 )
 """Kinds of network by name: configuration and module."""
 
+CommitNetwork = UnmaskingNetwork | DiTNetwork
+"""Networks that can be trained by reinforcement: they give hidden states for a critic."""
+
+PolicyNetwork = CommitNetwork | BlockFilter
+"""All of them."""
+
 
 class LearnedPolicy(CommitPolicy):
-    """A trained `UnmaskingNetwork` with a decision rule.
+    """A trained network with a decision rule.
 
     Args:
         network: the trained network, of a kind in `NETWORKS`.
@@ -46,24 +60,39 @@ class LearnedPolicy(CommitPolicy):
         threshold: least probability that the deterministic decision commits.
         speed: place on the network's dial, for one that has a dial.
         calibration: what places on the dial were measured to do.
+        actions: the distribution it was trained with, and its temperature.
+        beta: every probability is multiplied by it and cut at 1: a knob from slow to fast on a policy without a dial.
+            Source: arXiv 2512.09106.
 
     Raises:
-        ValueError: if the decision is unknown, the threshold not in (0, 1) or the speed not in [0, 1].
+        ValueError: if the decision is unknown, the threshold not in (0, 1), the speed not in [0, 1], beta not above 0,
+            or beta not 1 for positions that are drawn one after another.
     """
 
     def __init__(
         self,
-        network: UnmaskingNetwork | BlockFilter,
+        network: PolicyNetwork,
         decision: Decision = "deterministic",
         trained: Mapping[str, Any] | None = None,
         threshold: float = 0.5,
         speed: float = 0.5,
         calibration: Calibration | None = None,
+        actions: ActionConfig | None = None,
+        beta: float = 1.0,
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}: it must be between 0 and 1, both excluded")
+        self.actions = actions or ActionConfig()
+        if not 0 < beta < float("inf"):
+            raise ValueError(f"beta is {beta}: it must be above 0")
+        if beta != 1 and self.actions.distribution == "plackett_luce":
+            raise ValueError(
+                f"beta is {beta}: a plackett_luce policy has no probabilities of single positions to multiply; set its "
+                "temperature instead"
+            )
+        self.beta = beta
         self.network = network.eval().requires_grad_(False)
         check_speed(speed)
         self.threshold, self.speed, self.calibration = threshold, speed, calibration
@@ -106,14 +135,30 @@ class LearnedPolicy(CommitPolicy):
         else:
             assert nfe_target is not None
             place = self.calibration.for_nfe(nfe_target)
-        return LearnedPolicy(self.network, self.decision, self.trained, self.threshold, place, self.calibration)
+        return self.changed(speed=place)
+
+    def changed(self, **changes: Any) -> LearnedPolicy:
+        """Return the policy with other arguments; ``temperature`` is that of its `actions`."""
+        if "temperature" in changes:
+            changes["actions"] = replace(self.actions, temperature=changes.pop("temperature"))
+        own = {
+            "decision": self.decision,
+            "trained": self.trained,
+            "threshold": self.threshold,
+            "speed": self.speed,
+            "calibration": self.calibration,
+            "actions": self.actions,
+            "beta": self.beta,
+        }
+        return LearnedPolicy(self.network, **{**own, **changes})
 
     def _log_odds(self, view: View) -> Tensor:
+        """Return (N, L) float32 log-odds of committing at the policy's temperature, or against STOP if there is one."""
         inputs = view.inputs()
         if self.has_dial:
             inputs["speed"] = torch.full_like(inputs["time"], self.speed)
-        logits: Tensor = self.network(inputs)
-        return logits
+        logits: Tensor = self.network(inputs) / self.actions.temperature
+        return logits - self.actions.stop_logit if self.actions.distribution == "plackett_luce" else logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Check that the network works at these lengths; see `check_block`."""
@@ -138,18 +183,26 @@ class LearnedPolicy(CommitPolicy):
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
-        return self._log_odds(view).sigmoid() * view.eligible
+        return (self.beta * self._log_odds(view).sigmoid()).clamp(max=1) * view.eligible
 
     @torch.inference_mode()
     def select(self, view: View) -> Tensor:
-        """Choose by the decision rule; a row with nothing chosen commits its most probable position."""
-        logits = self._log_odds(view)
+        """Choose by the decision rule.
+
+        A row with nothing chosen commits its most probable position, or, as the env does where the empty set is an
+        action, the most confident one.
+        """
+        logits, distribution = self._log_odds(view), self.actions.distribution
         if self.decision == "deterministic":
-            chosen = logits >= math.log(self.threshold / (1 - self.threshold))
+            least = self.threshold / self.beta
+            chosen = logits >= (math.log(least / (1 - least)) if least < 1 else math.inf)
+        elif distribution == "plackett_luce":
+            noise = gumbel(view.key, view.step, (2, logits.shape[1] + 1), stream=3)
+            chosen = PlackettLuce(logits, view.eligible).sample_with(noise) > 0
         else:
             draw = uniform(view.key, view.step, (logits.shape[1],), stream=3)
-            chosen = draw < logits.sigmoid()
-        return ensure_progress(chosen, view.eligible, logits)
+            chosen = draw < self.beta * logits.sigmoid()
+        return ensure_progress(chosen, view.eligible, view.confidence if distribution == "bernoulli" else logits)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
@@ -160,7 +213,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
     return {"kind": kind, "network": asdict(config), "filter": inner and describe(inner)}
 
 
-def build(description: Mapping[str, Any]) -> UnmaskingNetwork | BlockFilter:
+def build(description: Mapping[str, Any]) -> PolicyNetwork:
     """Build the network that `describe` described, with new weights.
 
     Raises:
@@ -175,7 +228,7 @@ def build(description: Mapping[str, Any]) -> UnmaskingNetwork | BlockFilter:
         raise ValueError(f"unknown network fields {unknown}")
     config = config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     inner = description.get("filter")
-    network: UnmaskingNetwork | BlockFilter = module(config, filter=build(inner)) if inner else module(config)
+    network: PolicyNetwork = module(config, filter=build(inner)) if inner else module(config)
     return network
 
 
@@ -198,6 +251,8 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         "threshold": policy.threshold,
         "speed": policy.speed,
         "calibration": policy.calibration and policy.calibration.to_plain(),
+        "actions": asdict(policy.actions),
+        "beta": policy.beta,
         "trained": policy.trained,
         "format_version": FORMAT_VERSION,
     }
@@ -211,15 +266,23 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
 
 
 def load(
-    folder: str | Path, decision: Decision | None = None, device: str = "cpu", threshold: float | None = None
+    folder: str | Path,
+    decision: Decision | None = None,
+    device: str = "cpu",
+    threshold: float | None = None,
+    temperature: float | None = None,
+    beta: float | None = None,
 ) -> LearnedPolicy:
     """Read a policy folder.
 
     Args:
-        folder: made by `save`, or the name of a policy that ships (``"tiny"``).
+        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.ml_rl_dllm`), or the name of a policy that
+            ships (``"tiny"``).
         decision: overrides the saved decision rule.
         device: where the network runs.
         threshold: overrides the saved threshold.
+        temperature: overrides the saved temperature of its decisions.
+        beta: overrides the saved factor on its probabilities.
 
     Raises:
         FileNotFoundError: if a file of the folder is missing.
@@ -229,6 +292,13 @@ def load(
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
+    policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
+    policy.network.to(device)
+    given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
+    return policy.changed(**{name: value for name, value in given.items() if value is not None})
+
+
+def _read(folder: Path) -> LearnedPolicy:
     config, network = _read_config(folder / "config.json")
     try:
         network.load_state_dict(load_file(folder / "model.safetensors"))
@@ -236,17 +306,11 @@ def load(
         raise ValueError(
             f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
         ) from error
-    return LearnedPolicy(
-        network.to(device),
-        decision or config["decision"],
-        config["trained"],
-        config["threshold"] if threshold is None else threshold,
-        config["speed"],
-        config["calibration"],
-    )
+    names = ("decision", "trained", "threshold", "speed", "calibration", "actions", "beta")
+    return LearnedPolicy(network, **{name: config[name] for name in names})
 
 
-def _read_config(file: Path) -> tuple[dict[str, Any], UnmaskingNetwork | BlockFilter]:
+def _read_config(file: Path) -> tuple[dict[str, Any], PolicyNetwork]:
     try:
         config: dict[str, Any] = json.loads(file.read_text())
         version = config["format_version"]
@@ -257,6 +321,9 @@ def _read_config(file: Path) -> tuple[dict[str, Any], UnmaskingNetwork | BlockFi
                 raise ValueError(f"{name} is {config[name]!r}, not a {kind.__name__}")
         points = config["calibration"]
         config["calibration"] = points and Calibration.from_plain(points)
+        # Policies from before there was a choice say nothing of it.
+        config["actions"] = ActionConfig(**config.get("actions", {}))
+        config["beta"] = config.get("beta", 1.0)
         return config, build(config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"policy file {file} is damaged: {error!r}") from error

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from envs import UnmaskingVectorEnv
 from envs.sb3 import SB3VecEnv
-from policies import LearnedPolicy, NetworkConfig
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork
 from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import ForcedBernoulli
+from policies.learned import describe
 
 L, N = 8, 6
 NETWORK = NetworkConfig(hidden_size=16, features=("margin",), threshold=0.8)
+KWARGS = {"network": describe(UnmaskingNetwork(NETWORK))}
 
 
 def make_env() -> SB3VecEnv:
@@ -28,7 +30,7 @@ def make_env() -> SB3VecEnv:
 
 def make_ppo(env: VecEnv) -> PPO:
     """PPO whose actor and critic say something about everything they see."""
-    model = PPO(UnmaskingActorCritic, env, n_steps=8, batch_size=16, policy_kwargs={"network": NETWORK}, seed=0)
+    model = PPO(UnmaskingActorCritic, env, n_steps=8, batch_size=16, policy_kwargs=KWARGS, seed=0)
     with torch.no_grad():
         for parameter in model.policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -133,7 +135,7 @@ def test_ppo_saves_and_loads(env: SB3VecEnv, tmp_path: Path) -> None:
     before, after = model.policy.state_dict(), again.policy.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert actor(again).network_config == NETWORK
+    assert actor(again).network.config == NETWORK
     obs = observe(env)
     np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], again.predict(obs, deterministic=True)[0])
     again.learn(8 * N, reset_num_timesteps=False)

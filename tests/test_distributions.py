@@ -1,13 +1,23 @@
 from __future__ import annotations
 
-from itertools import product
+import math
+from itertools import permutations, product
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from policies.distributions import ForcedBernoulli
+from policies.actions import ActionConfig
+from policies.distributions import (
+    DISTRIBUTIONS,
+    Bernoulli,
+    ForcedBernoulli,
+    PlackettLuce,
+    make_distribution,
+    order,
+)
 
 CASES = [
     ([0.3], "x"),
@@ -154,3 +164,142 @@ def test_a_row_with_nothing_eligible_has_one_outcome() -> None:
     assert not made.mode().any()
     assert made.log_prob(torch.tensor([[0, 0]])).item() == pytest.approx(0.0)
     assert made.entropy().item() == pytest.approx(0.0)
+
+
+# Bernoulli without a forced pick.
+
+
+@pytest.mark.parametrize(("logits", "eligible"), CASES)
+def test_plain_bernoulli_equals_enumeration(logits: list[float], eligible: str) -> None:
+    may = torch.tensor([[cell == "x" for cell in eligible]])
+    made = Bernoulli(torch.tensor([logits], dtype=torch.float64), may)
+    log_probs = torch.cat([made.log_prob(torch.tensor([action])) for action in subsets(eligible)])
+    truth = []
+    for action in subsets(eligible):
+        chances = [1 / (1 + 2.718281828459045 ** (-x if bit else x)) for x, bit in zip(logits, action, strict=True)]
+        truth.append(torch.tensor([c for c, cell in zip(chances, eligible, strict=True) if cell == "x"]).prod().item())
+    assert log_probs.exp().tolist() == pytest.approx(truth, rel=1e-5)
+    assert log_probs.exp().sum().item() == pytest.approx(1.0)
+    assert made.entropy().item() == pytest.approx(-(log_probs.exp() * log_probs).sum().item(), abs=1e-9)
+    positions = made.position_log_prob(torch.tensor(subsets(eligible)))
+    torch.testing.assert_close(positions.sum(1), log_probs)
+    assert not positions[:, ~may[0]].any()
+
+
+def test_plain_bernoulli_draws_empty_sets_as_often_as_it_says() -> None:
+    torch.manual_seed(0)
+    rows = 20_000
+    made = Bernoulli(torch.tensor([[0.3, -0.5]]).expand(rows, -1), torch.ones(rows, 2, dtype=torch.bool))
+    empty = (~made.sample().any(1)).float().mean().item()
+    expected = made.log_prob(torch.zeros(rows, 2))[0].exp().item()
+    assert empty == pytest.approx(expected, abs=4 * (expected * (1 - expected) / rows) ** 0.5)
+
+
+# Dynamic Plackett-Luce.
+
+PL_CASES = [
+    ([0.3], "x", 0.0),
+    ([-1.0, 0.5], "xx", 0.7),
+    ([2.0, -3.0, 0.1, 1.0], ".xxx", -0.5),
+    ([-2.0] * 4, "xxxx", 0.0),
+]
+
+
+def plackett_luce(logits: list[float], eligible: str, stop: float) -> PlackettLuce:
+    may = torch.tensor([[cell == "x" for cell in eligible]])
+    return PlackettLuce(torch.tensor([logits], dtype=torch.float64), may, stop)
+
+
+def sequences(logits: list[float], eligible: str, stop: float) -> dict[tuple[int, ...], float]:
+    """Probability of each ordered sequence, drawn by hand."""
+    places = [i for i, cell in enumerate(eligible) if cell == "x"]
+    weight = {i: math.exp(logits[i]) for i in places}
+    truth = {}
+    for count in range(1, len(places) + 1):
+        for drawn in permutations(places, count):
+            left, chance = dict(weight), 1.0
+            for number, i in enumerate(drawn):
+                chance *= left.pop(i) / (weight[i] + sum(left.values()) + (math.exp(stop) if number else 0.0))
+            truth[drawn] = chance * math.exp(stop) / (math.exp(stop) + sum(left.values()))
+    return truth
+
+
+def numbered(drawn: tuple[int, ...], length: int) -> list[int]:
+    return [drawn.index(i) + 1 if i in drawn else 0 for i in range(length)]
+
+
+@pytest.mark.parametrize(("logits", "eligible", "stop"), PL_CASES)
+def test_plackett_luce_equals_enumeration_and_sums_to_one(logits: list[float], eligible: str, stop: float) -> None:
+    truth = sequences(logits, eligible, stop)
+    made = plackett_luce(logits, eligible, stop)
+    x = torch.tensor([logits], dtype=torch.float64, requires_grad=True)
+    actions = torch.tensor([numbered(drawn, len(logits)) for drawn in truth])
+    together = PlackettLuce(x.expand(len(actions), -1), made.eligible.expand(len(actions), -1), stop)
+    log_probs = together.log_prob(actions)
+    assert log_probs.exp().tolist() == pytest.approx(list(truth.values()), rel=1e-9)
+    assert log_probs.exp().sum().item() == pytest.approx(1.0)
+    assert [made.log_prob(row.unsqueeze(0)).item() for row in actions] == pytest.approx(log_probs.tolist())
+    [gradient] = torch.autograd.grad(log_probs.exp().sum(), x)
+    assert gradient.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("logits", "eligible", "stop"), PL_CASES[1:])
+def test_plackett_luce_samples_have_the_true_frequencies(logits: list[float], eligible: str, stop: float) -> None:
+    torch.manual_seed(0)
+    rows = 20_000
+    may = torch.tensor([[cell == "x" for cell in eligible]]).expand(rows, -1)
+    sample = PlackettLuce(torch.tensor([logits]).expand(rows, -1), may, stop).sample()
+    truth = sequences(logits, eligible, stop)
+    found = dict.fromkeys([tuple(numbered(drawn, len(logits))) for drawn in truth], 0)
+    for row in sample.tolist():
+        found[tuple(row)] += 1
+    assert stats.chisquare(list(found.values()), [rows * p for p in truth.values()]).pvalue > 1e-3
+
+
+def test_the_order_of_a_plackett_luce_draw_counts() -> None:
+    made = plackett_luce([1.0, 0.0, -1.0], "xxx", 0.0)
+    first, second = made.log_prob(torch.tensor([[1, 2, 0]])).item(), made.log_prob(torch.tensor([[2, 1, 0]])).item()
+    assert first > second
+    assert made.mode().tolist() == [[1, 2, 0]]  # the third weighs less than STOP
+    assert plackett_luce([-3.0, -1.0], "xx", 0.0).mode().tolist() == [[0, 1]]
+    assert made.entropy() is None
+
+
+def test_plackett_luce_of_long_rows_stays_finite() -> None:
+    torch.manual_seed(0)
+    x = (30 * torch.randn(8, 256)).requires_grad_()
+    may = torch.rand(8, 256) < 0.7
+    may[0] = False  # a finished row
+    made = PlackettLuce(x, may)
+    action = made.sample()
+    log_prob = made.log_prob(action)
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+    assert not x.grad[~may].any()
+    assert log_prob[0] == 0
+    assert not action[~may].any()
+    assert [sorted(row[row > 0].tolist()) == list(range(1, int((row > 0).sum()) + 1)) for row in action] == [True] * 8
+
+
+def test_order_numbers_by_score() -> None:
+    commit = torch.tensor([[True, False, True, True]])
+    assert order(commit, torch.tensor([[0.2, 9.0, 0.7, 0.2]])).tolist() == [[2, 0, 1, 3]]
+
+
+@pytest.mark.parametrize("name", list(DISTRIBUTIONS))
+def test_temperature_divides_the_log_odds(name: Any) -> None:
+    logits, may = torch.tensor([[1.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool)
+    action = torch.tensor([[1, 2]])
+    hot = make_distribution(ActionConfig(name, temperature=2.0), logits, may).log_prob(action)
+    halved = make_distribution(ActionConfig(name), logits / 2, may).log_prob(action)
+    assert torch.equal(hot, halved)
+    assert not torch.equal(hot, make_distribution(ActionConfig(name), logits, may).log_prob(action))
+
+
+def test_unknown_distributions_and_temperatures_are_refused() -> None:
+    with pytest.raises(ValueError, match="distribution is 'coin'"):
+        ActionConfig("coin")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="temperature of the policy is 0"):
+        ActionConfig(temperature=0.0)

@@ -44,8 +44,11 @@ from train.run_folder import open_run, write_json
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
 
-SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target")
+SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temperature")
 """What ``FOLDER@...`` can set."""
+
+SAMPLED_SETTINGS = ("beta", "temperature")
+"""Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
 
 MANY = 16
 """Jobs from which on several processes are worth their start."""
@@ -57,7 +60,8 @@ class EvaluateConfig:
 
     policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
-    FOLDER@THRESHOLD, or FOLDER@speed=SPEED); all sweeps every rule, list prints their names."""
+    FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
+    every rule, list prints their names."""
     out: Path = Path("runs/evaluate")
     """The run's folder; it must be new or empty."""
     resume: bool = False
@@ -139,7 +143,7 @@ def is_folder(policy: str) -> bool:
 
 
 def split_setting(policy: str) -> tuple[str, dict[str, float]]:
-    """Take ``FOLDER@THRESHOLD`` or ``FOLDER@NAME=VALUE`` apart, NAME an argument of `LearnedPolicy.tuned`.
+    """Take ``FOLDER@THRESHOLD`` or ``FOLDER@NAME=VALUE`` apart, NAME one of `SETTINGS`.
 
     >>> split_setting("runs/learn2pd/filters/weighted@0.9")
     ('runs/learn2pd/filters/weighted', {'threshold': 0.9})
@@ -163,16 +167,16 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
 
 def at_setting(policy: LearnedPolicy, setting: Mapping[str, float]) -> LearnedPolicy:
     """Return a learned policy at what `split_setting` found."""
-    if "threshold" in setting:
-        return LearnedPolicy(policy.network, policy.decision, policy.trained, setting["threshold"], policy.speed)
+    if {"threshold", *SAMPLED_SETTINGS} & set(setting):
+        return policy.changed(**setting)
     return policy.tuned(**setting) if setting else policy
 
 
 def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     """List what to evaluate.
 
-    A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one. Several
-    folders are told apart by their runs' names.
+    A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one (a beta or a
+    temperature: sampled). Several folders are told apart by their runs' names.
 
     Raises:
         ValueError: if a rule is unknown.
@@ -187,7 +191,8 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
             at_setting(load(folder), setting)
             name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
             if setting:
-                variants.append((text, f"{name}@{text.rpartition('@')[2]}", "deterministic"))
+                decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
+                variants.append((text, f"{name}@{text.rpartition('@')[2]}", decision))
             else:
                 variants += [(text, name, "sample"), (text, name, "deterministic")]
         else:

@@ -10,6 +10,7 @@ The algorithm is any of Stable-Baselines3's family whose policy is `UnmaskingAct
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Mapping
@@ -29,11 +30,11 @@ from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
+from policies import LearnedPolicy, UnmaskingNetwork, load, save
 from policies.actor_critic import UnmaskingActorCritic
-from policies.block_filter import BlockFilter
 from policies.dial import Calibration, DialPoint
-from policies.learned import describe
+from policies.dit import DiTNetwork
+from policies.learned import CommitNetwork, PolicyNetwork, describe
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.job_config import JobConfig
@@ -66,7 +67,7 @@ def stream_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0] >> 1)
 
 
-def load_filter(config: JobConfig) -> UnmaskingNetwork | BlockFilter | None:
+def load_filter(config: JobConfig) -> PolicyNetwork | None:
     """Load the filter to build on, if there is one.
 
     Raises:
@@ -83,8 +84,8 @@ def load_filter(config: JobConfig) -> UnmaskingNetwork | BlockFilter | None:
         raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")
     if role != "feature" and not isinstance(network, UnmaskingNetwork):
         raise UserError(
-            f"filter.role is {role!r}: the filter in {folder!r} is tied to one block and can't be a start; choose "
-            "feature, or a transformer filter"
+            f"filter.role is {role!r}: the filter in {folder!r} is no transformer (one tied to a block, or the paper's "
+            "network) and can't be a start; choose feature, or a transformer filter"
         )
     for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
         policy.check_block(DecodingSettings(config.env.buffer_length, block))
@@ -95,17 +96,23 @@ def load_filter(config: JobConfig) -> UnmaskingNetwork | BlockFilter | None:
     return network
 
 
-def network_config(config: JobConfig, inner: UnmaskingNetwork | BlockFilter | None) -> NetworkConfig:
-    """Return the policy's architecture: the filter's where that is the start."""
-    starts = isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature"
-    shape: NetworkConfig = inner.config if starts else config.policy  # type: ignore[union-attr, assignment]
-    return replace(shape, has_dial=bool(config.env.alpha_range))
+def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwork | None:
+    """Return the filter if the policy is to start as it."""
+    return inner if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature" else None
+
+
+def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwork:
+    """Build the policy's network with new weights; its architecture is the filter's where that is the start."""
+    if config.dit is not None:
+        return DiTNetwork(config.dit)
+    start = starts_as(config, inner)
+    shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
+    return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
 
 
 def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
     """Build the training env for Stable-Baselines3."""
-    env, inner = config.env, load_filter(config)
-    features = {*network_config(config, inner).features, *(inner.features if inner is not None else ())}
+    env, network = config.env, make_network(config, load_filter(config))
     batch = UnmaskingVectorEnv(
         env.num_envs,
         denoiser=denoiser,
@@ -116,7 +123,7 @@ def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
         temperature=env.temperature,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
-        features=sorted(features),
+        features=sorted(network.features),
     )
     return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
 
@@ -137,13 +144,12 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps))
         return model
     inner = load_filter(config)
-    is_feature = inner is not None and config.filter.role != "start"
     model = algorithm.cls(
         UnmaskingActorCritic,
         env,
         policy_kwargs={
-            "network": network_config(config, inner),
-            "filter": describe(inner) if inner is not None and is_feature else None,
+            "network": describe(make_network(config, inner)),
+            "actions": config.actions,
             **algorithm.policy_kwargs,
         },
         stats_window_size=1000,
@@ -151,13 +157,12 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
         device=config.model.device,
         **algorithm.arguments,
     )
-    network = model.policy.network
-    assert isinstance(network, UnmaskingNetwork)
-    if inner is not None and is_feature:
-        assert network.filter is not None
-        network.filter.load_state_dict(inner.state_dict())
-    if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature":
-        network.start_as(inner)
+    network, start = model.policy.network, starts_as(config, inner)
+    if inner is not None and isinstance(network, UnmaskingNetwork):
+        if network.filter is not None:
+            network.filter.load_state_dict(inner.state_dict())
+        if start is not None:
+            network.start_as(start)
     return model
 
 
@@ -249,13 +254,14 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
         "versions": versions(),
     }
-    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained)
+    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, actions=config.actions)
     if policy.has_dial:
         policy.calibration = calibrate(config, policy)
     save(policy, config.out / "policy", policy_card(trained))
     model.policy.network.to(config.model.device).train().requires_grad_(True)
-    if model.policy.network.filter is not None:
-        model.policy.network.filter.requires_grad_(False)
+    inner = getattr(model.policy.network, "filter", None)
+    if inner is not None:
+        inner.requires_grad_(False)
     return policy
 
 

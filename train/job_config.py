@@ -9,6 +9,8 @@ from typing import Literal
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE
 from policies import NetworkConfig, make_rule
+from policies.actions import ActionConfig
+from policies.dit import DiTConfig
 from train.tracking import WandbConfig
 
 
@@ -100,6 +102,9 @@ class JobConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: NetworkConfig = field(default_factory=NetworkConfig)
+    dit: DiTConfig | None = None
+    """The paper's own network instead of the policy section's; give {} for its sizes."""
+    actions: ActionConfig = field(default_factory=ActionConfig)
     filter: FilterSection = field(default_factory=FilterSection)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -107,6 +112,10 @@ class JobConfig:
     def __post_init__(self) -> None:
         if len(self.env.alpha_range) not in (0, 2):
             raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
+        if self.dit is not None and (self.filter.folder is not None or self.env.alpha_range):
+            raise ValueError(
+                "dit is given: the paper's network takes neither a filter nor a speed dial (env.alpha_range)"
+            )
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
         for block in (*self.env.block_lengths, *self.evaluation.block_lengths):

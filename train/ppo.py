@@ -8,18 +8,30 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import DictRolloutBuffer
 
 from train.job import Algorithm, run_job
 from train.ppo_config import TrainPPOConfig
 from train.records import Record
 
 
+class CommitBuffer(DictRolloutBuffer):
+    """Keeps actions whose numbers are an order of positions, beyond what the action space's int8 holds."""
+
+    def reset(self) -> None:
+        """Empty the buffer."""
+        super().reset()
+        self.actions = self.actions.astype(np.int32)
+
+
 def algorithm(config: TrainPPOConfig) -> Algorithm:
     """Return PPO as the configuration says."""
     arguments = asdict(config.ppo)
     peak = arguments.pop("learning_rate")
-    return Algorithm(PPO, {**arguments, "learning_rate": lambda remaining: peak * remaining})
+    arguments |= {"learning_rate": lambda remaining: peak * remaining, "rollout_buffer_class": CommitBuffer}
+    return Algorithm(PPO, arguments)
 
 
 def train(config: TrainPPOConfig) -> list[Record]:

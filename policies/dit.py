@@ -1,0 +1,161 @@
+"""The paper's own policy network, tensor by tensor: for its configurations and for checkpoints of its released code.
+
+Source: Jazbec et al., arXiv 2512.09106, Section 4, and the shapes of apple/ml-rl-dllm's checkpoints (`train/export.py`
+reads and writes those).
+
+It keeps what `policies/network.py` departs from: probabilities as they are, a mask bit that does not know the block,
+and a time embedding of one frequency in bfloat16. Departure: the probability arrives in float32, not rounded to the
+dLLM's bfloat16.
+
+Letters: B rows, L positions, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Architecture and initialisation of `DiTNetwork`; the defaults are the paper's, 331,265 parameters."""
+
+    hidden_size: int = 128
+    """Width D."""
+    num_heads: int = 2
+    """Attention heads; they must divide the width into even parts."""
+    feedforward_size: int = 512
+    """Width of the feed-forward part."""
+    num_blocks: int = 1
+    """Transformer blocks."""
+    time_size: int = 128
+    """Width of the time embedding, even."""
+    time_period: float = 1.0
+    """Longest period of the time embedding; at 1 all its frequencies are 1."""
+    bias: float = -2.0
+    """Initial log-odds of committing a position, up to the random output weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_heads", "feedforward_size", "num_blocks", "time_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
+            )
+        if self.time_size % 2:
+            raise ValueError(f"time_size is {self.time_size}: it must be even, for as many sines as cosines")
+        if self.time_period <= 0:
+            raise ValueError(f"time_period is {self.time_period}: it must be above 0")
+
+
+def embed_time(time: Tensor, size: int, period: float) -> Tensor:
+    """Embed (B, 1) times as (B, size) cosines, then sines, rounded to bfloat16 as the released code does."""
+    half = size // 2
+    frequency = torch.exp(-math.log(period) * torch.arange(half, dtype=torch.float32, device=time.device) / half)
+    angle = time.float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1).to(torch.bfloat16).float()
+
+
+class DiTBlock(nn.Module):
+    """Pre-norm attention and feed-forward, norms and gates conditioned position by position (adaLN)."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, head = config.hidden_size, config.hidden_size // config.num_heads
+        self.num_heads = config.num_heads
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.register_buffer("inv_freq", 1.0 / 10000 ** (torch.arange(0, head, 2).float() / head))
+        self.linear1 = nn.Linear(width, config.feedforward_size)
+        self.linear2 = nn.Linear(config.feedforward_size, width)
+        self.ada_conditioning = nn.Linear(width, 6 * width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return (B, L, D) from (B, L, D) positions and conditions."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition).chunk(6, -1)
+        x = x + (1 + gate1) * self._attend(self.norm1(x) * (1 + scale1) + shift1)
+        y = self.norm2(x) * (1 + scale2) + shift2
+        output: Tensor = x + (1 + gate2) * self.linear2(F.gelu(self.linear1(y)))
+        return output
+
+    def _attend(self, x: Tensor) -> Tensor:
+        query, key = self._rotate(self._heads(self.q_proj(x))), self._rotate(self._heads(self.k_proj(x)))
+        mixed = F.scaled_dot_product_attention(query, key, self._heads(self.v_proj(x)))
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+        return output
+
+    def _heads(self, x: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        return x.view(rows, length, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Turn the pairs (2i, 2i + 1) by their position's angle; the turned pairs' halves stand one after the other."""
+        angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * self.inv_freq
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return torch.cat([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1)
+
+
+class DiTNetwork(nn.Module):
+    """From each position's top-1 probability and mask bit, and the time, to the log-odds of committing it.
+
+    The probability is the reading ``top_probability``: of committed positions too, and of the mask token too.
+
+    Args:
+        config: sizes and initialisation.
+    """
+
+    features: frozenset[str] = frozenset({"top_probability"})
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.time_mlp = nn.Sequential(nn.Linear(config.time_size, width), nn.SiLU(), nn.Linear(width, width))
+        self.confidence_proj = nn.Linear(1, width)
+        self.mask_embedding = nn.Embedding(2, width)
+        self.transformer_blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.num_blocks))
+        self.final_norm = nn.LayerNorm(width)
+        self.output_proj = nn.Linear(width, 1)
+        for block in self.transformer_blocks:
+            assert isinstance(block, DiTBlock)
+            nn.init.zeros_(block.ada_conditioning.weight)
+            nn.init.zeros_(block.ada_conditioning.bias)
+        nn.init.constant_(self.output_proj.bias, config.bias)
+
+    def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Encode the positions.
+
+        Args:
+            inputs: ``top_probability`` and ``masked`` (B, L), ``time`` (B, 1), as `envs.view.View.inputs` makes them.
+
+        Returns:
+            (B, L, D) float32.
+        """
+        time = embed_time(inputs["time"], self.config.time_size, self.config.time_period)
+        # A row has one time; the layers still run position by position, which rounds as the released code does.
+        time = time.unsqueeze(1).expand(-1, inputs["masked"].shape[1], -1)
+        condition = self.mask_embedding((inputs["masked"] > 0.5).long()) + self.time_mlp(time)
+        x: Tensor = self.confidence_proj(inputs["top_probability"].float().unsqueeze(-1))
+        for block in self.transformer_blocks:
+            x = block(x, condition)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+    def logits_from(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Turn `hidden` into (B, L) log-odds of committing each position."""
+        logits: Tensor = self.output_proj(hidden).squeeze(-1)
+        return logits
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, L) float32 log-odds of committing each position; only eligible ones mean anything."""
+        return self.logits_from(self.hidden(inputs), inputs)
