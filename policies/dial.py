@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ class DialPoint:
     """What decoding at one place on the dial gave on validation problems.
 
     Attributes:
+        block_length: of the decoding.
         speed: in [0, 1].
         accuracy: in [0, 1], mean score.
         accuracy_ci95: its 95 % interval.
@@ -19,6 +21,7 @@ class DialPoint:
         nfe_ci95: its 95 % interval.
     """
 
+    block_length: int
     speed: float
     accuracy: float
     accuracy_ci95: tuple[float, float]
@@ -29,51 +32,64 @@ class DialPoint:
 class Calibration:
     """Turns what a user asks for into a place on the dial.
 
-    More speed never means more forwards: a place that was measured slower than one below it gives way to the one below.
+    Blocks that were not measured go by those whose length is nearest in ratio, the longer of two. More speed never
+    means more forwards: a place that was measured slower than one below it gives way to the one below.
 
     Args:
         points: measurements, in any order; at least one.
     """
 
     def __init__(self, points: Sequence[DialPoint]) -> None:
-        self.points = sorted(points, key=lambda point: point.speed)
-        self.monotone: list[DialPoint] = []
-        """The point used for each place, slow to fast, forwards never rising."""
-        for point in self.points:
-            last = self.monotone[-1] if self.monotone else point
-            self.monotone.append(point if point.nfe <= last.nfe else last)
+        self.points = sorted(points, key=lambda point: (-point.block_length, point.speed))
 
-    def at(self, speed: float) -> float:
+    def measured(self, block_length: int) -> list[DialPoint]:
+        """Return the measurements that count for a block length, slow to fast."""
+        lengths = [point.block_length for point in self.points]
+        nearest = min(lengths, key=lambda length: (abs(math.log(length / block_length)), -length))
+        return [point for point in self.points if point.block_length == nearest]
+
+    def monotone(self, block_length: int) -> list[DialPoint]:
+        """Return the point used for each place, slow to fast, forwards never rising."""
+        found: list[DialPoint] = []
+        for point in self.measured(block_length):
+            last = found[-1] if found else point
+            found.append(point if point.nfe <= last.nfe else last)
+        return found
+
+    def at(self, speed: float, block_length: int) -> float:
         """Return the place on the network's dial for a speed of the user's, the nearest measured one.
 
         Raises:
             ValueError: unless the speed is in [0, 1].
         """
         check_speed(speed)
-        nearest = min(range(len(self.points)), key=lambda i: abs(self.points[i].speed - speed))
-        return self.monotone[nearest].speed
+        points = self.measured(block_length)
+        nearest = min(range(len(points)), key=lambda i: abs(points[i].speed - speed))
+        return self.monotone(block_length)[nearest].speed
 
-    def for_nfe(self, target: float) -> float:
+    def for_nfe(self, target: float, block_length: int) -> float:
         """Return the most accurate place that needs at most so many forwards.
 
         Raises:
             ValueError: if none does; the message gives the range.
         """
-        enough = [point for point in self.points if point.nfe <= target]
+        points = self.measured(block_length)
+        enough = [point for point in points if point.nfe <= target]
         if not enough:
-            fewest = min(point.nfe for point in self.points)
+            fewest = min(point.nfe for point in points)
             raise ValueError(f"nfe_target is {target}: this policy needs {fewest:.2f} forwards or more on validation")
         return max(enough, key=lambda point: (point.accuracy, -point.nfe)).speed
 
-    def for_accuracy(self, target: float) -> float:
+    def for_accuracy(self, target: float, block_length: int) -> float:
         """Return the place with the fewest forwards that is at least so accurate.
 
         Raises:
             ValueError: if none is; the message gives the range.
         """
-        enough = [point for point in self.points if point.accuracy >= target]
+        points = self.measured(block_length)
+        enough = [point for point in points if point.accuracy >= target]
         if not enough:
-            best = max(point.accuracy for point in self.points)
+            best = max(point.accuracy for point in points)
             raise ValueError(f"accuracy_target is {target}: this policy reaches {best:.3f} at most on validation")
         return min(enough, key=lambda point: (point.nfe, -point.accuracy)).speed
 

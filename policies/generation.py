@@ -78,7 +78,9 @@ def generate(
     if (speed, accuracy_target, nfe_target) != (None, None, None):
         if not isinstance(policy, LearnedPolicy):
             raise ValueError(f"speed or a target is given, but {policy.name} has no dial; change its knob instead")
-        policy = policy.tuned(speed, accuracy_target, nfe_target)
+        policy = policy.tuned(
+            block_length or buffer_length, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target
+        )
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
 

@@ -107,11 +107,17 @@ class LearnedPolicy(CommitPolicy):
         return "learned"
 
     def tuned(
-        self, speed: float | None = None, accuracy_target: float | None = None, nfe_target: float | None = None
+        self,
+        block_length: int,
+        *,
+        speed: float | None = None,
+        accuracy_target: float | None = None,
+        nfe_target: float | None = None,
     ) -> LearnedPolicy:
         """Return the policy at another place on its dial.
 
         Args:
+            block_length: of the decoding that it is for; the whole buffer in full diffusion.
             speed: 0 (slow) to 1 (fast); by the calibration, more is never slower.
             accuracy_target: in [0, 1], to be reached with the fewest forwards.
             nfe_target: forwards to stay within, as accurately as possible.
@@ -127,14 +133,14 @@ class LearnedPolicy(CommitPolicy):
         if not self.has_dial:
             raise ValueError(f"{given[0]} is given, but the policy has no dial: it was trained for one alpha")
         if speed is not None:
-            place = speed if self.calibration is None else self.calibration.at(speed)
+            place = speed if self.calibration is None else self.calibration.at(speed, block_length)
         elif self.calibration is None:
             raise ValueError(f"{given[0]} is given, but the policy has no calibration: give a speed")
         elif accuracy_target is not None:
-            place = self.calibration.for_accuracy(accuracy_target)
+            place = self.calibration.for_accuracy(accuracy_target, block_length)
         else:
             assert nfe_target is not None
-            place = self.calibration.for_nfe(nfe_target)
+            place = self.calibration.for_nfe(nfe_target, block_length)
         return self.changed(speed=place)
 
     def changed(self, **changes: Any) -> LearnedPolicy:

@@ -20,42 +20,59 @@ from policies.dial import Calibration, DialPoint
 from train.evaluate import at_setting, plan, split_setting
 
 
-def point(speed: float, accuracy: float, nfe: float) -> DialPoint:
-    return DialPoint(speed, accuracy, (accuracy, accuracy), nfe, (nfe, nfe))
+def point(speed: float, accuracy: float, nfe: float, block_length: int = 64) -> DialPoint:
+    return DialPoint(block_length, speed, accuracy, (accuracy, accuracy), nfe, (nfe, nfe))
 
 
 # 0.5 was measured slower than 0.25, and 1.0 as fast as 0.75 but worse.
-MEASURED = Calibration(
-    [point(1.0, 0.85, 1.2), point(0, 0.99, 3.0), point(0.25, 0.97, 2.0), point(0.5, 0.98, 2.1), point(0.75, 0.9, 1.2)]
-)
+FULL = [
+    point(1.0, 0.85, 1.2),
+    point(0, 0.99, 3.0),
+    point(0.25, 0.97, 2.0),
+    point(0.5, 0.98, 2.1),
+    point(0.75, 0.9, 1.2),
+]
+MEASURED = Calibration([*FULL, point(0, 0.96, 4.0, 16), point(1.0, 0.8, 2.5, 16)])
 
 
 @pytest.mark.parametrize(
     ("speed", "place"), [(0, 0), (0.1, 0), (0.2, 0.25), (0.25, 0.25), (0.5, 0.25), (0.6, 0.25), (0.7, 0.75), (1, 1)]
 )
 def test_more_speed_is_never_slower(speed: float, place: float) -> None:
-    assert MEASURED.at(speed) == place
-    nfe = [p.nfe for p in MEASURED.monotone]
+    assert MEASURED.at(speed, 64) == place
+    nfe = [p.nfe for p in MEASURED.monotone(64)]
     assert nfe == sorted(nfe, reverse=True)
 
 
 @pytest.mark.parametrize(("target", "place"), [(5.0, 0), (3.0, 0), (2.5, 0.5), (2.05, 0.25), (1.2, 0.75)])
 def test_a_target_of_forwards_takes_the_most_accurate_within(target: float, place: float) -> None:
-    assert MEASURED.for_nfe(target) == place
+    assert MEASURED.for_nfe(target, 64) == place
 
 
 @pytest.mark.parametrize(("target", "place"), [(0.99, 0), (0.975, 0.5), (0.97, 0.25), (0.9, 0.75), (0.1, 0.75)])
 def test_a_target_of_accuracy_takes_the_fewest_forwards(target: float, place: float) -> None:
-    assert MEASURED.for_accuracy(target) == place
+    assert MEASURED.for_accuracy(target, 64) == place
+
+
+@pytest.mark.parametrize(("block", "nearest"), [(64, 64), (33, 64), (32, 64), (31, 16), (16, 16), (4, 16), (256, 64)])
+def test_blocks_go_by_the_nearest_that_were_measured(block: int, nearest: int) -> None:
+    assert {p.block_length for p in MEASURED.measured(block)} == {nearest}
+    assert [p.speed for p in MEASURED.measured(block)] == sorted(p.speed for p in MEASURED.measured(block))
+
+
+def test_each_block_length_has_its_own_places() -> None:
+    assert [MEASURED.at(0.75, block) for block in (64, 16)] == [0.75, 1.0]
+    assert [MEASURED.for_nfe(3.0, block) for block in (64, 16)] == [0, 1.0]
+    assert [MEASURED.for_accuracy(0.95, block) for block in (64, 16)] == [0.25, 0]
 
 
 def test_what_is_out_of_reach_is_refused_with_the_limit() -> None:
     with pytest.raises(ValueError, match=r"nfe_target is 1.1: this policy needs 1.20"):
-        MEASURED.for_nfe(1.1)
+        MEASURED.for_nfe(1.1, 64)
     with pytest.raises(ValueError, match=r"accuracy_target is 0.995: this policy reaches 0.990"):
-        MEASURED.for_accuracy(0.995)
+        MEASURED.for_accuracy(0.995, 64)
     with pytest.raises(ValueError, match=r"speed is 1\.5"):
-        MEASURED.at(1.5)
+        MEASURED.at(1.5, 64)
 
 
 def dial(calibration: Calibration | None = MEASURED, scale: float = 0.2) -> LearnedPolicy:
@@ -74,12 +91,12 @@ def test_an_untrained_dial_is_the_threshold_rule_everywhere() -> None:
 
 def test_the_dial_changes_the_choice_of_a_trained_network() -> None:
     policy, view = dial(), random_view(24, 10)
-    slow, fast = policy.tuned(0.0).probabilities(view), policy.tuned(1.0).probabilities(view)
+    slow, fast = policy.tuned(64, speed=0.0).probabilities(view), policy.tuned(64, speed=1.0).probabilities(view)
     assert (slow - fast).abs().max() > 1e-3
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    policy = dial().tuned(nfe_target=2.05)
+    policy = dial().tuned(64, nfe_target=2.05)
     again = load(save(policy, tmp_path / "policy"))
     view = random_view(24, 10)
     assert (again.speed, again.has_dial) == (0.25, True)
@@ -90,11 +107,11 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_asking_for_a_speed() -> None:
     policy = dial()
-    assert [policy.tuned(**{name: value}).speed for name, value in (("speed", 0.6), ("accuracy_target", 0.9))] == [
+    assert [policy.tuned(64, **{name: value}).speed for name, value in (("speed", 0.6), ("accuracy_target", 0.9))] == [
         0.25,
         0.75,
     ]
-    assert dial(None).tuned(0.6).speed == 0.6
+    assert dial(None).tuned(64, speed=0.6).speed == 0.6
     plain = LearnedPolicy(perturbed(NetworkConfig(hidden_size=16), 0.2))
     errors: list[tuple[LearnedPolicy, dict[str, float], str]] = [
         (policy, {}, "nothing is given"),
@@ -105,21 +122,21 @@ def test_asking_for_a_speed() -> None:
     ]
     for asked, kwargs, message in errors:
         with pytest.raises(ValueError, match=message):
-            asked.tuned(**kwargs)
+            asked.tuned(64, **kwargs)
 
 
 def test_settings_of_folders(tmp_path: Path) -> None:
     folder = str(save(dial(), tmp_path / "policy"))
     assert split_setting(folder) == (folder, {})
     assert split_setting(f"{folder}@0.9") == (folder, {"threshold": 0.9})
-    jobs = plan([f"{folder}@speed=0.6", f"{folder}@nfe_target=1.2"], [8])
+    jobs = plan([f"{folder}@speed=0.6", f"{folder}@nfe_target=1.2"], [64])
     assert [(job.name, job.decision) for job in jobs] == [
         ("learned@speed=0.6", "deterministic"),
         ("learned@nfe_target=1.2", "deterministic"),
     ]
     made = [job.make() for job in jobs]
     assert [policy.speed for policy in made if isinstance(policy, LearnedPolicy)] == [0.25, 0.75]
-    assert at_setting(dial(), {"threshold": 0.9}).threshold == 0.9
+    assert at_setting(dial(), {"threshold": 0.9}, 64).threshold == 0.9
     for text, message in ((f"{folder}@fast", "number after the @"), (f"{folder}@alpha=3", "'alpha' can't be set")):
         with pytest.raises(ValueError, match=message):
             plan([text], [8])
@@ -166,7 +183,7 @@ def test_without_a_range_there_is_no_dial() -> None:
 
 
 def test_a_row_decodes_the_same_alone_and_in_a_batch(toy: ToyDenoiser) -> None:
-    policy = dial().tuned(1.0)
+    policy = dial().tuned(64, speed=1.0)
     prompts = ["copy . . : a b c =", "sort . . : d a =", "reverse q w e ="]
     together = decode(toy, prompts, policy, DecodingSettings(8, features=policy.features))
     assert [decode(toy, [p], policy, DecodingSettings(8, features=policy.features))[0] for p in prompts] == together

@@ -20,7 +20,7 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
 def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
     denoiser = load_denoiser("tiny")
     about = {"split": "validation", "episodes": 20}
-    learned = evaluate(denoiser, load("tiny").tuned(accuracy_target=0.98), **about)[-1]  # type: ignore[arg-type]
+    learned = evaluate(denoiser, load("tiny").tuned(64, accuracy_target=0.98), **about)[-1]  # type: ignore[arg-type]
     rule = evaluate(denoiser, make_rule("threshold:0.8"), **about)[-1]  # type: ignore[arg-type]
     assert learned["accuracy"] >= rule["accuracy"] - 0.02
     assert learned["nfe"] < 0.85 * rule["nfe"]
@@ -29,9 +29,9 @@ def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
 def test_the_calibrated_dial_is_monotone() -> None:
     policy = load("tiny")
     assert policy.calibration is not None
-    nfe = [point.nfe for point in policy.calibration.monotone]
+    nfe = [point.nfe for point in policy.calibration.monotone(64)]
     assert nfe == sorted(nfe, reverse=True)
-    fastest, slowest = policy.tuned(1.0), policy.tuned(0.0)
+    fastest, slowest = policy.tuned(64, speed=1.0), policy.tuned(64, speed=0.0)
     denoiser = load_denoiser("tiny")
     prompts = [task.problem("validation", index).prompt for task in make_tasks(SUITE) for index in range(10)]
     settings = DecodingSettings(features=policy.features)

@@ -129,7 +129,7 @@ class Job:
         if not is_folder(self.policy):
             return make_rule(self.policy)
         folder, setting = split_setting(self.policy)
-        return at_setting(load(folder, self.decision, device), setting)
+        return at_setting(load(folder, self.decision, device), setting, self.block_length)
 
 
 def is_folder(policy: str) -> bool:
@@ -165,11 +165,11 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
         raise ValueError(f"policy is {policy!r}: write a number after the @, as in {folder}@0.9") from None
 
 
-def at_setting(policy: LearnedPolicy, setting: Mapping[str, float]) -> LearnedPolicy:
-    """Return a learned policy at what `split_setting` found."""
+def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length: int) -> LearnedPolicy:
+    """Return a learned policy at what `split_setting` found, for a block length."""
     if {"threshold", *SAMPLED_SETTINGS} & set(setting):
         return policy.changed(**setting)
-    return policy.tuned(**setting) if setting else policy
+    return policy.tuned(block_length, **setting) if setting else policy
 
 
 def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
@@ -188,7 +188,8 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     for text in dict.fromkeys(expanded):
         if is_folder(text):
             folder, setting = split_setting(text)
-            at_setting(load(folder), setting)
+            for block in block_lengths:
+                at_setting(load(folder), setting, block)
             name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
             if setting:
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"

@@ -11,6 +11,7 @@ The algorithm is any of Stable-Baselines3's family whose policy is `UnmaskingAct
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import sys
 from collections.abc import Mapping
@@ -246,7 +247,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "tasks": config.env.tasks,
         "split": "train",
         "buffer_length": config.env.buffer_length,
-        "block_lengths": config.env.block_lengths or [config.env.buffer_length],
+        "block_lengths": blocks_of(config),
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
         "timesteps": model.num_timesteps,
@@ -266,23 +267,29 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
 
 
 def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
-    """Measure a policy with a dial on validation problems at each of `DIAL`, in the first block trained with."""
+    """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
     points = []
-    for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
+    places = list(itertools.product(blocks_of(config), DIAL))
+    for block, speed in tqdm(places, desc="calibrating", unit="place", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
             load_denoiser(config.model.name, config.model.device, config.model.dtype),
-            policy.tuned(speed),
+            policy.changed(speed=speed),
             tasks=config.env.tasks,
             split="validation",
             episodes=config.evaluation.calibration_episodes,
             buffer_length=config.env.buffer_length,
-            block_length=config.env.block_lengths[0] if config.env.block_lengths else None,
+            block_length=block,
             temperature=config.env.temperature,
             seed=config.seed,
         )[-1]
         accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
-        points.append(DialPoint(speed, record["accuracy"], accuracy, record["nfe"], nfe))
+        points.append(DialPoint(block, speed, record["accuracy"], accuracy, record["nfe"], nfe))
     return Calibration(points)
+
+
+def blocks_of(config: JobConfig) -> list[int]:
+    """Return the block lengths trained with."""
+    return config.env.block_lengths or [config.env.buffer_length]
 
 
 def policy_card(trained: dict[str, Any]) -> str:
@@ -308,7 +315,7 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 
 def evaluate_all(config: JobConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    blocks = config.evaluation.block_lengths or config.env.block_lengths or [config.env.buffer_length]
+    blocks = config.evaluation.block_lengths or blocks_of(config)
     folder = str(config.out / "policy")
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     about = EvaluateConfig(
