@@ -31,7 +31,7 @@ from train.records import Outcomes, Record, read_outcomes
 
 SPEEDS = tuple(i / 8 for i in range(9))
 ALPHAS = (3, 10, 30, 100)
-ALPHA_STEPS = 50_000
+ALPHA_STEPS = 40_000
 """Environment steps of a policy for one alpha; all of them together have more than the dial."""
 
 BLOCKS = (64, 16)
