@@ -18,6 +18,7 @@ from train.experiments.dial import REFERENCE, SPEEDS, _hypervolumes
 from train.learn2pd import Learn2PDConfig
 from train.measures import hypervolume
 from train.ppo_config import TrainPPOConfig
+from train.pretrain import PretrainConfig
 from train.reproduce import RESULTS, ReproduceConfig, command_of, replace_section, reproduce, run_step, section
 from train.run_folder import UserError, write_json
 
@@ -25,6 +26,7 @@ SCRIPTS: dict[str, tuple[type, str | None]] = {
     "train/ppo.py": (TrainPPOConfig, "ppo.yaml"),
     "train/evaluate.py": (EvaluateConfig, None),
     "train/learn2pd.py": (Learn2PDConfig, None),
+    "train/pretrain.py": (PretrainConfig, None),
 }
 
 STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in experiment.steps()}
@@ -118,7 +120,7 @@ def test_a_failed_step_is_resumed(script: str, tmp_path: Path) -> None:
         run_step(Step("a", [script, "--fail"]), tmp_path, quick=False)
     assert not marker(tmp_path, Step("a", [])).exists()
     run_step(Step("a", [script]), tmp_path, quick=False)
-    assert calls(tmp_path / "a")[1] == ["--out", str(tmp_path / "a"), "--resume", "true"]
+    assert calls(tmp_path / "a")[1] == ["--out", str(tmp_path / "a"), "--resume"]
 
 
 def test_a_folder_of_another_command_is_refused(script: str, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def run_step(step: Step, out: Path, quick: bool) -> None:
             )
         return
     folder = out / step.folder
-    where = ["--out", str(folder), *(["--resume", "true"] if folder.is_dir() and any(folder.iterdir()) else [])]
+    where = ["--out", str(folder), *(step.resume if folder.is_dir() and any(folder.iterdir()) else [])]
     print(f"\n$ python {' '.join([*command, *where])}", flush=True)
     began = time.perf_counter()
     status = subprocess.run([sys.executable, *command, *where], cwd=ROOT).returncode

@@ -28,11 +28,13 @@ class Step:
         folder: its run's folder, below that of the whole reproduction; it takes the place of ``--out``.
         command: the script and its arguments. ``{out}`` stands for the folder of the whole reproduction.
         quick: arguments that make it short, for ``--quick``.
+        resume: arguments that make it go on in a folder that holds something.
     """
 
     folder: str
     command: Sequence[str]
     quick: Sequence[str] = ()
+    resume: Sequence[str] = ("--resume",)
 
 
 class Experiment(ABC):
