@@ -37,7 +37,7 @@ SEEN, UNSEEN = ["copy", "sort", "shuffle", "sudoku"], ["reverse", "replace", "in
 
 SMALL = Step(
     "transfer/small_dllm",
-    ["train/pretrain.py", "--seed", "7", "--hidden_size", "96", "--num_layers", "3", "--steps", "9000"],
+    ["train/pretrain.py", "--seed", "7", "--hidden_size", "96", "--num_layers", "3", "--steps", "6000"],
     ("--steps", "20"),
     resume=(),
 )
