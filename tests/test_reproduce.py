@@ -227,6 +227,89 @@ def test_a_dial_that_is_better_on_every_problem_covers_more_for_sure() -> None:
     assert found["rules"]["dial_covers_more"] == pytest.approx([0.25, 0.25])
 
 
+def finish(experiment: Experiment, out: Path) -> None:
+    """Write what every finished step leaves, whatever its run."""
+    for step in experiment.steps():
+        write_json(out / step.folder / "versions.json", {"commit": "c", "machine": "m"})
+        write_json(marker(out, step), {"command": [], "seconds": 60})
+
+
+def test_summary_of_the_main_job(tmp_path: Path) -> None:
+    entries = []
+    for block in (64, 16, 8):
+        for seed in range(3):
+            for decision in ("sample", "deterministic"):
+                name = f"learned:s{seed}"
+                entries.append(outcomes(name, [1.0] * 8, [2] * 8, block_length=block, decision=decision))
+        entries.append(outcomes("threshold:0.9", [1.0] * 8, [4] * 8, block_length=block))
+        entries.append(outcomes("threshold:0.99", [1.0] * 8, [5] * 8, block_length=block))
+        entries.append(outcomes("threshold:0.5", [1.0] * 7 + [0.0], [1] * 8, block_length=block))
+        entries.append(outcomes("eb_sampler:0.4", [1.0] * 4 + [0.0] * 4, [3] * 8, block_length=block))
+    write_run(tmp_path / "main_job/frontier", entries)
+    experiment = EXPERIMENTS["main_job"]
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    assert [(entry["block_length"], len(entry["seeds"])) for entry in summary["comparisons"]] == [
+        (block, 3) for block in (64, 64, 16, 16, 8, 8)
+    ]
+    first = summary["comparisons"][0]["seeds"][0]
+    # The cheapest threshold that is right as often; no entropy budget is, so the most accurate one.
+    assert first["threshold"] == {"setting": "threshold:0.9", "accuracy": 1, "nfe": 4, "saved": 0.5}
+    assert (first["eb_sampler"]["nfe"], first["eb_sampler"]["saved"]) == (3, pytest.approx(1 / 3))
+    assert summary["tasks"]["sort"]["rule"] == "threshold:0.9"
+    assert summary["provenance"] == {"commits": ["c"], "machines": ["m"], "minutes": 4.0}
+    assert "needs 50 % fewer forwards than the best threshold" in " ".join(experiment.markdown(summary).split())
+
+
+def test_summary_of_every_rule(tmp_path: Path) -> None:
+    entries = [
+        outcomes("threshold:0.9", [1.0] * 8, [4] * 8, block_length=64),
+        outcomes("threshold:0.5", [1.0] * 4 + [0.0] * 4, [1] * 8, block_length=64),
+        outcomes("threshold:0.5", [1.0] * 4 + [0.0] * 4, [1] * 8, block_length=16),
+        outcomes("eb_sampler:1", [1.0] * 8, [3] * 8, block_length=64),
+        outcomes("eb_sampler:1", [1.0] * 8, [4] * 8, block_length=16),
+        outcomes("oracle:1", [1.0] * 8, [1] * 8, block_length=64),
+        outcomes("oracle:1", [1.0] * 8, [2] * 8, block_length=16),
+        outcomes("random:1", [1.0] + [0.0] * 7, [1] * 8, block_length=64),
+        outcomes("random:1", [1.0] + [0.0] * 7, [1] * 8, block_length=16),
+    ]
+    write_run(tmp_path / "every_rule", entries)
+    experiment = EXPERIMENTS["every_rule"]
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    full, blocks = summary["rules"]["threshold"]
+    assert (full["knob"], full["nfe"], blocks) == ("0.9", 4, None)
+    assert summary["rules"]["random"][0]["accuracy"] == 0.125
+    text = experiment.markdown(summary)
+    assert "| `threshold` | 0.9 | 100.0 | 4.00 | 80 | - | below 97 | - |" in text
+    assert "best published rule here is `eb_sampler`, 25 % below" in " ".join(text.split())
+    assert text.index("`oracle`") < text.index("`eb_sampler`") < text.index("`threshold`") < text.index("`random`")
+
+
+def test_summary_of_the_transfer(tmp_path: Path) -> None:
+    experiment = EXPERIMENTS["transfer"]
+    for step in experiment.steps():
+        if "/on_" in step.folder:
+            seeds = [""] if "other_tasks" in step.folder else [f":dial_s{seed}" for seed in range(3)]
+            entries = [
+                outcomes(f"learned{seed}@speed={speed}", [1.0] * 8, [2] * 8) for seed in seeds for speed in ("0", "0.5")
+            ]
+            entries.append(outcomes("threshold:0.9", [1.0] * 8, [4] * 8))
+            entries.append(outcomes("eb_sampler:1", [1.0] * 7 + [0.0], [1] * 8))
+            entries.append(outcomes("low_confidence:1", [1.0] * 8, [8] * 8))
+            entries.append(outcomes("oracle:1", [1.0] * 8, [1] * 8))
+            write_run(tmp_path / step.folder, entries)
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    found = summary["places"]["buffer_128"]
+    assert [seed["rule"] for seed in found["speeds"]["0"]] == ["threshold:0.9"] * 3
+    assert (found["one_per_step"], found["oracle"]) == (1, 1)
+    assert len(summary["places"]["other_tasks"]["speeds"]["0.5"]) == 1
+    text = experiment.markdown(summary)
+    assert "| buffers of 256 | 100.0 / 1.00 | 0.5 | 100.0 ± 0.0 | 2.00 ± 0.00 | 4.00 | 100.0 | 50 ± 0 |" in text
+    assert "| 5 tasks, trained on 4 others | 100.0 / 1.00 | 0 | 100.0 | 2.00 | 4.00 | 100.0 | 50 |" in text
+
+
 def dial_folder(tmp_path: Path) -> Path:
     """A whole evaluation: the dial needs 2 forwards for what takes the threshold 4, the oracle 1 or 2."""
     entries = []
@@ -246,9 +329,7 @@ def dial_folder(tmp_path: Path) -> Path:
 
 def test_summary_of_the_dial(tmp_path: Path) -> None:
     folder, experiment = dial_folder(tmp_path), EXPERIMENTS["dial"]
-    for step in experiment.steps():
-        write_json(tmp_path / step.folder / "versions.json", {"commit": "c", "machine": "m"})
-        write_json(marker(tmp_path, step), {"command": [], "seconds": 60})
+    finish(experiment, tmp_path)
     write_json(tmp_path / "dial/dial_s0/policy/config.json", {"trained": {"timesteps": 160_000}})
     assert folder.is_dir()
     summary = json.loads(json.dumps(experiment.summarise(tmp_path)))  # as it is kept
