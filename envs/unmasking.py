@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
+from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, make_tasks
@@ -77,7 +78,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
 
     ## Starting State
-    A problem drawn uniformly from the tasks and the split, every buffer position masked.
+    A problem drawn uniformly from the tasks and the split, every buffer position masked; where a problem gives part of
+    the answer, only its blanks.
 
     ## Episode End
     Terminates when nothing is masked, or when everything before a committed end-of-text token is known (the rest
@@ -223,7 +225,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             prompts.append(self.denoiser.encode(self.problems[row].prompt))
             if self.has_dial:
                 self.speed[row] = generator.random()
-        self.batch.load(rows, prompts, length=self.initial_length)
+        given = encode_all_given(self.denoiser, [self.problems[row].given for row in rows])
+        self.batch.load(rows, prompts, length=self.initial_length, given=given)
 
     def commit(
         self, actions: npt.ArrayLike | Action

@@ -23,7 +23,7 @@ READINGS = frozenset({*FEATURES, "is_eos", "changed", "repeated"})
 """
 
 COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
-"""Per-position readings of committed positions, 0 at masked ones:
+"""Per-position readings of committed positions, 0 at masked ones and 1 at given tokens:
 
 * ``token_probability``: what this forward gives the token that stands there.
 * ``leave_one_out``: the same from a shadow block of masks that sees all but the token itself; block positions only.
@@ -39,7 +39,7 @@ VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})
 * ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
 * ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
-* ``prompt``: (N, P) int64, left-padded with -1.
+* ``prompt``: (N, P) int64, left-padded with -1; with it comes ``given``, (N, L) int64, -1 where no token was given.
 
 In finished rows they are 0, and so are the first two at committed positions.
 """
@@ -63,7 +63,8 @@ class View:
         block_end: (N,) int64, the position after its last.
         block_step: (N,) int64, steps that the row has already spent in the current block.
         length: (N,) int64, positions of the row that are still computed; those after it are end-of-text.
-        commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 0 elsewhere.
+        commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 1 at given tokens,
+            0 elsewhere.
         key: (N,) int64, the sequence's key for `envs.noise`.
         features: (N, L) float32 readings by name, those asked for of `VIEW_FEATURES`.
         tensors: those asked for of `VIEW_TENSORS`.
@@ -119,11 +120,11 @@ class Action:
         commit: (N, L) bool, positions to write. Only eligible ones count, or those of `scope`.
         scope: (N, L) bool, masked positions outside the block that may be written too.
         tokens: (N, L) int64, what to write instead of the predictions; never the mask token.
-        remask: (N, L) bool, committed positions to turn back into masks, before `commit` counts. Ignored in a row
-            that has used L steps, so that every row ends.
+        remask: (N, L) bool, committed positions to turn back into masks, before `commit` counts. Ignored at given
+            tokens, and in a row that has used L steps, so that every row ends.
         block_end: (N,) int64, where the current block ends from now on; `commit` is judged by it.
         length: (N,) int64, positions of the row from now on, 1 to L: fewer drops masks at the end, more appends
-            masks. Committed positions are never dropped.
+            masks. Committed positions are never dropped; a row with given tokens keeps its length.
         drafts: (N, K, L) bool, alternatives to `commit`. The next forward runs on all K + 1 of them, and `choose`
             says which the row becomes.
         choose: given the K + 1 views of that forward, `commit`'s first, returns (N,) int64 in [0, K]. In a view,
