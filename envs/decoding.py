@@ -149,8 +149,8 @@ class DecodingBatch:
             seed: of the random numbers that sampling decoders and policies draw.
             length: masks to start from; None for the whole buffer.
             given: for each row None or its whole text, at most the buffer's length, as token ids with the mask token
-                at the blanks. It sets the row's length; its tokens are never changed, and an end-of-text before the last
-                of them ends nothing.
+                at the blanks. It sets the row's length; its tokens are never changed, and an end-of-text before the
+                last of them ends nothing.
 
         Raises:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length or a given
@@ -314,9 +314,9 @@ class DecodingBatch:
                 tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
         inside = self._positions < self.length.unsqueeze(1)
         for name in wanted & COMMITTED_READINGS:
-            readings = spread(extra[name], blank.features[name], ~self.masked & inside)
+            committed = spread(extra[name], blank.features[name], ~self.masked & inside)
             # No policy is to doubt what it can't take back.
-            features[name] = readings.masked_fill(self.given & inside, 1.0)
+            features[name] = committed.masked_fill(self.given & inside, 1.0)
         if "hidden" in wanted:
             hidden = extra["hidden"].float()
             tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), inside)

@@ -19,11 +19,15 @@ from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
-from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, prompts_of
+from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
 FEATURES = ("is_eos", "margin", "repeated")
 COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}
 Columns = dict[str, np.ndarray]
+
+
+def prompts_of(config: TraceConfig, shard: int) -> list[str]:
+    return [problem.prompt for problem in problems_of(config, shard)]
 
 
 class Fickle(ToyDenoiser):

@@ -32,11 +32,8 @@ def read_fasta(file: Path) -> list[str]:
     chains = ["".join(record.split("\n")[1:]).replace("\r", "").strip().upper() for record in records]
     for record, chain in zip(records, chains, strict=True):
         if not chain or set(chain) - set(RESIDUES):
-            wrong = sorted(set(chain) - set(RESIDUES))
-            raise ValueError(
-                f"antibody's file {str(file)!r}: {record.split()[:1]} holds {wrong or 'nothing'}; a sequence is made of "
-                f"{RESIDUES}"
-            )
+            name, wrong = record.partition("\n")[0], "".join(sorted(set(chain) - set(RESIDUES))) or "no letter"
+            raise ValueError(f"antibody's file is {str(file)!r}: {name!r} has {wrong}; a chain is made of {RESIDUES}")
     return chains
 
 
@@ -58,7 +55,7 @@ class Antibody(Task):
     name = "antibody"
     words = tuple(RESIDUES)
 
-    def __init__(self, file: Path | None = None, least: float = 0.5, most: float = 1.0) -> None:
+    def __init__(self, file: Path | None = None, least: float = 0.8, most: float = 1.0) -> None:
         if not 0 < least <= most <= 1:
             raise ValueError(f"masked shares are {least} to {most}: they must satisfy 0 < least <= most <= 1")
         self.least, self.most = least, most
