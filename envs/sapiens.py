@@ -2,7 +2,7 @@
 
 ``pip install --no-deps sapiens==1.0.5`` (MIT, 7 MB; 1.1.0 no longer has the weights; its own requirements, fairseq and
 an old torch, are not needed here). Two RoBERTa models of 0.57 M parameters, one a chain type; a token is a residue, a
-chain is written ``<s>QVQL...</s>`` and has at most 142 residues.
+chain is written ``<s>QVQL...</s>`` and has at most 142 residues (heavy) or 126 (light).
 
 Source: Prihoda et al. 2022 (BioPhi), doi:10.1080/19420862.2021.2020203; github.com/Merck/Sapiens.
 """
@@ -70,12 +70,18 @@ def load_sapiens(name: str, device: str = "cpu", dtype: str = "float32") -> Sapi
 
     Raises:
         FileNotFoundError: if the wheel is not installed, or a version without weights.
-        ValueError: if the name is unknown or the checkpoint is not the expected one.
+        ValueError: if the name, device or dtype is not possible, or the checkpoint is not the expected one.
     """
     if name not in CHECKPOINTS:
         raise ValueError(f"model is {name!r}: choose from {', '.join(CHECKPOINTS)}")
     model = build_model(read_checkpoint(checkpoint_file(name)))
-    return SapiensDenoiser(model.to(device=device, dtype=getattr(torch, dtype)), build_tokenizer())
+    try:
+        model = model.to(device=device, dtype=getattr(torch, dtype))
+    except (AttributeError, AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device is {device!r} and dtype {dtype!r}: torch can't use them here ({error}); try cpu and float32"
+        ) from error
+    return SapiensDenoiser(model, build_tokenizer())
 
 
 def checkpoint_file(name: str) -> Path:
@@ -126,13 +132,15 @@ def build_model(tensors: dict[str, Tensor]) -> RobertaForMaskedLM:
     Raises:
         ValueError: if a tensor is missing, left over or of another shape.
     """
+    own = {renamed(name): values for name, values in tensors.items()}
+    positions = own.get("roberta.embeddings.position_embeddings.weight", torch.empty(2, 0))
     config = RobertaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=4,
         num_attention_heads=8,
-        max_position_embeddings=146,  # 144 tokens; numbering starts at the padding token's id + 1
+        max_position_embeddings=len(positions),  # two more than tokens: numbering starts at the padding's id + 1
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         bos_token_id=VOCABULARY.index("<s>"),
@@ -141,7 +149,6 @@ def build_model(tensors: dict[str, Tensor]) -> RobertaForMaskedLM:
         tie_word_embeddings=True,
     )
     model = RobertaForMaskedLM(config)
-    own = {renamed(name): values for name, values in tensors.items()}
     # fairseq has no token types; transformers keeps the output bias under two names.
     own["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, config.hidden_size)
     own["lm_head.decoder.bias"] = own.get("lm_head.bias", torch.zeros(len(VOCABULARY)))
