@@ -396,6 +396,7 @@ class DecodingBatch:
             width = self.prompt.shape[1]
             padding = torch.arange(width, device=ones.device) < width - self.prompt_length.unsqueeze(1)
             tensors["prompt"] = self.prompt.masked_fill(padding, -1)
+        if "given" in self.settings.features:
             tensors["given"] = self.buffer.masked_fill(~self.given, -1)
         return View(
             confidence=ones,

@@ -33,15 +33,16 @@ COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
 VIEW_FEATURES = READINGS | COMMITTED_READINGS
 """Everything of shape (N, L) that a view has only when it is asked for."""
 
-VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})
+VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt", "given"})
 """Larger things that a view has only when they are asked for:
 
 * ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
 * ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
-* ``prompt``: (N, P) int64, left-padded with -1; with it comes ``given``, (N, L) int64, -1 where no token was given.
+* ``prompt``: (N, P) int64, left-padded with -1.
+* ``given``: (N, L) int64, the tokens that came with the problem, -1 elsewhere.
 
-In finished rows they are 0, and so are the first two at committed positions.
+In finished rows the first three are 0, and so are the first two at committed positions.
 """
 
 TOP_K = 8

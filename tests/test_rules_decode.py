@@ -243,7 +243,7 @@ def test_the_oracle_never_needs_more_forwards_where_predictions_stand_still(toy:
 def test_the_oracles_reference_is_low_confidence_with_the_same_random_numbers(
     temperature: float, texts: list[str | None]
 ) -> None:
-    settings = DecodingSettings(LENGTH, 4, temperature, frozenset({"prompt"}))
+    settings = DecodingSettings(LENGTH, 4, temperature, Oracle.features)
     reference = decode(Context(), NUMBERS[:5], LowConfidence(1), settings, given=texts, seed=3)
     references = Oracle().bind(Context(), settings).references
     assert references is not None

@@ -141,7 +141,7 @@ def test_traces_against_a_replay_by_hand(fickle: Fickle, tmp_path: Path, block_l
 def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Path) -> None:
     config = about(tmp_path)
     prompts = [prompt for shard in range(3) for prompt in prompts_of(config, shard)]
-    settings = DecodingSettings(8, 4, features=frozenset({"prompt"}))
+    settings = DecodingSettings(8, 4, features=Oracle.features)
     done = decode(fickle, prompts, Oracle(), settings)
     assert len(prompts) == 13
     assert len(collect(config)) == sum(each.nfe for each in done)

@@ -78,7 +78,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     own = None
     if config.behaviour is not None:
         own = load(config.behaviour, "deterministic", threshold=config.threshold)
-    features = {*config.features, "prompt", *(own.features if own is not None else ())}
+    features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
     oracle = Oracle().bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)

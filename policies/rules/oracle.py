@@ -70,7 +70,7 @@ class Oracle(CommitRule):
 
     rule = "oracle"
     sweep = (1,)
-    features = frozenset({"prompt"})
+    features = frozenset({"prompt", "given"})
 
     agreement: int = 1
     """Always 1: commit what agrees."""
