@@ -111,12 +111,14 @@ class DecodingBatch:
         """(N,) int64, positions of the row that are computed; those after it are end-of-text."""
         self.block_length = zeros() + settings.block
         """(N,) int64, positions of each of the row's blocks."""
+        self.given_end = zeros()
+        """(N,) int64, the position after the last given token; 0 where none was given."""
         self.block_start, self.block_end, self.block_step = zeros(), zeros() + settings.block, zeros()
         self.nfe, self.token_positions, self.key = zeros(), zeros(), zeros()
         self.commit_step = zeros(length)
         """(N, L) int64, the step that committed each position, from 1; 0 while masked or filled in at the end."""
         self.commit_confidence = zeros(length, dtype=torch.float32)
-        """(N, L) float32, each committed token's confidence when it was committed; 0 likewise."""
+        """(N, L) float32, each committed token's confidence when it was committed; 0 likewise, 1 if it was given."""
         self.memory: dict[str, Tensor] = {}
         self._previous = self.buffer.clone()  # predictions of the row's last step
         self._positions = torch.arange(length, device=device)
@@ -135,15 +137,24 @@ class DecodingBatch:
         """(N,) bool, True where positions are still masked."""
         return self.masked.any(1)
 
+    @property
+    def given(self) -> Tensor:
+        """(N, L) bool, True where the token came with the problem."""
+        # Nothing before the last given token is ever filled in, so what no step committed there was given.
+        before = self._positions < self.given_end.unsqueeze(1)
+        return before & ~self.masked & (self.commit_step == 0)
+
     def load(
         self,
         rows: Sequence[int],
         prompts: Sequence[Sequence[int]],
         seed: int = 0,
+        *,
         length: int | None = None,
         block_lengths: Sequence[int] | None = None,
+        given: Sequence[Sequence[int] | None] | None = None,
     ) -> None:
-        """Start new sequences: their prompts followed by masks.
+        """Start new sequences: their prompts followed by masks, or by a text with masks in it (infilling).
 
         Args:
             rows: rows to overwrite.
@@ -151,17 +162,24 @@ class DecodingBatch:
             seed: of the random numbers that sampling decoders and policies draw.
             length: masks to start from; None for the whole buffer.
             block_lengths: positions of a block, one a row; None for that of the settings.
+            given: for each row None or its whole text, at most the buffer's length, as token ids with the mask token
+                at the blanks. It sets the row's length; its tokens are never changed, and an end-of-text before the
+                last of them ends nothing.
 
         Raises:
-            ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length is not
-                possible.
+            ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length or a given
+                text is not possible.
         """
-        if len(rows) != len(prompts):
-            raise ValueError(f"prompts has {len(prompts)} entries: it must have one a row, {len(rows)}")
+        for name, entries in {"prompts": prompts, "given": given}.items():
+            if entries is not None and len(entries) != len(rows):
+                raise ValueError(f"{name} has {len(entries)} entries: it must have one a row, {len(rows)}")
         if length is not None and not 1 <= length <= self.settings.buffer_length:
             raise ValueError(f"length is {length}: it must be 1 to buffer_length, {self.settings.buffer_length}")
         for prompt in prompts:
             self._check_prompt(prompt)
+        texts = {row: text for row, text in zip(rows, given or [], strict=False) if text is not None}
+        for text in texts.values():
+            self._check_given(text)
         if not rows:
             return
         self._widen(max(map(len, prompts)))
@@ -177,11 +195,36 @@ class DecodingBatch:
         blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
         self.block_length[index] = torch.tensor(blocks, device=device)
         self.block_end[index] = self.block_length[index]
-        counters = (self.block_start, self.block_step, self.nfe, self.token_positions)
+        counters = (self.block_start, self.block_step, self.nfe, self.token_positions, self.given_end)
         for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
         self.memory = {name: values.index_fill(0, index, 0) for name, values in self.memory.items()}
         self._settled[index] = False
+        for row, text in texts.items():
+            self._give(row, text, seed)
+        if texts:
+            self._move_blocks(torch.zeros_like(self._settled))  # past blocks without a blank
+
+    def _give(self, row: int, text: Sequence[int], seed: int) -> None:
+        """Put a text with blanks into a row that was just loaded."""
+        tokens = torch.tensor(text, device=self.buffer.device)
+        size, blank = len(tokens), tokens == self.denoiser.mask_id
+        self.buffer[row] = self.denoiser.eos_id
+        self.buffer[row, :size] = tokens
+        self.masked[row] = self.buffer[row] == self.denoiser.mask_id
+        self.length[row] = size
+        self.given_end[row] = torch.where(blank, 0, self._positions[:size] + 1).amax()
+        self.commit_confidence[row, :size] = (~blank).float()
+        prompt = self.prompt[row, self.prompt.shape[1] - int(self.prompt_length[row]) :].tolist()
+        self.key[row] = sequence_key([*prompt, *text], seed)
+
+    def _check_given(self, text: Sequence[int]) -> None:
+        if not 1 <= len(text) <= self.settings.buffer_length:
+            raise ValueError(
+                f"given has {len(text)} tokens: it must have 1 to buffer_length, {self.settings.buffer_length}"
+            )
+        if self.denoiser.mask_id not in text:
+            raise ValueError(f"given has no blank, token {self.denoiser.mask_id}: there must be something to decode")
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         room = self.denoiser.max_length - self.settings.buffer_length
@@ -289,12 +332,16 @@ class DecodingBatch:
                 probabilities = log_probabilities.exp()
                 tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
         for name in wanted & COMMITTED_READINGS:
-            features[name] = spread(extra[name], blank.features[name], ~self.masked & inside)
+            committed = spread(extra[name], blank.features[name], ~self.masked & inside)
+            # No policy is to doubt what it can't take back.
+            features[name] = committed.masked_fill(self.given & inside, 1.0)
         if "hidden" in wanted:
             hidden = extra["hidden"].float()
             tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), inside)
         self._tensor_kinds = {
-            name: (values.shape[2:], values.dtype) for name, values in tensors.items() if name != "prompt"
+            name: (values.shape[2:], values.dtype)
+            for name, values in tensors.items()
+            if name not in ("prompt", "given")
         }
         return replace(
             blank,
@@ -367,6 +414,8 @@ class DecodingBatch:
             width = self.prompt.shape[1]
             padding = torch.arange(width, device=ones.device) < width - self.prompt_length.unsqueeze(1)
             tensors["prompt"] = self.prompt.masked_fill(padding, -1)
+        if "given" in self.settings.features:
+            tensors["given"] = self.buffer.masked_fill(~self.given, -1)
         return View(
             confidence=ones,
             prediction=self.buffer.clone(),
@@ -432,7 +481,7 @@ class DecodingBatch:
         was_running = self.running & view.masked.any(1)  # a row loaded since has no view yet
         if action.remask is not None:
             may = (self.nfe < self.settings.buffer_length).unsqueeze(1) & view.in_block & was_running.unsqueeze(1)
-            self._mask(action.remask & ~view.masked & may)
+            self._mask(action.remask & ~view.masked & ~self.given & may)
         if action.length is not None:
             self._resize(torch.where(was_running, action.length, self.length))
         if action.block_end is not None:
@@ -478,15 +527,20 @@ class DecodingBatch:
         committed = (self.commit_step > 0).int()
         # Tokens that a policy committed stay part of what the dLLM sees.
         keep = (place + 1) * committed
-        self.length = torch.maximum(length, keep.amax(1)).clamp(1, self.settings.buffer_length)
+        length = torch.maximum(length, keep.amax(1)).clamp(1, self.settings.buffer_length)
+        self.length = torch.where(self.given_end > 0, self.length, length)
         new = self.length.unsqueeze(1)
         self._mask((place >= old) & (place < new))
         self._fill(self.masked & (place >= new))
 
     def _end_of_text(self) -> tuple[Tensor, Tensor]:
-        """Return the (N,) first committed end-of-text (or L) and whether nothing before it is masked."""
+        """Return the (N,) first committed end-of-text (or L) and whether nothing before it is masked.
+
+        Text goes on to the last given token, whatever stands before it.
+        """
         length = self.settings.buffer_length
-        committed_eos = (self.buffer == self.denoiser.eos_id) & ~self.masked
+        may_end = ~self.masked & (self._positions >= self.given_end.unsqueeze(1))
+        committed_eos = (self.buffer == self.denoiser.eos_id) & may_end
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
         return first_eos, (first_masked == length) | (first_eos < first_masked)
@@ -571,8 +625,9 @@ def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
 
 
 _STATE = (
-    *("prompt", "prompt_length", "buffer", "masked", "length", "block_length", "block_start", "block_end"),
-    *("block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence", "_previous", "_settled"),
+    *("prompt", "prompt_length", "buffer", "masked", "length", "given_end", "block_length", "block_start"),
+    *("block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
+    *("_previous", "_settled"),
 )
 
 

@@ -150,7 +150,8 @@ def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32
 
     Args:
         name: a folder that holds a Hugging Face masked-LM checkpoint, or the name of one that ships with the
-            package (``"tiny"``), or ``"toy"``, the untrained denoiser of the tests.
+            package (``"tiny"``), or ``"toy"``, the untrained denoiser of the tests, or ``"sapiens:heavy"`` or
+            ``"sapiens:light"`` (see `envs.sapiens`).
         device: a torch device.
         dtype: a torch dtype's name; confidences are float32 whatever it is.
 
@@ -188,6 +189,10 @@ def _load_guide(name: str, device: str) -> Any:
 def _load(name: str, device: str, dtype: str) -> Denoiser:
     if name == "toy":
         return ToyDenoiser()
+    if name.startswith("sapiens:"):
+        from envs.sapiens import load_sapiens
+
+        return load_sapiens(name, device, dtype)
     folder = _folder(name)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")

@@ -23,18 +23,20 @@ def ansi_color(confidence: float) -> str:
 
 
 def render_ansi(batch: DecodingBatch, row: int, prompt: str) -> str:
-    """Draw a row as one coloured line of text: the prompt dim, then each position's token or a dot."""
+    """Draw a row as one coloured line of text: prompt and given tokens dim, the others by confidence, masks as dots."""
     strings = batch.denoiser.token_strings(batch.tokens(row))
     confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
     words = [
-        f"{DIM}{MASK_GLYPH}{RESET}" if hidden else f"{ansi_color(confidence)}{word}{RESET}"
-        for word, confidence, hidden in zip(strings, confidences, masked, strict=True)
+        f"{DIM}{MASK_GLYPH if hidden else word}{RESET}" if hidden or given else f"{ansi_color(confidence)}{word}{RESET}"
+        for word, confidence, hidden, given in zip(strings, confidences, masked, batch.given[row].tolist(), strict=True)
     ]
     return f"{DIM}{prompt}{RESET}\nNFE {int(batch.nfe[row]):>3}  {' '.join(words)}\n"
 
 
 def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.uint8]:
     """Draw a row as an image: a grid of 16 cells a line, each with its token on its confidence's colour.
+
+    A given token stands on white.
 
     Returns:
         (H, W, 3) uint8.
@@ -46,13 +48,14 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
 
     strings = batch.denoiser.token_strings(batch.tokens(row))
     confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
+    given = batch.given[row].tolist()
     columns = min(16, len(strings))
     lines = -(-len(strings) // columns)
     figure = Figure(figsize=(0.6 * columns, 0.6 * lines + 0.6), dpi=80)
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.9 - 0.3 / (lines + 1)))
     for i, (word, confidence, hidden) in enumerate(zip(strings, confidences, masked, strict=True)):
         corner = (i % columns, -(i // columns))
-        face = "0.9" if hidden else colormaps["RdYlGn"](confidence)
+        face = "0.9" if hidden else "white" if given[i] else colormaps["RdYlGn"](confidence)
         axes.add_patch(Rectangle(corner, 0.95, 0.95, color=face))
         if not hidden:
             axes.text(corner[0] + 0.47, corner[1] + 0.47, word, ha="center", va="center", fontsize=8)

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
+from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, make_tasks
@@ -77,7 +78,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
 
     ## Starting State
-    A problem drawn uniformly from the tasks and the split, every buffer position masked.
+    A problem drawn uniformly from the tasks and the split, every buffer position masked; where a problem gives part of
+    the answer, only its blanks.
 
     ## Episode End
     Terminates when nothing is masked, or when everything before a committed end-of-text token is known (the rest
@@ -233,7 +235,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
             choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0
             blocks.append(self.block_lengths[choice])
-        self.batch.load(rows, prompts, length=self.initial_length, block_lengths=blocks)
+        given = encode_all_given(self.denoiser, [self.problems[row].given for row in rows])
+        self.batch.load(rows, prompts, length=self.initial_length, block_lengths=blocks, given=given)
 
     def commit(
         self, actions: npt.ArrayLike | Action

@@ -23,7 +23,7 @@ READINGS = frozenset({*FEATURES, "is_eos", "changed", "repeated"})
 """
 
 COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
-"""Per-position readings of committed positions, 0 at masked ones:
+"""Per-position readings of committed positions, 0 at masked ones and 1 at given tokens:
 
 * ``token_probability``: what this forward gives the token that stands there.
 * ``leave_one_out``: the same from a shadow block of masks that sees all but the token itself; block positions only.
@@ -40,15 +40,16 @@ FULL_READINGS = frozenset({"top_probability"})
 VIEW_FEATURES = READINGS | COMMITTED_READINGS | FULL_READINGS
 """Everything of shape (N, L) that a view has only when it is asked for."""
 
-VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt"})
+VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt", "given"})
 """Larger things that a view has only when they are asked for:
 
 * ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
 * ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
 * ``prompt``: (N, P) int64, left-padded with -1.
+* ``given``: (N, L) int64, the tokens that came with the problem, -1 elsewhere.
 
-In finished rows they are 0, and so are the first two at committed positions.
+In finished rows the first three are 0, and so are the first two at committed positions.
 """
 
 TOP_K = 8
@@ -70,7 +71,8 @@ class View:
         block_end: (N,) int64, the position after its last.
         block_step: (N,) int64, steps that the row has already spent in the current block.
         length: (N,) int64, positions of the row that are still computed; those after it are end-of-text.
-        commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 0 elsewhere.
+        commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 1 at given tokens,
+            0 elsewhere.
         key: (N,) int64, the sequence's key for `envs.noise`.
         features: (N, L) float32 readings by name, those asked for of `VIEW_FEATURES`.
         tensors: those asked for of `VIEW_TENSORS`.
@@ -126,11 +128,11 @@ class Action:
         commit: (N, L) bool, positions to write. Only eligible ones count, or those of `scope`.
         scope: (N, L) bool, masked positions outside the block that may be written too.
         tokens: (N, L) int64, what to write instead of the predictions; never the mask token.
-        remask: (N, L) bool, committed positions to turn back into masks, before `commit` counts. Ignored in a row
-            that has used L steps, so that every row ends.
+        remask: (N, L) bool, committed positions to turn back into masks, before `commit` counts. Ignored at given
+            tokens, and in a row that has used L steps, so that every row ends.
         block_end: (N,) int64, where the current block ends from now on; `commit` is judged by it.
         length: (N,) int64, positions of the row from now on, 1 to L: fewer drops masks at the end, more appends
-            masks. Committed positions are never dropped.
+            masks. Committed positions are never dropped; a row with given tokens keeps its length.
         drafts: (N, K, L) bool, alternatives to `commit`. The next forward runs on all K + 1 of them, and `choose`
             says which the row becomes.
         choose: given the K + 1 views of that forward, `commit`'s first, returns (N,) int64 in [0, K]. In a view,

@@ -10,6 +10,7 @@ import torch
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, MaskedLMDenoiser
+from envs.infilling import encode_all_given
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
 
@@ -37,6 +38,7 @@ def generate(
     prompts: Sequence[str],
     policy: UnmaskingPolicy,
     *,
+    given: Sequence[str | None] | None = None,
     buffer_length: int = 64,
     block_length: int | None = None,
     temperature: float = 0.0,
@@ -57,7 +59,8 @@ def generate(
         tokenizer: its tokenizer, with mask and end-of-text tokens.
         prompts: texts, chat template already applied where the model has one.
         policy: a rule or a learned policy.
-        buffer_length: L, masks to start from.
+        given: for each prompt None, or the text to fill in, with "[MASK]" for each missing token (infilling).
+        buffer_length: L, masks to start from, or the longest given text.
         block_length: of semi-autoregressive blocks; None for full diffusion.
         temperature: of the sampled token; 0 commits the argmax.
         batch_size: sequences decoded side by side.
@@ -71,8 +74,8 @@ def generate(
         One `Generation` a prompt, in order.
 
     Raises:
-        ValueError: for impossible lengths, a prompt that is empty or too long, or a speed or target that the policy
-            does not have.
+        ValueError: for impossible lengths, a prompt that is empty or too long, a given text that is too long or has no
+            blank, or a speed or target that the policy does not have.
         DenoiserError: if the model returns NaN.
     """
     if (speed, accuracy_target, nfe_target) != (None, None, None):
@@ -82,7 +85,8 @@ def generate(
             block_length or buffer_length, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target
         )
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
-    return decode(MaskedLMDenoiser(model, tokenizer), prompts, policy, settings, batch_size=batch_size, seed=seed)
+    denoiser = MaskedLMDenoiser(model, tokenizer)
+    return decode(denoiser, prompts, policy, settings, given=given, batch_size=batch_size, seed=seed)
 
 
 def decode(
@@ -91,6 +95,7 @@ def decode(
     policy: UnmaskingPolicy,
     settings: DecodingSettings,
     *,
+    given: Sequence[str | None] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
@@ -104,6 +109,7 @@ def decode(
         prompts: texts.
         policy: a rule or a learned policy.
         settings: lengths and temperature; the policy's features must be among its features.
+        given: for each prompt None, or the text to fill in; see `envs.infilling`.
         batch_size: most rows at a time.
         seed: of every random choice.
         on_finish: called with the number of sequences that just finished.
@@ -115,6 +121,9 @@ def decode(
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
     policy = policy.bind(denoiser, settings)
     encoded = [denoiser.encode(prompt) for prompt in prompts]
+    texts = encode_all_given(denoiser, [None] * len(prompts) if given is None else given)
+    if len(texts) != len(prompts):
+        raise ValueError(f"given has {len(texts)} entries: it must have one a prompt, {len(prompts)}")
     batch = DecodingBatch(denoiser, min(batch_size, max(1, len(prompts))), settings)
     results: list[Generation | None] = [None] * len(prompts)
     owner = [-1] * len(batch.masked)
@@ -125,7 +134,8 @@ def decode(
         started = list(zip(free, waiting, strict=False))
         for row, prompt in started:
             owner[row] = prompt
-        batch.load([row for row, _ in started], [encoded[prompt] for _, prompt in started], seed, length)
+        rows, which = [row for row, _ in started], [prompt for _, prompt in started]
+        batch.load(rows, [encoded[i] for i in which], seed, length=length, given=[texts[i] for i in which])
         if not bool(batch.running.any()):
             break
         finished = batch.apply(policy.act(batch.forward()))

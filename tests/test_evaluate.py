@@ -34,6 +34,16 @@ def test_accuracy_interval_against_published_values(right: int, total: int, inte
     assert accuracy_interval([1.0] * right + [0.0] * (total - right)) == pytest.approx(interval, abs=5e-5)
 
 
+def test_accuracy_interval_of_shares_by_hand() -> None:
+    scores = [0.2, 0.4, 0.4, 0.6]
+    half = 3.18245 * math.sqrt(0.08 / 3 / 4)  # t of 3 degrees of freedom
+    assert accuracy_interval(scores) == pytest.approx([0.4 - half, 0.4 + half], rel=1e-5)
+    assert accuracy_interval([0.5]) == [0.5, 0.5]
+    assert accuracy_interval([0.9, 1.0, 1.0]) == pytest.approx([0.9667 - 4.30265 / 30, 1.0], abs=1e-4)  # cut at 1
+    # Shares are more alike than answers that are right or wrong, whose interval this is not.
+    assert accuracy_interval(scores) != accuracy_interval([0.0, 0.0, 1.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("values", "half"),
     [

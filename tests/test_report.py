@@ -61,6 +61,28 @@ def test_welch_is_that_of_the_raw_values() -> None:
     assert (welch(constant[0], constant[1]), welch(constant[0], constant[0])) == (0.0, 1.0)
 
 
+def test_shares_are_not_counted_as_right_or_wrong() -> None:
+    samples = [[0.25, 0.5, 0.5, 1.0, 0.8], [0.3, 0.4, 0.45, 0.2, 0.5, 0.6]]
+    records = [make_record("a", "sample", "all", 8, 0, [(score, 1, 1) for score in sample]) for sample in samples]
+    assert records[0]["accuracy_ci95"][1] < 1
+    assert fisher(*records) == pytest.approx(float(stats.ttest_ind(*samples, equal_var=False).pvalue))
+    near_one = make_record("a", "sample", "all", 8, 0, [(score, 1, 1) for score in (0.7, 1.0, 1.0)])
+    assert near_one["accuracy_ci95"][1] == 1.0  # cut, so the spread is read from the other edge
+    other = [0.3, 0.4, 0.45, 0.2, 0.5, 0.6]
+    expected = float(stats.ttest_ind([0.7, 1.0, 1.0], other, equal_var=False).pvalue)
+    assert fisher(near_one, records[1]) == pytest.approx(expected)
+
+
+def test_paired_shares_are_ranked(tmp_path: Path) -> None:
+    first, second = [0.5, 0.7, 0.9, 0.6, 0.8, 0.75, 0.55, 0.65], [0.4, 0.5, 0.6, 0.2, 0.3, 0.15, 0.65, 0.35]
+    entries = [outcomes("learned", first, [2, 3] * 4), outcomes("threshold:0.9", second, [3, 4] * 4)]
+    runs = read_runs([str(write_run(tmp_path / "x_s0", entries, ppo_config()))])
+    [row] = find(runs, collect_lines(runs), ["threshold"], 0.5)["tests"]
+    assert (row["paired"], row["only_policy"], row["only_rule"]) == (True, None, None)
+    assert row["accuracy_p"] == wilcoxon(np.array(first), np.array(second)) < 0.05
+    assert row["accuracy_difference"]["mean"] == pytest.approx(np.mean(first) - np.mean(second))
+
+
 def test_holm_as_r_does() -> None:
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])  # p.adjust(p, "holm")
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingSettings
-from envs.noise import sequence_key
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.infilling import encode_all_given
 from envs.tasks.base import EMPTY, cells_of, form
 from envs.toy import ToyDenoiser
 from policies import RULES, Generation, LowConfidence, decode, make_rule
@@ -238,14 +238,20 @@ def test_the_oracle_never_needs_more_forwards_where_predictions_stand_still(toy:
         assert all(a.nfe <= b.nfe for a, b in zip(oracle, other, strict=True))
 
 
+@pytest.mark.parametrize("texts", [[None] * 5, [None, "1 [MASK] 2 [MASK] 3", None, "[MASK] 4", "7 [MASK]"]])
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
-def test_the_oracles_reference_is_low_confidence_with_the_same_random_numbers(temperature: float) -> None:
-    settings = DecodingSettings(LENGTH, 4, temperature, frozenset({"prompt"}))
-    reference = decode(Context(), NUMBERS[:5], LowConfidence(1), settings, seed=3)
+def test_the_oracles_reference_is_low_confidence_with_the_same_random_numbers(
+    temperature: float, texts: list[str | None]
+) -> None:
+    settings = DecodingSettings(LENGTH, 4, temperature, Oracle.features)
+    reference = decode(Context(), NUMBERS[:5], LowConfidence(1), settings, given=texts, seed=3)
     references = Oracle().bind(Context(), settings).references
     assert references is not None
-    prompts = [Context().encode(prompt) for prompt in NUMBERS[:5]]
-    keys = torch.tensor([sequence_key(ids, 3) for ids in prompts])
-    padded = torch.tensor([[-1] * (4 - len(ids)) + ids for ids in prompts])
+    batch = DecodingBatch(Context(), 5, settings)
+    prompts, given = [Context().encode(prompt) for prompt in NUMBERS[:5]], encode_all_given(Context(), texts)
+    batch.load(range(5), prompts, 3, given=given)
+    view = batch.forward()
+    prompt, given_ids = view.tensors["prompt"], view.tensors["given"]
     for rows in ([0], [2, 0, 1], [0, 1, 2, 3, 4]):
-        assert references.of(keys[rows], padded[rows]).tolist() == [reference[row].tokens for row in rows]
+        found = references.of(view.key[rows], prompt[rows], given_ids[rows], view.length[rows])
+        assert found.tolist() == [reference[row].tokens for row in rows]

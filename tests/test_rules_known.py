@@ -340,8 +340,8 @@ def test_a_rule_that_was_not_bound_says_so(rule: str) -> None:
 
 def oracle_view(toy: ToyDenoiser, words: str, **others: Any) -> View:
     """Predictions that are right where `words` says what the prompt's cells are."""
-    prompt = toy.encode(form("copy", list("abcd")))
-    return make_view([[0.3, 0.9, 0.5, 0.6]], prediction=[toy.encode(words)], tensors={"prompt": [prompt]}, **others)
+    tensors = {"prompt": [toy.encode(form("copy", list("abcd")))], "given": [[-1] * 4]}
+    return make_view([[0.3, 0.9, 0.5, 0.6]], prediction=[toy.encode(words)], tensors=tensors, **others)
 
 
 @pytest.mark.parametrize(

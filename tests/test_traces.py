@@ -19,11 +19,15 @@ from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
-from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, prompts_of
+from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
 FEATURES = ("is_eos", "margin", "repeated")
 COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}
 Columns = dict[str, np.ndarray]
+
+
+def prompts_of(config: TraceConfig, shard: int) -> list[str]:
+    return [problem.prompt for problem in problems_of(config, shard)]
 
 
 class Fickle(ToyDenoiser):
@@ -137,7 +141,7 @@ def test_traces_against_a_replay_by_hand(fickle: Fickle, tmp_path: Path, block_l
 def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Path) -> None:
     config = about(tmp_path)
     prompts = [prompt for shard in range(3) for prompt in prompts_of(config, shard)]
-    settings = DecodingSettings(8, 4, features=frozenset({"prompt"}))
+    settings = DecodingSettings(8, 4, features=Oracle.features)
     done = decode(fickle, prompts, Oracle(), settings)
     assert len(prompts) == 13
     assert len(collect(config)) == sum(each.nfe for each in done)

@@ -133,6 +133,7 @@ def random_view(rows: int, length: int, seed: int = 0) -> View:
             "top_ids": top.indices,
             "hidden": torch.rand(rows, length, 3, generator=generator),
             "prompt": torch.randint(4, 20, (rows, 5), generator=generator),
+            "given": torch.full((rows, length), -1),
         },
     )
 

@@ -276,6 +276,7 @@ def measure(
         [problem.prompt for problem in problems],
         policy,
         settings,
+        given=[problem.given for problem in problems],
         batch_size=batch_size,
         seed=seed,
         on_finish=on_finish,

@@ -62,25 +62,32 @@ def wilcoxon(first: Values, second: Values) -> float:
 
 
 def fisher(first: Record, second: Record) -> float:
-    """Return the two-sided p-value of Fisher's exact test of two accuracies on unpaired problems."""
-    right = [round(record["accuracy"] * record["episodes"]) for record in (first, second)]
+    """Return the two-sided p-value of Fisher's exact test of two accuracies on unpaired problems.
+
+    Where they are no numbers of right answers (a task can score a share), it is Welch's test's.
+    """
+    sums = [record["accuracy"] * record["episodes"] for record in (first, second)]
+    right = [round(value) for value in sums]
+    if not np.allclose(sums, right, atol=1e-6):
+        return welch(first, second, "accuracy")
     wrong = [record["episodes"] - count for record, count in zip((first, second), right, strict=True)]
     return float(stats.fisher_exact(np.array([right, wrong]))[1])
 
 
-def welch(first: Record, second: Record) -> float:
-    """Return the two-sided p-value of Welch's test of two mean numbers of forwards on unpaired problems."""
-    if first["nfe_ci95"][0] == first["nfe_ci95"][1] and second["nfe_ci95"][0] == second["nfe_ci95"][1]:
-        return float(first["nfe"] == second["nfe"])  # neither varies
-    test = stats.ttest_ind_from_stats(*_moments(first), *_moments(second), equal_var=False)
+def welch(first: Record, second: Record, name: str = "nfe") -> float:
+    """Return the two-sided p-value of Welch's test of two means, of forwards unless told, on unpaired problems."""
+    if all(record[f"{name}_ci95"][0] == record[f"{name}_ci95"][1] for record in (first, second)):
+        return float(first[name] == second[name])  # neither varies
+    test = stats.ttest_ind_from_stats(*_moments(first, name), *_moments(second, name), equal_var=False)
     return float(test.pvalue)
 
 
-def _moments(record: Record) -> tuple[float, float, int]:
-    """Return the mean, standard deviation and number of the forwards that a record summarises."""
-    n = record["episodes"]
-    error = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2 / float(stats.t.ppf(0.975, max(1, n - 1)))
-    return record["nfe"], error * float(np.sqrt(n)), n
+def _moments(record: Record, name: str) -> tuple[float, float, int]:
+    """Return the mean, standard deviation and number of what a record summarises."""
+    n, edges = record["episodes"], record[f"{name}_ci95"]
+    # An edge that is cut at 0 or 1 leaves the other one to tell the spread.
+    half = max(edges[1] - record[name], record[name] - edges[0])
+    return record[name], half / float(stats.t.ppf(0.975, max(1, n - 1))) * float(np.sqrt(n)), n
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

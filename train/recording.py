@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser
+from envs.infilling import encode_all_given
 from envs.view import View
 from policies import LearnedPolicy, UnmaskingPolicy
 
@@ -27,8 +28,8 @@ class Frame:
         tokens: ids; the mask token where masked.
         masked: True where no token is committed.
         commit_step: the forward after which each token was committed, from 1; 0 while masked, and where end-of-text
-            was filled in without a commit.
-        commit_confidence: confidence of each committed token when it was committed; 0 elsewhere.
+            was filled in without a commit or the token was given.
+        commit_confidence: confidence of each committed token when it was committed; 1 if it was given, 0 elsewhere.
         remasked: True where this step took a committed token back.
         eligible: True where the policy could commit, before it acted.
         prediction: ids that the dLLM would have written, before the policy acted.
@@ -79,6 +80,7 @@ def record(
     policy: UnmaskingPolicy,
     settings: DecodingSettings,
     *,
+    given: Sequence[str | None] | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Recording]:
@@ -89,6 +91,7 @@ def record(
         prompts: texts.
         policy: a rule or a learned policy.
         settings: lengths and temperature; what the policy reads is added.
+        given: for each prompt None, or the text to fill in; see `envs.infilling`.
         batch_size: most rows at a time.
         seed: of every random choice.
 
@@ -104,17 +107,25 @@ def record(
     settings = replace(settings, features=settings.features | policy.features)
     policy = policy.bind(denoiser, settings)
     encoded = [denoiser.encode(prompt) for prompt in prompts]
+    texts = encode_all_given(denoiser, [None] * len(encoded) if given is None else given)
     done: list[Recording] = []
     for first in range(0, len(encoded), batch_size):
-        done += _record_batch(denoiser, encoded[first : first + batch_size], policy, settings, seed)
+        part = slice(first, first + batch_size)
+        done += _record_batch(denoiser, encoded[part], texts[part], policy, settings, seed)
     return done
 
 
 def _record_batch(
-    denoiser: Denoiser, prompts: Sequence[list[int]], policy: UnmaskingPolicy, settings: DecodingSettings, seed: int
+    denoiser: Denoiser,
+    prompts: Sequence[list[int]],
+    given: Sequence[list[int] | None],
+    policy: UnmaskingPolicy,
+    settings: DecodingSettings,
+    seed: int,
 ) -> list[Recording]:
     batch = DecodingBatch(denoiser, len(prompts), settings)
-    batch.load(range(len(prompts)), prompts, seed, policy.initial_length(settings.buffer_length))
+    length = policy.initial_length(settings.buffer_length)
+    batch.load(range(len(prompts)), prompts, seed, length=length, given=given)
     frames = [[_start(batch, row)] for row in range(len(prompts))]
     drafted = False
     while bool(batch.running.any()):
@@ -145,7 +156,7 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
         tokens=batch.tokens(row),
         masked=batch.masked[row].tolist(),
         commit_step=[0] * length,
-        commit_confidence=[0.0] * length,
+        commit_confidence=batch.commit_confidence[row].tolist(),
         remasked=[False] * length,
         eligible=batch.eligible()[row].tolist(),
         prediction=batch.tokens(row),
@@ -197,7 +208,7 @@ class CommitOrder:
 
     Attributes:
         counts: (S, L) int64, problems whose position l was committed for good at step s + 1.
-        filled: (L,) int64, problems where end-of-text was filled in at position l without a commit.
+        filled: (L,) int64, problems where position l was filled in or given, without a commit.
         problems: their number; each column's counts and filled add up to it.
     """
 

@@ -17,7 +17,7 @@ from train.run_folder import UserError, write_atomic
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
-one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is in [0, 1]."""
+one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]."""
 
 Key = tuple[str, str, int]
 """Policy, decision and block length: what tells a run's evaluations apart."""
@@ -48,12 +48,19 @@ class Outcomes(TypedDict):
     """Of each problem, positions computed."""
 
 
+def is_right_or_wrong(scores: Iterable[float]) -> bool:
+    """Tell whether all scores are 0 or 1; a task can also score a share."""
+    return {*scores} <= {0.0, 1.0}
+
+
 def accuracy_interval(scores: Sequence[float]) -> list[float]:
-    """Return the 95 % Wilson interval of a mean of 0/1 scores.
+    """Return the 95 % interval of a mean score: Wilson's if all are 0 or 1, else Student's, cut to [0, 1].
 
     >>> [round(edge, 3) for edge in accuracy_interval([1.0] * 8 + [0.0] * 2)]
     [0.49, 0.943]
     """
+    if not is_right_or_wrong(scores):
+        return [min(max(edge, 0.0), 1.0) for edge in mean_interval(scores)]
     interval = stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 

@@ -23,7 +23,7 @@ from train.measures import (
     welch,
     wilcoxon,
 )
-from train.records import Record, key_of, mean_interval
+from train.records import Record, is_right_or_wrong, key_of, mean_interval
 from train.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
 from train.tracking import STEP
 
@@ -124,8 +124,9 @@ def is_rival(line: Line, rules: Sequence[str]) -> bool:
 def compare_pair(line: Line, mine: Replicate, other: Replicate) -> Row:
     """Test one seed of a learned line against a rule.
 
-    Paired where both kept outcomes of the same problems: McNemar's exact test of who is right, Wilcoxon's signed-rank
-    test of forwards, bootstrap intervals over problems. Otherwise Fisher's exact and Welch's test, without intervals.
+    Paired where both kept outcomes of the same problems: McNemar's exact test of who is right (of scores that are
+    shares, Wilcoxon's), Wilcoxon's signed-rank test of forwards, bootstrap intervals over problems. Otherwise Fisher's
+    exact and Welch's test, without intervals.
     """
     first, second = mine.record, other.record
     row: Row = {
@@ -142,11 +143,14 @@ def compare_pair(line: Line, mine: Replicate, other: Replicate) -> Row:
     if not row["paired"]:
         return row | {"accuracy_p": fisher(first, second), "nfe_p": welch(first, second)}
     right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)
-    solved = [values == 1 for values in right]
-    row["only_policy"], row["only_rule"] = int((solved[0] & ~solved[1]).sum()), int((solved[1] & ~solved[0]).sum())
     row["accuracy_difference"]["problems"] = bootstrap_interval(difference_of_means, *right)
     row["saved"]["problems"] = bootstrap_interval(share_saved, *forwards)
-    return row | {"accuracy_p": mcnemar(row["only_policy"], row["only_rule"]), "nfe_p": wilcoxon(*forwards)}
+    row["nfe_p"] = wilcoxon(*forwards)
+    if not all(is_right_or_wrong(values.tolist()) for values in right):
+        return row | {"accuracy_p": wilcoxon(*right)}
+    solved = [values == 1 for values in right]
+    row["only_policy"], row["only_rule"] = int((solved[0] & ~solved[1]).sum()), int((solved[1] & ~solved[0]).sum())
+    return row | {"accuracy_p": mcnemar(row["only_policy"], row["only_rule"])}
 
 
 def is_paired(first: Replicate, second: Replicate) -> bool:

@@ -180,10 +180,11 @@ def _against_rules(found: Mapping[str, Any], rules: Sequence[str]) -> tuple[Sect
         Section(
             "Tests",
             [
-                "Each seed against its best rule. Paired, on the same problems: McNemar's exact test of who is right, "
-                "Wilcoxon's signed-rank test of forwards, bootstrap intervals. Unpaired, from the records only: "
-                "Fisher's exact and Welch's test, which are weaker. Holm's correction is over this table, for accuracy "
-                "and forwards each; the last column is at 5 % after it. A test takes the trained policy as it is: how "
+                "Each seed against its best rule. Paired, on the same problems: McNemar's exact test of who is right "
+                "(of scores that are shares, Wilcoxon's), Wilcoxon's signed-rank test of forwards, bootstrap "
+                "intervals. Unpaired, from the records only: Fisher's exact and Welch's test, which are weaker. Holm's "
+                "correction is over this table, for accuracy and forwards each; the last column is at 5 % after it. A "
+                "test takes the trained policy as it is: how "
                 "training varies is in the intervals over seeds."
             ],
             tables=[table(found, TESTS, tests)],

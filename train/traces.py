@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import load_denoiser
-from envs.tasks import SUITE, Split, make_tasks
+from envs.infilling import encode_all_given
+from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import UnmaskingPolicy, load
 from policies.rules import Oracle
 
@@ -62,12 +63,12 @@ class TraceConfig:
     tasks: tuple[str, ...] = (SUITE,)
 
 
-def prompts_of(config: TraceConfig, shard: int) -> list[str]:
-    """Return a shard's prompts, the tasks in turn."""
+def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
+    """Return a shard's problems, the tasks in turn."""
     tasks = make_tasks(list(config.tasks))
     numbers = range(shard * SHARD, min(config.problems, (shard + 1) * SHARD))
     first = FIRST_PROBLEM if config.split == "train" else 0
-    return [tasks[n % len(tasks)].problem(config.split, first + n // len(tasks)).prompt for n in numbers]
+    return [tasks[n % len(tasks)].problem(config.split, first + n // len(tasks)) for n in numbers]
 
 
 def collect_shard(config: TraceConfig, shard: int) -> None:
@@ -77,13 +78,14 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     own = None
     if config.behaviour is not None:
         own = load(config.behaviour, "deterministic", threshold=config.threshold)
-    features = {*config.features, "prompt", *(own.features if own is not None else ())}
+    features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
     oracle = Oracle().bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
-    prompts = [denoiser.encode(prompt) for prompt in prompts_of(config, shard)]
+    problems = problems_of(config, shard)
+    prompts = [denoiser.encode(problem.prompt) for problem in problems]
     batch = DecodingBatch(denoiser, len(prompts), settings)
-    batch.load(range(len(prompts)), prompts)
+    batch.load(range(len(prompts)), prompts, given=encode_all_given(denoiser, [problem.given for problem in problems]))
     columns: dict[str, list[npt.NDArray[np.float32]]] = {}
     while bool(batch.running.any()):
         view = batch.forward()

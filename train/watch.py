@@ -180,9 +180,9 @@ def rehearse(config: WatchConfig) -> Show:
     settings = DecodingSettings(
         config.buffer_length, config.block_length, end_of_text_prediction=config.end_of_text_prediction
     )
-    prompts = [problem.prompt for problem in problems]
+    prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
     recordings = [
-        record(denoiser, prompts, player.policy, settings, seed=config.seed)
+        record(denoiser, prompts, player.policy, settings, given=given, seed=config.seed)
         for player in tqdm(players, desc="recording", unit="policy", disable=None)
     ]
     scorers = {task.name: task.score for task in make_tasks(config.task)}

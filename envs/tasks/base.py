@@ -21,6 +21,9 @@ import numpy as np
 Split = Literal["train", "validation", "test"]
 """Problems are dealt to splits by a hash of their prompt, so no prompt is in two of them."""
 
+BLANK = "[MASK]"
+"""Stands in a given text for one token to be decoded, whatever the dLLM's own mask token is called."""
+
 CELLS = 16
 EMPTY = "."
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -36,6 +39,8 @@ class Problem:
         index: its number in that split; the same (task, split, index) is always the same problem.
         prompt: what the dLLM is asked.
         answer: one right answer (there can be others; ask `Task.score`).
+        given: the text to be filled in, for infilling: `BLANK` stands for each token that is missing. None where
+            the whole answer is to be written.
     """
 
     task: str
@@ -43,6 +48,7 @@ class Problem:
     index: int
     prompt: str
     answer: str
+    given: str | None = None
 
 
 def split_of(prompt: str) -> Split:
@@ -108,16 +114,24 @@ class Task(ABC):
         Raises:
             ValueError: if the split is unknown or the index negative.
         """
-        if split not in get_args(Split):
-            raise ValueError(f"split is {split!r}: choose one of {', '.join(get_args(Split))}")
-        if index < 0:
-            raise ValueError(f"index is {index}: it must be 0 or more")
-        seed = [_number(self.name), get_args(Split).index(split), index]
-        rng = np.random.default_rng(seed)
+        rng = problem_generator(self.name, split, index)
         while True:
             prompt, answer = self.sample(rng)
             if split_of(prompt) == split:
                 return Problem(self.name, split, index, prompt, answer)
+
+
+def problem_generator(task: str, split: Split, index: int) -> np.random.Generator:
+    """Return the random numbers of one problem.
+
+    Raises:
+        ValueError: if the split is unknown or the index negative.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"split is {split!r}: choose one of {', '.join(get_args(Split))}")
+    if index < 0:
+        raise ValueError(f"index is {index}: it must be 0 or more")
+    return np.random.default_rng([_number(task), get_args(Split).index(split), index])
 
 
 @cache

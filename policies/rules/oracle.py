@@ -27,12 +27,14 @@ class References:
         self.denoiser, self.settings = denoiser, replace(settings, features=frozenset())
         self._known: dict[int, Tensor] = {}
 
-    def of(self, keys: Tensor, prompts: Tensor) -> Tensor:
+    def of(self, keys: Tensor, prompts: Tensor, given: Tensor, lengths: Tensor) -> Tensor:
         """Return the finished buffers of some sequences.
 
         Args:
             keys: (B,) int64, of `envs.noise`.
             prompts: (B, P) int64, left-padded with -1.
+            given: (B, L) int64, the tokens that came with the problem, -1 elsewhere.
+            lengths: (B,) int64, of a row with given tokens.
 
         Returns:
             (B, L) int64.
@@ -40,8 +42,13 @@ class References:
         missing = [i for i, key in enumerate(keys.tolist()) if key not in self._known]
         if missing:
             batch = DecodingBatch(self.denoiser, len(missing), self.settings)
-            rows = prompts[missing].tolist()
-            batch.load(range(len(missing)), [[token for token in row if token >= 0] for row in rows])
+            rows, blank = prompts[missing].tolist(), self.denoiser.mask_id
+            texts = [
+                [token if token >= 0 else blank for token in row[:length]] if max(row) >= 0 else None
+                for row, length in zip(given[missing].tolist(), lengths[missing].tolist(), strict=True)
+            ]
+            prompt_ids = [[token for token in row if token >= 0] for row in rows]
+            batch.load(range(len(missing)), prompt_ids, given=texts)
             batch.key = keys[missing].clone()  # the same random numbers at a temperature
             rule = LowConfidence(1)
             while bool(batch.running.any()):
@@ -63,7 +70,7 @@ class Oracle(CommitRule):
 
     rule = "oracle"
     sweep = (1,)
-    features = frozenset({"prompt"})
+    features = frozenset({"prompt", "given"})
 
     agreement: int = 1
     """Always 1: commit what agrees."""
@@ -87,6 +94,7 @@ class Oracle(CommitRule):
         rows = view.eligible.any(1).nonzero().squeeze(1)
         agrees = torch.zeros_like(view.eligible)
         if len(rows):
-            reference = self.references.of(view.key[rows], view.tensors["prompt"][rows])
+            prompt, given = view.tensors["prompt"][rows], view.tensors["given"][rows]
+            reference = self.references.of(view.key[rows], prompt, given, view.length[rows])
             agrees[rows] = view.prediction[rows] == reference
         return agrees & view.eligible
