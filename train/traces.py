@@ -66,8 +66,10 @@ def prompts_of(config: TraceConfig, shard: int) -> list[str]:
     """Return a shard's prompts, the tasks in turn."""
     tasks = make_tasks(list(config.tasks))
     numbers = range(shard * SHARD, min(config.problems, (shard + 1) * SHARD))
-    first = FIRST_PROBLEM if config.split == "train" else 0
-    return [tasks[n % len(tasks)].problem(config.split, first + n // len(tasks)).prompt for n in numbers]
+    if config.split == "train":
+        places = [(tasks[n % len(tasks)], FIRST_PROBLEM + n // len(tasks)) for n in numbers]
+        return [task.wrapped_problem("train", place).prompt for task, place in places]
+    return [tasks[n % len(tasks)].problem(config.split, n // len(tasks)).prompt for n in numbers]
 
 
 def collect_shard(config: TraceConfig, shard: int) -> None:
