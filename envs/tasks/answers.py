@@ -16,7 +16,9 @@ from fractions import Fraction
 ENDS = ("<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "</s>", "<|mdm_mask|>")
 """Special tokens as text, after which a model has nothing more to say (and a mask, which a finished text lacks)."""
 
-_STATED = re.compile(r"answer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=)[\s*_]*(?:approximately\b|about\b)?\s*(\S[^\n]*)", re.I)
+_STATED = re.compile(
+    r"answer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|:|=)[\s*_]*(?:approximately\b|about\b)?\s*(\S[^\n]*)", re.I
+)
 _HASHED = re.compile(r"####[ \t]*(?:(?:the )?(?:final )?answer\s*(?:is)?\s*:?)?[ \t]*([^\n]*)", re.I)
 _HEADING = re.compile(r"(?:step\b|\d+\s*[.):]\s+[A-Za-z*])", re.I)
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|<answer>|\Z)", re.S | re.I)
@@ -25,7 +27,7 @@ _FEW_SHOT = re.compile(r"\n\s*(?:Question|Problem|Q)\s*:")
 
 
 def before_end(text: str) -> str:
-    """Cut a text at the first special token that ends it, and drop ``\r``.
+    r"""Cut a text at the first special token that ends it, and drop ``\r``.
 
     >>> before_end("18<|eot_id|><|endoftext|> 19")
     '18'
@@ -80,9 +82,9 @@ def stated(text: str) -> list[str]:
 
 
 def before_next_question(text: str) -> str:
-    """Cut off the further examples that a base model goes on to write after its answer.
+    r"""Cut off the further examples that a base model goes on to write after its answer.
 
-    >>> before_next_question("#### 18\\n\\nQuestion: A robe takes 2 bolts. #### 3")
+    >>> before_next_question("#### 18\n\nQuestion: A robe takes 2 bolts. #### 3")
     '#### 18'
     """
     head = _FEW_SHOT.split(text)[0]
@@ -97,13 +99,13 @@ _QUANTITY = re.compile(
     rf"|(?P<number>{_NUMBER})(?:\s*\*\s*10\s*\^\s*\{{?(?P<power>-?\d{{1,2}})\}}?)?)"
 )
 _CLEAN = (
-    (re.compile(r"[−–‐‑]"), "-"),
+    (re.compile("[\u2212\u2010-\u2013]"), "-"),
     (re.compile(r"\\[!,;:]|\{,\}(?=\d)"), lambda match: "," if match[0] == "{,}" else ""),
     (re.compile(r"\\(?:left|right|displaystyle)\b"), ""),
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\(?:times|cdot)|×"), "*"),
+    (re.compile(r"\\(?:times|cdot)|\u00d7"), "*"),
     (re.compile(r"\\approx|≈|\\equiv"), "="),
     (re.compile(r"\\[()\[\]%$ ]|[$€£¥`~]|\*\*|__"), " "),
     (re.compile(r"(?<=[-])\s+(?=[\d.])"), ""),

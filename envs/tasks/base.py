@@ -22,6 +22,9 @@ import numpy as np
 Split = Literal["train", "validation", "test"]
 """Problems are dealt to splits by a hash of their prompt, so no prompt is in two of them."""
 
+MOST_DRAWS = 1000
+"""Draws until a problem must belong to the wanted split; one in ten does."""
+
 CELLS = 16
 EMPTY = "."
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -153,10 +156,11 @@ class ProceduralTask(Task):
         """Draw until a prompt belongs to the split, from a seed of its own for each (task, split, index)."""
         seed = [_number(self.name), get_args(Split).index(split), index]
         rng = np.random.default_rng(seed)
-        while True:
+        for _ in range(MOST_DRAWS):
             prompt, answer = self.sample(rng)
             if split_of(prompt) == split:
                 return Problem(self.name, split, index, prompt, answer)
+        raise ValueError(f"{self.name} has no {split} problem among {MOST_DRAWS}: it has too few different ones")
 
 
 @cache

@@ -155,7 +155,7 @@ class Countdown(FileTask):
 
     def check(self, row: Row) -> None:
         """Refuse a row without two or more whole numbers and a target."""
-        numbers, target = self.puzzle(row)
+        numbers, _ = self.puzzle(row)
         if not 2 <= len(numbers) <= 6:
             raise ValueError(f"it has {len(numbers)} numbers: there must be 2 to 6")
 

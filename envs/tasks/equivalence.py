@@ -76,7 +76,7 @@ def same_answer(answer: str, gold: str) -> bool:
     (True, True, False)
     """
     one, other = plain(answer), plain(gold)
-    if one == other or one.lower() == other.lower() and one.isalpha():
+    if one == other or (one.lower() == other.lower() and one.isalpha()):
         return bool(one)
     if _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other):
         return numbers(one) == numbers(other)

@@ -104,7 +104,9 @@ def read_hub(where: HubSplit) -> list[Row]:
     try:
         rows: list[Row] = list(load_dataset(where.repository, where.config, split=where.split))
     except Exception as error:  # whatever the hub's client raises: no network, no such data set, a broken cache
-        raise ValueError(f"{about}, but can't be loaded: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise ValueError(
+            f"{about}, but can't be loaded: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
     return rows
 
 
@@ -130,13 +132,15 @@ class FileTask(Task):
     """
 
     hub: ClassVar[Mapping[Split, HubSplit]] = {}
-    stems: ClassVar[Mapping[Split, tuple[str, ...]]] = {split: (split,) for split in get_args(Split)}
+    stems: Mapping[Split, tuple[str, ...]] = {split: (split,) for split in get_args(Split)}
 
     def __init__(self, data: str = "", train: str = "", validation: str = "", test: str = "") -> None:
         named = {"train": train, "validation": validation, "test": test}
         self.files: dict[Split, Path] = {split: Path(file) for split, file in named.items() if file}  # type: ignore[misc]
         if data and self.files:
-            raise ValueError(f"{self.name}'s data is {data!r}, and files are given too: give a folder or files, not both")
+            raise ValueError(
+                f"{self.name}'s data is {data!r}, and files are given too: give a folder or files, not both"
+            )
         self.folder = Path(data) if data else None
         if self.folder is not None and not self.folder.is_dir():
             raise FileNotFoundError(f"{self.name}'s data is {data!r}: there is no such folder")

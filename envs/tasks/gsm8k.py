@@ -8,13 +8,14 @@ from typing import ClassVar
 from envs.tasks.answers import before_end, before_next_question, numbers, quantity, slots, stated
 from envs.tasks.files import FileTask, HubSplit, Row, text_of
 
-MATH_PROMPT = r"""You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a \boxed{{}}.
+MATH_PROMPT = """You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final \
+answer in a \\boxed{{}}.
 Respond in the following format:
 <reasoning>
 Your reasoning here
 </reasoning>
 <answer>
-\boxed{{...}}
+\\boxed{{...}}
 </answer>
 
 {question}"""

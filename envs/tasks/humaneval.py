@@ -35,7 +35,7 @@ class HumanEval(ProgramTask):
 
     name = "humaneval"
     hub: ClassVar = {"test": HubSplit("openai/openai_humaneval", "test")}
-    stems: ClassVar = {"test": ("test", "HumanEval")}
+    stems = {"test": ("test", "HumanEval")}
 
     def check(self, row: Row) -> None:
         """Refuse a row that lacks a field or whose prompt doesn't begin the function."""

@@ -1,8 +1,9 @@
-"""Run as a process by `envs.tasks.equivalence`: answers each line of JSON, pairs ``[gold, answer]``, with ``true`` if
-Math-Verify finds one of them equal, else ``false``.
+"""Run as a process by `envs.tasks.equivalence`: compares pairs of answers with Math-Verify.
 
-A process of its own because algebra on what a model wrote can take for ever or all memory: its parent kills it, which
-works in any thread, unlike Math-Verify's own time limit (a signal).
+It answers each line of JSON, a list of pairs ``[gold, answer]``, with ``true`` if one is equal, else ``false``.
+
+It is a process of its own because algebra on what a model wrote can take for ever or all memory: its parent kills it,
+which works in any thread, unlike Math-Verify's own time limit (a signal).
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ def main(megabytes: int) -> None:
 
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-    print("ready", flush=True)
+    _say("ready")
     for line in sys.stdin:
-        print(json.dumps(any(_is_equal(*pair) for pair in json.loads(line))), flush=True)
+        _say(json.dumps(any(_is_equal(*pair) for pair in json.loads(line))))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _is_equal(gold_latex: str, answer_latex: str) -> bool:

@@ -22,7 +22,7 @@ OFFICIAL: dict[Split, range] = {"test": range(11, 511), "validation": range(511,
 
 
 def mbpp_program(text: str, tests: Sequence[str], setup: str = "") -> str | None:
-    """Return the program that tells whether a text solves a problem: the first function of the tested name, and tests."""
+    """Return the program that tells whether a text solves a problem: its function and the tests."""
     program = find_program(text, called(tests))
     return None if program is None else "\n".join([setup, program, *tests]) + "\n"
 

@@ -18,20 +18,20 @@ _INDENT = " " * 4
 
 
 def blocks(text: str) -> list[str]:
-    """Return the parts of a text between code fences, in order; also where the first or last fence is missing.
+    r"""Return the parts of a text between code fences, in order; also where the first or last fence is missing.
 
-    >>> blocks("def f(): pass\\n```\\nThat is all.")
-    ['def f(): pass\\n', '\\nThat is all.']
+    >>> blocks("def f(): pass\n```\nThat is all.")
+    ['def f(): pass\n', '\nThat is all.']
     """
     text = before_end(text).partition("[DONE]")[0].rpartition("[BEGIN]")[2]
     return [part for part in _FENCE.split(text) if part.strip()]
 
 
 def longest_program(code: str) -> str:
-    """Return the longest run of lines, from the first one that looks like code, that compiles; "" if there is none.
+    r"""Return the longest run of lines, from the first one that looks like code, that compiles; "" if there is none.
 
-    >>> longest_program("Here it is:\\ndef f():\\n    return 1\\nIt returns 1.")
-    'def f():\\n    return 1'
+    >>> longest_program("Here it is:\ndef f():\n    return 1\nIt returns 1.")
+    'def f():\n    return 1'
     """
     start = _CODE.search(code)
     return "\n".join(_compiling("", code[start.start() :].split("\n"))) if start else ""
@@ -61,10 +61,10 @@ def find_program(text: str, names: Collection[str]) -> str | None:
 
 
 def continuation(text: str, prompt: str) -> str | None:
-    """Return the function whose head is the prompt, if the text is its body, up to where it stops compiling.
+    r"""Return the function whose head is the prompt, if the text is its body, up to where it stops compiling.
 
-    >>> continuation("return x + 1", "def f(x):\\n")
-    'def f(x):\\n    return x + 1'
+    >>> continuation("return x + 1", "def f(x):\n")
+    'def f(x):\n    return x + 1'
     """
     for part in blocks(text):
         # Of the first line, or of all, the indentation is easily lost.

@@ -6,6 +6,7 @@ means harm: for that, run the whole job in a container or a virtual machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -57,8 +58,6 @@ def passes(program: str, seconds: int = 10, megabytes: int = 1024) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and whatever it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()

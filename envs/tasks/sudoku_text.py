@@ -36,12 +36,12 @@ SCORES = ("solved", "cells")
 
 
 def final_grid(text: str, cells: int) -> str:
-    """Return the digits of the grid that a solution gives; "" if it gives none.
+    r"""Return the digits of the grid that a solution gives; "" if it gives none.
 
     It is the last run of exactly that many digits in the last slot that has one, or in the text; or else all digits of
     the last slot, whatever stands between them.
 
-    >>> final_grid("<answer>1 2 3 4\\n3412 | 2143\\n4321</answer>", 16)
+    >>> final_grid("<answer>1 2 3 4\n3412 | 2143\n4321</answer>", 16)
     '1234341221434321'
     """
     text = before_end(text)
