@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
-from envs.tasks import SUITE, Problem, Split, Task, make_tasks, need_splits
+from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_yaml
@@ -387,7 +387,8 @@ def main(config: EvaluateConfig) -> list[Record]:
     )
     jobs = plan(config.policy, blocks)
     load_denoiser(config.model, config.device, config.dtype)
-    need_splits(make_tasks(config.tasks), [config.split])
+    # Before the run's folder is taken: is there data, and a problem at `first`?
+    choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
     open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
     records = run_jobs(config, jobs, config.out / "evaluation.json")
     counts = sorted({record["episodes"] for record in records if record["task"] != "all"})

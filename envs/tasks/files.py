@@ -104,9 +104,7 @@ def read_hub(where: HubSplit) -> list[Row]:
     try:
         rows: list[Row] = list(load_dataset(where.repository, where.config, split=where.split))
     except Exception as error:  # whatever the hub's client raises: no network, no such data set, a broken cache
-        raise ValueError(
-            f"{about}, but can't be loaded: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+        raise ValueError(f"{about}, but can't be loaded: {error!r}") from error
     return rows
 
 
@@ -249,7 +247,7 @@ class FileTask(Task):
             try:
                 self.check(row)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                problem = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+                problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{self.name}'s row {number} of {where!r} is malformed: {problem}") from error
         return rows
 

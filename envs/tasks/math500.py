@@ -47,7 +47,7 @@ def _formula(fragment: str) -> str:
     # "$-\sqrt{15}$ and $\sqrt{15}$" is one answer, "equal to $x = 3$" a formula among words.
     if len(marked) > 1 and re.fullmatch(r"(?:and|or|[,;\s])*", outside):
         return ", ".join(marked).strip()
-    return (marked[-1] if marked else fragment).strip(" .*\n")
+    return (marked[-1] if marked else fragment).strip(" *\n").rstrip(". ")
 
 
 def _last_formula(text: str) -> str:

@@ -53,7 +53,7 @@ def defined(code: str) -> set[str]:
 
 def find_program(text: str, names: Collection[str]) -> str | None:
     """Return the first program of a text that defines one of these names; None if there is none."""
-    for part in [*blocks(text), text]:
+    for part in [*blocks(text), before_end(text)]:
         program = longest_program(part)
         if program and defined(program) & set(names):
             return program
