@@ -11,15 +11,22 @@ from tempfile import mkdtemp
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from benchmark_files import BENCHMARKS, PARALLEL_BENCH, gsm8k, make_files, mbpp, sudoku, write_jsonl
 
 import envs.tasks
+from envs.denoiser import load_denoiser
 from envs.tasks import Problem, Split, describe_data, make_task, make_tasks, need_splits, split_of
 from envs.tasks.countdown import evaluate, score_countdown, solve
 from envs.tasks.files import FileTask, HubSplit, read_hub, read_rows
 from envs.tasks.parallel_bench import parse_list, score_parallel_bench
 from envs.tasks.sudoku_text import final_grid, score_cells, score_sudoku
+from envs.unmasking import UnmaskingVectorEnv
+from policies import make_rule
+from train.config import parse
+from train.evaluate import EvaluateConfig, main, measure
+from train.ppo_config import TrainPPOConfig
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 GARBAGE = [
@@ -337,6 +344,40 @@ def test_reasoning_gym_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(ValueError, match="reasoning-gym is not installed: pip install"):
         make_task("reasoning_gym:chain_sum")
+
+
+# Evaluating and training on a finite split.
+
+
+def test_an_evaluation_ends_with_the_split(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", gsm8k(0, 5))
+    tasks = ["copy", f"gsm8k:test={file}"]
+    outcomes = measure(
+        load_denoiser("toy"), make_rule("threshold:0.5"), tasks=tasks, first=2, episodes=10, buffer_length=4
+    )
+    assert outcomes["task"] == ["copy"] * 10 + ["gsm8k"] * 3
+    assert outcomes["index"] == [*range(2, 12), 2, 3, 4]
+    config = EvaluateConfig(["threshold:0.5"], tmp_path / "run", model="toy", tasks=tasks, first=5, buffer_length=4)
+    with pytest.raises(ValueError, match="first is 5: gsm8k has 5 test problems, so it must be below 5"):
+        main(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_round_a_finite_split(tmp_path: Path) -> None:
+    text = f"gsm8k:train={write_jsonl(tmp_path / 'train.jsonl', gsm8k(0, 12))}"
+    env = UnmaskingVectorEnv(4, denoiser="toy", tasks=text, buffer_length=4)
+    env.reset(seed=0)
+    seen = {problem.index for problem in env.problems}
+    for _ in range(60):
+        env.step(np.ones((4, 4), dtype=np.int8))
+        seen |= {problem.index for problem in env.problems}
+    assert seen == set(range(make_task(text).size("train") or 0))
+
+
+def test_a_task_may_be_given_by_its_singular_flag() -> None:
+    words = ["--task", "copy", "--task=gsm8k:data=x,test=", "--tasks", "sort"]
+    assert parse(EvaluateConfig, argv=words).tasks == ["copy", "gsm8k:data=x,test=", "sort"]
+    assert parse(TrainPPOConfig, argv=["--env.task", "add"]).env.tasks == ["add"]
 
 
 # Naming tasks.
