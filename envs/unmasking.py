@@ -162,7 +162,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
         self.block_lengths = [int(block or buffer_length) for block in blocks]
-        self.problems: list[Problem] = [next(iter(self.tasks.values())).problem(split, 0)] * num_envs
+        self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(settings, self.has_dial)
@@ -228,7 +228,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         for row in rows:
             generator = self._generators[row]
             task = self.tasks[names[int(generator.integers(len(names)))]]
-            self.problems[row] = task.problem(self.split, int(generator.integers(2**31)))
+            self.problems[row] = task.wrapped_problem(self.split, int(generator.integers(2**31)))
             prompts.append(self.denoiser.encode(self.problems[row].prompt))
             if self.has_dial:
                 self.speed[row] = generator.random()

@@ -98,13 +98,13 @@ def test_own_chains(tmp_path: Path) -> None:
         "".join(f">{i} some words\r\n{chain[:4]}\n{chain[4:].lower()}\n\n" for i, chain in enumerate(chains))
     )
     assert read_fasta(file) == chains
-    [task] = make_tasks(f"antibody={file}")
-    assert task.name == f"antibody={file}"
+    [task] = make_tasks(f"antibody:{file}")
+    assert (task.name, task.source) == ("antibody", str(file))
     problem = task.problem("train", 0)
     assert (problem.task, problem.answer in chains) == (task.name, True)
     other = tmp_path / "elsewhere.fasta"
     other.write_bytes(file.read_bytes())
-    assert make_tasks(f"antibody={other}")[0].problem("train", 0).given == problem.given
+    assert make_tasks(f"antibody:file={other}")[0].problem("train", 0).given == problem.given
 
 
 def test_the_suite_is_without_it() -> None:

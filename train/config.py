@@ -32,7 +32,8 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
     # A switch needs no value; jsonargparse would ask for `--resume true`.
     words = ["--resume=true" if word == "--resume" else word for word in words]
-    words = _gather_lists(words, _list_fields(config_class))
+    lists = _list_fields(config_class)
+    words = _gather_lists(_singular_to_plural(words, lists), lists)
     files = [str(CONFIGS / default_file)] if default_file else []
     config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)
     return config
@@ -61,6 +62,17 @@ def _list_fields(config_class: type, prefix: str = "") -> dict[str, Any]:
         elif get_origin(kind) in (list, tuple):
             found[f"--{prefix}{name}"] = get_args(kind)[0]
     return found
+
+
+def _singular_to_plural(words: list[str], flags: Mapping[str, Any]) -> list[str]:
+    """Let one task be given as ``--task``, as every list field whose name ends in s is written one item a flag.
+
+    >>> _singular_to_plural(["--task", "copy", "--task=add"], {"--tasks": str})
+    ['--tasks', 'copy', '--tasks=add']
+    """
+    plurals = {flag[:-1]: flag for flag in flags if flag.endswith("s")}
+    split = [word.partition("=") for word in words]
+    return [plurals.get(flag, flag) + equals + value for flag, equals, value in split]
 
 
 def _gather_lists(words: list[str], flags: Mapping[str, Any]) -> list[str]:

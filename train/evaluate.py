@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
-from envs.tasks import SUITE, Split, make_tasks
+from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_yaml
@@ -69,11 +69,11 @@ class EvaluateConfig:
     model: str = "tiny"
     """The dLLM: a checkpoint folder or the name of one that ships."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
-    """Tasks by name, or suite."""
+    """Tasks as name or name:option=value,... such as gsm8k:data=FOLDER; or suite. --task names one."""
     split: Split = "test"
     """Problems to use: test, validation or train."""
     episodes: int | None = None
-    """Problems a task; null is 100, or 25 to sweep all rules."""
+    """Problems a task, or all if it has fewer; null is 100, or 25 to sweep all rules."""
     first: int = 0
     """Index of the first problem of the split; problems that nothing was tuned on lie further on."""
     buffer_length: int = 64
@@ -252,7 +252,7 @@ def measure(
         name: what the records call it; None takes its own name.
         tasks: names, or "suite".
         split: which problems.
-        episodes: problems a task.
+        episodes: problems a task; all of a task that has fewer.
         first: index of the first problem.
         buffer_length: L.
         block_length: None for full diffusion.
@@ -265,10 +265,8 @@ def measure(
     Returns:
         What became of each problem, task by task.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     chosen = make_tasks(tasks)
-    problems = [task.problem(split, index) for task in chosen for index in range(first, first + episodes)]
+    problems = choose_problems(chosen, split, first, episodes)
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     began = time.perf_counter()
     generations = decode(
@@ -289,11 +287,29 @@ def measure(
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 3),
         "task": [problem.task for problem in problems],
-        "index": [index for _ in chosen for index in range(first, first + episodes)],
+        "index": [problem.index for problem in problems],
         "score": [scorers[p.task](done.text, p) for p, done in zip(problems, generations, strict=True)],
         "nfe": [done.nfe for done in generations],
         "token_positions": [done.token_positions for done in generations],
     }
+
+
+def choose_problems(tasks: Sequence[Task], split: Split, first: int, episodes: int) -> list[Problem]:
+    """Return problems `first` to `first + episodes` of each task; no problem twice, so fewer where a split ends.
+
+    Raises:
+        ValueError: if none is asked for, or a task has none from `first` on.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}: it must be 1 or more")
+    problems: list[Problem] = []
+    for task in tasks:
+        size = task.size(split)
+        if size is not None and first >= size:
+            raise ValueError(f"first is {first}: {task.name} has {size} {split} problems, so it must be below {size}")
+        last = first + episodes if size is None else min(first + episodes, size)
+        problems += [task.problem(split, index) for index in range(first, last)]
+    return problems
 
 
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
@@ -378,10 +394,12 @@ def main(config: EvaluateConfig) -> list[Record]:
     )
     jobs = plan(config.policy, blocks)
     load_denoiser(config.model, config.device, config.dtype)
-    make_tasks(config.tasks)
+    # Before the run's folder is taken: is there data, and a problem at `first`?
+    choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
     open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
     records = run_jobs(config, jobs, config.out / "evaluation.json")
-    title = f"{config.model}, {records[0]['episodes']} {config.split} problems a task"
+    counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
+    title = f"{config.model}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
     plot_pareto(records, config.out / "pareto.png", title)
     print_table(records, title, config.per_task)
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
+from envs.tasks import describe_data, make_tasks, need_splits
 from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, UnmaskingNetwork, load, save
 from policies.actor_critic import UnmaskingActorCritic
@@ -245,6 +246,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "algorithm": type(model).__name__,
         "model": config.model.name,
         "tasks": config.env.tasks,
+        "data": describe_data(make_tasks(config.env.tasks)),
         "split": "train",
         "buffer_length": config.env.buffer_length,
         "block_lengths": blocks_of(config),
@@ -348,6 +350,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     torch.set_num_threads(config.model.threads)
     denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
     env = make_env(config, denoiser)
+    # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
+    need_splits(
+        make_tasks(config.env.tasks), ("train", "test", "validation") if config.env.alpha_range else ("train", "test")
+    )
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)
     print(to_yaml(settings))

@@ -67,8 +67,10 @@ def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
     """Return a shard's problems, the tasks in turn."""
     tasks = make_tasks(list(config.tasks))
     numbers = range(shard * SHARD, min(config.problems, (shard + 1) * SHARD))
-    first = FIRST_PROBLEM if config.split == "train" else 0
-    return [tasks[n % len(tasks)].problem(config.split, first + n // len(tasks)) for n in numbers]
+    if config.split == "train":
+        places = [(tasks[n % len(tasks)], FIRST_PROBLEM + n // len(tasks)) for n in numbers]
+        return [task.wrapped_problem("train", place) for task, place in places]
+    return [tasks[n % len(tasks)].problem(config.split, n // len(tasks)) for n in numbers]
 
 
 def collect_shard(config: TraceConfig, shard: int) -> None:

@@ -1,54 +1,160 @@
-"""The embedded procedural suite, one file a task, and mixtures of tasks."""
+"""The embedded procedural suite and the benchmarks of the field, one file a task, and mixtures of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, get_args
 
 from envs.tasks.addition import Addition
 from envs.tasks.antibody import Antibody
-from envs.tasks.base import EMPTY, Problem, Split, Task, split_of
+from envs.tasks.base import EMPTY, Problem, ProceduralTask, Split, Task, split_of
 from envs.tasks.copy_list import Copy
+from envs.tasks.countdown import Countdown
+from envs.tasks.gsm8k import GSM8K
+from envs.tasks.humaneval import HumanEval
 from envs.tasks.insert import Insert
+from envs.tasks.math500 import Math500
+from envs.tasks.mbpp import MBPP
+from envs.tasks.parallel_bench import ParallelBench
+from envs.tasks.reasoning_gym import ReasoningGym
 from envs.tasks.remove import Remove
 from envs.tasks.replace import Replace
 from envs.tasks.reverse import Reverse
 from envs.tasks.shuffle import Shuffle
 from envs.tasks.sort import Sort
 from envs.tasks.sudoku import Sudoku
+from envs.tasks.sudoku_text import Sudoku4x4, Sudoku9x9
 
-__all__ = ["SUITE", "TASKS", "Problem", "Split", "Task", "make_tasks", "split_of", "vocabulary"]
+__all__ = [
+    "BENCHMARKS",
+    "SUITE",
+    "TASKS",
+    "Problem",
+    "ProceduralTask",
+    "Split",
+    "Task",
+    "describe_data",
+    "make_task",
+    "make_tasks",
+    "need_splits",
+    "split_of",
+    "vocabulary",
+]
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[ProceduralTask]] = {
     task.name: task for task in (Copy, Reverse, Sort, Shuffle, Replace, Insert, Remove, Addition, Sudoku)
 }
-"""Every task of the suite by name; a new one is one file and one word here."""
+"""Every task of the embedded suite by name; a new one is one file and one word here."""
+
+BENCHMARKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
+    {
+        **{task.name: task for task in (GSM8K, Math500, HumanEval, MBPP, Countdown, Sudoku4x4, Sudoku9x9, Antibody)},
+        "parallel_bench": ParallelBench,
+        "reasoning_gym": ReasoningGym,
+    }
+)
+"""Every other task by name; a new one is one file and one word here."""
 
 SUITE = "suite"
 """The name that stands for all of `TASKS`."""
 
-OTHERS: dict[str, type[Task]] = {Antibody.name: Antibody}
-"""Tasks for other dLLMs than the embedded one."""
-
 
 def make_tasks(names: str | Sequence[str]) -> list[Task]:
-    """Build tasks from their names; ``"suite"`` is all of `TASKS`, ``"antibody=FILE"`` antibody on another FASTA file.
+    """Build tasks from their texts, as `make_task` reads them; ``"suite"`` is all of `TASKS`.
 
     Raises:
-        ValueError: if a name is unknown or there is none.
+        ValueError: if a text is not understood, there is none, or two tasks have one name.
 
     >>> [task.name for task in make_tasks(["copy", "add"])]
     ['copy', 'add']
     """
     wanted = [names] if isinstance(names, str) else list(names)
+    if not wanted:
+        raise ValueError(f"task is {names!r}: choose from {_choices()}")
     # "suite" stands for every task, and a task named twice is drawn no more often.
     wanted = list(dict.fromkeys(name for word in wanted for name in (TASKS if word == SUITE else [word])))
-    known = {**TASKS, **OTHERS}
-    files = {name: Path(name.removeprefix("antibody=")) for name in wanted if name.startswith("antibody=")}
-    unknown = [name for name in wanted if name not in known and name not in files]
-    if unknown or not wanted:
-        raise ValueError(f"task is {unknown[0] if unknown else names!r}: choose from {', '.join([SUITE, *known])}")
-    return [Antibody(files[name]) if name in files else known[name]() for name in wanted]
+    tasks = [make_task(text) for text in wanted]
+    for text, task in zip(wanted, tasks, strict=True):
+        if [other.name for other in tasks].count(task.name) > 1:
+            raise ValueError(f"task is {text!r}: another task has its name {task.name!r} too, so give one of them")
+    return tasks
+
+
+def make_task(text: str) -> Task:
+    """Build a task from ``name``, or ``name:option=value,option=value``; a first value may go without ``option=``.
+
+    Raises:
+        ValueError: if there is no such task or option, or a value is not possible.
+
+    >>> make_task("copy:shortest=5,longest=5").problem("test", 0).answer
+    'q i w j p'
+    """
+    name, _, rest = text.partition(":")
+    build = TASKS.get(name) or BENCHMARKS.get(name)
+    if build is None:
+        raise ValueError(f"task is {name!r}: choose from {_choices()}")
+    options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
+    values: dict[str, Any] = {}
+    for place, part in enumerate(rest.split(",") if rest else []):
+        option, is_named, value = part.partition("=")
+        if not is_named and place == 0 and options:
+            option, value = next(iter(options)), part
+        if option not in options or option in values:
+            known = ", ".join(options) or "none, it has no options"
+            raise ValueError(f"{name}'s option is {option!r}: write option=value, each once, with one of {known}")
+        values[option] = _read(f"{name}'s {option}", value, options[option])
+    return build(**values)
+
+
+def _read(what: str, value: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if value not in ("true", "false"):
+            raise ValueError(f"{what} is {value!r}: it must be true or false")
+        return value == "true"
+    if isinstance(default, int | float):
+        try:
+            return type(default)(value)
+        except ValueError:
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise ValueError(f"{what} is {value!r}: it must be a {kind}") from None
+    return value
+
+
+def _choices() -> str:
+    return ", ".join([SUITE, *TASKS, *BENCHMARKS])
+
+
+def need_splits(tasks: Sequence[Task], splits: Sequence[Split]) -> None:
+    """Read the splits of tasks now, so that a missing file is found before a long job and not at its end.
+
+    Raises:
+        ValueError: if a task lacks one of the splits.
+    """
+    for task in tasks:
+        for split in splits:
+            task.size(split)
+
+
+def describe_data(tasks: Sequence[Task]) -> str:
+    """Say where the problems come from and how many each split has, for a policy's card.
+
+    >>> describe_data(make_tasks(["copy", "add"]))
+    'generated: copy, add'
+    """
+    parts: dict[str, list[str]] = {}
+    for task in tasks:
+        sizes = [f"{size:,} {split}" for split in get_args(Split) if (size := _size(task, split))]
+        parts.setdefault(task.source, []).append(f"{task.name} ({', '.join(sizes)})" if sizes else task.name)
+    return "; ".join(f"{source}: {', '.join(names)}" for source, names in parts.items())
+
+
+def _size(task: Task, split: Split) -> int | None:
+    try:
+        return task.size(split)
+    except ValueError:
+        return None
 
 
 def vocabulary(tasks: Sequence[Task]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.tasks.base import Problem, Task, cells_of, form
+from envs.tasks.base import Problem, ProceduralTask, cells_of, form
 
 
 def work_out(addends: list[int]) -> str:
@@ -24,7 +24,7 @@ def work_out(addends: list[int]) -> str:
     return " ".join(words)
 
 
-class Addition(Task):
+class Addition(ProceduralTask):
     """``add . . : 3 9 7 ... =`` is answered ``9 + 3 = 12 + 7 = 19`` or by any other order; a total is one word.
 
     Args:

@@ -1,16 +1,15 @@
 """Antibody: restore the masked residues of an antibody's heavy chain (its variable domain).
 
-The chains that ship (`antibody.fasta`) are those of therapeutic antibodies, human or humanised, as the WHO published
-them with their names; spelled as in Thera-SAbDab (Raybould et al. 2020, doi:10.1093/nar/gkz827). Prompt and given text
-are in the format of RoBERTa-like protein models such as Sapiens (`envs.sapiens`): ``<s>``, a letter a residue,
-``</s>``. Chains of one germline family are much alike, so splits share no chain, but they do share most residues.
+The chains that ship (`antibody.fasta`) are those of therapeutic antibodies, human or humanised, typed from the table of
+Thera-SAbDab (Raybould et al. 2020, doi:10.1093/nar/gkz827) in the repository of the BioPhi publication; such sequences
+are published facts, and no licence is claimed for them. Prompt and given text are in the format of RoBERTa-like protein
+models such as Sapiens (`envs.sapiens`): ``<s>``, a letter a residue, ``</s>``. Chains of one germline family are much
+alike, so splits share no chain, but they do share most residues.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import numpy as np
 
 from envs.tasks.base import BLANK, Problem, Split, Task, problem_generator, split_of
 
@@ -44,7 +43,7 @@ class Antibody(Task):
     one split, by its hash; a split's problems draw its chains again and again, with other masks.
 
     Args:
-        file: FASTA file of chains; None for those that ship.
+        file: FASTA file of chains; none for those that ship.
         least: smallest share of residues that is masked.
         most: largest, at most 1.
 
@@ -55,32 +54,30 @@ class Antibody(Task):
     name = "antibody"
     words = tuple(RESIDUES)
 
-    def __init__(self, file: Path | None = None, least: float = 0.8, most: float = 1.0) -> None:
+    def __init__(self, file: str = "", least: float = 0.8, most: float = 1.0) -> None:
         if not 0 < least <= most <= 1:
             raise ValueError(f"masked shares are {least} to {most}: they must satisfy 0 < least <= most <= 1")
         self.least, self.most = least, most
-        chains = dict.fromkeys(read_fasta(file or CHAINS))
+        chains = dict.fromkeys(read_fasta(Path(file) if file else CHAINS))
         self.chains: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
         for chain in chains:
             self.chains[split_of(chain)].append(chain)
-        if file is not None:
-            self.name = f"{self.name}={file}"
+        self.source = file or "chains that ship"
 
-    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
-        """Draw a chain of any split; the prompt is always the same."""
-        chains = [chain for split in self.chains.values() for chain in split]
-        return START, chains[int(rng.integers(len(chains)))]
-
-    def problem(self, split: Split, index: int) -> Problem:
-        """Return problem `index` of `split`.
+    def size(self, split: Split) -> int | None:
+        """Return None: the masks of a chain can always be drawn anew.
 
         Raises:
-            ValueError: if the split is unknown or has no chain, or the index is negative.
+            ValueError: if no chain belongs to the split.
         """
-        rng = problem_generator(Antibody.name, split, index)
+        if not self.chains[split]:
+            raise ValueError(f"split is {split!r}: none of the chains of {self.source} falls in it; give more of them")
+        return None
+
+    def make(self, split: Split, index: int) -> Problem:
+        """Draw a chain of the split, and what of it is masked."""
+        rng = problem_generator(self.name, split, index)
         chains = self.chains[split]
-        if not chains:
-            raise ValueError(f"split is {split!r}: none of the chains of {self.name} falls in it; give more of them")
         chain = chains[int(rng.integers(len(chains)))]
         count = max(1, round(float(rng.uniform(self.least, self.most)) * len(chain)))
         masked = set(rng.permutation(len(chain))[:count].tolist())

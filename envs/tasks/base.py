@@ -1,6 +1,7 @@
-"""What a task is: a generator of problems by index, and a scorer of answers.
+"""What a task is: problems by split and index, and a scorer of answers.
 
-Every problem of the embedded suite is a *form* of the same width, so that a tiny model can read it:
+`ProceduralTask` makes its problems; `envs.tasks.files.FileTask` reads them. Every problem of the embedded suite is a
+*form* of the same width, so that a tiny model can read it:
 
     ``task argument argument : cell * 16 =``
 
@@ -23,6 +24,9 @@ Split = Literal["train", "validation", "test"]
 
 BLANK = "[MASK]"
 """Stands in a given text for one token to be decoded, whatever the dLLM's own mask token is called."""
+
+MOST_DRAWS = 1000
+"""Draws until a problem must belong to the wanted split; one in ten does."""
 
 CELLS = 16
 EMPTY = "."
@@ -93,16 +97,26 @@ class Task(ABC):
     """A family of problems.
 
     Attributes:
-        name: the first word of every prompt.
-        words: every word that its prompts and answers can hold, for the tokenizer.
+        name: what records call it, without a data file's path.
+        source: where its problems come from, for a policy's card.
+        words: every word that its prompts and answers can hold, for a tokenizer of words; none for natural language.
     """
 
     name: str
-    words: tuple[str, ...]
+    source: str = "generated"
+    words: tuple[str, ...] = ()
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
-        """Draw one (prompt, answer) from `rng`, whatever split the prompt belongs to."""
+    def size(self, split: Split) -> int | None:
+        """Return how many problems a split has; None if they never end.
+
+        Raises:
+            ValueError: if the split is unknown or the task has no such split.
+        """
+
+    @abstractmethod
+    def make(self, split: Split, index: int) -> Problem:
+        """Return problem `index` of `split`, both known to be possible."""
 
     def score(self, text: str, problem: Problem) -> float:
         """Return 1.0 if `text` answers `problem`, else 0.0; spaces at the ends don't matter."""
@@ -112,25 +126,50 @@ class Task(ABC):
         """Return problem `index` of `split`.
 
         Raises:
-            ValueError: if the split is unknown or the index negative.
+            ValueError: if the split is unknown, or the index negative or beyond the split's last problem.
         """
+        if split not in get_args(Split):
+            raise ValueError(f"split is {split!r}: choose one of {', '.join(get_args(Split))}")
+        if index < 0:
+            raise ValueError(f"index is {index}: it must be 0 or more")
+        size = self.size(split)
+        if size is not None and index >= size:
+            raise ValueError(f"index is {index}: {self.name} has {size} {split} problems, so ask for one below {size}")
+        return self.make(split, index)
+
+    def wrapped_problem(self, split: Split, number: int) -> Problem:
+        """Return a problem for any number from 0: training goes through a finite split again and again.
+
+        Raises:
+            ValueError: if the split is unknown or the task has no such split.
+        """
+        size = self.size(split)
+        return self.problem(split, number if size is None else number % size)
+
+
+class ProceduralTask(Task):
+    """A task that makes its problems, without end; a hash of the prompt deals them to the splits."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one (prompt, answer) from `rng`, whatever split the prompt belongs to."""
+
+    def size(self, split: Split) -> int | None:
+        """Return None: there is always another problem."""
+        return None
+
+    def make(self, split: Split, index: int) -> Problem:
+        """Draw until a prompt belongs to the split."""
         rng = problem_generator(self.name, split, index)
-        while True:
+        for _ in range(MOST_DRAWS):
             prompt, answer = self.sample(rng)
             if split_of(prompt) == split:
                 return Problem(self.name, split, index, prompt, answer)
+        raise ValueError(f"{self.name} has no {split} problem among {MOST_DRAWS}: it has too few different ones")
 
 
 def problem_generator(task: str, split: Split, index: int) -> np.random.Generator:
-    """Return the random numbers of one problem.
-
-    Raises:
-        ValueError: if the split is unknown or the index negative.
-    """
-    if split not in get_args(Split):
-        raise ValueError(f"split is {split!r}: choose one of {', '.join(get_args(Split))}")
-    if index < 0:
-        raise ValueError(f"index is {index}: it must be 0 or more")
+    """Return the random numbers of one problem, its own for each (task, split, index)."""
     return np.random.default_rng([_number(task), get_args(Split).index(split), index])
 
 

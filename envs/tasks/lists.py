@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.tasks.base import CELLS, LETTERS, Task
+from envs.tasks.base import CELLS, LETTERS, ProceduralTask
 
 
 def draw_letters(rng: np.random.Generator, shortest: int, longest: int) -> list[str]:
@@ -13,7 +13,7 @@ def draw_letters(rng: np.random.Generator, shortest: int, longest: int) -> list[
     return [LETTERS[i] for i in rng.permutation(len(LETTERS))[:size]]
 
 
-class ListTask(Task):
+class ListTask(ProceduralTask):
     """A task on a list of distinct letters.
 
     Args:

@@ -8,7 +8,7 @@ from itertools import permutations, product
 import numpy as np
 import numpy.typing as npt
 
-from envs.tasks.base import Problem, Task, form
+from envs.tasks.base import Problem, ProceduralTask, form
 
 BLANK = "_"
 UNITS = np.array(
@@ -36,7 +36,7 @@ def all_grids() -> npt.NDArray[np.int64]:
     return np.array([grid for grid in grids if is_solved(grid)])
 
 
-class Sudoku(Task):
+class Sudoku(ProceduralTask):
     """``sudoku . . : 1 _ 3 _ ... =`` is answered by the 16 digits; every puzzle has one solution.
 
     Args:
