@@ -85,10 +85,14 @@ class DecodingBatch:
         denoiser: the frozen dLLM.
         num_rows: N.
         settings: lengths, temperature and features.
+
+    Raises:
+        ValueError: if the dLLM is block-causal and the block length does not divide its blocks.
     """
 
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
         length, device = settings.buffer_length, denoiser.device
+        check_block(denoiser, settings.block)
         self.denoiser, self.settings = denoiser, settings
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
@@ -157,7 +161,9 @@ class DecodingBatch:
         self.length[index] = self.settings.buffer_length if length is None else length
         self.masked[index] = self._positions < self.length[index].unsqueeze(1)
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
-        self.block_end[index] = self.settings.block
+        # A dLLM that counts its blocks from the start of the text shortens the buffer's first one.
+        known = self.prompt_length[index] % self.settings.block if self.denoiser.absolute_blocks else 0
+        self.block_end[index] = self.settings.block - known
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions)
         for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
@@ -221,7 +227,7 @@ class DecodingBatch:
         beliefs = read_beliefs(
             logits,
             self.denoiser.mask_id,
-            self.denoiser.eos_id,
+            self.denoiser.end_ids,
             features,
             self._noise(logits, rows),
             with_distribution=bool(features & {"probabilities", "top", "token_probability"}),
@@ -242,7 +248,7 @@ class DecodingBatch:
         prediction = spread(beliefs.prediction, self.buffer, self.masked)
         readings = dict(beliefs.features)
         if "is_eos" in wanted:
-            readings["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
+            readings["is_eos"] = self._is_end(beliefs.prediction).float()
         features = dict(blank.features)
         features |= {name: spread(values, blank.features[name], self.masked) for name, values in readings.items()}
         if "changed" in wanted:
@@ -465,10 +471,18 @@ class DecodingBatch:
     def _end_of_text(self) -> tuple[Tensor, Tensor]:
         """Return the (N,) first committed end-of-text (or L) and whether nothing before it is masked."""
         length = self.settings.buffer_length
-        committed_eos = (self.buffer == self.denoiser.eos_id) & ~self.masked
+        committed_eos = self._is_end(self.buffer) & ~self.masked
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
         return first_eos, (first_masked == length) | (first_eos < first_masked)
+
+    def _is_end(self, tokens: Tensor) -> Tensor:
+        """Tell which tokens end a text."""
+        first, *others = self.denoiser.end_ids
+        ends = tokens == first
+        for other in others:
+            ends |= tokens == other
+        return ends
 
     def _move_blocks(self, acted: Tensor) -> None:
         """Go on to the first block with a mask where the current one has none; blocks follow each other."""
@@ -537,6 +551,21 @@ class DecodingBatch:
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
         return {"nfe": self.nfe.cpu().numpy().copy(), "token_positions": self.token_positions.cpu().numpy().copy()}
+
+
+def check_block(denoiser: Denoiser, block: int) -> None:
+    """Refuse blocks that a block-causal dLLM was not trained to fill.
+
+    Raises:
+        ValueError: if the block length does not divide the dLLM's.
+    """
+    own = denoiser.block_length
+    if own is not None and own % block:
+        divisors = [d for d in range(own, 0, -1) if own % d == 0]
+        raise ValueError(
+            f"block_length is {block}: this dLLM sees only blocks of {own} and what lies before them, so it must "
+            f"divide {own}; choose one of {', '.join(map(str, divisors))}"
+        )
 
 
 def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:

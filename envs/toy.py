@@ -17,6 +17,9 @@ class ToyDenoiser:
     """
 
     pad_id, mask_id, eos_id = 0, 1, 2
+    end_ids: tuple[int, ...] = (eos_id,)
+    block_length: int | None = None
+    absolute_blocks = False
     max_length = 4096
 
     def __init__(self) -> None:
