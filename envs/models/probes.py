@@ -162,8 +162,8 @@ def check_left_padding(denoiser: Probed) -> None:
     # NaN is left to decoding, which says where it arose.
     if change > PROBABILITY_TOLERANCE or share > LOGIT_TOLERANCE:
         raise ValueError(
-            f"model is {denoiser.name!r} ({denoiser.model.config.model_type}): its predictions change with left padding, so "
-            "batches would change answers; use a model with rotary or padding-aware positions"
+            f"model is {denoiser.name!r} ({denoiser.model.config.model_type}): its predictions change with left "
+            "padding, so batches would change answers; use a model with rotary or padding-aware positions"
         )
 
 

@@ -59,7 +59,8 @@ def find_ids(family: Family, tokenizer: Any, config: Mapping[str, Any], rows: in
     Raises:
         ValueError: if one is missing, outside the embedding, or the mask is also another special token.
     """
-    mask = config.get("mask_token_id")
+    # A masked language model's tokenizer always knows its mask.
+    mask = None if family.route == "masked_lm" else config.get("mask_token_id")
     if mask is None:
         mask = tokenizer.mask_token_id
     if mask is None and family.mask_token is not None:
