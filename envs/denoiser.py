@@ -122,7 +122,7 @@ class MaskedLMDenoiser:
         positions = int(getattr(model.config, "max_position_embeddings", 2**31))
         # RoBERTa-like models number positions from pad_token_id + 1.
         self._first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
-        self.max_length = positions - self._first_position
+        self.max_length = min(positions - self._first_position, family.max_length or positions)
         check_left_padding(self)
         check_attention(self)
         check_shift(self)

@@ -116,3 +116,24 @@ def test_no_finite_logit_raises() -> None:
     logits[1, 0, MASK] = 0.0  # the mask token alone is nothing to go on from
     with pytest.raises(DenoiserError):
         read_beliefs(logits, MASK, (EOS,))
+
+
+@pytest.mark.parametrize("chunk", [1, V, 3 * V, 7 * V, 20 * V])
+def test_pieces_change_no_number(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    logits, noise = random_logits(dtype=torch.bfloat16), 4 * random_logits().roll(3, dims=-1)
+    whole = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
+    pieces = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    assert torch.equal(whole.confidence, pieces.confidence)
+    assert torch.equal(whole.prediction, pieces.prediction)
+    assert whole.log_probabilities is not None
+    assert pieces.log_probabilities is not None
+    assert torch.equal(whole.log_probabilities, pieces.log_probabilities)
+    assert all(torch.equal(whole.features[name], pieces.features[name]) for name in ALL)
+
+
+def test_every_end_token_counts() -> None:
+    logits = random_logits()
+    p = probabilities(logits)
+    beliefs = read_beliefs(logits, MASK, (EOS, 7), ALL)
+    assert beliefs.features["eos_probability"].numpy() == pytest.approx(p[..., EOS] + p[..., 7], abs=5e-6)

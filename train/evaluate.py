@@ -27,6 +27,7 @@ from envs.tasks import SUITE, Split, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_yaml
+from train.model_files import model_options
 from train.plot import plot_pareto
 from train.records import (
     Key,
@@ -63,7 +64,15 @@ class EvaluateConfig:
     resume: bool = False
     """Go on where a killed evaluation of this folder stopped."""
     model: str = "tiny"
-    """The dLLM: a checkpoint folder or the name of one that ships."""
+    """The dLLM: a checkpoint folder, the name of one that ships, or a repository of the Hugging Face hub."""
+    family: str | None = None
+    """The dLLM's family, of envs.models; null reads it from config.json."""
+    chat_template: bool | None = None
+    """false for a base model; null puts prompts into the chat template where there is one."""
+    revision: str | None = None
+    """Commit of the hub repository; null is the newest."""
+    trust_remote_code: bool = False
+    """Allow a family without a class in transformers to run the code of its repository."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
     split: Split = "test"
@@ -293,7 +302,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.threads)
     return measure(
-        load_denoiser(config.model, config.device, config.dtype),
+        load_denoiser(config.model, config.device, config.dtype, **model_options(config)),
         job.make(config.device),
         name=job.name,
         tasks=config.tasks,
@@ -370,7 +379,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
     jobs = plan(config.policy, blocks)
-    load_denoiser(config.model, config.device, config.dtype)
+    load_denoiser(config.model, config.device, config.dtype, **model_options(config))
     make_tasks(config.tasks)
     open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
     records = run_jobs(config, jobs, config.out / "evaluation.json")

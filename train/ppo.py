@@ -35,6 +35,7 @@ from policies.dial import Calibration, DialPoint
 from policies.learned import describe
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
+from train.model_files import model_options
 from train.plot import plot_pareto
 from train.ppo_config import TrainPPOConfig
 from train.records import Record, print_table
@@ -250,7 +251,7 @@ def calibrate(config: TrainPPOConfig, policy: LearnedPolicy) -> Calibration:
     points = []
     for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
-            load_denoiser(config.model.name, config.model.device, config.model.dtype),
+            load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model)),
             policy.tuned(speed),
             tasks=config.env.tasks,
             split="validation",
@@ -304,6 +305,7 @@ def evaluate_all(config: TrainPPOConfig) -> list[Record]:
         threads=config.model.threads,
         workers=1,
         seed=config.seed,
+        **model_options(config.model),
     )
     return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
 
@@ -319,7 +321,7 @@ def train(config: TrainPPOConfig) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
+    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
     env = make_env(config, denoiser)
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)

@@ -39,6 +39,7 @@ class Family:
         block_key: field of config.json that overrides it.
         block_origin: where blocks are counted from: the end of the prompt, or the start of the text.
         logit_shift: 1 where the logits at position i are about the token at i + 1.
+        max_length: most tokens it was trained on, where its configuration promises more.
         sees_far: False where some layers see only near positions, so that no mask of ours can say who sees whom.
         chat_options: arguments of the chat template.
     """
@@ -59,6 +60,7 @@ class Family:
     block_key: str | None = None
     block_origin: Literal["prompt_end", "absolute"] = "prompt_end"
     logit_shift: int = 0
+    max_length: int | None = None
     sees_far: bool = True
     chat_options: Mapping[str, Any] = field(default_factory=dict)
 

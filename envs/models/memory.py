@@ -52,18 +52,18 @@ def step_memory(config: Any, batch: int, prompt: int, length: int, dtype: torch.
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     head = getattr(config, "head_dim", None) or width // heads
     queries, keys = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
-    # The residual, its normed copy, and gate, up and their product.
-    feed_forward = 2 * width + 3 * inner
-    # The residual, its normed copy, queries, keys and values, the turned queries and three terms of the turned keys.
-    attention = 2 * width + queries + 2 * keys + max(3 * queries, queries + 3 * keys)
+    # Embeddings, the layer's input, the residual and its normed copy; and gate, up and their product,
+    feed_forward = 4 * width + 3 * inner
+    # or queries, keys and values, the turned queries and three terms of the turned keys.
+    attention = 4 * width + queries + 2 * keys + max(3 * queries, queries + 3 * keys)
     scores = batch * length * config.vocab_size
     parts = {
         "weights": count_parameters(config) * size,
         "layer": positions * max(feed_forward, attention) * size,
         "hidden": positions * width * size,
         "logits": scores * size,
-        # A float32 copy without the mask token, and two of the log-sum-exp.
-        "beliefs": 3 * 4 * min(scores, max(CHUNK, config.vocab_size)),
+        # A float32 copy without the mask token, and the one inside the log-sum-exp.
+        "beliefs": 2 * 4 * min(scores, max(CHUNK, config.vocab_size)),
     }
     reading = parts["hidden"] + parts["logits"] + parts["beliefs"]
     return parts | {"peak": parts["weights"] + max(parts["layer"], reading)}

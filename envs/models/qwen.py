@@ -54,6 +54,8 @@ DREAM = Family(
     mask_token="<|mask|>",
     end_tokens=("<|im_end|>",),
     logit_shift=1,
+    # The model card's; config.json has Qwen's 131072.
+    max_length=2048,
 )
 
 FAST_DLLM_V2 = Family(
