@@ -252,8 +252,9 @@ class MaskedLMDenoiser:
 
     def token_strings(self, tokens: list[int]) -> list[str]:
         """Return one printable string a token."""
-        strings: list[str] = self.tokenizer.convert_ids_to_tokens(tokens)
-        return strings
+        strings: list[str | None] = self.tokenizer.convert_ids_to_tokens(tokens)
+        # An embedding may have more rows than the tokenizer has tokens.
+        return [f"[{token}]" if string is None else string for token, string in zip(tokens, strings, strict=True)]
 
 
 def load_denoiser(

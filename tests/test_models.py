@@ -246,6 +246,7 @@ def test_text_ends_at_any_end_token(folders: dict[str, Path]) -> None:
     hello, more = llada.encode("18 apples"), llada.encode(" more")
     for end in llada.end_ids:
         assert llada.decode([*hello, end, *more, end]) == "18 apples"
+    assert llada.token_strings([*hello[:2], ROWS - 1]) == ["1", "8", f"[{ROWS - 1}]"]
     assert llada.decode([*hello, llada.mask_id, *more]) == "18 apples more"
     bert = load(folders, "modernbert", chat_template=False)
     assert bert.decode([*bert.encode("yes[/Answer] and so on"), bert.eos_id]) == "yes"

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from envs.decoding import DecodingSettings
+from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Split, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
@@ -379,7 +379,9 @@ def main(config: EvaluateConfig) -> list[Record]:
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
     jobs = plan(config.policy, blocks)
-    load_denoiser(config.model, config.device, config.dtype, **model_options(config))
+    denoiser = load_denoiser(config.model, config.device, config.dtype, **model_options(config))
+    for block in blocks:
+        check_block(denoiser, block)
     make_tasks(config.tasks)
     open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
     records = run_jobs(config, jobs, config.out / "evaluation.json")
