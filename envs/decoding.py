@@ -422,11 +422,15 @@ class DecodingBatch:
             self._resize(torch.where(was_running, action.length, self.length))
         if action.block_end is not None:
             first_seen = (self.masked & view.masked).int().argmax(1)
-            end = torch.maximum(action.block_end, first_seen + 1).clamp(max=self.settings.buffer_length)
+            end = torch.maximum(action.block_end, first_seen + 1)
+            end = torch.minimum(end, self._visible_end(self.block_start))
             self.block_end = torch.where(was_running, end, self.block_end)
         seen = self.masked & view.masked  # masks that the forward has an opinion about
         eligible = self.eligible() & seen
-        may = eligible if action.scope is None else eligible | (action.scope & seen)
+        may = eligible
+        if action.scope is not None:
+            visible = self._positions < self._visible_end(self.block_start).unsqueeze(1)
+            may = eligible | (action.scope & seen & visible)
         wanted = action.commit & may
         chosen = wanted | ensure_progress(wanted, eligible, view.confidence) & ~wanted.any(1, keepdim=True)
         tokens = view.prediction if action.tokens is None else action.tokens
@@ -491,8 +495,19 @@ class DecodingBatch:
         first_masked = self.masked.int().argmax(1)
         start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
         self.block_start = torch.where(done, start, self.block_start)
-        self.block_end = torch.where(done, (start + block).clamp(max=self.settings.buffer_length), self.block_end)
+        self.block_end = torch.where(done, torch.minimum(start + block, self._visible_end(start)), self.block_end)
         self.block_step = torch.where(done, 0, self.block_step + (self.running & acted))
+
+    def _visible_end(self, start: Tensor) -> Tensor:
+        """Return (N,) where the dLLM's own block that holds a position ends, the buffer's end where all see all.
+
+        A block-causal dLLM has no opinion yet about what follows it.
+        """
+        own, length = self.denoiser.block_length, self.settings.buffer_length
+        if own is None:
+            return torch.full_like(start, length)
+        known = self.prompt_length % own if self.denoiser.absolute_blocks else 0
+        return ((start + known) // own * own + own - known).clamp(max=length)
 
     # Drafts.
 

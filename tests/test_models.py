@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs import DecodingBatch, DecodingSettings, MaskedLMDenoiser, load_denoiser
+from envs import Action, DecodingBatch, DecodingSettings, MaskedLMDenoiser, load_denoiser
 from envs.models import FAMILIES, find_family
 from envs.models import native as native_module
 from envs.models.weights import read_tensors
@@ -305,6 +305,27 @@ def test_absolute_blocks_shorten_the_first(folders: dict[str, Path], prompt: int
     # Blocks end where the model's do: at multiples of 8 of the whole text.
     edges = [e for e in range(1, 16) if (prompt + e) % 8 == 0]
     assert ends == list(zip([0, *edges], [*edges, 16], strict=True))
+
+
+@pytest.mark.parametrize(("name", "prompt", "end"), [("fast_dllm_v2", 3, 5), ("fast_dllm_v2", 8, 8), ("llada", 3, 16)])
+def test_a_policy_reaches_no_further_than_the_model_sees(
+    folders: dict[str, Path], name: str, prompt: int, end: int
+) -> None:
+    """A longer block, or a commit outside it, stops at the model's own block; the next begins there."""
+    denoiser = load(folders, name)
+    everything = torch.ones(1, 16, dtype=torch.bool)
+    longer, scope = (DecodingBatch(denoiser, 1, DecodingSettings(16, 8)) for _ in range(2))
+    for batch, action in (
+        (longer, Action(everything, block_end=torch.tensor([16]))),
+        (scope, Action(everything, scope=everything)),
+    ):
+        batch.load([0], [[5] * prompt])
+        view = batch.forward()
+        batch._view = replace(view, prediction=torch.full_like(view.prediction, 9))
+        batch.apply(action)
+        assert batch.masked[0].tolist() == [False] * end + [True] * (16 - end)
+        if end < 16:
+            assert (int(batch.block_start), int(batch.block_end)) == (end, min(end + 8, 16))
 
 
 def test_blocks_from_the_prompts_end_are_whole(folders: dict[str, Path]) -> None:
