@@ -5,12 +5,20 @@ Letters: B sequences, L buffer positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
+
+CHUNK = 2**24
+"""Logits that are worked on at a time: float32 copies of a 126k vocabulary would take several times the logits' memory.
+Positions don't mix, so this changes no number."""
+
+
+TOP_PROBABILITY = "top_probability"
+"""Reading of all positions, committed ones too; see `envs.view.FULL_READINGS`."""
 
 
 class DenoiserError(RuntimeError):
@@ -34,34 +42,34 @@ class Beliefs:
     log_probabilities: Tensor | None = None
 
 
-def _logit_gap(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
+def _logit_gap(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
     first, second = logits.topk(2, dim=-1).values.unbind(-1)
     return first - second
 
 
-def _margin(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
+def _margin(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
     first, second = logits.topk(2, dim=-1).values.unbind(-1)
     return (first - log_normalizer).exp() - (second - log_normalizer).exp()
 
 
-def _entropy(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
+def _entropy(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
     log_probs = logits - log_normalizer.unsqueeze(-1)
     # The mask token's probability is 0, and 0 log 0 is 0.
     return -(log_probs.exp() * log_probs.clamp(min=-1e9)).sum(-1)
 
 
-def _eos_probability(logits: Tensor, log_normalizer: Tensor, eos_id: int) -> Tensor:
-    return (logits[..., eos_id] - log_normalizer).exp()
+def _eos_probability(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
+    return sum((logits[..., end] - log_normalizer).exp() for end in end_ids)  # type: ignore[return-value]
 
 
-FEATURES: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = MappingProxyType(
+FEATURES: Mapping[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = MappingProxyType(
     {"margin": _margin, "entropy": _entropy, "eos_probability": _eos_probability, "logit_gap": _logit_gap}
 )
-"""Readings that are computed only when asked for, from (logits (B, L, V), logsumexp (B, L), EOS id):
+"""Readings that are computed only when asked for, from (logits (B, L, V), logsumexp (B, L), end ids):
 
 * ``margin``: in [0, 1], top-1 minus top-2 probability.
 * ``entropy``: nats, of the whole distribution.
-* ``eos_probability``: in [0, 1].
+* ``eos_probability``: in [0, 1], of all that end a text together.
 * ``logit_gap``: nats, top-1 minus top-2 logit.
 """
 
@@ -69,7 +77,7 @@ FEATURES: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = MappingProxyTy
 def read_beliefs(
     logits: Tensor,
     mask_id: int,
-    eos_id: int,
+    end_ids: Sequence[int],
     features: frozenset[str] = frozenset(),
     noise: Tensor | None = None,
     with_distribution: bool = False,
@@ -82,7 +90,7 @@ def read_beliefs(
     Args:
         logits: (B, L, V) float of any dtype.
         mask_id: token that must never be predicted.
-        eos_id: end-of-text token.
+        end_ids: tokens that end a text.
         features: names of `FEATURES` to compute too, and ``top_probability`` (see `envs.view.FULL_READINGS`).
         noise: (B, L, V) float added to the logits before the argmax only (Gumbel noise times the temperature
             makes the prediction a sample); the confidence is the noise-free probability of the predicted token.
@@ -91,25 +99,60 @@ def read_beliefs(
     Raises:
         DenoiserError: if a logit is NaN or a position has no finite one.
     """
-    logits = logits.float()
-    readings = {}
-    if "top_probability" in features:
-        # Before the mask token is taken out.
-        readings["top_probability"] = (logits.amax(-1) - logits.logsumexp(-1)).exp()
-    logits = logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf)
-    log_normalizer = logits.logsumexp(-1)
-    if noise is None:
-        best, prediction = logits.max(-1)
-    else:
-        prediction = (logits + noise).argmax(-1)
-        best = logits.gather(-1, prediction.unsqueeze(-1)).squeeze(-1)
-    confidence = (best - log_normalizer).exp()
+    names = sorted(features & (FEATURES.keys() | {TOP_PROBABILITY}))
+    parts = [
+        [
+            _read(logits[at], mask_id, end_ids, names, None if noise is None else noise[at], with_distribution)
+            for at in columns
+        ]
+        for columns in _chunks(*logits.shape)
+    ]
+    rows = [[_join(pieces, 1) for pieces in zip(*columns, strict=True)] for columns in parts]
+    confidence, prediction, *readings = [_join(pieces, 0) for pieces in zip(*rows, strict=True)]
     if not bool(torch.isfinite(confidence).all()):
         row, position = (~torch.isfinite(confidence)).nonzero()[0].tolist()
         raise DenoiserError(
             f"the dLLM returned NaN or infinite logits (row {row}, buffer position {position}): check its weights "
             "and dtype (float16 overflows in many models; use bfloat16 or float32)"
         )
-    readings |= {name: FEATURES[name](logits, log_normalizer, eos_id) for name in sorted(features & FEATURES.keys())}
-    log_probabilities = logits - log_normalizer.unsqueeze(-1) if with_distribution else None
-    return Beliefs(confidence, prediction, readings, log_probabilities)
+    log_probabilities = readings.pop() if with_distribution else None
+    return Beliefs(confidence, prediction, dict(zip(names, readings, strict=True)), log_probabilities)
+
+
+def _chunks(batch: int, length: int, vocabulary: int) -> list[list[tuple[slice, slice]]]:
+    """Cut (B, L) into rows of pieces of at most `CHUNK` logits each, where a position's fit."""
+    rows = max(1, CHUNK // (length * vocabulary))
+    columns = max(1, min(length, CHUNK // vocabulary))
+    return [
+        [(slice(i, i + rows), slice(j, j + columns)) for j in range(0, length, columns)] for i in range(0, batch, rows)
+    ]
+
+
+def _read(
+    logits: Tensor,
+    mask_id: int,
+    end_ids: Sequence[int],
+    names: Sequence[str],
+    noise: Tensor | None,
+    with_distribution: bool,
+) -> list[Tensor]:
+    """Return the confidence, the prediction, each reading and, where wanted, the log-probabilities of a piece."""
+    logits = logits.to(torch.float32, copy=True)
+    readings = {}
+    if TOP_PROBABILITY in names:
+        # Before the mask token is taken out.
+        readings[TOP_PROBABILITY] = (logits.amax(-1) - logits.logsumexp(-1)).exp()
+    logits[..., mask_id] = -torch.inf
+    log_normalizer = logits.logsumexp(-1)
+    if noise is None:
+        best, prediction = logits.max(-1)
+    else:
+        prediction = (logits + noise).argmax(-1)
+        best = logits.gather(-1, prediction.unsqueeze(-1)).squeeze(-1)
+    readings |= {name: FEATURES[name](logits, log_normalizer, end_ids) for name in names if name in FEATURES}
+    log_probabilities = [logits - log_normalizer.unsqueeze(-1)] if with_distribution else []
+    return [(best - log_normalizer).exp(), prediction, *(readings[name] for name in names), *log_probabilities]
+
+
+def _join(pieces: Sequence[Tensor], dim: int) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim)

@@ -94,10 +94,14 @@ class DecodingBatch:
         denoiser: the frozen dLLM.
         num_rows: N.
         settings: lengths, temperature and features.
+
+    Raises:
+        ValueError: if the dLLM is block-causal and the block length does not divide its blocks.
     """
 
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
         length, device = settings.buffer_length, denoiser.device
+        check_block(denoiser, settings.block)
         self.denoiser, self.settings = denoiser, settings
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
@@ -194,7 +198,9 @@ class DecodingBatch:
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
         blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
         self.block_length[index] = torch.tensor(blocks, device=device)
-        self.block_end[index] = self.block_length[index]
+        # A dLLM that counts its blocks from the start of the text shortens the buffer's first one.
+        known = self.prompt_length[index] % self.block_length[index] if self.denoiser.absolute_blocks else 0
+        self.block_end[index] = self.block_length[index] - known
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions, self.given_end)
         for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
@@ -283,7 +289,7 @@ class DecodingBatch:
         beliefs = read_beliefs(
             logits,
             self.denoiser.mask_id,
-            self.denoiser.eos_id,
+            self.denoiser.end_ids,
             features,
             self._noise(logits, rows),
             with_distribution=bool(features & {"probabilities", "top", "token_probability"}),
@@ -304,7 +310,7 @@ class DecodingBatch:
         prediction = spread(beliefs.prediction, self.buffer, self.masked)
         readings = dict(beliefs.features)
         if "is_eos" in wanted:
-            readings["is_eos"] = (beliefs.prediction == self.denoiser.eos_id).float()
+            readings["is_eos"] = self._is_end(beliefs.prediction).float()
         features = dict(blank.features)
         inside = self._positions < self.length.unsqueeze(1)
         for name, values in readings.items():
@@ -486,11 +492,15 @@ class DecodingBatch:
             self._resize(torch.where(was_running, action.length, self.length))
         if action.block_end is not None:
             first_seen = (self.masked & view.masked).int().argmax(1)
-            end = torch.maximum(action.block_end, first_seen + 1).clamp(max=self.settings.buffer_length)
+            end = torch.maximum(action.block_end, first_seen + 1)
+            end = torch.minimum(end, self._visible_end(self.block_start))
             self.block_end = torch.where(was_running, end, self.block_end)
         seen = self.masked & view.masked  # masks that the forward has an opinion about
         eligible = self.eligible() & seen
-        may = eligible if action.scope is None else eligible | (action.scope & seen)
+        may = eligible
+        if action.scope is not None:
+            visible = self._positions < self._visible_end(self.block_start).unsqueeze(1)
+            may = eligible | (action.scope & seen & visible)
         wanted = action.commit & may
         chosen = wanted | ensure_progress(wanted, eligible, view.confidence) & ~wanted.any(1, keepdim=True)
         tokens = view.prediction if action.tokens is None else action.tokens
@@ -540,10 +550,18 @@ class DecodingBatch:
         """
         length = self.settings.buffer_length
         may_end = ~self.masked & (self._positions >= self.given_end.unsqueeze(1))
-        committed_eos = (self.buffer == self.denoiser.eos_id) & may_end
+        committed_eos = self._is_end(self.buffer) & may_end
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
         return first_eos, (first_masked == length) | (first_eos < first_masked)
+
+    def _is_end(self, tokens: Tensor) -> Tensor:
+        """Tell which tokens end a text."""
+        first, *others = self.denoiser.end_ids
+        ends = tokens == first
+        for other in others:
+            ends |= tokens == other
+        return ends
 
     def _move_blocks(self, acted: Tensor) -> None:
         """Go on to the first block with a mask where the current one has none; blocks follow each other."""
@@ -552,8 +570,19 @@ class DecodingBatch:
         first_masked = self.masked.int().argmax(1)
         start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
         self.block_start = torch.where(done, start, self.block_start)
-        self.block_end = torch.where(done, (start + block).clamp(max=self.settings.buffer_length), self.block_end)
+        self.block_end = torch.where(done, torch.minimum(start + block, self._visible_end(start)), self.block_end)
         self.block_step = torch.where(done, 0, self.block_step + (self.running & acted))
+
+    def _visible_end(self, start: Tensor) -> Tensor:
+        """Return (N,) where the dLLM's own block that holds a position ends, the buffer's end where all see all.
+
+        A block-causal dLLM has no opinion yet about what follows it.
+        """
+        own, length = self.denoiser.block_length, self.settings.buffer_length
+        if own is None:
+            return torch.full_like(start, length)
+        known = self.prompt_length % own if self.denoiser.absolute_blocks else 0
+        return ((start + known) // own * own + own - known).clamp(max=length)
 
     # Drafts.
 
@@ -612,6 +641,21 @@ class DecodingBatch:
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
         return {"nfe": self.nfe.cpu().numpy().copy(), "token_positions": self.token_positions.cpu().numpy().copy()}
+
+
+def check_block(denoiser: Denoiser, block: int) -> None:
+    """Refuse blocks that a block-causal dLLM was not trained to fill.
+
+    Raises:
+        ValueError: if the block length does not divide the dLLM's.
+    """
+    own = denoiser.block_length
+    if own is not None and own % block:
+        divisors = [d for d in range(own, 0, -1) if own % d == 0]
+        raise ValueError(
+            f"block_length is {block}: this dLLM sees only blocks of {own} and what lies before them, so it must "
+            f"divide {own}; choose one of {', '.join(map(str, divisors))}"
+        )
 
 
 def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:

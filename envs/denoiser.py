@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,10 +12,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from envs.models.attention import attention, position_numbers
+from envs.models.families import find_family
+from envs.models.family import PLAIN, Family
+from envs.models.native import load_native
+from envs.models.probes import (
+    check_attention,
+    check_left_padding,
+    check_rotary,
+    check_shift,
+    check_tensors,
+    rotary_frequencies,
+)
+from envs.models.remote import check_remote, load_remote
+from envs.models.source import fetch, is_hub_id
+from envs.models.tokens import find_ids, load_tokenizer
 from envs.toy import ToyDenoiser
-
-LEFT_PADDING_TOLERANCE = 0.02
-"""Largest change of a probability by left padding that counts as rounding (bfloat16 resolves 0.004)."""
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Models that ship with the package; each folder's name is a model name."""
@@ -25,9 +39,16 @@ class Denoiser(Protocol):
 
     mask_id: int
     eos_id: int
+    """End of text; it fills what follows one."""
+    end_ids: tuple[int, ...]
+    """Every token that ends a text, `eos_id` first."""
     pad_id: int
     max_length: int
     """Most tokens of prompt and buffer together."""
+    block_length: int | None
+    """Positions of a block of a block-causal model, whose blocks see themselves and those before; None: all see all."""
+    absolute_blocks: bool
+    """Whether blocks are counted from the start of the text; else from the end of the prompt."""
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +73,9 @@ class Denoiser(Protocol):
     def encode(self, prompt: str) -> list[int]:
         """Turn a prompt into token ids."""
 
+    def encode_text(self, text: str) -> list[int]:
+        """Turn a part of an answer into token ids, without a chat template."""
+
     def decode(self, tokens: list[int]) -> str:
         """Turn buffer tokens into text: everything before the first end-of-text, special tokens dropped."""
 
@@ -60,30 +84,51 @@ class Denoiser(Protocol):
 
 
 class MaskedLMDenoiser:
-    """A plain absorbing-diffusion checkpoint that ``AutoModelForMaskedLM`` loads: bidirectional, logits aligned.
+    """A dLLM of transformers: a masked language model, or a causal class that is given explicit masks.
 
     Args:
-        model: the masked language model; it is frozen and put in evaluation mode.
+        model: the model; it is frozen and put in evaluation mode.
         tokenizer: its tokenizer.
+        family: what is particular about it; the default is a plain absorbing-diffusion checkpoint that
+            ``AutoModelForMaskedLM`` loads: bidirectional, logits aligned.
+        config: the checkpoint's config.json where the model's own configuration is a translation of it.
+        chat_template: True to put prompts into the tokenizer's chat template, None where it has one.
+        name: for messages; None is what the model was loaded from.
 
     Raises:
-        ValueError: if the tokenizer names no mask or end-of-text token.
+        ValueError: if a special token is missing or impossible, the chat template is missing, or the model fails a
+            check of `envs.models.probes`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        for token in ("mask_token_id", "eos_token_id"):
-            if getattr(tokenizer, token) is None:
-                raise ValueError(f"{token} is None in the tokenizer of {model.name_or_path!r}: the dLLM needs one")
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        family: Family = PLAIN,
+        config: Mapping[str, Any] | None = None,
+        chat_template: bool | None = False,
+        name: str | None = None,
+    ) -> None:
+        self.name: str = name or model.name_or_path
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.mask_id: int = tokenizer.mask_token_id
-        self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.family = family
+        facts = model.config.to_dict() if config is None else config
+        ids = find_ids(family, tokenizer, facts, model.get_input_embeddings().num_embeddings, self.name)
+        self.mask_id, self.eos_id, self.end_ids, self.pad_id = ids.mask, ids.eos, ids.ends, ids.pad
+        self.block_length = family.block_of(facts)
+        self.absolute_blocks = family.block_origin == "absolute"
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        if chat_template and not has_template:
+            raise ValueError(f"chat_template is true, but the tokenizer of {self.name!r} has none; set it to false")
+        self.uses_chat_template: bool = has_template if chat_template is None else chat_template
         positions = int(getattr(model.config, "max_position_embeddings", 2**31))
         # RoBERTa-like models number positions from pad_token_id + 1.
         self._first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
-        self.max_length = positions - self._first_position
-        self._check_left_padding()
+        self.max_length = min(positions - self._first_position, family.max_length or positions)
+        check_left_padding(self)
+        check_attention(self)
+        check_shift(self)
 
     @property
     def device(self) -> torch.device:
@@ -91,76 +136,164 @@ class MaskedLMDenoiser:
         device: torch.device = self.model.device
         return device
 
-    def _check_left_padding(self) -> None:
-        """Refuse a model whose answer depends on the padding of its batch, by two forwards on three tokens."""
-        tokens = torch.full((1, 3), self.mask_id, device=self.device)
-        padded = torch.cat([torch.full_like(tokens, self.pad_id), tokens], 1)
-        attention_mask = torch.tensor([[False] * 3 + [True] * 3], device=self.device)
-        alone = self.logits(tokens, attention_mask[:, 3:], 3).float().softmax(-1)
-        in_batch = self.logits(padded, attention_mask, 3).float().softmax(-1)
-        # NaN is left to decoding, which says where it arose.
-        if float((alone - in_batch).abs().max()) > LEFT_PADDING_TOLERANCE:
-            raise ValueError(
-                f"model is {self.model.name_or_path!r} ({self.model.config.model_type}): its predictions change with "
-                "left padding, so batches would change answers; use a model with rotary or padding-aware positions"
-            )
-
     @torch.inference_mode()
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
-        """Run one forward; see `Denoiser.logits`."""
-        logits: Tensor = self._run(tokens, attention_mask, position_ids).logits
-        return logits[:, -length:]
+        """Run one forward; see `Denoiser.logits`.
+
+        Raises:
+            ValueError: for a mask of who sees whom, where the family's own can't be combined with it.
+        """
+        return self._answer(tokens, attention_mask, length, position_ids)[0]
 
     @torch.inference_mode()
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Run one forward; see `Denoiser.logits_and_hidden`."""
-        output = self._run(tokens, attention_mask, None, output_hidden_states=True)
-        return output.logits[:, -length:], output.hidden_states[-1][:, -length:]
+        logits, hidden = self._answer(tokens, attention_mask, length, None, with_hidden=True)
+        assert hidden is not None
+        return logits, hidden
 
-    def _run(self, tokens: Tensor, attention_mask: Tensor, position_ids: Tensor | None, **options: Any) -> Any:
+    @torch.inference_mode()
+    def raw_logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
+        """Return the (B, T, V) logits of all positions as the model gives them, unshifted; for checks."""
+        return self._run(tokens, attention_mask, length, tokens.shape[1], None, with_hidden=False)[0]
+
+    def _answer(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor,
+        length: int,
+        position_ids: Tensor | None,
+        with_hidden: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logits and hidden states, entry i those about position i of the last L."""
+        shift = self.family.logit_shift
+        if tokens.shape[1] < length + shift:
+            raise ValueError(
+                f"tokens has {tokens.shape[1]} columns: the first of {length} positions needs one before it"
+            )
+        logits, hidden = self._run(tokens, attention_mask, length, length + shift, position_ids, with_hidden)
+        return logits[:, :length], None if hidden is None else hidden[:, :length]
+
+    def _run(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor,
+        length: int,
+        keep: int,
+        position_ids: Tensor | None,
+        with_hidden: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the model; returns the logits and hidden states of the last `keep` positions."""
+        if self.family.route == "masked_lm":
+            return self._run_masked(tokens, attention_mask, keep, position_ids, with_hidden)
+        seen, numbers = self._explicit(attention_mask, length, position_ids)
+        if self.family.route == "remote":
+            output = self.model(
+                input_ids=tokens,
+                attention_mask=seen,
+                position_ids=numbers,
+                use_cache=False,
+                output_hidden_states=with_hidden,
+            )
+            return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
+        # The head is applied to the positions that are asked about, not to the prompt.
+        states = self.model.base_model(input_ids=tokens, attention_mask=seen, position_ids=numbers)
+        hidden = states.last_hidden_state[:, -keep:]
+        return self.model.lm_head(hidden), hidden
+
+    def _run_masked(
+        self, tokens: Tensor, attention_mask: Tensor, keep: int, position_ids: Tensor | None, with_hidden: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        options: dict[str, Any] = {"output_hidden_states": True} if with_hidden else {}
         seen: Tensor | None
         if attention_mask.ndim == 3:
+            self._check_can_be_told_who_sees_whom()
             seen = attention_mask.unsqueeze(1)  # one for all heads
         else:
             # Without padding no mask is passed: the attention kernel is faster then.
             seen = None if bool(attention_mask.all()) else attention_mask.long()
         if position_ids is not None:
             options["position_ids"] = position_ids + self._first_position
-        return self.model(input_ids=tokens, attention_mask=seen, **options)
+        output = self.model(input_ids=tokens, attention_mask=seen, **options)
+        return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
+
+    def _explicit(self, attention_mask: Tensor, length: int, position_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return who sees whom as a 4D mask, always the same kernel's, and the position numbers."""
+        if attention_mask.ndim == 3:
+            self._check_can_be_told_who_sees_whom()
+            assert position_ids is not None
+            return attention_mask.unsqueeze(1), position_ids
+        prompt = attention_mask[:, : attention_mask.shape[1] - length].sum(1)
+        seen = attention(attention_mask, self.block_length, 0 if self.absolute_blocks else prompt)
+        return seen, position_numbers(attention_mask) if position_ids is None else position_ids
+
+    def _check_can_be_told_who_sees_whom(self) -> None:
+        if self.block_length is not None or self.family.logit_shift or not self.family.sees_far:
+            raise ValueError(
+                f"features hold leave_one_out: a model of the {self.family.name} family can't give it, as its own "
+                "attention or logit shift is in the way; leave it out"
+            )
 
     def encode(self, prompt: str) -> list[int]:
-        """Turn a prompt into token ids."""
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        """Turn a prompt into token ids, as a user's message where there is a chat template."""
+        if self.uses_chat_template:
+            message = [{"role": "user", "content": prompt}]
+            # The template writes every special token itself. LLaDA's always ends in the assistant's header.
+            prompt = self.tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True, **self.family.chat_options
+            )
+        return self.encode_text(prompt)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Turn text into token ids, as it is."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, tokens: list[int]) -> str:
         """Turn buffer tokens into text up to the first end-of-text."""
-        end = tokens.index(self.eos_id) if self.eos_id in tokens else len(tokens)
+        end = next((i for i, token in enumerate(tokens) if token in self.end_ids), len(tokens))
         text: str = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        for stop in self.family.stop_strings:
+            text = text.partition(stop)[0]
         return text
 
     def token_strings(self, tokens: list[int]) -> list[str]:
         """Return one printable string a token."""
-        strings: list[str] = self.tokenizer.convert_ids_to_tokens(tokens)
-        return strings
+        strings: list[str | None] = self.tokenizer.convert_ids_to_tokens(tokens)
+        # An embedding may have more rows than the tokenizer has tokens.
+        return [f"[{token}]" if string is None else string for token, string in zip(tokens, strings, strict=True)]
 
 
-def load_denoiser(name: str = "tiny", device: str = "cpu", dtype: str = "float32") -> Denoiser:
+def load_denoiser(
+    name: str = "tiny",
+    device: str = "cpu",
+    dtype: str = "float32",
+    *,
+    family: str | None = None,
+    chat_template: bool | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Denoiser:
     """Load a dLLM once; later calls with the same arguments return the same object.
 
     Args:
-        name: a folder that holds a Hugging Face masked-LM checkpoint, or the name of one that ships with the
+        name: a folder that holds a checkpoint of a family of `envs.models`, or the name of one that ships with the
             package (``"tiny"``), or ``"toy"``, the untrained denoiser of the tests, or ``"sapiens:heavy"`` or
-            ``"sapiens:light"`` (see `envs.sapiens`).
+            ``"sapiens:light"`` (see `envs.sapiens`), or a repository of the Hugging Face hub
+            (``"GSAI-ML/LLaDA-8B-Instruct"``).
         device: a torch device.
         dtype: a torch dtype's name; confidences are float32 whatever it is.
+        family: a name of `envs.models.FAMILIES`; None reads it from config.json.
+        chat_template: False for a base model; None puts prompts into the chat template where there is one.
+        revision: commit of the hub repository; None is the newest.
+        trust_remote_code: allow a family without a class in transformers to run the code of its repository.
 
     Raises:
         FileNotFoundError: if there is no such model, naming those that ship.
-        ValueError: if the device or dtype is unknown or missing here, or the folder holds no masked-LM checkpoint
-            that is whole and batches safely.
+        ValueError: if the device or dtype is unknown or missing here, or the folder holds no checkpoint of a known
+            family that is whole and passes the checks of `envs.models.probes`.
     """
-    return _load(name, device, dtype)
+    return _load(name, device, dtype, family, chat_template, revision, trust_remote_code)
 
 
 def load_guide(name: str, device: str = "cpu") -> Any:
@@ -182,35 +315,67 @@ def load_guide(name: str, device: str = "cpu") -> Any:
 def _load_guide(name: str, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
+    _check_device(device)
     return _from_pretrained(AutoModelForCausalLM, name, _folder(name), device, torch.float32)
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, device: str, dtype: str) -> Denoiser:
+def _load(
+    name: str,
+    device: str,
+    dtype: str,
+    family_name: str | None,
+    chat_template: bool | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> Denoiser:
     if name == "toy":
         return ToyDenoiser()
     if name.startswith("sapiens:"):
         from envs.sapiens import load_sapiens
 
         return load_sapiens(name, device, dtype)
-    folder = _folder(name)
+    folder = _folder(name, revision, trust_remote_code)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        # transformers would make up a tokenizer of a few words.
-        raise ValueError(f"model is {name!r}: {folder} holds no tokenizer.json")
-    model = _from_pretrained(AutoModelForMaskedLM, name, folder, device, getattr(torch, dtype))
+    _check_device(device)
+    config = _read_config(name, folder)
+    family = find_family(config, name, family_name)
+    if family.route == "remote":
+        check_remote(name, Path(name).is_dir(), trust_remote_code, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model is {name!r}: transformers can't load a tokenizer from {folder}: {error}") from error
-    return MaskedLMDenoiser(model, tokenizer)
+        tokenizer = load_tokenizer(family, folder, trust_remote_code)
+        model = _load_model(family, name, folder, config, device, getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("model is") else f"model is {name!r}: {text}") from error
+    return MaskedLMDenoiser(model, tokenizer, family, config, chat_template, name)
 
 
-def _folder(name: str) -> Path:
+def _load_model(
+    family: Family, name: str, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype
+) -> Any:
+    """Load a model by its family's route, and check that it is the checkpoint's."""
+    from transformers import AutoModelForMaskedLM
+
+    names: Mapping[str, str] | None = None
+    frequencies: Tensor | None = None
+    if family.route == "native":
+        model, names = load_native(family, folder, config, device, dtype)
+        frequencies = rotary_frequencies(model.config)
+    elif family.route == "remote":
+        model = load_remote(folder, device, dtype)
+    else:
+        model = _from_pretrained(AutoModelForMaskedLM, name, folder, device, dtype)
+    check_tensors(model, folder, names)
+    check_rotary(model, frequencies)
+    return model
+
+
+def _folder(name: str, revision: str | None = None, with_code: bool = False) -> Path:
     folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
+    if not folder.is_dir() and is_hub_id(name):
+        folder = fetch(name, revision, with_code)
     if not (folder / "config.json").is_file():
         shipped = sorted(path.name for path in CHECKPOINTS.iterdir()) if CHECKPOINTS.is_dir() else []
         raise FileNotFoundError(
@@ -220,10 +385,17 @@ def _folder(name: str) -> Path:
     return folder
 
 
+def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"model is {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
+    return config
+
+
 def _from_pretrained(auto_class: Any, name: str, folder: Path, device: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
-    _check_device(device)
     logging.disable_progress_bar()
     kind = "masked" if "MaskedLM" in auto_class.__name__ else "causal"
     try:

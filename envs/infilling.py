@@ -20,7 +20,7 @@ def encode_given(denoiser: Denoiser, text: str) -> list[int]:
     """
     tokens: list[int] = []
     for i, piece in enumerate(text.split(BLANK)):
-        tokens += [denoiser.mask_id] * (i > 0) + (denoiser.encode(piece) if piece else [])
+        tokens += [denoiser.mask_id] * (i > 0) + (denoiser.encode_text(piece) if piece else [])
     return tokens
 
 

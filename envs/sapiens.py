@@ -53,11 +53,9 @@ KEY_PATTERNS = (
 class SapiensDenoiser(MaskedLMDenoiser):
     """Sapiens as a dLLM that predicts residues only, as the wheel's own ``predict_best_score`` does."""
 
-    def _run(self, tokens: Tensor, attention_mask: Tensor, position_ids: Tensor | None, **options: Any) -> Any:
-        output = super()._run(tokens, attention_mask, position_ids, **options)
-        special = torch.arange(len(SPECIAL), device=tokens.device)
-        output.logits = output.logits.index_fill(-1, special, -torch.inf)
-        return output
+    def _answer(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        logits, hidden = super()._answer(*args, **kwargs)
+        return logits.index_fill(-1, torch.arange(len(SPECIAL), device=logits.device), -torch.inf), hidden
 
 
 def load_sapiens(name: str, device: str = "cpu", dtype: str = "float32") -> SapiensDenoiser:

@@ -17,6 +17,9 @@ class ToyDenoiser:
     """
 
     pad_id, mask_id, eos_id = 0, 1, 2
+    end_ids: tuple[int, ...] = (eos_id,)
+    block_length: int | None = None
+    absolute_blocks = False
     max_length = 4096
 
     def __init__(self) -> None:
@@ -52,7 +55,11 @@ class ToyDenoiser:
 
     def encode(self, prompt: str) -> list[int]:
         """Turn words into ids; an unknown word becomes the empty cell."""
-        return [self._ids.get(word, self._ids[EMPTY]) for word in prompt.split()]
+        return self.encode_text(prompt)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Turn words into ids, likewise."""
+        return [self._ids.get(word, self._ids[EMPTY]) for word in text.split()]
 
     def decode(self, tokens: list[int]) -> str:
         """Turn buffer tokens into text up to the first end-of-text."""

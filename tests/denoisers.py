@@ -23,7 +23,8 @@ Rule = Callable[[list[int], list[int]], list[tuple[int, float]]]
 class HandWritten:
     """A denoiser that says for each buffer position (token, its probability), from the prompt and the buffer."""
 
-    pad_id, mask_id, eos_id, max_length = PAD, MASK, EOS, 64
+    pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
+    block_length, absolute_blocks = None, False
     device = torch.device("cpu")
 
     def __init__(self, rule: Rule) -> None:
@@ -53,7 +54,8 @@ class Mixing:
     What it says of padding changes with the width of the batch, so that a view that shows it is not the row's alone.
     """
 
-    pad_id, mask_id, eos_id, max_length = PAD, MASK, EOS, 64
+    pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
+    block_length, absolute_blocks = None, False
     device = torch.device("cpu")
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ def random_logits(scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Ten
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1000.0])
 def test_against_float64_softmax(scale: float, dtype: torch.dtype) -> None:
     logits = random_logits(scale, dtype)
-    beliefs, p = read_beliefs(logits, MASK, EOS, ALL), probabilities(logits)
+    beliefs, p = read_beliefs(logits, MASK, (EOS,), ALL), probabilities(logits)
     top = np.sort(p, -1)
     entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
     expected = {"margin": top[..., -1] - top[..., -2], "entropy": entropy, "eos_probability": p[..., EOS]}
@@ -49,7 +49,7 @@ def test_hand_computed() -> None:
     # Probabilities 1/2, 3/10, 1/5 of tokens 0, 1 and end-of-text; the mask's logit is the greatest of all.
     logits = torch.full((1, 1, V), -torch.inf)
     logits[..., [0, 1, EOS, MASK]] = torch.tensor([0.5, 0.3, 0.2, 9.0]).log()
-    beliefs = read_beliefs(logits, MASK, EOS, ALL)
+    beliefs = read_beliefs(logits, MASK, (EOS,), ALL)
     assert beliefs.prediction.item() == 0
     assert beliefs.confidence.item() == pytest.approx(0.5)
     assert beliefs.features["margin"].item() == pytest.approx(0.2)
@@ -62,7 +62,7 @@ def test_mask_is_never_predicted() -> None:
     logits = random_logits()
     noise = torch.zeros_like(logits)
     logits[..., MASK], noise[..., MASK] = 1e4, 1e6
-    for beliefs in (read_beliefs(logits, MASK, EOS), read_beliefs(logits, MASK, EOS, noise=noise)):
+    for beliefs in (read_beliefs(logits, MASK, (EOS,)), read_beliefs(logits, MASK, (EOS,), noise=noise)):
         assert not (beliefs.prediction == MASK).any()
         assert (beliefs.confidence > 0).all()
 
@@ -71,20 +71,20 @@ def test_mask_logit_changes_nothing() -> None:
     logits = random_logits()
     other = logits.clone()
     other[..., MASK] += 50
-    one, two = read_beliefs(logits, MASK, EOS, ALL), read_beliefs(other, MASK, EOS, ALL)
+    one, two = read_beliefs(logits, MASK, (EOS,), ALL), read_beliefs(other, MASK, (EOS,), ALL)
     assert torch.equal(one.confidence, two.confidence)
     assert all(torch.equal(one.features[name], two.features[name]) for name in ALL)
 
 
 def test_noise_moves_the_prediction_but_not_its_probability() -> None:
     logits, noise = random_logits(), 4 * random_logits().roll(3, dims=-1)
-    beliefs, p = read_beliefs(logits, MASK, EOS, ALL, noise), probabilities(logits)
+    beliefs, p = read_beliefs(logits, MASK, (EOS,), ALL, noise), probabilities(logits)
     noisy = (logits + noise).numpy()
     noisy[..., MASK] = -np.inf
     assert np.array_equal(beliefs.prediction.numpy(), noisy.argmax(-1))
     chosen = np.take_along_axis(p, beliefs.prediction.numpy()[..., None], -1)[..., 0]
     assert beliefs.confidence.numpy() == pytest.approx(chosen, abs=2e-6)
-    quiet = read_beliefs(logits, MASK, EOS, ALL)
+    quiet = read_beliefs(logits, MASK, (EOS,), ALL)
     assert (beliefs.prediction != quiet.prediction).any()
     assert all(torch.equal(beliefs.features[name], quiet.features[name]) for name in ALL)
 
@@ -92,9 +92,9 @@ def test_noise_moves_the_prediction_but_not_its_probability() -> None:
 def test_only_what_is_asked_for_and_input_kept() -> None:
     logits = random_logits()
     before = logits.clone()
-    assert read_beliefs(logits, MASK, EOS).features == {}
+    assert read_beliefs(logits, MASK, (EOS,)).features == {}
     # Names that decoding adds itself are passed over.
-    assert read_beliefs(logits, MASK, EOS, frozenset({"margin", "is_eos"})).features.keys() == {"margin"}
+    assert read_beliefs(logits, MASK, (EOS,), frozenset({"margin", "is_eos"})).features.keys() == {"margin"}
     assert torch.equal(logits, before)
 
 
@@ -105,14 +105,35 @@ def test_one_bad_logit_raises(bad: float, noisy: bool) -> None:
     logits[2, 3, 4] = bad
     noise = torch.zeros_like(logits) if noisy else None
     with pytest.raises(DenoiserError, match=r"row 2, buffer position 3"):
-        read_beliefs(logits, MASK, EOS, noise=noise)
+        read_beliefs(logits, MASK, (EOS,), noise=noise)
 
 
 def test_no_finite_logit_raises() -> None:
     logits = random_logits()
     logits[1, 0] = -torch.inf
     with pytest.raises(DenoiserError, match=r"row 1, buffer position 0"):
-        read_beliefs(logits, MASK, EOS)
+        read_beliefs(logits, MASK, (EOS,))
     logits[1, 0, MASK] = 0.0  # the mask token alone is nothing to go on from
     with pytest.raises(DenoiserError):
-        read_beliefs(logits, MASK, EOS)
+        read_beliefs(logits, MASK, (EOS,))
+
+
+@pytest.mark.parametrize("chunk", [1, V, 3 * V, 7 * V, 20 * V])
+def test_pieces_change_no_number(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    logits, noise = random_logits(dtype=torch.bfloat16), 4 * random_logits().roll(3, dims=-1)
+    whole = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
+    pieces = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    assert torch.equal(whole.confidence, pieces.confidence)
+    assert torch.equal(whole.prediction, pieces.prediction)
+    assert whole.log_probabilities is not None
+    assert pieces.log_probabilities is not None
+    assert torch.equal(whole.log_probabilities, pieces.log_probabilities)
+    assert all(torch.equal(whole.features[name], pieces.features[name]) for name in ALL)
+
+
+def test_every_end_token_counts() -> None:
+    logits = random_logits()
+    p = probabilities(logits)
+    beliefs = read_beliefs(logits, MASK, (EOS, 7), ALL)
+    assert beliefs.features["eos_probability"].numpy() == pytest.approx(p[..., EOS] + p[..., 7], abs=5e-6)

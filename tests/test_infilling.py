@@ -15,7 +15,7 @@ from test_rules_decode import NUMBERS, Context
 from envs import UnmaskingVectorEnv
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.infilling import encode_all_given, encode_given
-from envs.tasks import OTHERS, Problem, Split, Task
+from envs.tasks import TASKS, Problem, ProceduralTask, Split
 from envs.toy import ToyDenoiser
 from policies import RULES, LowConfidence, decode, generate, make_rule
 from train.evaluate import measure
@@ -216,7 +216,7 @@ def test_random_order_is_uniform_over_the_blanks() -> None:
 # The env and everything that decodes.
 
 
-class Gaps(Task):
+class Gaps(ProceduralTask):
     """Sequences of numbers of which some are missing, and some problems without a text."""
 
     name = "gaps"
@@ -225,13 +225,13 @@ class Gaps(Task):
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         return NUMBERS[int(rng.integers(6))], "1 2 3"
 
-    def problem(self, split: Split, index: int) -> Problem:
+    def make(self, split: Split, index: int) -> Problem:
         return Problem(self.name, split, index, NUMBERS[index % 6], "1 2 3", TEXTS[index % len(TEXTS)])
 
 
 @pytest.fixture
 def gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OTHERS, "gaps", Gaps)
+    monkeypatch.setitem(TASKS, "gaps", Gaps)
 
 
 @pytest.mark.usefixtures("gaps")
@@ -295,10 +295,8 @@ def test_traces_hold_problems_with_their_texts(tmp_path: Any) -> None:
 
 def test_pictures_show_given_tokens(toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a [MASK] b"
-    monkeypatch.setattr(
-        Gaps, "problem", lambda self, split, index: Problem("gaps", split, index, "copy", "a c b", text)
-    )
-    monkeypatch.setitem(OTHERS, "gaps", Gaps)
+    monkeypatch.setattr(Gaps, "make", lambda self, split, index: Problem("gaps", split, index, "copy", "a c b", text))
+    monkeypatch.setitem(TASKS, "gaps", Gaps)
     env = UnmaskingVectorEnv(1, denoiser=toy, tasks="gaps", buffer_length=4, render_mode="ansi")
     env.reset(seed=0)
     dim = r"\x1b\[2m%s\x1b\[0m"

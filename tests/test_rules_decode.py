@@ -161,7 +161,8 @@ def test_the_guides_tokens_are_written_and_its_forwards_count_as_positions(
 class Context:
     """A denoiser whose predictions depend on the nearest known token that a position sees."""
 
-    pad_id, mask_id, eos_id, max_length, vocabulary = 0, 1, 2, 64, 13
+    pad_id, mask_id, eos_id, end_ids, max_length, vocabulary = 0, 1, 2, (2,), 64, 13
+    block_length, absolute_blocks = None, False
     device = torch.device("cpu")
 
     def __init__(self, with_end: bool = True) -> None:
@@ -186,7 +187,10 @@ class Context:
         raise NotImplementedError
 
     def encode(self, prompt: str) -> list[int]:
-        return [3 + int(word) for word in prompt.split()]
+        return self.encode_text(prompt)
+
+    def encode_text(self, text: str) -> list[int]:
+        return [3 + int(word) for word in text.split()]
 
     def decode(self, tokens: list[int]) -> str:
         end = tokens.index(self.eos_id) if self.eos_id in tokens else len(tokens)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import auto_cli, set_parsing_settings
 
+from train.model_files import translate_model_files
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 
@@ -21,7 +23,8 @@ ConfigT = TypeVar("ConfigT")
 def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Sequence[str] | None = None) -> ConfigT:
     """Read a configuration: dataclass defaults, then `default_file`, then ``--config``, then the other flags.
 
-    Unknown keys and flags are errors, and the string under each field is its ``--help`` text.
+    A file may also be one of `train.model_files`. Unknown keys and flags are errors, and the string under each field is
+    its ``--help`` text.
 
     Args:
         config_class: a dataclass, possibly nested.
@@ -30,6 +33,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
+    words = translate_model_files(config_class, words)
     # A switch needs no value; jsonargparse would ask for `--resume true`.
     words = ["--resume=true" if word == "--resume" else word for word in words]
     lists = _list_fields(config_class)

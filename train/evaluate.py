@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from envs.decoding import DecodingSettings
+from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_yaml
+from train.model_files import model_options
 from train.plot import plot_pareto
 from train.records import (
     Key,
@@ -67,7 +68,15 @@ class EvaluateConfig:
     resume: bool = False
     """Go on where a killed evaluation of this folder stopped."""
     model: str = "tiny"
-    """The dLLM: a checkpoint folder or the name of one that ships."""
+    """The dLLM: a checkpoint folder, the name of one that ships, or a repository of the Hugging Face hub."""
+    family: str | None = None
+    """The dLLM's family, of envs.models; null reads it from config.json."""
+    chat_template: bool | None = None
+    """false for a base model; null puts prompts into the chat template where there is one."""
+    revision: str | None = None
+    """Commit of the hub repository; null is the newest."""
+    trust_remote_code: bool = False
+    """Allow a family without a class in transformers to run the code of its repository."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks as name or name:option=value,... such as gsm8k:data=FOLDER; or suite. --task names one."""
     split: Split = "test"
@@ -316,7 +325,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.threads)
     return measure(
-        load_denoiser(config.model, config.device, config.dtype),
+        load_denoiser(config.model, config.device, config.dtype, **model_options(config)),
         job.make(config.device),
         name=job.name,
         tasks=config.tasks,
@@ -393,7 +402,9 @@ def main(config: EvaluateConfig) -> list[Record]:
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
     jobs = plan(config.policy, blocks)
-    load_denoiser(config.model, config.device, config.dtype)
+    denoiser = load_denoiser(config.model, config.device, config.dtype, **model_options(config))
+    for block in blocks:
+        check_block(denoiser, block)
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
     open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)

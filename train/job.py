@@ -40,6 +40,7 @@ from policies.learned import CommitNetwork, PolicyNetwork, describe
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.job_config import JobConfig
+from train.model_files import model_options
 from train.plot import plot_pareto
 from train.records import Record, print_table
 from train.run_folder import UserError, open_run, versions
@@ -274,7 +275,7 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     places = list(itertools.product(blocks_of(config), DIAL))
     for block, speed in tqdm(places, desc="calibrating", unit="place", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
-            load_denoiser(config.model.name, config.model.device, config.model.dtype),
+            load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model)),
             policy.changed(speed=speed),
             tasks=config.env.tasks,
             split="validation",
@@ -333,6 +334,7 @@ def evaluate_all(config: JobConfig) -> list[Record]:
         threads=config.model.threads,
         workers=1,
         seed=config.seed,
+        **model_options(config.model),
     )
     return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
 
@@ -348,7 +350,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
+    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
     env = make_env(config, denoiser)
     # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
     need_splits(

@@ -19,7 +19,15 @@ class ModelConfig:
     """The frozen dLLM."""
 
     name: str = "tiny"
-    """A checkpoint folder, or the name of a model that ships."""
+    """A checkpoint folder, the name of a model that ships, or a repository of the Hugging Face hub."""
+    family: str | None = None
+    """A family of envs.models; null reads it from config.json."""
+    chat_template: bool | None = None
+    """false for a base model; null puts prompts into the chat template where there is one."""
+    revision: str | None = None
+    """Commit of the hub repository; null is the newest."""
+    trust_remote_code: bool = False
+    """Allow a family without a class in transformers to run the code of its repository."""
     device: str = "cpu"
     """Torch device of the dLLM and the policy."""
     dtype: str = "float32"
