@@ -76,7 +76,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Replaces training by a known function; the list holds the folders trained."""
     folders: list[Path] = []
 
-    def run(folder: Path, values: dict[str, Any], metric: str, wandb_mode: str) -> float:
+    def run(folder: Path, values: dict[str, Any], metric: str, wandb: dict[str, Any]) -> float:
         folders.append(folder)
         return objective(values)
 
@@ -117,7 +117,7 @@ def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
         "evaluation.rules": [],
         "policy.hidden_size": 8,
     }
-    result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", "disabled")
+    result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", {"mode": "disabled"})
     assert result == last_value(tmp_path / "trial_0" / "progress.csv", "rollout/nfe")
     assert 1 <= result <= 8
     with pytest.raises(UserError, match=r"metric is 'reward': .*rollout/nfe"):

@@ -26,7 +26,7 @@ from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Split, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
-from train.config import to_yaml
+from train.config import to_plain, to_yaml
 from train.plot import plot_pareto
 from train.records import (
     Key,
@@ -40,6 +40,7 @@ from train.records import (
     write_outcomes,
 )
 from train.run_folder import open_run, write_json
+from train.tracking import Tracker, WandbConfig
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
@@ -94,6 +95,7 @@ class EvaluateConfig:
     """Print a row for each task too."""
     seed: int = 0
     """Of every random choice."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers"):
@@ -372,12 +374,20 @@ def main(config: EvaluateConfig) -> list[Record]:
     jobs = plan(config.policy, blocks)
     load_denoiser(config.model, config.device, config.dtype)
     make_tasks(config.tasks)
-    open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
-    records = run_jobs(config, jobs, config.out / "evaluation.json")
-    title = f"{config.model}, {records[0]['episodes']} {config.split} problems a task"
-    plot_pareto(records, config.out / "pareto.png", title)
+    settings = {**to_plain(config), "resume": False}
+    open_run(config.out, to_yaml(settings), config.resume)
+    tracker = Tracker(config.wandb, config.out, settings, "evaluate", "disabled")
+    try:
+        records = run_jobs(config, jobs, config.out / "evaluation.json")
+        title = f"{config.model}, {records[0]['episodes']} {config.split} problems a task"
+        plot_pareto(records, config.out / "pareto.png", title)
+        tracker.finish(records, config.out / "pareto.png")
+    except BaseException:
+        tracker.abandon()
+        raise
     print_table(records, title, config.per_task)
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
+    print(f"W&B         {tracker.place}")
     return records
 
 

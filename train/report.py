@@ -420,7 +420,7 @@ def find(runs: Sequence[Run], lines: Sequence[Line], rules: Sequence[str], refer
                 "problems": problems_of(run).text,
                 "policies": len({key_of(record) for record in run.records}),
                 "outcomes": "yes" if run.outcomes else "no",
-                "path": str(run.path),
+                "path": run.source,
             }
             for run in runs
         ],
