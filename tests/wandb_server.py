@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ class WandbServer(ThreadingHTTPServer):
         stored: uploaded files by address.
         artifacts: what `createArtifact` was told, in order; an artifact's id is its place, from 1.
         used: pairs of a run's id and the id of an artifact it used.
+        errors: of the server itself.
     """
 
     daemon_threads = True
@@ -35,9 +37,13 @@ class WandbServer(ThreadingHTTPServer):
         self.stored: dict[str, bytes] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.used: list[tuple[str, str]] = []
+        self.errors: list[BaseException | None] = []
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up at its end is no error."""
+        """Keep what went wrong for the test to see; that a client hangs up at its end is no error."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            self.errors.append(error)
 
     def stream(self, run_id: str, sent: dict[str, Any]) -> None:
         """Take a piece of a run's history and summary, and its end."""
@@ -70,16 +76,15 @@ class WandbServer(ThreadingHTTPServer):
 
     def on_RunResumeStatus(self, given: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(given["name"])
+        project = {"id": "P", "name": given["project"], "entity": {"id": "E", "name": ENTITY}}
         if run is None:
-            return {
-                "model": {"id": "P", "name": given["project"], "entity": {"id": "E", "name": ENTITY}, "bucket": None}
-            }
+            return {"model": {**project, "bucket": None}}
         tail = json.dumps(run["history"][-1:])
         bucket = {"id": given["name"], "name": given["name"], "summaryMetrics": run["summary"], "config": run["config"]}
         bucket |= {"displayName": run["displayName"], "tags": run["tags"], "notes": None, "wandbConfig": '{"t": 1}'}
         bucket |= {"historyLineCount": len(run["history"]), "historyTail": tail, "logLineCount": 0}
         bucket |= {"eventsLineCount": 0, "eventsTail": "[]"}
-        return {"model": {"id": "P", "name": given["project"], "entity": {"id": "E", "name": ENTITY}, "bucket": bucket}}
+        return {"model": {**project, "bucket": bucket}}
 
     def on_UpsertBucket(self, given: dict[str, Any]) -> dict[str, Any]:
         inserted = given["name"] not in self.runs
@@ -208,3 +213,4 @@ def serving() -> Iterator[WandbServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+    assert server.errors == [], server.errors

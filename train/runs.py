@@ -133,18 +133,25 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
     """
     if not sources:
         raise ValueError("runs is empty: name one or more run folders")
-    found: dict[str, tuple[str, Path, Sequence[Any]]] = {}
+    given: list[tuple[str, str, Path, Sequence[Any]]] = []
     for source in sources:
         if source.startswith(PREFIX):
-            found |= {run.source: (run.name, run.folder, run.artifacts) for run in fetch(source, downloads)}
+            given += [(run.source, run.name, run.folder, run.artifacts) for run in fetch(source, downloads)]
         else:
             path = Path(source).parent if Path(source).name == "evaluation.json" else Path(source)
-            found[str(path)] = path.resolve().name, path, ()
-    names = [name for name, _, _ in found.values()]
+            given.append((str(path), path.resolve().name, path, ()))
+    found = {_identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
+    names = [name for _, name, _, _ in found.values()]
     return [
         read_run(path, name if names.count(name) == 1 else source, source, artifacts)
-        for source, (name, path, artifacts) in found.items()
+        for source, name, path, artifacts in reversed(found.values())
     ]
+
+
+def _identity(path: Path) -> str:
+    """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
+    id_file = path / "wandb_id.txt"
+    return id_file.read_text().strip() if id_file.is_file() else str(path.resolve())
 
 
 def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) -> Run:
@@ -309,15 +316,9 @@ def collect_lines(runs: Sequence[Run]) -> list[Line]:
             family, label, name, training = labels.of(run, policy)
             line = Line(problems, block, label, family, decision, policy.startswith("learned"))
             line = lines.setdefault((problems, block, label, decision), line)
-            source = _identity(run if training is None else training) + name
+            source = _identity(run.path) + name if training is None else _identity(training.path)
             _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
     return list(lines.values())
-
-
-def _identity(run: Run) -> str:
-    """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
-    id_file = run.path / "wandb_id.txt"
-    return id_file.read_text().strip() if id_file.is_file() else str(run.path.resolve())
 
 
 def _add(line: Line, new: Replicate) -> None:

@@ -118,9 +118,9 @@ class Tracker:
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
             )
         except (wandb.Error, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(
-                f"wandb.mode is {mode!r}, but W&B can't start: {reason} Log in with `wandb login`, check WANDB_* "
+                f"wandb.mode is {mode!r}, but W&B can't start ({reason}): log in with `wandb login`, check the WANDB_* "
                 "variables, or pass --wandb.mode offline or disabled"
             ) from error
         if self.run.disabled:
