@@ -9,7 +9,6 @@ are cores; ``--policy list`` prints the rules' names. ``--resume`` goes on where
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
@@ -28,6 +26,7 @@ from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_r
 from policies.base import Decision
 from train.config import to_plain, to_yaml
 from train.plot import plot_pareto
+from train.progress import progress
 from train.records import (
     Key,
     Outcomes,
@@ -291,6 +290,11 @@ def measure(
     }
 
 
+def episodes_of(config: EvaluateConfig) -> int:
+    """Return the number of problems a task."""
+    return config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100)
+
+
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.threads)
@@ -300,7 +304,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         name=job.name,
         tasks=config.tasks,
         split=config.split,
-        episodes=config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100),
+        episodes=episodes_of(config),
         first=config.first,
         buffer_length=config.buffer_length,
         block_length=job.block_length,
@@ -342,24 +346,19 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
     workers = config.workers
     if workers is None:
         workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
-    bar = tqdm(
-        total=len(planned),
-        initial=len(planned) - len(waiting),
-        desc="evaluating",
-        unit="policy",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
+    problems = len(make_tasks(config.tasks)) * episodes_of(config)
+    total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
+    with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
         if workers == 1:
             for job in waiting:
-                add(run_job(config, job))
-                bar.update()
+                bar.set_postfix_str(job.name, refresh=False)
+                add(run_job(config, job, bar.update))
         elif waiting:
             # Spawned, not forked: torch's threads do not survive a fork.
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
-                    bar.update()
+                    bar.update(problems)
     return records
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE, make_tasks
@@ -42,6 +42,7 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.plot import plot_pareto
+from train.progress import progress
 from train.records import Record, print_table
 from train.run_folder import open_run, versions, write_json
 from train.traces import TraceConfig, Traces, collect
@@ -152,7 +153,7 @@ def fit(
     rng = np.random.default_rng([config.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
-    bar = tqdm(range(1, config.epochs + 1), desc="training", unit="epoch", mininterval=5)
+    bar = progress(range(1, config.epochs + 1), desc="training", unit="epoch")
     for epoch in bar:
         network.train()
         for traces in train:
@@ -327,7 +328,7 @@ def print_report(filters: dict[str, Any]) -> None:
             shares = [row[key] for key in ("precision", "recall", "false_commit_rate", "wrong_steps")]
             error = f"{100 * found['calibration_error']:.2f}"
             table.add_row(name, error, f"{row['threshold']:g}", *(f"{100 * share:.2f}" for share in shares))
-    Console(width=110).print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:

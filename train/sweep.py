@@ -12,6 +12,8 @@ import importlib
 import json
 import math
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -178,6 +180,7 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     sampler_class = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
     direction = optuna.study.StudyDirection.MAXIMIZE if sweep.is_maximized else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler_class(seed=config.seed))
+    began, first = time.monotonic(), len(done)
     while len(done) < config.trials:
         number = len(done)
         # Replayed from the start, the proposals are those of the killed sweep: what was tried is told, not run again.
@@ -188,7 +191,8 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
             study.tell(trial, past["result"])
         trial = study.ask()
         values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
-        print(f"trial {number}: {values}", flush=True)
+        print(f"trial {number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
+        print("  " + ", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
         result = run_trial(config.out / f"trial_{number}", values, sweep.metric, wandb)
         study.tell(trial, result)
         done.append({"number": number, "values": values, "result": result})
@@ -200,6 +204,14 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     return done
 
 
+def _remaining(began: float, finished: int, left: int) -> str:
+    """Say how long the trials left will take, once one has shown it."""
+    if not finished:
+        return ""
+    each = (time.monotonic() - began) / finished / 60
+    return f", {each:.1f} minutes a trial, about {each * left:.0f} minutes to go"
+
+
 def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
     """Print the trials, best first."""
     varied = [name for name, spec in sweep.parameters.items() if "value" not in spec]
@@ -209,7 +221,7 @@ def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
     for entry in sorted(trials, key=lambda entry: float(entry["result"]), reverse=sweep.is_maximized):
         shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (entry["values"][name] for name in varied)]
         table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *shown)
-    Console(width=120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":
