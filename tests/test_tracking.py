@@ -205,7 +205,7 @@ def test_a_flag_beats_the_variable_beats_the_default(
     assert facts(tracker.run) == expected
     assert tracker.run.id == variables.get("WANDB_RUN_ID", tracker.run.id)
     assert (folder / "wandb_id.txt").read_text().strip() == tracker.run.id
-    assert tracker.place == f"offline, {next(folder.glob('wandb/offline-run-*'))}"
+    assert tracker.place == f"offline; send it with: wandb sync {next(folder.glob('wandb/offline-run-*'))}"
 
 
 def test_a_variable_can_turn_it_off_or_move_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_a_variable_can_turn_it_off_or_move_it(tmp_path: Path, environment: pyte
     (tmp_path / "elsewhere").mkdir()
     tracker = track(WandbConfig(), tmp_path / "c")
     [run] = (tmp_path / "elsewhere").glob("wandb/offline-run-*")
-    assert tracker.place == f"offline, {run}"
+    assert tracker.place == f"offline; send it with: wandb sync {run}"
 
 
 SECRETS = {

@@ -134,10 +134,11 @@ class Tracker:
 
     @property
     def place(self) -> str:
-        """Where the run is, for people: how it is logged, and its address or its folder."""
+        """Where the run is, for people: its address, or how to send it."""
         if self.run.disabled:
             return "disabled"
-        return f"offline, {Path(self.run.dir).parent}" if self.run.offline else f"online, {self.run.url}"
+        folder = Path(self.run.dir).parent
+        return f"offline; send it with: wandb sync {folder}" if self.run.offline else f"online, {self.run.url}"
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Log numbers; they must hold `STEP`."""
