@@ -281,6 +281,26 @@ def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> 
     assert (tmp_path / "wandb_id.txt").read_text() == "abcd1234\n"
 
 
+def test_each_of_several_policies_has_its_own_numbers(tmp_path: Path) -> None:
+    """As train/learn2pd.py logs its filters."""
+    network = LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8)), trained={"model": "some/tiny"})
+    folders = [save(network, tmp_path / "filters" / name) for name in ("narrow", "wide")]
+    records = [
+        make_record(policy, "deterministic", "all", 8, 0, [(1.0, nfe, 50)])
+        for policy, nfe in (("learned:narrow@0.5", 4), ("learned:narrow@0.9", 6), ("learned:wide", 3), ("oracle:1", 2))
+    ]
+    write_json(tmp_path / "evaluation.json", records)
+    plot_pareto(records, tmp_path / "pareto.png")
+    Tracker(WandbConfig(), tmp_path, SETTINGS, "train").finish(records, tmp_path / "pareto.png", *folders)
+    logged = [json.loads(line) for line in inspect(tmp_path).splitlines()]
+    artifacts = [record["artifact"] for record in logged if record["type"] == "artifact"]
+    found = {a["name"]: json.loads(a["metadata"])["evaluation"] for a in artifacts if a["type"] == "policy"}
+    assert list(found) == ["policy-tiny-narrow", "policy-tiny-wide"]
+    assert [own["deterministic/block8/oracle_ratio"] for own in found.values()] == [2, 1.5]
+    assert found["policy-tiny-narrow"]["deterministic/block8/policy"] == "learned:narrow@0.5"
+    assert json.loads(inspect(tmp_path, "--summary"))["summary"]["eval/deterministic/block8/nfe"] == 4
+
+
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
     track(WandbConfig(mode="disabled"), tmp_path)
     assert not (tmp_path / "wandb").exists()
