@@ -138,7 +138,9 @@ def test_options_are_checked() -> None:
     words = name_runs(["a", "--out", "o", "b", "--wandb.mode=offline", "--rules", "all"])
     config = parse(CompareConfig, None, words)
     assert (config.runs, config.rules, config.out, config.wandb.mode) == (["a", "b"], ["all"], Path("o"), "offline")
-    assert parse(CompareConfig, None, name_runs(["a"])).wandb.mode == "disabled"
+    assert parse(CompareConfig, None, name_runs(["a", "wandb:me/project?group=seeds"])).runs[1:] == [
+        "wandb:me/project?group=seeds"
+    ]
 
 
 def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig, evaluate, main, measure, plan, run_job
 from train.records import accuracy_interval, key_of, make_record, mean_interval, read_outcomes, summarise
 from train.run_folder import UserError
+from train.tracking import WandbConfig
 
 
 @pytest.mark.parametrize(
@@ -312,3 +313,19 @@ def test_a_rules_option_may_hold_an_at_sign(tmp_path: Path) -> None:
     file.write_text('{"5": 3}')
     [job] = plan([f"pc_sampler:1,frequencies={file}"], [8])
     assert job.name == f"pc_sampler:1,frequencies={file}"
+
+
+def test_an_evaluation_is_logged_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    about: dict[str, Any] = {"policy": ["threshold:0.9"], "model": "toy", "tasks": ["copy"], "buffer_length": 8}
+    main(EvaluateConfig(out=tmp_path / "a", episodes=2, **about))
+    assert "W&B         disabled\n" in capsys.readouterr().out
+    assert not list((tmp_path / "a").glob("wandb*"))
+    main(EvaluateConfig(out=tmp_path / "b", episodes=2, **about, wandb=WandbConfig(mode="offline")))
+    [run] = (tmp_path / "b").glob("wandb/offline-run-*")
+    assert f"wandb sync {run}\n" in capsys.readouterr().out
+    assert (run / "files" / "outcomes.json").read_text() == (tmp_path / "b" / "outcomes.json").read_text()

@@ -20,6 +20,7 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.learn2pd import Learn2PDConfig, fit, main, report, weighted_loss
 from train.run_folder import UserError
 from train.traces import Traces
+from train.tracking import WandbConfig
 
 
 def written(folder: Path, **columns: Any) -> Traces:
@@ -289,6 +290,7 @@ def test_the_whole_job_on_the_toy_and_its_resumption(
         episodes=3,
         rules=["threshold:0.9"],
         workers=1,
+        wandb=WandbConfig(mode="disabled"),
     )
     found = main(config)
     shown = capsys.readouterr().out

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import train.sweep
-from train.config import CONFIGS
+from train.config import CONFIGS, parse, to_plain
+from train.ppo_config import TrainPPOConfig
+from train.report import flatten
 from train.run_folder import UserError
 from train.sweep import SweepConfig, last_value, main, read_sweep, run_trial, suggest
+from train.tracking import WandbConfig
 
 SWEEP = """
 method: bayes
@@ -34,6 +42,52 @@ def test_the_file_that_ships_is_a_sweep_of_the_main_job() -> None:
     sweep = read_sweep(CONFIGS / "sweep.yaml")
     assert (sweep.metric, sweep.is_maximized) == ("rollout/ep_rew_mean", True)
     assert "ppo.learning_rate" in sweep.parameters
+
+
+def agents_command(values: dict[str, Any], program: str) -> list[str]:
+    """What `wandb agent` starts for a choice of values, as `wandb_agent.Agent._command_run` puts it together."""
+    file = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
+    parts: dict[str, Any] = create_sweep_command_args({"args": {n: {"value": v} for n, v in values.items()}})
+    parts |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [program]}
+    words: list[str] = []
+    for word in create_sweep_command(list(file["command"])):
+        words += parts[word[2:-1]] if word.startswith("${") and word.endswith("}") else [word]
+    return words
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_the_main_job_understands_what_an_agent_starts(tmp_path: Path, end: int) -> None:
+    """Both ends of every range, through the shell to the parser."""
+    sweep = read_sweep(CONFIGS / "sweep.yaml")
+    values = {
+        name: spec["value"] if "value" in spec else (spec.get("values") or [spec["min"], spec["max"]])[end]
+        for name, spec in sweep.parameters.items()
+    }
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WANDB_RUN_ID": "abcd1234"}
+    command = agents_command(values, "train/ppo.py")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    program, *words = done.stdout.splitlines()
+    assert program == "train/ppo.py"
+    config = parse(TrainPPOConfig, "ppo.yaml", words)
+    assert (config.out, config.wandb.mode) == (Path("runs/sweep_agent/abcd1234"), "online")
+    flat = flatten(to_plain(config))
+    assert {name: flat[name] for name in values} == values
+
+
+def test_the_file_that_ships_is_what_wandb_takes() -> None:
+    """The schema that W&B checks a sweep by (of its package `sweeps`, 0.3.0), as far as the file goes."""
+    file = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
+    assert set(file) == {"program", "command", "method", "metric", "parameters"}
+    assert file["method"] in ("grid", "random", "bayes")
+    assert set(file["metric"]) == {"name", "goal"}
+    keys = {"log_uniform_values": {"distribution", "min", "max"}, "uniform": {"distribution", "min", "max"}}
+    for name, spec in file["parameters"].items():
+        assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name)
+        assert set(spec) == keys.get(spec.get("distribution"), set(spec) & {"value", "values"}), name
+        assert len(spec.get("values", [0])) > 0
+        assert all(isinstance(spec[edge], float) for edge in ("min", "max") if edge in spec)  # YAML takes 5e-4 for text
 
 
 class Asked:
@@ -76,7 +130,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Replaces training by a known function; the list holds the folders trained."""
     folders: list[Path] = []
 
-    def run(folder: Path, values: dict[str, Any], metric: str, wandb_mode: str) -> float:
+    def run(folder: Path, values: dict[str, Any], metric: str, wandb: dict[str, Any]) -> float:
         folders.append(folder)
         return objective(values)
 
@@ -117,11 +171,35 @@ def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
         "evaluation.rules": [],
         "policy.hidden_size": 8,
     }
-    result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", "disabled")
+    result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", {"mode": "disabled"})
     assert result == last_value(tmp_path / "trial_0" / "progress.csv", "rollout/nfe")
     assert 1 <= result <= 8
     with pytest.raises(UserError, match=r"metric is 'reward': .*rollout/nfe"):
         last_value(tmp_path / "trial_0" / "progress.csv", "reward")
+
+
+def test_trials_are_runs_of_one_group(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def run(folder: Path, values: dict[str, Any], metric: str, wandb: dict[str, Any]) -> float:
+        given.append(wandb)
+        return 0.0
+
+    monkeypatch.setattr(train.sweep, "run_trial", run)
+    for name in ("WANDB_MODE", "WANDB_RUN_GROUP", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    config = SweepConfig(out=tmp_path / "lr_sweep", file=file, trials=1, wandb=WandbConfig(tags=["a"]))
+    main(config)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "theirs")
+    main(replace(config, out=tmp_path / "other"))
+    assert [(w["mode"], w["group"], w["tags"]) for w in given] == [
+        ("disabled", "lr_sweep", ["a"]),
+        ("offline", "theirs", ["a"]),
+    ]
+    monkeypatch.setenv("WANDB_RUN_ID", "abcd1234")
+    with pytest.raises(UserError, match="WANDB_RUN_ID is set: each trial is a run of its own"):
+        main(replace(config, out=tmp_path / "third"))
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,41 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from stable_baselines3.common.logger import Logger
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.config import parse
 from train.plot import plot_pareto
+from train.ppo import train
+from train.ppo_config import TrainPPOConfig
 from train.records import make_record
+from train.run_folder import UserError, write_json
 from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig
 
 SETTINGS = {"seed": 7, "env": {"alpha": 8.5, "tasks": ["copy", "sort"]}, "out": "runs/x"}
+TINY_RUN = [
+    "--model.name=toy",
+    "--env.tasks=[copy]",
+    "--env.buffer_length=8",
+    "--env.num_envs=4",
+    "--policy.hidden_size=8",
+    "--ppo.n_steps=8",
+    "--ppo.batch_size=16",
+    "--total_timesteps=64",
+    "--evaluation.episodes=2",
+    "--evaluation.rules=[threshold:0.9]",
+]
 ROWS = [(1.0, 2, 50), (0.0, 4, 100)]
 RECORDS = [
     make_record(policy, decision, task, 8, 0, ROWS)
@@ -36,6 +55,7 @@ def _wandb_files_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def track(config: WandbConfig, folder: Path) -> Tracker:
     """What a training run does, with known numbers."""
+    write_json(folder / "evaluation.json", RECORDS)
     plot_pareto(RECORDS, folder / "pareto.png")
     save(LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8))), folder / "policy")
     tracker = Tracker(config, folder, SETTINGS, "train")
@@ -60,6 +80,10 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inspect(folder: Path, *flags: str) -> str:
     [file] = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return inspect_file(file, *flags)
+
+
+def inspect_file(file: Path, *flags: str) -> str:
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *flags, "--json", str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -84,8 +108,9 @@ def test_an_offline_run_reads_back(offline: Path) -> None:
     for decision in ("sample", "deterministic"):
         assert summary[f"eval/{decision}/block8/accuracy"] == 0.5
         assert summary[f"eval/{decision}/block8/nfe"] == 3
-    assert not [key for key in summary if "threshold" in key]
-    assert summary["rollout/score"] == 0.75
+        assert summary[f"eval/{decision}/block8/forwards_saved"] == 0  # the rule did the same
+        assert summary[f"eval/{decision}/block8/best_rule"] == "threshold:0.9"
+    assert summary["rollout/score"] == {"last": 0.75, "max": 0.75}
     assert summary["evaluation"]["nrows"] == len(RECORDS)
     assert summary["evaluation"]["ncols"] == len(RECORDS[0])
     assert summary["pareto"]["_type"] == "image-file"
@@ -115,6 +140,137 @@ def test_the_policy_is_logged_as_an_artifact(log: list[dict[str, Any]]) -> None:
     }
 
 
+def test_the_artifact_says_what_the_policy_does(log: list[dict[str, Any]]) -> None:
+    [policy] = [r["artifact"] for r in log if r["type"] == "artifact" and r["artifact"]["type"] == "policy"]
+    assert (policy["name"], sorted(policy["aliases"])) == ("policy", ["latest", "my_run"])  # it was not trained
+    assert json.loads(policy["metadata"])["evaluation"]["sample/block8/nfe"] == 3
+
+
+def test_the_evaluation_goes_along_whole(offline: Path) -> None:
+    [file] = offline.glob("wandb/offline-run-*/files/evaluation.json")
+    assert not file.is_symlink()  # the run may be moved before it is synced
+    assert file.read_text() == (offline / "evaluation.json").read_text()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """wandb reads the environment once a process, unless it is torn down."""
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+VARIABLES = {
+    "WANDB_PROJECT": "their-project",
+    "WANDB_ENTITY": "their-team",
+    "WANDB_RUN_GROUP": "their-group",
+    "WANDB_JOB_TYPE": "their-job",
+    "WANDB_NAME": "their-name",
+    "WANDB_TAGS": "one,two",
+    "WANDB_RUN_ID": "theirid1",
+    "WANDB_MODE": "offline",
+}
+FLAGS = WandbConfig("offline", "my-project", "me", "my-group", "my-job", "my-name", ["three"])
+
+
+def facts(run: Any) -> tuple[Any, ...]:
+    return (run.project, run.entity, run.group, run.job_type, run.name, sorted(run.tags))
+
+
+@pytest.mark.parametrize(
+    ("config", "variables", "expected"),
+    [
+        (WandbConfig(), {}, ("unmasking-policies", "", "", "train", "a_run", [])),
+        (
+            WandbConfig(),
+            VARIABLES,
+            ("their-project", "their-team", "their-group", "their-job", "their-name", ["one", "two"]),
+        ),
+        (FLAGS, VARIABLES, ("my-project", "me", "my-group", "my-job", "my-name", ["three"])),
+        (FLAGS, {"WANDB_MODE": "disabled"}, ("my-project", "me", "my-group", "my-job", "my-name", ["three"])),
+    ],
+)
+def test_a_flag_beats_the_variable_beats_the_default(
+    tmp_path: Path,
+    environment: pytest.MonkeyPatch,
+    config: WandbConfig,
+    variables: dict[str, str],
+    expected: tuple[Any, ...],
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    folder = tmp_path / "a_run"
+    tracker = Tracker(config, folder, SETTINGS, "train", "disabled" if variables else "offline")
+    tracker.abandon()
+    assert facts(tracker.run) == expected
+    assert tracker.run.id == variables.get("WANDB_RUN_ID", tracker.run.id)
+    assert (folder / "wandb_id.txt").read_text().strip() == tracker.run.id
+    assert tracker.place == f"offline; send it with: wandb sync {next(folder.glob('wandb/offline-run-*'))}"
+
+
+def test_a_variable_can_turn_it_off_or_move_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("WANDB_MODE", "disabled")
+    tracker = track(WandbConfig(), tmp_path / "a")
+    assert (tracker.place, (tmp_path / "a" / "wandb").exists()) == ("disabled", False)
+    environment.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(UserError, match="WANDB_MODE is 'sometimes': choose one of offline, online, disabled"):
+        track(WandbConfig(), tmp_path / "b")
+    environment.setenv("WANDB_MODE", "offline")
+    environment.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    wandb.teardown()
+    (tmp_path / "elsewhere").mkdir()
+    tracker = track(WandbConfig(), tmp_path / "c")
+    [run] = (tmp_path / "elsewhere").glob("wandb/offline-run-*")
+    assert tracker.place == f"offline; send it with: wandb sync {run}"
+
+
+SECRETS = {
+    "WANDB_API_KEY": "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4",
+    "HF_TOKEN": "hf_0123456789secretsecretsecret",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIsecretEXAMPLEKEY",
+}
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A training run that was killed before its evaluation and resumed, with secrets in the environment."""
+    folder = tmp_path_factory.mktemp("resumed") / "run"
+    config = parse(TrainPPOConfig, "ppo.yaml", [*TINY_RUN, f"--out={folder}"])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wandb.teardown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        with patch.context() as inner:
+            inner.setattr("train.job.evaluate_all", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(config)
+        train(replace(config, resume=True))
+        yield folder
+    wandb.teardown()
+
+
+def test_a_killed_training_goes_on_under_its_id(resumed: Path) -> None:
+    files = sorted(resumed.glob("wandb/offline-run-*/run-*.wandb"))
+    runs = [json.loads(inspect_file(file, "--summary")) for file in files]
+    run_id = (resumed / "wandb_id.txt").read_text().strip()
+    assert [(run["run_id"], run["state"]) for run in runs] == [(run_id, "failed"), (run_id, "finished")]
+    assert "eval/deterministic/block8/nfe" in runs[1]["summary"]
+
+
+def test_no_secret_of_the_environment_is_written(resumed: Path) -> None:
+    places = (resumed, Path(os.environ["WANDB_DATA_DIR"]), Path(os.environ["WANDB_CACHE_DIR"]))
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    names = {file.name for file in files}
+    assert {"command.txt", "config.yaml", "debug.log", "debug-internal.log", "outcomes.json"} <= names
+    assert any(name.endswith(".wandb") for name in names)
+    for file in files:
+        assert not [name for name, value in SECRETS.items() if value.encode() in file.read_bytes()], file
+
+
 def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> None:
     (tmp_path / "wandb_id.txt").write_text("abcd1234\n")
     tracker = Tracker(WandbConfig(), tmp_path, SETTINGS, "train")
@@ -123,6 +279,26 @@ def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> 
     run = json.loads(inspect(tmp_path, "--summary"))
     assert (run["run_id"], run["exit_code"], run["state"]) == ("abcd1234", 1, "failed")
     assert (tmp_path / "wandb_id.txt").read_text() == "abcd1234\n"
+
+
+def test_each_of_several_policies_has_its_own_numbers(tmp_path: Path) -> None:
+    """As train/learn2pd.py logs its filters."""
+    network = LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8)), trained={"model": "some/tiny"})
+    folders = [save(network, tmp_path / "filters" / name) for name in ("narrow", "wide")]
+    records = [
+        make_record(policy, "deterministic", "all", 8, 0, [(1.0, nfe, 50)])
+        for policy, nfe in (("learned:narrow@0.5", 4), ("learned:narrow@0.9", 6), ("learned:wide", 3), ("oracle:1", 2))
+    ]
+    write_json(tmp_path / "evaluation.json", records)
+    plot_pareto(records, tmp_path / "pareto.png")
+    Tracker(WandbConfig(), tmp_path, SETTINGS, "train").finish(records, tmp_path / "pareto.png", *folders)
+    logged = [json.loads(line) for line in inspect(tmp_path).splitlines()]
+    artifacts = [record["artifact"] for record in logged if record["type"] == "artifact"]
+    found = {a["name"]: json.loads(a["metadata"])["evaluation"] for a in artifacts if a["type"] == "policy"}
+    assert list(found) == ["policy-tiny-narrow", "policy-tiny-wide"]
+    assert [own["deterministic/block8/oracle_ratio"] for own in found.values()] == [2, 1.5]
+    assert found["policy-tiny-narrow"]["deterministic/block8/policy"] == "learned:narrow@0.5"
+    assert json.loads(inspect(tmp_path, "--summary"))["summary"]["eval/deterministic/block8/nfe"] == 4
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Compare runs: which policy is better, could the difference be chance, and what differs between the runs.
 
 ``python train/compare.py runs/a runs/b ... [--rules all] [--out runs/compare]`` reads run folders of `train/ppo.py`,
-`train/learn2pd.py` and `train/evaluate.py`, or files of records, and writes ``report.html`` (one page, everything in
-it), ``report.md``, ``report.json``, ``tables.md`` (seeds against a rule, for a README) and the plots as PNG. Runs whose
-configurations differ by seed only are averaged. With ``--wandb.mode online`` or ``offline`` the same goes to Weights &
-Biases as a run of job type "compare".
+`train/learn2pd.py` and `train/evaluate.py`, files of records, or runs of Weights & Biases by path
+(``wandb:ENTITY/PROJECT/RUN_ID``, ``wandb:ENTITY/PROJECT?group=NAME``), and writes ``report.html`` (one page, everything
+in it), ``report.md``, ``report.json``, ``tables.md`` (seeds against a rule, for a README) and the plots as PNG. Runs
+whose configurations differ by seed only are averaged. With ``--wandb.mode online`` or ``offline`` the same goes to
+Weights & Biases as a run of job type "compare".
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from train.plot import DARK, plot_curves, plot_pareto, plot_tasks
 from train.records import Record, mean_interval
 from train.report import find, is_rival
 from train.run_folder import open_run, write_atomic, write_json
-from train.runs import Line, collect_lines, read_runs
+from train.runs import Line, Run, collect_lines, read_runs
 from train.sections import letter, sections_of
-from train.tracking import Tracker, WandbConfig
+from train.tracking import Mode, Tracker, WandbConfig, chosen_mode
+from train.wandb_runs import logged_policies
+
+DEFAULT_MODE: Mode = "disabled"
+"""Of W&B: a comparison is a report first."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,15 @@ class CompareConfig:
     """What `python train/compare.py` does."""
 
     runs: list[str] = field(default_factory=list)
-    """Run folders or files of records; their flag can be left out."""
+    """Run folders, files of records, wandb:ENTITY/PROJECT/RUN_ID or wandb:ENTITY/PROJECT?group=NAME; their flag can be
+    left out."""
     rules: list[str] = field(default_factory=lambda: ["threshold"])
     """Rules whose settings count, by name, or all."""
     out: Path = Path("runs/compare")
     """The report's folder; it must be new or empty."""
     reference_accuracy: float = 0.5
     """Accuracy that counts as nothing in the hypervolume."""
-    wandb: WandbConfig = field(default_factory=lambda: WandbConfig(mode="disabled"))
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -185,12 +191,26 @@ def _renamed(line: Line, record: Record) -> Record:
     return {**record, "policy": name}
 
 
-def log_comparison(config: CompareConfig, sections: Sequence[Section], found: Mapping[str, Any]) -> None:
-    """Send the report to Weights & Biases: tables, a scatter chart, the plots, and all files as an artifact."""
+def log_comparison(
+    config: CompareConfig, runs: Sequence[Run], sections: Sequence[Section], found: Mapping[str, Any]
+) -> str:
+    """Send the report to Weights & Biases: tables, a scatter chart, the plots, and all files as an artifact.
+
+    The policies of the runs are linked as what it used; offline W&B can't do that, but the run's configuration names
+    them under "compared".
+
+    Returns:
+        Where it is, for people.
+    """
     import wandb
 
-    tracker = Tracker(config.wandb, config.out, {**to_plain(config), "compared": found["runs"]}, "compare")
+    settings = {**to_plain(config), "compared": found["runs"]}
+    tracker = Tracker(config.wandb, config.out, settings, "compare", DEFAULT_MODE)
     try:
+        if not tracker.run.offline:
+            for run in runs:
+                for artifact in run.artifacts or _own_policies(run, tracker):
+                    tracker.run.use_artifact(artifact)
         for section in sections:
             for i, table in enumerate(section.tables):
                 name = section.title.lower().replace(" ", "_") + (f"_{i + 1}" if i else "")
@@ -206,7 +226,7 @@ def log_comparison(config: CompareConfig, sections: Sequence[Section], found: Ma
         for row in found["savings"]:
             place = f"{row['policy']}/{row['decision']}/block{row['block']}"
             tracker.run.summary[f"saved/{place}"] = row["saved"]["mean"]
-        artifact = wandb.Artifact(f"report-{tracker.run.id}", type="report", metadata={"runs": list(config.runs)})
+        artifact = wandb.Artifact("comparison", type="report", metadata={"runs": list(config.runs)})
         for file in sorted(config.out.glob("report.*")) + sorted(config.out.glob("*.png")):
             artifact.add_file(str(file))
         tracker.run.log_artifact(artifact)
@@ -214,6 +234,15 @@ def log_comparison(config: CompareConfig, sections: Sequence[Section], found: Ma
     except BaseException:
         tracker.abandon()
         raise
+    return tracker.place
+
+
+def _own_policies(run: Run, tracker: Tracker) -> list[Any]:
+    """Return the policies that a run folder's own run logged to the project of the comparison; none if it did not."""
+    id_file = run.path / "wandb_id.txt"
+    if not id_file.is_file():
+        return []
+    return logged_policies(f"{tracker.run.entity}/{tracker.run.project}/{id_file.read_text().strip()}")
 
 
 def _for_wandb(table: Table) -> tuple[list[str], list[list[Any]]]:
@@ -258,11 +287,10 @@ def main(config: CompareConfig) -> dict[str, Any]:
     write_json(config.out / "report.json", found)
     write_atomic(config.out / "tables.md", seed_tables(lines, config.rules))
     show(sections)
-    if config.wandb.mode != "disabled":
-        log_comparison(config, sections, found)
-        print(f"W&B       {config.wandb.mode}, {config.out / 'wandb'}")
     print(f"page      {config.out / 'report.html'}\nMarkdown  {config.out / 'report.md'}")
     print(f"numbers   {config.out / 'report.json'}\ntables    {config.out / 'tables.md'}")
+    if chosen_mode(config.wandb, DEFAULT_MODE) != "disabled":
+        print(f"W&B       {log_comparison(config, runs, sections, found)}")
     return found
 
 

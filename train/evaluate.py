@@ -9,7 +9,6 @@ are cores; ``--policy list`` prints the rules' names. ``--resume`` goes on where
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
-from train.config import to_yaml
+from train.config import to_plain, to_yaml
 from train.model_files import model_options
 from train.plot import plot_pareto
+from train.progress import progress
 from train.records import (
     Key,
     Outcomes,
@@ -41,6 +40,7 @@ from train.records import (
     write_outcomes,
 )
 from train.run_folder import open_run, write_json
+from train.tracking import Tracker, WandbConfig
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
@@ -107,6 +107,7 @@ class EvaluateConfig:
     """Print a row for each task too."""
     seed: int = 0
     """Of every random choice."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers"):
@@ -321,6 +322,11 @@ def choose_problems(tasks: Sequence[Task], split: Split, first: int, episodes: i
     return problems
 
 
+def episodes_of(config: EvaluateConfig) -> int:
+    """Return the number of problems a task."""
+    return config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100)
+
+
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.threads)
@@ -330,7 +336,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         name=job.name,
         tasks=config.tasks,
         split=config.split,
-        episodes=config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100),
+        episodes=episodes_of(config),
         first=config.first,
         buffer_length=config.buffer_length,
         block_length=job.block_length,
@@ -372,24 +378,19 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
     workers = config.workers
     if workers is None:
         workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
-    bar = tqdm(
-        total=len(planned),
-        initial=len(planned) - len(waiting),
-        desc="evaluating",
-        unit="policy",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
-    with bar:
+    problems = len(choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config)))
+    total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
+    with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
         if workers == 1:
             for job in waiting:
-                add(run_job(config, job))
-                bar.update()
+                bar.set_postfix_str(job.name, refresh=False)
+                add(run_job(config, job, bar.update))
         elif waiting:
             # Spawned, not forked: torch's threads do not survive a fork.
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
-                    bar.update()
+                    bar.update(problems)
     return records
 
 
@@ -407,13 +408,21 @@ def main(config: EvaluateConfig) -> list[Record]:
         check_block(denoiser, block)
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
-    open_run(config.out, to_yaml({**config.__dict__, "resume": False}), config.resume)
-    records = run_jobs(config, jobs, config.out / "evaluation.json")
-    counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
-    title = f"{config.model}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
-    plot_pareto(records, config.out / "pareto.png", title)
+    settings = {**to_plain(config), "resume": False}
+    open_run(config.out, to_yaml(settings), config.resume)
+    tracker = Tracker(config.wandb, config.out, settings, "evaluate", "disabled")
+    try:
+        records = run_jobs(config, jobs, config.out / "evaluation.json")
+        counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
+        title = f"{config.model}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
+        plot_pareto(records, config.out / "pareto.png", title)
+        tracker.finish(records, config.out / "pareto.png")
+    except BaseException:
+        tracker.abandon()
+        raise
     print_table(records, title, config.per_task)
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
+    print(f"W&B         {tracker.place}")
     return records
 
 

@@ -375,5 +375,5 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         raise
     print_table(records, f"{config.evaluation.episodes} held-out problems a task")
     print(f"policy      {config.out / 'policy'}\nevaluation  {config.out / 'evaluation.json'}")
-    print(f"plot        {config.out / 'pareto.png'}\nW&B         {config.wandb.mode}, {config.out / 'wandb'}")
+    print(f"plot        {config.out / 'pareto.png'}\nW&B         {tracker.place}")
     return records

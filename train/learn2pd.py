@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from policies.block_filter import BlockFilter, BlockFilterConfig
-from train.config import to_yaml
+from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.plot import plot_pareto
-from train.records import print_table
+from train.progress import progress
+from train.records import Record, print_table
 from train.run_folder import open_run, versions, write_json
 from train.traces import TraceConfig, Traces, collect
+from train.tracking import Tracker, WandbConfig
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Learn2PDConfig:
     """Rules to compare with."""
     workers: int | None = None
     """Processes that decode; null is one a core."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         for name in ("problems", "batch_size", "epochs", "patience", "episodes", "workers"):
@@ -150,7 +153,7 @@ def fit(
     rng = np.random.default_rng([config.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
-    bar = tqdm(range(1, config.epochs + 1), desc="training", unit="epoch", mininterval=5)
+    bar = progress(range(1, config.epochs + 1), desc="training", unit="epoch")
     for epoch in bar:
         network.train()
         for traces in train:
@@ -212,13 +215,34 @@ def report(network: nn.Module, traces: Sequence[Traces], thresholds: Sequence[fl
 
 
 def main(config: Learn2PDConfig) -> dict[str, Any]:
-    """Collect, train, report, export and evaluate.
+    """Collect, train, report, export, evaluate and log.
 
     Returns:
         What ``report.json`` holds.
     """
     torch.set_num_threads(1)
-    open_run(config.out, to_yaml({**asdict(config), "resume": False}), config.resume)
+    settings = {**to_plain(config), "resume": False}
+    open_run(config.out, to_yaml(settings), config.resume)
+    tracker = Tracker(config.wandb, config.out, settings, "train")
+    try:
+        found = learn(config)
+        records = decode_all(config, list(found["filters"]))
+        tracker.finish(
+            records, config.out / "pareto.png", *(config.out / "filters" / name for name in found["filters"])
+        )
+    except BaseException:
+        tracker.abandon()
+        raise
+    print(f"W&B         {tracker.place}")
+    return found
+
+
+def learn(config: Learn2PDConfig) -> dict[str, Any]:
+    """Collect traces, train the filters on them, report and export.
+
+    Returns:
+        What ``report.json`` holds.
+    """
     began = time.monotonic()
     workers = config.workers or os.cpu_count() or 1
     about: dict[str, Any] = {"buffer_length": config.buffer_length, "model": config.model}
@@ -283,7 +307,6 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
     write_json(config.out / "report.json", found)
     print_report(filters)
     print(f"collected and trained in {minutes:.1f} minutes")
-    decode_all(config, list(filters))
     return found
 
 
@@ -305,11 +328,15 @@ def print_report(filters: dict[str, Any]) -> None:
             shares = [row[key] for key in ("precision", "recall", "false_commit_rate", "wrong_steps")]
             error = f"{100 * found['calibration_error']:.2f}"
             table.add_row(name, error, f"{row['threshold']:g}", *(f"{100 * share:.2f}" for share in shares))
-    Console(width=110).print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
-def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> None:
-    """Decode held-out problems with every filter at every threshold and with the rules."""
+def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
+    """Decode held-out problems with every filter at every threshold and with the rules.
+
+    Returns:
+        The records of ``evaluation.json``.
+    """
     jobs = []
     for block in config.block_lengths:
         fitting = [n for n in names if n != "published" or block == config.published_block]
@@ -328,6 +355,7 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> None:
     print_table(records, f"{config.model}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
+    return records
 
 
 if __name__ == "__main__":

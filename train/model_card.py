@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from envs.denoiser import load_denoiser
+from envs.tasks import SUITE, make_tasks
 from policies import LowConfidence, Threshold
 from train.evaluate import evaluate
+from train.progress import progress
 from train.records import Record
 from train.run_folder import UserError, commit, write_atomic
 
@@ -68,8 +71,11 @@ def write_card(config: CardConfig) -> None:
         raise UserError(f"model is {str(config.model)!r}: it holds no checkpoint; run train/pretrain.py first")
     torch.set_num_threads(config.threads)
     denoiser = load_denoiser(str(config.model))
-    slow = evaluate(denoiser, LowConfidence(1), episodes=config.episodes, batch_size=128)
-    fast = evaluate(denoiser, Threshold(0.0), episodes=config.episodes, batch_size=128)
+    problems = 2 * len(make_tasks(SUITE)) * config.episodes
+    with progress(total=problems, desc="measuring", unit="problem") as bar:
+        about: dict[str, Any] = {"episodes": config.episodes, "batch_size": 128, "on_finish": bar.update}
+        slow = evaluate(denoiser, LowConfidence(1), **about)
+        fast = evaluate(denoiser, Threshold(0.0), **about)
     rows = [f"| {s['task']} | {_cell(s)} | {_cell(f)} |" for s, f in zip(slow, fast, strict=True)]
     training = config.model / "training.json"
     facts = json.loads(training.read_text()) if training.is_file() else {}

@@ -199,7 +199,7 @@ def to_terminal(table: Table, title: str) -> TerminalTable:
     """Lay a table out for a terminal, with seeds' intervals where there are any, else those over problems."""
     shown = TerminalTable(title=title, title_justify="left")
     for column in table.columns:
-        shown.add_column(column.title, justify="left" if column.digits is None else "right")
+        shown.add_column(column.title, justify="left" if column.digits is None else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(_terminal_cell(row.get(column.key), column) for column in table.columns))
     return shown

@@ -41,6 +41,7 @@ from transformers import (
 )
 
 from envs.tasks import SUITE, Task, make_tasks, vocabulary
+from train.progress import progress
 from train.run_folder import write_json
 
 TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5}
@@ -302,7 +303,7 @@ def pretrain(config: PretrainConfig) -> Path:
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, steps {start} to {config.steps}", flush=True)
     began, average = time.monotonic() - elapsed, math.nan
     steps = range(start, config.steps)
-    for step in (bar := tqdm(steps, initial=start, total=config.steps, mininterval=10, disable=rank > 0)):
+    for step in (bar := progress(steps, initial=start, total=config.steps, desc="training", disable=rank > 0)):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * learning_rate_factor(step, config)

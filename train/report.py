@@ -23,12 +23,16 @@ from train.measures import (
     welch,
     wilcoxon,
 )
+from train.progress import progress
 from train.records import Record, is_right_or_wrong, key_of, mean_interval
 from train.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
 from train.tracking import STEP
 
 ORACLE_TOLERANCE = 0.01
 """Within a point of the oracle's accuracy, forwards are compared with the oracle's."""
+
+SOON = 2
+"""Seconds after which a bar appears."""
 
 Estimate = dict[str, Any]
 """``{mean, problems, seeds}``: a mean, and its 95 % intervals over problems and over seeds, or None."""
@@ -170,11 +174,10 @@ def significance(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
     The correction is over all rows, for accuracy and for forwards each on its own.
     """
     rows = []
-    for line in lines:
-        if line.is_learned:
-            for mine, other in zip(line.replicates, rivals(line, lines, rules), strict=True):
-                if other is not None:
-                    rows.append(compare_pair(line, mine, other))
+    for line in progress([line for line in lines if line.is_learned], desc="testing", unit="policy", delay=SOON):
+        for mine, other in zip(line.replicates, rivals(line, lines, rules), strict=True):
+            if other is not None:
+                rows.append(compare_pair(line, mine, other))
     for name in ("accuracy", "nfe"):
         for row, adjusted in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
             row[f"{name}_holm"] = adjusted
@@ -276,7 +279,7 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
         if line.is_learned or is_rival(line, rules):
             families.setdefault((line.problems, line.block, line.family), []).append(line)
     rows = []
-    for (problems, block, family), own in families.items():
+    for (problems, block, family), own in progress(families.items(), desc="resampling", unit="family", delay=SOON):
         names = list(dict.fromkeys(r.source for line in own for r in line.replicates)) if own[0].is_learned else [""]
         seeds = [[r for line in own for r in line.replicates if name in ("", r.source)] for name in names]
         points = [[(r.record["accuracy"], r.record["nfe"]) for r in seed] for seed in seeds]
@@ -424,7 +427,7 @@ def find(runs: Sequence[Run], lines: Sequence[Line], rules: Sequence[str], refer
                 "problems": problems_of(run).text,
                 "policies": len({key_of(record) for record in run.records}),
                 "outcomes": "yes" if run.outcomes else "no",
-                "path": str(run.path),
+                "path": run.source,
             }
             for run in runs
         ],

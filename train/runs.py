@@ -22,6 +22,7 @@ from train.evaluate import is_folder, run_name, split_setting
 from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.run_folder import UserError
 from train.tracking import STEP
+from train.wandb_runs import DOWNLOADS, PREFIX, fetch
 
 NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")
 """Fields of a configuration in which replicates may differ."""
@@ -36,16 +37,19 @@ class Run:
 
     Attributes:
         name: unique in a comparison.
-        path: as the user gave it.
+        source: as the user gave it, a path or that of a run on W&B.
+        path: where its files are.
         kind: "PPO", "Learn2PD", "evaluation" or "records".
         config: of ``config.yaml``.
         versions: of ``versions.json``.
         records: of ``evaluation.json``.
         outcomes: of ``outcomes.json``; older runs have none.
         progress: rows of ``progress.csv``.
+        artifacts: the policies that a run on W&B logged.
     """
 
     name: str
+    source: str
     path: Path
     kind: str
     config: dict[str, Any]
@@ -53,6 +57,7 @@ class Run:
     records: list[Record]
     outcomes: dict[Key, Outcomes]
     progress: list[dict[str, float]]
+    artifacts: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,12 @@ class Line:
     replicates: list[Replicate] = field(default_factory=list)
 
 
-def read_runs(sources: Sequence[str]) -> list[Run]:
-    """Read run folders and files of records; equal names are told apart by their parents.
+def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
+    """Read run folders, files of records and runs on W&B; equal names are told apart by their parents.
+
+    Args:
+        sources: paths, or what `train.wandb_runs.fetch` takes.
+        downloads: folder for what comes from W&B; it stays there, and is a run folder like any other.
 
     Raises:
         UserError: naming the first that can't be read, and why.
@@ -124,45 +133,60 @@ def read_runs(sources: Sequence[str]) -> list[Run]:
     """
     if not sources:
         raise ValueError("runs is empty: name one or more run folders")
-    paths = list(dict.fromkeys(Path(source) for source in sources))
-    paths = [path.parent if path.name == "evaluation.json" else path for path in paths]
-    names = [path.resolve().name for path in paths]
-    full = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
-    return [read_run(path, name) for path, name in zip(paths, full, strict=True)]
+    given: list[tuple[str, str, Path, Sequence[Any]]] = []
+    for source in sources:
+        if source.startswith(PREFIX):
+            given += [(run.source, run.name, run.folder, run.artifacts) for run in fetch(source, downloads)]
+        else:
+            path = Path(source).parent if Path(source).name == "evaluation.json" else Path(source)
+            given.append((str(path), path.resolve().name, path, ()))
+    found = {_identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
+    names = [name for _, name, _, _ in found.values()]
+    return [
+        read_run(path, name if names.count(name) == 1 else source, source, artifacts)
+        for source, name, path, artifacts in reversed(found.values())
+    ]
 
 
-def read_run(path: Path, name: str) -> Run:
+def _identity(path: Path) -> str:
+    """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
+    id_file = path / "wandb_id.txt"
+    return id_file.read_text().strip() if id_file.is_file() else str(path.resolve())
+
+
+def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) -> Run:
     """Read one run.
 
     Raises:
         UserError: if it has no records, or any of its files is damaged.
     """
     if not path.exists():
-        raise UserError(f"run is {str(path)!r}: there is no such folder or file")
+        raise UserError(f"run is {source!r}: there is no such folder or file")
     records = read_records(path)
-    _check(path, records)
+    _check(source, records)
     config = _read(path / "config.yaml", yaml.safe_load)
     outcomes = read_outcomes(path) if path.is_dir() else {}
     own = {key_of(record): record for record in records if record["task"] == "all"}
     for key, entry in outcomes.items():
         if key in own and abs(float(np.mean(entry["score"])) - own[key]["accuracy"]) > 1e-9:
             raise UserError(
-                f"run is {str(path)!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
+                f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
             )
     versions = _read(path / "versions.json", json.loads)
-    return Run(name, path, _kind(config), config, versions, records, outcomes, read_progress(path))
+    progress = read_progress(path)
+    return Run(name, source, path, _kind(config), config, versions, records, outcomes, progress, artifacts)
 
 
-def _check(path: Path, records: Any) -> None:
+def _check(source: str, records: Any) -> None:
     is_list = isinstance(records, list) and records and all(isinstance(record, dict) for record in records)
     if not is_list:
-        raise UserError(f"run is {str(path)!r}: its evaluation is not a list of records")
+        raise UserError(f"run is {source!r}: its evaluation is not a list of records")
     for record in records:
         missing = [name for name in NEEDED if name not in record]
         if missing:
-            raise UserError(f"run is {str(path)!r}: a record of its evaluation has no {missing[0]!r}")
+            raise UserError(f"run is {source!r}: a record of its evaluation has no {missing[0]!r}")
     if not any(record["task"] == "all" for record in records):
-        raise UserError(f"run is {str(path)!r}: its evaluation has no record of all tasks; was it killed?")
+        raise UserError(f"run is {source!r}: its evaluation has no record of all tasks; was it killed?")
 
 
 def _read(file: Path, parse: Any) -> dict[str, Any]:
@@ -174,7 +198,16 @@ def _read(file: Path, parse: Any) -> dict[str, Any]:
         raise UserError(f"{str(file)!r} can't be read: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise UserError(f"{str(file)!r} holds a {type(found).__name__} where names and values should be")
-    return found
+    return {key: _without_points(value) for key, value in found.items()}
+
+
+def _without_points(value: Any) -> Any:
+    """Write 10.0 as 10, in all that a configuration holds: W&B does, and the same setting should look the same."""
+    if isinstance(value, dict):
+        return {key: _without_points(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_points(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _kind(config: Mapping[str, Any]) -> str:
@@ -220,7 +253,7 @@ def problems_of(run: Run) -> Problems:
     names = list(dict.fromkeys(record["task"] for record in tasks))
     episodes = (tasks or run.records)[0]["episodes"]
     if run.kind == "records":
-        return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.path}")
+        return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.source}")
     model = config.get("model", "tiny")
     env = config.get("env", config)
     length, temperature = int(env.get("buffer_length", 64)), float(env.get("temperature", 0.0))
@@ -260,7 +293,7 @@ def training_run(run: Run, policy: str) -> Run | None:
     if not config.is_file():
         return None
     found = _read(config, yaml.safe_load)
-    return Run(path.resolve().name, path, _kind(found), found, {}, [], {}, read_progress(path))
+    return Run(path.resolve().name, str(path), path, _kind(found), found, {}, [], {}, read_progress(path))
 
 
 def collect_lines(runs: Sequence[Run]) -> list[Line]:
@@ -283,7 +316,7 @@ def collect_lines(runs: Sequence[Run]) -> list[Line]:
             family, label, name, training = labels.of(run, policy)
             line = Line(problems, block, label, family, decision, policy.startswith("learned"))
             line = lines.setdefault((problems, block, label, decision), line)
-            source = str((run if training is None else training).path.resolve()) + name
+            source = _identity(run.path) + name if training is None else _identity(training.path)
             _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
     return list(lines.values())
 

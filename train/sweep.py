@@ -2,7 +2,7 @@
 
 ``python train/sweep.py`` runs `configs/sweep.yaml` on the main job. Each trial is a run folder ``OUT/trial_N`` of its
 own; ``trials.jsonl`` remembers what was tried, and ``--resume`` goes on after a kill. The last lines are a table of the
-trials.
+trials. With ``--wandb.mode offline`` or ``online`` the trials are W&B runs, in a group named as the sweep's folder.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import csv
 import importlib
 import json
 import math
+import os
+import sys
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -23,6 +26,7 @@ from rich.table import Table
 from train.config import CONFIGS, parse, to_yaml
 from train.ppo_config import TrainPPOConfig
 from train.run_folder import UserError, open_run, write_atomic, write_json
+from train.tracking import WandbConfig, chosen_mode
 
 METHODS = ("bayes", "random")
 
@@ -41,8 +45,7 @@ class SweepConfig:
     """Trials in all, those of a resumed sweep included."""
     seed: int = 0
     """Of the proposals; every trial trains with the same seed, that of its configuration."""
-    wandb_mode: Literal["offline", "online", "disabled"] = "disabled"
-    """Of the trials' own runs."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -132,12 +135,20 @@ def last_value(progress: Path, metric: str) -> float:
     return float(rows[-1][metric] or math.nan)
 
 
-def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb_mode: str) -> float:
-    """Train one configuration in its own folder and return the metric; a trial that was killed goes on."""
+def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mapping[str, Any]) -> float:
+    """Train one configuration in its own folder and return the metric; a trial that was killed goes on.
+
+    Args:
+        folder: of the trial.
+        values: by the entry point's flags.
+        metric: a column of ``progress.csv``.
+        wandb: fields of the trial's `WandbConfig`; what is null or empty is left out.
+    """
     progress = folder / "progress.csv"
-    words = [f"--{n}={value if isinstance(value, str) else json.dumps(value)}" for n, value in values.items()]
+    given = {**values, **{f"wandb.{name}": value for name, value in wandb.items() if value}, "out": str(folder)}
+    words = [f"--{n}={value if isinstance(value, str) else json.dumps(value)}" for n, value in given.items()]
     resume = ["--resume"] if (folder / "config.yaml").is_file() else []
-    config = parse(TrainPPOConfig, "ppo.yaml", [*words, f"--out={folder}", f"--wandb.mode={wandb_mode}", *resume])
+    config = parse(TrainPPOConfig, "ppo.yaml", [*words, *resume])
     train: Callable[[TrainPPOConfig], Any] = importlib.import_module("train.ppo").train
     train(config)
     return last_value(progress, metric)
@@ -157,6 +168,11 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     except ImportError as error:
         raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'") from error
     sweep = read_sweep(config.file)
+    mode = chosen_mode(config.wandb, "disabled")
+    if mode != "disabled" and "WANDB_RUN_ID" in os.environ:
+        raise UserError("WANDB_RUN_ID is set: each trial is a run of its own, so unset it")
+    group = config.wandb.group or os.environ.get("WANDB_RUN_GROUP") or config.out.resolve().name
+    wandb = {**asdict(config.wandb), "mode": mode, "group": group}
     open_run(config.out, to_yaml({**asdict(config), "resume": False, "trials": 0}), config.resume)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = config.out / "trials.jsonl"
@@ -164,6 +180,7 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     sampler_class = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
     direction = optuna.study.StudyDirection.MAXIMIZE if sweep.is_maximized else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler_class(seed=config.seed))
+    began, first = time.monotonic(), len(done)
     while len(done) < config.trials:
         number = len(done)
         # Replayed from the start, the proposals are those of the killed sweep: what was tried is told, not run again.
@@ -174,8 +191,9 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
             study.tell(trial, past["result"])
         trial = study.ask()
         values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
-        print(f"trial {number}: {values}", flush=True)
-        result = run_trial(config.out / f"trial_{number}", values, sweep.metric, config.wandb_mode)
+        print(f"trial {number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
+        print("  " + ", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
+        result = run_trial(config.out / f"trial_{number}", values, sweep.metric, wandb)
         study.tell(trial, result)
         done.append({"number": number, "values": values, "result": result})
         write_atomic(file, "".join(json.dumps(entry) + "\n" for entry in done))
@@ -184,6 +202,14 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     print_trials(sweep, done)
     print(f"best        trial {best['number']}, {sweep.metric} {best['result']:.4f}\ntrials      {file}")
     return done
+
+
+def _remaining(began: float, finished: int, left: int) -> str:
+    """Say how long the trials left will take, once one has shown it."""
+    if not finished:
+        return ""
+    each = (time.monotonic() - began) / finished / 60
+    return f", {each:.1f} minutes a trial, about {each * left:.0f} minutes to go"
 
 
 def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
@@ -195,7 +221,7 @@ def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
     for entry in sorted(trials, key=lambda entry: float(entry["result"]), reverse=sweep.is_maximized):
         shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (entry["values"][name] for name in varied)]
         table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *shown)
-    Console(width=120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import load_denoiser
@@ -26,6 +25,7 @@ from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import UnmaskingPolicy, load
 from policies.rules import Oracle
+from train.progress import progress
 
 SHARD = 64
 """Problems of a shard."""
@@ -112,7 +112,7 @@ def collect(config: TraceConfig, workers: int = 1) -> Traces:
     if missing:
         with (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-            tqdm(total=len(missing), desc=f"collecting {config.folder.name}", unit="shard", mininterval=5) as bar,
+            progress(total=len(missing), desc=f"collecting {config.folder.name}", unit="shard") as bar,
         ):
             for future in [pool.submit(collect_shard, config, shard) for shard in missing]:
                 future.result()
