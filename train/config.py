@@ -15,6 +15,9 @@ from jsonargparse import auto_cli, set_parsing_settings
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 
+SWITCHES = {"--resume": "--resume=true", "--dry-run": "--dry_run=true"}
+"""Flags that need no value; jsonargparse would ask for `--resume true`."""
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -30,8 +33,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
-    # A switch needs no value; jsonargparse would ask for `--resume true`.
-    words = ["--resume=true" if word == "--resume" else word for word in words]
+    words = [SWITCHES.get(word, word) for word in words]
     words = _gather_lists(words, _list_fields(config_class))
     files = [str(CONFIGS / default_file)] if default_file else []
     config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)

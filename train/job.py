@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -30,7 +31,7 @@ from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, UnmaskingNetwork, load, save
+from policies import LearnedPolicy, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTNetwork
@@ -55,11 +56,17 @@ class Algorithm:
         cls: a Stable-Baselines3 algorithm.
         arguments: of its constructor, beyond those that every job gives.
         policy_kwargs: of `UnmaskingActorCritic`, likewise.
+        group_size: rollouts of each problem that are compared with each other; None for independent episodes.
+        experts: rules that decode further rows of each group.
+        expert_block: positions of their blocks.
     """
 
     cls: type[OnPolicyAlgorithm]
     arguments: Mapping[str, Any]
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    group_size: int | None = None
+    experts: tuple[str, ...] = ()
+    expert_block: int = 32
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -110,11 +117,14 @@ def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwor
     return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
 
 
-def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
-    """Build the training env for Stable-Baselines3."""
-    env, network = config.env, make_network(config, load_filter(config))
+def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
+    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
+    env, features = config.env, set(make_network(config, load_filter(config)).features)
+    for rule in algorithm.experts:
+        features |= make_rule(rule).features
+    group, experts = algorithm.group_size, len(algorithm.experts)
     batch = UnmaskingVectorEnv(
-        env.num_envs,
+        env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
         tasks=env.tasks,
         split="train",
@@ -123,9 +133,12 @@ def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
         temperature=env.temperature,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
-        features=sorted(network.features),
+        features=sorted(features),
+        group_size=None if group is None else group + experts,
+        expert_blocks=[algorithm.expert_block] * experts,
     )
-    return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
+    mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
+    return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
 
 
 def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPolicyAlgorithm:
@@ -340,7 +353,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     """
     torch.set_num_threads(config.model.threads)
     denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
-    env = make_env(config, denoiser)
+    env = make_env(config, denoiser, algorithm)
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)
     print(to_yaml(settings))
