@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 import torch
 
+from train.dry_run import dry_run
 from train.grpo_algorithm import GRPO
 from train.grpo_config import GRPOSection, TrainGRPOConfig
 from train.job import Algorithm, run_job
@@ -52,11 +53,16 @@ def algorithm(config: TrainGRPOConfig) -> Algorithm:
         group_size=config.grpo.group_size,
         experts=tuple(config.experts.rules),
         expert_block=config.experts.block_length,
+        # A group without differences is to take part in a trial's only update.
+        trial_arguments={"zero_variance": "keep"},
     )
 
 
 def train(config: TrainGRPOConfig) -> list[Record]:
-    """Run the whole job; see `train.job.run_job`."""
+    """Run the whole job, or try it; see `train.job.run_job` and `train.dry_run`."""
+    if config.dry_run:
+        dry_run(config, algorithm(config))
+        return []
     return run_job(config, algorithm(config))
 
 

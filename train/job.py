@@ -59,6 +59,7 @@ class Algorithm:
         group_size: rollouts of each problem that are compared with each other; None for independent episodes.
         experts: rules that decode further rows of each group.
         expert_block: positions of their blocks.
+        trial_arguments: of the constructor, where a dry run needs others.
     """
 
     cls: type[OnPolicyAlgorithm]
@@ -67,6 +68,7 @@ class Algorithm:
     group_size: int | None = None
     experts: tuple[str, ...] = ()
     expert_block: int = 32
+    trial_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stream_seed(seed: int, stream: int) -> int:

@@ -95,6 +95,8 @@ class JobConfig:
     """Of everything random."""
     resume: bool = False
     """Go on where a killed run of this folder stopped."""
+    dry_run: bool = False
+    """Try the set-up instead: a few rollouts, one update, and an estimate of time and memory. Nothing is written."""
     total_timesteps: int = 80_000
     """Environment steps, summed over the rows."""
     checkpoint_every: int = 10
