@@ -21,11 +21,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser, load_denoiser
+from envs.denoiser import Denoiser
 from envs.tasks import make_tasks
 from policies import LearnedPolicy, decode
 from policies.actor_critic import UnmaskingActorCritic
-from train.job import Algorithm, make_env, make_model, stream_seed
+from train.job import Algorithm, load_model, make_env, make_model, stream_seed
 from train.job_config import JobConfig
 
 Result = TypeVar("Result")
@@ -68,8 +68,8 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         ValueError: likewise.
     """
     torch.set_num_threads(config.model.threads)
-    name, device = config.model.name, config.model.device
-    denoiser, load_seconds = timed(lambda: load_denoiser(name, device, config.model.dtype), device)
+    device = config.model.device
+    denoiser, load_seconds = timed(lambda: load_model(config), device)
     model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm), algorithm)
     assert model.env is not None
     rows, step_seconds = model.env.num_envs, time_step(model, device)

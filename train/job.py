@@ -119,6 +119,11 @@ def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwor
     return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
 
 
+def load_model(config: JobConfig) -> Denoiser:
+    """Load the dLLM, or return the one already loaded."""
+    return load_denoiser(config.model.name, config.model.device, config.model.dtype)
+
+
 def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
     """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
     env, features = config.env, set(make_network(config, load_filter(config)).features)
@@ -285,7 +290,7 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     points = []
     for speed in tqdm(DIAL, desc="calibrating", unit="speed", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
-            load_denoiser(config.model.name, config.model.device, config.model.dtype),
+            load_model(config),
             policy.tuned(speed),
             tasks=config.env.tasks,
             split="validation",
@@ -354,7 +359,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
+    denoiser = load_model(config)
     env = make_env(config, denoiser, algorithm)
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)
