@@ -1,8 +1,8 @@
 """PPO against GRPO at equal environment steps: frontier, sample efficiency, wall time, stability.
 
 ``python benchmarks/grpo_vs_ppo.py --out runs/grpo_vs_ppo`` trains every cell (algorithm, start, reward, alpha, block,
-seed) in a run folder of its own and writes ``summary.md`` and ``summary.json``. It can be killed at any time and started
-again: a finished cell is read, a begun one resumed. ``--timesteps 2000 --seeds '[0]' --alphas '[10]'`` is a quick look.
+seed) in a run folder of its own and writes ``summary.md`` and ``summary.json``. It can be killed and started again:
+a finished cell is read, a begun one resumed. ``--timesteps 2000 --seeds '[0]' --alphas '[10]'`` is a quick look.
 """
 
 from __future__ import annotations

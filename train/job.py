@@ -269,6 +269,8 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "block_lengths": config.env.block_lengths or [config.env.buffer_length],
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
+        "network": describe(model.policy.network)["kind"],
+        "distribution": config.actions.distribution,
         "timesteps": model.num_timesteps,
         "seed": config.seed,
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
