@@ -15,17 +15,19 @@ class SB3VecEnv(VecEnv):
     """Hand a batch to Stable-Baselines3 without a Python loop over sub-envs.
 
     Args:
-        env: a vector env whose ``metadata["autoreset_mode"]`` is ``SAME_STEP``.
+        env: a vector env.
+        mode: what its ``metadata["autoreset_mode"]`` must be. ``DISABLED`` is for algorithms that reset all rows
+            themselves, round by round.
 
     Raises:
-        ValueError: under any other autoreset mode: SB3 takes the observation that follows ``done`` as the first
-            of the next episode.
+        ValueError: under any other autoreset mode: SB3's own algorithms take the observation that follows ``done`` as
+            the first of the next episode.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        mode = env.metadata.get("autoreset_mode")
-        if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset_mode of {env} is {mode}: Stable-Baselines3 needs AutoresetMode.SAME_STEP")
+    def __init__(self, env: VectorEnv[Any, Any, Any], mode: AutoresetMode = AutoresetMode.SAME_STEP) -> None:
+        found = env.metadata.get("autoreset_mode")
+        if found is not mode:
+            raise ValueError(f"autoreset_mode of {env} is {found}: Stable-Baselines3 needs {mode} here")
         self.env = DictInfoToList(env)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 

@@ -104,6 +104,10 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
+        group_size: rows of a group, which share each problem, block length and alpha, for algorithms that compare
+            attempts (GRPO). No row is then reset by itself (`AutoresetMode.DISABLED`): a finished one waits, blank, its
+            actions ignored and unpaid, until `reset` starts the next problems. None for independent rows.
+        expert_blocks: block lengths of the last rows of each group, which a rule rather than the policy is to decode.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``; both show row 0.
 
     Raises:
@@ -134,8 +138,15 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         features: Sequence[str] = (),
         end_of_text_prediction: bool = False,
         initial_length: int | None = None,
+        group_size: int | None = None,
+        expert_blocks: Sequence[int] = (),
         render_mode: str | None = None,
     ) -> None:
+        if group_size is not None and (group_size <= len(expert_blocks) or num_envs % group_size):
+            raise ValueError(
+                f"group_size is {group_size}: it must divide num_envs, {num_envs}, and exceed a group's experts, "
+                f"{len(expert_blocks)}"
+            )
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -146,7 +157,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         # The first is the settings'; making them of each checks it.
         settings, *_ = [
             DecodingSettings(buffer_length, block, temperature, frozenset(features), end_of_text_prediction)
-            for block in blocks
+            for block in (*blocks, *expert_blocks)
         ]
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks = {task.name: task for task in make_tasks(tasks)}
@@ -161,6 +172,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """(N,) float32 in [0, 1], each row's place on the dial."""
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
+        self.group_size, self.expert_blocks = group_size, list(expert_blocks)
+        if group_size is not None:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.block_lengths = [int(block or buffer_length) for block in blocks]
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         self.num_envs = num_envs
@@ -218,14 +232,23 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             for row, final_info in finals.items():
                 final_obs = {name: values[row] for name, values in closing.items()}
                 infos = self._add_info(infos, {"final_obs": final_obs, "final_info": final_info}, row)
-            self.begin(list(finals))
+            if self.group_size is None:
+                self.begin(list(finals))
         self.batch.forward()
         return self.observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Load the next problem of each of these rows."""
-        names, prompts, blocks = list(self.tasks), [], []
+        """Load the next problem of each of these rows; of a group, all rows, of which the first draws."""
+        names = list(self.tasks)
+        prompts: list[list[int]] = []
+        blocks: list[int] = []
         for row in rows:
+            first = row - row % (self.group_size or 1)
+            if row != first:
+                self.problems[row], self.speed[row] = self.problems[first], self.speed[first]
+                prompts.append(prompts[-1])
+                blocks.append(blocks[-1])
+                continue
             generator = self._generators[row]
             task = self.tasks[names[int(generator.integers(len(names)))]]
             self.problems[row] = task.wrapped_problem(self.split, int(generator.integers(2**31)))
@@ -235,8 +258,16 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
             choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0
             blocks.append(self.block_lengths[choice])
+        blocks = [self._expert_block(row) or block for row, block in zip(rows, blocks, strict=True)]
         given = encode_all_given(self.denoiser, [self.problems[row].given for row in rows])
         self.batch.load(rows, prompts, length=self.initial_length, block_lengths=blocks, given=given)
+
+    def _expert_block(self, row: int) -> int | None:
+        """Return the block length of an expert's row, None for others."""
+        if self.group_size is None:
+            return None
+        place = row % self.group_size - (self.group_size - len(self.expert_blocks))
+        return self.expert_blocks[place] if place >= 0 else None
 
     def commit(
         self, actions: npt.ArrayLike | Action
@@ -253,9 +284,10 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         if actions.commit.shape != self.batch.masked.shape:
             shapes = f"{tuple(actions.commit.shape)}: expected {tuple(self.batch.masked.shape)}"
             raise ValueError(f"actions have shape {shapes}")
+        running = self.batch.running.cpu().numpy()
         terminated = self.batch.apply(actions).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
-        rewards = self.reward.per_step(alpha)
+        rewards = np.where(running, self.reward.per_step(alpha), 0.0)
         finals = {int(row): self._final_info(int(row)) for row in np.flatnonzero(terminated)}
         if finals:
             rows = list(finals)

@@ -10,6 +10,7 @@ import yaml
 from policies import NetworkConfig
 from train.config import CONFIGS, parse, to_plain, to_yaml
 from train.evaluate import EvaluateConfig
+from train.grpo_config import TrainGRPOConfig
 from train.learn2pd import Learn2PDConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.pretrain import PretrainConfig
@@ -17,6 +18,8 @@ from train.watch import WatchConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {
     "ppo": TrainPPOConfig,
+    "grpo": TrainGRPOConfig,
+    "paper": TrainGRPOConfig,
     "evaluate": EvaluateConfig,
     "learn2pd": Learn2PDConfig,
     "pretrain": PretrainConfig,

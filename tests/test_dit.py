@@ -16,6 +16,9 @@ from policies import LearnedPolicy, load, save
 from policies.dit import DiTConfig, DiTNetwork, embed_time
 from policies.learned import build, describe
 from policies.ml_rl_dllm import write_checkpoint
+from train.export import ExportConfig
+from train.export import main as export
+from train.run_folder import UserError
 
 # The tensors of a published checkpoint of arXiv 2512.09106's code, as its file's header names them.
 SHAPES = {
@@ -210,3 +213,20 @@ def test_the_reading_holds_for_committed_positions_and_the_mask_token_too() -> N
     open_ = masked > 0.5
     # Without the mask token the same top token has at least as large a share.
     assert (confidence[open_] >= probability[open_] - 1e-6).all()
+
+
+# The command.
+
+
+def test_export_converts_both_ways(tmp_path: Path) -> None:
+    theirs = checkpoint(tmp_path / "theirs")
+    ours = export(ExportConfig(str(theirs), tmp_path / "ours", "folder", time_period=10.0))
+    policy = load(ours)
+    assert isinstance(policy.network, DiTNetwork)
+    assert policy.network.config.time_period == 10.0
+    back = export(ExportConfig(str(ours), tmp_path / "back", "ml-rl-dllm"))
+    assert torch.equal(load(back).network(inputs()), policy.network(inputs()))
+    with pytest.raises(UserError, match="not empty"):
+        export(ExportConfig(str(ours), tmp_path / "back"))
+    with pytest.raises(ValueError, match="dit section"):
+        export(ExportConfig("tiny", tmp_path / "none"))

@@ -177,7 +177,7 @@ def test_filters_of_filters_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (edit(kind="perceptron"), "config.json.*perceptron.*transformer, block_filter"),
+        (edit(kind="perceptron"), "config.json.*perceptron.*transformer, dit, block_filter"),
         (edit(kind=...), "config.json.*kind"),
         (edit(kind=["transformer"]), "config.json"),
         (edit(kind="transformer"), "config.json.*block_length"),
@@ -367,7 +367,7 @@ def on_filter(tmp_path: Path, role: Any, network: UnmaskingNetwork | BlockFilter
 
 
 def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, UnmaskingNetwork, VecMonitor]:
-    env = make_env(config, denoiser)
+    env = make_env(config, denoiser, algorithm(config))
     model = make_model(config, env, algorithm(config))
     assert isinstance(model.policy, UnmaskingActorCritic)
     return model, model.policy.network, env
@@ -426,7 +426,7 @@ def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, 
     policy = load(config.out / "policy")
     assert policy.trained["filter"] == f"{config.filter.folder} as {role}"
     assert type(policy.network.filter) is type(source)  # type: ignore[union-attr]
-    env = make_env(config, toy)
+    env = make_env(config, toy, algorithm(config))
     obs = env.reset()
     for _ in range(5):
         action, _ = model.predict(obs, deterministic=True)  # type: ignore[arg-type]
@@ -450,7 +450,7 @@ def test_a_block_filter_is_no_start(
 ) -> None:
     config = on_filter(tmp_path, role, block_filter())
     with pytest.raises(UserError, match=f"(?s)filter.role is '{role}'.*can't be a start; choose feature"):
-        make_env(config, ToyDenoiser())
+        make_env(config, ToyDenoiser(), algorithm(config))
     words = [f"--filter.folder={config.filter.folder}", f"--filter.role={role}", "--env.block_lengths=[4]"]
     assert run_here(monkeypatch, f"--out={tmp_path / 'new'}", *FLAGS, "--total_timesteps=64", *words) == 2
     error = capsys.readouterr().err
@@ -462,7 +462,7 @@ def test_a_block_filter_is_no_start(
 def test_a_filter_that_is_not_there_is_named(tmp_path: Path, toy: ToyDenoiser) -> None:
     config = replace(tiny(tmp_path, 0), filter=FilterSection(str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        make_env(config, toy)
+        make_env(config, toy, algorithm(config))
 
 
 def test_no_filter_is_the_default(tmp_path: Path, toy: ToyDenoiser) -> None:

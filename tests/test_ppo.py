@@ -35,7 +35,7 @@ from train.tracking import STEP, Tracker, WandbConfig
 
 
 def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
-    model = make_model(config, make_env(config, denoiser), algorithm(config))
+    model = make_model(config, make_env(config, denoiser, algorithm(config)), algorithm(config))
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, PPO)
     return model
@@ -400,7 +400,7 @@ def test_seeds_of_two_runs_differ_in_their_first_problems(tmp_path: Path, toy: T
     prompts = []
     for seed in (0, 1):
         config = replace(tiny(tmp_path, seed), env=EnvConfig(num_envs=16, tasks=["sort"], buffer_length=8))
-        env = make_env(config, toy)
+        env = make_env(config, toy, algorithm(config))
         make_model(config, env, algorithm(config))
         env.reset()
         [problems] = env.get_attr("problems", [0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import MaskedLMDenoiser
 from envs.toy import ToyDenoiser
-from envs.view import COMMITTED_READINGS, READINGS, TOP_K, VIEW_TENSORS, Action, View
+from envs.view import FULL_READINGS, READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS, Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 TEXTS = ["copy", "copy . . : a b", "sort . : c d e =", "reverse . . : a b c d . . ="]
@@ -322,7 +322,7 @@ def test_prompt_is_padded_with_minus_one() -> None:
     assert batch.forward().tensors["prompt"].tolist() == [[-1, -1, -1, C], [-1, B, C, D]]
 
 
-@pytest.mark.parametrize("name", sorted(READINGS | COMMITTED_READINGS | VIEW_TENSORS))
+@pytest.mark.parametrize("name", sorted(VIEW_FEATURES | VIEW_TENSORS))
 def test_only_what_is_asked_for(name: str) -> None:
     batch = start(ToyDenoiser(), [[7, 8, 9]], 4, features=frozenset({name}))
     for view in (batch.forward(), batch.blank_view()):
@@ -341,7 +341,7 @@ def readings(view: View, row: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_a_row_reads_the_same_in_any_batch(temperature: float) -> None:
-    features = READINGS | {"token_probability", "probabilities", "top", "prompt"}
+    features = READINGS | FULL_READINGS | {"token_probability", "probabilities", "top", "prompt"}
 
     def decode(prompts: list[list[int]]) -> list[list[dict[str, Any]]]:
         batch = start(Mixing(), prompts, 8, block_length=4, temperature=temperature, features=features)

@@ -17,6 +17,9 @@ from train.model_files import translate_model_files
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 
+SWITCHES = {"--resume": "--resume=true", "--dry-run": "--dry_run=true"}
+"""Flags that need no value; jsonargparse would ask for `--resume true`."""
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -34,8 +37,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
     words = translate_model_files(config_class, words)
-    # A switch needs no value; jsonargparse would ask for `--resume true`.
-    words = ["--resume=true" if word == "--resume" else word for word in words]
+    words = [SWITCHES.get(word, word) for word in words]
     lists = _list_fields(config_class)
     words = _gather_lists(_singular_to_plural(words, lists), lists)
     files = [str(CONFIGS / default_file)] if default_file else []

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -32,7 +33,7 @@ from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.tasks import describe_data, make_tasks, need_splits
 from envs.unmasking import UnmaskingVectorEnv
-from policies import LearnedPolicy, UnmaskingNetwork, load, save
+from policies import LearnedPolicy, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTNetwork
@@ -58,11 +59,19 @@ class Algorithm:
         cls: a Stable-Baselines3 algorithm.
         arguments: of its constructor, beyond those that every job gives.
         policy_kwargs: of `UnmaskingActorCritic`, likewise.
+        group_size: rollouts of each problem that are compared with each other; None for independent episodes.
+        experts: rules that decode further rows of each group.
+        expert_block: positions of their blocks.
+        trial_arguments: of the constructor, where a dry run needs others.
     """
 
     cls: type[OnPolicyAlgorithm]
     arguments: Mapping[str, Any]
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    group_size: int | None = None
+    experts: tuple[str, ...] = ()
+    expert_block: int = 32
+    trial_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stream_seed(seed: int, stream: int) -> int:
@@ -113,11 +122,19 @@ def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwor
     return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
 
 
-def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
-    """Build the training env for Stable-Baselines3."""
-    env, network = config.env, make_network(config, load_filter(config))
+def load_model(config: JobConfig) -> Denoiser:
+    """Load the dLLM, or return the one already loaded."""
+    return load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
+
+
+def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
+    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
+    env, features = config.env, set(make_network(config, load_filter(config)).features)
+    for rule in algorithm.experts:
+        features |= make_rule(rule).features
+    group, experts = algorithm.group_size, len(algorithm.experts)
     batch = UnmaskingVectorEnv(
-        env.num_envs,
+        env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
         tasks=env.tasks,
         split="train",
@@ -126,9 +143,12 @@ def make_env(config: JobConfig, denoiser: Denoiser) -> VecMonitor:
         temperature=env.temperature,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
-        features=sorted(network.features),
+        features=sorted(features),
+        group_size=None if group is None else group + experts,
+        expert_blocks=[algorithm.expert_block] * experts,
     )
-    return VecMonitor(SB3VecEnv(batch), info_keywords=("score", "nfe", "token_positions"))
+    mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
+    return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
 
 
 def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPolicyAlgorithm:
@@ -253,6 +273,8 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "block_lengths": blocks_of(config),
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
+        "network": describe(model.policy.network)["kind"],
+        "distribution": config.actions.distribution,
         "timesteps": model.num_timesteps,
         "seed": config.seed,
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
@@ -275,7 +297,7 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     places = list(itertools.product(blocks_of(config), DIAL))
     for block, speed in tqdm(places, desc="calibrating", unit="place", mininterval=0.5 if sys.stderr.isatty() else 30):
         record = evaluate(
-            load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model)),
+            load_model(config),
             policy.changed(speed=speed),
             tasks=config.env.tasks,
             split="validation",
@@ -350,8 +372,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
-    env = make_env(config, denoiser)
+    denoiser = load_model(config)
+    env = make_env(config, denoiser, algorithm)
     # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
     need_splits(
         make_tasks(config.env.tasks), ("train", "test", "validation") if config.env.alpha_range else ("train", "test")

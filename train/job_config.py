@@ -61,6 +61,10 @@ class EnvConfig:
     alpha_range: list[float] = field(default_factory=list)
     """Slowest and fastest alpha of one policy with a speed dial, instead of alpha; each episode draws its own."""
 
+    def __post_init__(self) -> None:
+        if self.num_envs < 1:
+            raise ValueError(f"num_envs is {self.num_envs}: it must be 1 or more")
+
 
 @dataclass(frozen=True)
 class FilterSection:
@@ -103,6 +107,8 @@ class JobConfig:
     """Of everything random."""
     resume: bool = False
     """Go on where a killed run of this folder stopped."""
+    dry_run: bool = False
+    """Try the set-up instead: a few rollouts, one update, and an estimate of time and memory. Nothing is written."""
     total_timesteps: int = 80_000
     """Environment steps, summed over the rows."""
     checkpoint_every: int = 10

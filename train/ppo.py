@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
+from train.dry_run import dry_run
 from train.job import Algorithm, run_job
 from train.ppo_config import TrainPPOConfig
 from train.records import Record
@@ -31,11 +32,16 @@ def algorithm(config: TrainPPOConfig) -> Algorithm:
     arguments = asdict(config.ppo)
     peak = arguments.pop("learning_rate")
     arguments |= {"learning_rate": lambda remaining: peak * remaining, "rollout_buffer_class": CommitBuffer}
-    return Algorithm(PPO, arguments)
+    # As few steps as fill a minibatch.
+    fewest = -(-config.ppo.batch_size // config.env.num_envs)
+    return Algorithm(PPO, arguments, trial_arguments={"n_steps": min(config.ppo.n_steps, fewest)})
 
 
 def train(config: TrainPPOConfig) -> list[Record]:
-    """Run the whole job; see `train.job.run_job`."""
+    """Run the whole job, or try it; see `train.job.run_job` and `train.dry_run`."""
+    if config.dry_run:
+        dry_run(config, algorithm(config))
+        return []
     return run_job(config, algorithm(config))
 
 

@@ -1,0 +1,62 @@
+"""Each file of configs/paper says what its name says, and nothing else differs."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.config import CONFIGS, parse, to_plain
+from train.dry_run import dry_run
+from train.grpo import algorithm
+from train.grpo_config import TrainGRPOConfig
+
+FOLDER = CONFIGS / "paper"
+MODELS = {"llada": "GSAI-ML/LLaDA-8B-Instruct", "dream": "Dream-org/Dream-v0-Instruct-7B"}
+SETTINGS = {"block32": [32], "block256": [], "block256_es": []}
+ALPHAS = ("10", "3", "1", "0.3", "0")
+NAMES = [f"{m}_{s}_alpha{a}" for m, s, a in product(MODELS, SETTINGS, ALPHAS)]
+
+
+def read(name: str, *words: str) -> TrainGRPOConfig:
+    return parse(TrainGRPOConfig, None, ["--config", str(FOLDER / f"{name}.yaml"), *words])
+
+
+def common(config: TrainGRPOConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(config)
+    for section, field in (("model", "name"), ("env", "alpha"), ("env", "block_lengths"), ("grpo", "clip_range")):
+        del plain[section][field]
+    del plain["out"], plain["total_timesteps"], plain["experts"]
+    return plain
+
+
+def test_there_is_a_file_for_every_setting() -> None:
+    assert sorted(file.stem for file in FOLDER.glob("*.yaml")) == sorted(NAMES)
+
+
+def test_each_file_is_what_its_name_says() -> None:
+    first = common(read(NAMES[0]))
+    for name in NAMES:
+        config = read(name)
+        found = re.fullmatch(r"(llada|dream)_(block\d+(?:_es)?)_alpha([\d.]+)", name)
+        assert found is not None
+        model, setting, alpha = found.groups()
+        assert config.model.name == MODELS[model]
+        assert config.env.block_lengths == SETTINGS[setting]
+        assert config.env.alpha == float(alpha)
+        assert config.out == Path(f"runs/paper/{name}")
+        assert config.experts.rules == (["threshold:0.9"] if setting.endswith("es") else [])
+        assert config.grpo.clip_range == (0.2 if setting.endswith("es") else 0.5)
+        assert common(config) == first
+
+
+@pytest.mark.parametrize("name", ["llada_block32_alpha3", "dream_block256_es_alpha0.3"])
+def test_a_dry_run_passes_on_the_embedded_model(name: str) -> None:
+    small = ["--model.name=toy", "--model.device=cpu", "--model.dtype=float32", "--env.tasks=[copy]"]
+    config = read(name, *small, "--env.num_envs=8", "--env.buffer_length=32", "--grpo.group_size=2")
+    estimate = dry_run(config, algorithm(config))
+    assert estimate.rows == (12 if "es" in name else 8)
+    assert estimate.nfe > 1
