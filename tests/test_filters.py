@@ -177,7 +177,7 @@ def test_filters_of_filters_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (edit(kind="perceptron"), "config.json.*perceptron.*transformer, block_filter"),
+        (edit(kind="perceptron"), "config.json.*perceptron.*transformer, dit, block_filter"),
         (edit(kind=...), "config.json.*kind"),
         (edit(kind=["transformer"]), "config.json"),
         (edit(kind="transformer"), "config.json.*block_length"),
