@@ -33,7 +33,7 @@ def algorithm(config: TrainPPOConfig) -> Algorithm:
     peak = arguments.pop("learning_rate")
     arguments |= {"learning_rate": lambda remaining: peak * remaining, "rollout_buffer_class": CommitBuffer}
     # As few steps as fill a minibatch.
-    fewest = -(-config.ppo.batch_size // config.env.num_envs)
+    fewest = -(-config.ppo.batch_size // max(1, config.env.num_envs))
     return Algorithm(PPO, arguments, trial_arguments={"n_steps": min(config.ppo.n_steps, fewest)})
 
 
