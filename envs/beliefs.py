@@ -79,7 +79,7 @@ def read_beliefs(
     mask_id: int,
     end_ids: Sequence[int],
     features: frozenset[str] = frozenset(),
-    noise: Tensor | None = None,
+    noise: Callable[[slice, slice], Tensor] | None = None,
     with_distribution: bool = False,
 ) -> Beliefs:
     """Read predictions and confidences from a dLLM's logits.
@@ -92,8 +92,9 @@ def read_beliefs(
         mask_id: token that must never be predicted.
         end_ids: tokens that end a text.
         features: names of `FEATURES` to compute too, and ``top_probability`` (see `envs.view.FULL_READINGS`).
-        noise: (B, L, V) float added to the logits before the argmax only (Gumbel noise times the temperature
-            makes the prediction a sample); the confidence is the noise-free probability of the predicted token.
+        noise: gives for slices of rows and positions what is added to those logits before the argmax only (Gumbel
+            noise times the temperature makes the prediction a sample); it is never whole in memory, as the logits are
+            large. The confidence is the noise-free probability of the predicted token.
         with_distribution: also return the log-probabilities.
 
     Raises:
@@ -102,7 +103,7 @@ def read_beliefs(
     names = sorted(features & (FEATURES.keys() | {TOP_PROBABILITY}))
     parts = [
         [
-            _read(logits[at], mask_id, end_ids, names, None if noise is None else noise[at], with_distribution)
+            _read(logits[at], mask_id, end_ids, names, None if noise is None else noise(*at), with_distribution)
             for at in columns
         ]
         for columns in _chunks(*logits.shape)

@@ -8,7 +8,7 @@ Letters: N rows of the batch, P prompt tokens (left-padded), L buffer positions,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -398,11 +398,18 @@ class DecodingBatch:
         blank = torch.zeros(count, buffer_width, device=rows.device)
         return logits, blank.scatter_add(1, place, probability)
 
-    def _noise(self, logits: Tensor, rows: Tensor) -> Tensor | None:
+    def _noise(self, logits: Tensor, rows: Tensor) -> Callable[[slice, slice], Tensor] | None:
+        """Return what draws the noise of slices of these rows and of positions; None where nothing is sampled."""
         if self.settings.temperature == 0:
             return None
-        shape = (logits.shape[1], logits.shape[2])
-        return self.settings.temperature * gumbel(self.key[rows], self.nfe[rows], shape)
+        keys, steps, (_, length, vocabulary) = self.key[rows], self.nfe[rows], logits.shape
+
+        def draw(which: slice, positions: slice) -> Tensor:
+            first, stop, _ = positions.indices(length)
+            shape = (stop - first, vocabulary)
+            return self.settings.temperature * gumbel(keys[which], steps[which], shape, skip=first * vocabulary)
+
+        return draw
 
     def time(self) -> Tensor:
         """(N,) float32 in [0, 1], share of L steps that was used before this one."""

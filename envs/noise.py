@@ -30,7 +30,7 @@ def sequence_key(prompt_ids: Sequence[int], seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
-def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
+def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0, skip: int = 0) -> Tensor:
     """Draw uniform numbers for each sequence.
 
     Args:
@@ -38,11 +38,12 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
         steps: (B,) int64, number of the decoding step.
         shape: shape of one sequence's draw.
         stream: draws of different streams are independent.
+        skip: numbers of a larger draw that come before these.
 
     Returns:
         (B, *shape) float32 in (0, 1).
     """
-    counters = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * _GOLDEN
+    counters = np.arange(1 + skip, 1 + skip + int(np.prod(shape)), dtype=np.uint64) * _GOLDEN
     with np.errstate(over="ignore"):
         rows = _mix(keys.cpu().numpy().astype(np.uint64) + np.uint64(stream + 1) * _GOLDEN)
         rows = _mix(rows + steps.cpu().numpy().astype(np.uint64) * _GOLDEN)
@@ -51,6 +52,6 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
     return torch.from_numpy(values.reshape(len(values), *shape)).to(keys.device)
 
 
-def gumbel(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 1) -> Tensor:
-    """Draw standard Gumbel noise for each sequence: (B, *shape) float32."""
-    return -torch.log(-torch.log(uniform(keys, steps, shape, stream)))
+def gumbel(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 1, skip: int = 0) -> Tensor:
+    """Draw standard Gumbel noise for each sequence: (B, *shape) float32; arguments as of `uniform`."""
+    return -torch.log(-torch.log(uniform(keys, steps, shape, stream, skip)))

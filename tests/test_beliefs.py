@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ def probabilities(logits: Tensor) -> npt.NDArray[np.float64]:
 
 def random_logits(scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Tensor:
     return (scale * torch.randn(4, 7, V, generator=torch.Generator().manual_seed(0))).to(dtype)
+
+
+def slices(noise: Tensor | None) -> Callable[[slice, slice], Tensor] | None:
+    """Hand noise out piece by piece."""
+    return None if noise is None else lambda rows, positions: noise[rows, positions]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -62,7 +68,7 @@ def test_mask_is_never_predicted() -> None:
     logits = random_logits()
     noise = torch.zeros_like(logits)
     logits[..., MASK], noise[..., MASK] = 1e4, 1e6
-    for beliefs in (read_beliefs(logits, MASK, (EOS,)), read_beliefs(logits, MASK, (EOS,), noise=noise)):
+    for beliefs in (read_beliefs(logits, MASK, (EOS,)), read_beliefs(logits, MASK, (EOS,), noise=slices(noise))):
         assert not (beliefs.prediction == MASK).any()
         assert (beliefs.confidence > 0).all()
 
@@ -78,7 +84,7 @@ def test_mask_logit_changes_nothing() -> None:
 
 def test_noise_moves_the_prediction_but_not_its_probability() -> None:
     logits, noise = random_logits(), 4 * random_logits().roll(3, dims=-1)
-    beliefs, p = read_beliefs(logits, MASK, (EOS,), ALL, noise), probabilities(logits)
+    beliefs, p = read_beliefs(logits, MASK, (EOS,), ALL, slices(noise)), probabilities(logits)
     noisy = (logits + noise).numpy()
     noisy[..., MASK] = -np.inf
     assert np.array_equal(beliefs.prediction.numpy(), noisy.argmax(-1))
@@ -105,7 +111,7 @@ def test_one_bad_logit_raises(bad: float, noisy: bool) -> None:
     logits[2, 3, 4] = bad
     noise = torch.zeros_like(logits) if noisy else None
     with pytest.raises(DenoiserError, match=r"row 2, buffer position 3"):
-        read_beliefs(logits, MASK, (EOS,), noise=noise)
+        read_beliefs(logits, MASK, (EOS,), noise=slices(noise))
 
 
 def test_no_finite_logit_raises() -> None:
@@ -121,9 +127,9 @@ def test_no_finite_logit_raises() -> None:
 @pytest.mark.parametrize("chunk", [1, V, 3 * V, 7 * V, 20 * V])
 def test_pieces_change_no_number(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     logits, noise = random_logits(dtype=torch.bfloat16), 4 * random_logits().roll(3, dims=-1)
-    whole = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    whole = read_beliefs(logits, MASK, (EOS, 7), ALL, slices(noise), with_distribution=True)
     monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
-    pieces = read_beliefs(logits, MASK, (EOS, 7), ALL, noise, with_distribution=True)
+    pieces = read_beliefs(logits, MASK, (EOS, 7), ALL, slices(noise), with_distribution=True)
     assert torch.equal(whole.confidence, pieces.confidence)
     assert torch.equal(whole.prediction, pieces.prediction)
     assert whole.log_probabilities is not None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -96,3 +98,10 @@ def test_sequence_key() -> None:
     assert all(0 <= key < 2**63 for key in keys)
     assert sequence_key((1, 2), 0) == keys[0]
     assert len(set(KEYS.tolist())) == N
+
+
+@pytest.mark.parametrize("draw", [uniform, gumbel])
+def test_a_part_of_a_draw_is_that_part(draw: Any) -> None:
+    keys, steps = torch.tensor([3, 2**40]), torch.tensor([1, 7])
+    whole = draw(keys, steps, (6, 5))
+    assert torch.equal(draw(keys[1:], steps[1:], (2, 5), skip=3 * 5), whole[1:, 3:5])

@@ -131,7 +131,8 @@ class FirstRun(Experiment):
         console = Console(file=StringIO(), width=120)
         with console.capture() as captured:
             console.print(make_table(summary["records"], "100 held-out problems a task"))
-        return f"```text\n{captured.get()}```"
+        lines = [line.rstrip() for line in captured.get().splitlines()]
+        return "\n".join(["```text", *lines, "```"])
 
 
 def _against_rules(records: list[Record], learned: Record) -> Summary:
