@@ -220,6 +220,17 @@ def test_hypervolumes_of_families() -> None:
     assert low < np.mean(found["dial"]["seeds"]) - found["rules"]["seeds"][0] < high
 
 
+def test_hypervolumes_in_token_positions() -> None:
+    plain = outcomes("low_confidence:1", [1.0] * 4, [4] * 4, token_positions=[40] * 4)
+    dial = outcomes("learned:dial_s0@speed=0", [1.0] * 4, [2] * 4, token_positions=[20] * 4)
+    guided = outcomes("guided:1", [1.0] * 4, [1] * 4, token_positions=[30] * 4)
+    found = _hypervolumes([plain, dial, guided], in_positions=True)
+    # A forward computes 10 positions; the second model makes guided's one forward cost three.
+    assert found["dial"]["seeds"] == pytest.approx([1 / 2])
+    assert found["rules_and_guide"]["seeds"] == pytest.approx([1 / 3])
+    assert _hypervolumes([plain, dial, guided])["rules_and_guide"]["seeds"] == pytest.approx([1])
+
+
 def test_a_dial_that_is_better_on_every_problem_covers_more_for_sure() -> None:
     slow = outcomes("threshold:0.9", [1.0] * 40, [4] * 40)
     found = _hypervolumes([outcomes("learned:dial_s0@speed=0", [1.0] * 40, [2] * 40), slow])

@@ -104,6 +104,9 @@ class Dial(Experiment):
                 "speeds": _speeds(find(here, task="all")),
                 "points": _points(find(here, task="all")),
                 "hypervolume": _hypervolumes([entry for entry in outcomes if entry["block_length"] == block]),
+                "in_positions": _hypervolumes(
+                    [entry for entry in outcomes if entry["block_length"] == block], in_positions=True
+                ),
             }
         trained = json.loads((out / DIALS[0].folder / "policy/config.json").read_text())["trained"]
         return {"blocks": blocks, "steps": trained["timesteps"], "provenance": provenance(out, self.steps())}
@@ -116,8 +119,12 @@ class Dial(Experiment):
             for one, other in list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         ]
         covered = [
-            [wording, *(cell for block in (full, blocks) for cell in _covers(block["hypervolume"][name], name))]
-            for name, wording in FAMILIES.items()
+            [wording, *(cell for block in (full, blocks) for cell in _covers(block[cost][name], name))]
+            for cost, name, wording in (
+                *(("hypervolume", name, wording) for name, wording in FAMILIES.items()),
+                ("in_positions", "dial", "in token positions: the dial"),
+                ("in_positions", "rules_and_guide", "in token positions: the rules, the one with a second model too"),
+            )
         ]
         nearly = [
             [name, percent(block["wanted"]), *_distance(row, block)]
@@ -149,7 +156,8 @@ covers, 95 %
 bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of
 the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter for
 {ALPHA_STEPS:,} steps, in all {len(ALPHAS) * ALPHA_STEPS:,} (the dial: {summary["steps"]:,}), and counts with both
-decision rules:
+decision rules. The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show and
+token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one forward's:
 
 {table(["family", "full diffusion", "dial covers more", "blocks of 16", "dial covers more"], covered)}
 
@@ -169,7 +177,12 @@ diffusion, {ranks[1]} in blocks of 16.
         """Draw the frontiers of both decodings."""
         titles = {"64": "full diffusion", "16": "blocks of 16"}
         panels = {
-            titles[block]: {FAMILIES[name]: seeds for name, seeds in found["points"].items()}
+            # The union with the second model first, as it hides what is drawn before it.
+            titles[block]: {
+                FAMILIES[name]: found["points"][name]
+                for name in ("rules_and_guide", "rules", "alphas", "dial", "oracle")
+                if name in found["points"]
+            }
             for block, found in summary["blocks"].items()
         }
         plot_frontiers(panels, folder / "dial.png")
@@ -249,10 +262,20 @@ def _points(suite: Sequence[Record]) -> dict[str, list[list[tuple[float, float]]
     return {name: list(seeds.values()) for name, seeds in found.items()}
 
 
-def _hypervolumes(outcomes: Sequence[Outcomes]) -> Summary:
-    """Return what each family covers, by seed, and how much more the dial covers, as an interval over problems."""
+def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> Summary:
+    """Return what each family covers, by seed, and how much more the dial covers, as an interval over problems.
+
+    Args:
+        outcomes: of every line, on the same problems.
+        in_positions: count token positions instead of forwards, in units of what one forward of the dLLM computes.
+    """
     score = np.array([entry["score"] for entry in outcomes])
     nfe = np.array([entry["nfe"] for entry in outcomes], dtype=np.float64)
+    if in_positions:
+        plain = next(entry for entry in outcomes if entry["policy"] == "low_confidence:1")
+        nfe = np.array([entry["token_positions"] for entry in outcomes]) * (
+            sum(plain["nfe"]) / sum(plain["token_positions"])
+        )
     problems = score.shape[1]
     # The problems themselves first, then resamples of them.
     resamples = np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, RESAMPLES)
