@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from checkpoints import build, write_json, write_llada_tokenizer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -20,7 +21,6 @@ from envs.beliefs import read_beliefs
 from envs.models import FAMILIES, find_family, step_memory
 from envs.models.memory import count_parameters
 from policies import make_rule
-from tests.checkpoints import build, write_json, write_llada_tokenizer
 from train.config import CONFIGS, parse
 from train.evaluate import EvaluateConfig, measure
 from train.learn2pd import Learn2PDConfig

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import HEAD, HEADS, HIDDEN, KV_HEADS, LAYERS, ROWS, build
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +22,6 @@ from envs.models import native as native_module
 from envs.models.weights import read_tensors
 from policies import make_rule
 from policies.generation import decode
-from tests.checkpoints import HEAD, HEADS, HIDDEN, KV_HEADS, LAYERS, ROWS, build
 
 CHECKPOINTS = {"llada": None, "dream": None, "fast_dllm_v2": None, "sdar": None, "a2d_mdlm": "a2d", "a2d_bd3lm": "a2d"}
 """Families of the native route, and which builder writes them where it has another name."""

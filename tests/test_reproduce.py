@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from records import outcomes, write_run
 
-from tests.records import outcomes, write_run
 from train import reproduce as module
 from train.config import parse
 from train.evaluate import EvaluateConfig, plan
