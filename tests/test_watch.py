@@ -351,14 +351,21 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_ansi_prints_every_step_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_ansi_prints_every_step_and_writes_nothing(
+    is_terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if is_terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
     config = WatchConfig(
         policy=["low_confidence:2", "wino:0.3"], task="copy", format="ansi", model="toy", problems=1, buffer_length=6
     )
     main(replace(config, out=tmp_path / "watch"))
     assert not (tmp_path / "watch").exists()
     printed = capsys.readouterr().out
-    assert "\x1b[" in printed
+    assert ("\x1b[" in printed) == is_terminal
     (problem,) = choose_problems("copy", "test", 0, 1)
     steps = re.findall(r"^step (\d+) of (\d+)$", plain(printed), re.MULTILINE)
     (run,), (other,) = (

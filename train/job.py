@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
@@ -43,6 +41,7 @@ from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.job_config import JobConfig
 from train.model_files import model_options
 from train.plot import plot_pareto
+from train.progress import progress
 from train.records import Record, print_table
 from train.run_folder import UserError, open_run, versions
 from train.tracking import ProgressWriter, Tracker, TrackerWriter
@@ -209,14 +208,7 @@ class TrainingCallback(BaseCallback):
         self.updates = 0
 
     def _on_training_start(self) -> None:
-        # On a terminal the bar moves; in a log it is a line every half minute.
-        self.bar = tqdm(
-            total=self.total,
-            initial=self.num_timesteps,
-            unit="step",
-            desc="training",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
+        self.bar = progress(total=self.total, initial=self.num_timesteps, unit="step", desc="training")
 
     def _on_step(self) -> bool:
         return True
@@ -295,7 +287,7 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
     points = []
     places = list(itertools.product(blocks_of(config), DIAL))
-    for block, speed in tqdm(places, desc="calibrating", unit="place", mininterval=0.5 if sys.stderr.isatty() else 30):
+    for block, speed in progress(places, desc="calibrating", unit="place"):
         record = evaluate(
             load_model(config),
             policy.changed(speed=speed),
@@ -327,7 +319,7 @@ Chooses which masked positions of a diffusion language model to commit at each s
 ```python
 import policies
 policy = policies.load("this/folder")  # decision="sample" draws instead of rounding
-policies.generate(model, tokenizer, ["copy . . : a b c . . . . . . . . . . . . . ="], policy)
+policies.generate(model, tokenizer, prompts, policy)
 ```
 
 | trained with | |

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
+from rich.text import Text
 from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
@@ -498,8 +500,10 @@ def main(config: WatchConfig) -> None:
     # Recorded before the folder is made, so that a mistyped name leaves nothing behind.
     show = rehearse(config)
     if not writes:
+        # In colour on a terminal only, or as FORCE_COLOR and NO_COLOR say.
+        console = Console()
         for problem in range(config.problems):
-            print("\n".join(ansi_frames(show, problem)) + "\n")
+            console.print(Text.from_ansi("\n".join(ansi_frames(show, problem)) + "\n"), soft_wrap=True)
         return
     open_run(config.out, to_yaml(config), resume=False)
     if config.format == "html":
