@@ -18,7 +18,7 @@ from test_network import perturbed
 
 from envs.decoding import DecodingSettings
 from envs.toy import ToyDenoiser
-from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, make_rule, save
+from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, load, make_rule, save
 from train.config import ROOT, parse, to_yaml
 from train.recording import Frame, Recording, commit_order, record
 from train.run_folder import UserError
@@ -184,14 +184,20 @@ def test_the_configuration_survives_its_own_yaml(tmp_path: Path) -> None:
 
 
 def test_players(folder: Path) -> None:
-    players = choose_players(["threshold:0.9", str(folder), f"{folder}@0.7"])
+    players = choose_players(["threshold:0.9", str(folder), f"{folder}@0.7"], 8)
     assert [player.name for player in players] == ["threshold:0.9", "learned", "learned@0.7"]
     assert [player.describe()["kind"] for player in players] == ["rule", *["learned, deterministic"] * 2]
     assert [player.describe()["threshold"] for player in players] == [None, 0.5, 0.7]
 
 
+def test_a_dial_is_watched_at_its_place_for_the_block() -> None:
+    policies = [choose_players(["tiny@speed=0.5"], block)[0].policy for block in (64, 16)]
+    places = [load("tiny").tuned(block, speed=0.5).speed for block in (64, 16)]
+    assert [policy.speed for policy in policies if isinstance(policy, LearnedPolicy)] == places
+
+
 def test_a_plain_folder_decides_as_saved(tmp_path: Path) -> None:
-    (player,) = choose_players([str(save(learned("sample"), tmp_path / "policy"))])
+    (player,) = choose_players([str(save(learned("sample"), tmp_path / "policy"))], 8)
     assert player.policy.decision == "sample"
     assert player.describe() == {"name": "learned", "kind": "learned, sample", "threshold": None}
 

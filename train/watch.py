@@ -145,8 +145,8 @@ class Show:
         return " vs ".join(player.name for player in self.players)
 
 
-def choose_players(policies: Sequence[str], device: str = "cpu") -> list[Player]:
-    """Build the policies to watch.
+def choose_players(policies: Sequence[str], block_length: int, device: str = "cpu") -> list[Player]:
+    """Build the policies to watch, for a block length.
 
     Raises:
         ValueError: if a rule is unknown, or it is the sweep of all rules.
@@ -155,7 +155,7 @@ def choose_players(policies: Sequence[str], device: str = "cpu") -> list[Player]
     if "all" in policies:
         raise ValueError(f"policy is 'all': name 1 to {MOST_POLICIES} policies to watch")
     players: list[Player] = []
-    for text, jobs in groupby(plan(policies, [0]), key=lambda job: job.policy):
+    for text, jobs in groupby(plan(policies, [block_length]), key=lambda job: job.policy):
         variants = list(jobs)
         # A plain folder stands for both decision rules; one panel shows the saved one.
         decision = load(text).decision if len(variants) > 1 else variants[0].decision
@@ -175,7 +175,7 @@ def choose_problems(task: str, split: Split, first: int, count: int) -> list[Pro
 
 def rehearse(config: WatchConfig) -> Show:
     """Decode all problems with all policies and record every step."""
-    players = choose_players(config.policy, config.device)
+    players = choose_players(config.policy, config.block_length or config.buffer_length, config.device)
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
     denoiser = load_denoiser(config.model, config.device, config.dtype)
