@@ -12,9 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from train.records import Record, mean_interval, read_records
+from train.records import Record, mean_interval
 
 SEEDS = (0, 1, 2)
+
+QUICK_TRAINING = ("--total_timesteps", "4096", "--evaluation.episodes", "2")
+"""Arguments that make a training short."""
+
+QUICK_DIAL = (*QUICK_TRAINING, "--evaluation.calibration_episodes", "2")
+"""Likewise, for a policy that is calibrated."""
 
 Summary = dict[str, Any]
 """What is kept of an experiment, as JSON can hold it."""
@@ -84,9 +90,13 @@ def starts(prefix: str) -> Callable[[str], bool]:
     return lambda text: text.startswith(prefix)
 
 
-def records_of(out: Path, folder: str) -> list[Record]:
-    """Read the records of a step."""
-    return read_records(out / folder)
+def repeat(flag: str, values: Iterable[Any]) -> list[str]:
+    """Give a flag once for each value.
+
+    >>> repeat("--block_length", (64, 16))
+    ['--block_length', '64', '--block_length', '16']
+    """
+    return [word for value in values for word in (flag, str(value))]
 
 
 def provenance(out: Path, steps: Iterable[Step]) -> Summary:
@@ -118,11 +128,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def over_seeds(values: Sequence[float], digits: int = 1) -> str:
-    """Write a mean over seeds and the half-width of its 95 % Student interval.
+    """Write a mean over seeds and the half-width of its 95 % Student interval; one seed has no interval.
 
-    >>> over_seeds([1.0, 2.0, 3.0])
-    '2.0 ± 2.5'
+    >>> over_seeds([1.0, 2.0, 3.0]), over_seeds([2.0])
+    ('2.0 ± 2.5', '2.0')
     """
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     low, high = mean_interval(values)
     return f"{np.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
 

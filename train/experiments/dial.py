@@ -12,6 +12,7 @@ from scipy import stats
 
 from policies import RULES as ALL_RULES
 from train.experiments.base import (
+    QUICK_DIAL,
     SEEDS,
     Experiment,
     Step,
@@ -20,14 +21,14 @@ from train.experiments.base import (
     over_seeds,
     percent,
     provenance,
-    records_of,
+    repeat,
     starts,
     table,
 )
 from train.experiments.learn2pd_filters import FILTERS, WEIGHTED
-from train.measures import RESAMPLES, hypervolume
+from train.measures import RESAMPLES, best_rule, hypervolume
 from train.plot import plot_frontiers
-from train.records import Outcomes, Record, read_outcomes
+from train.records import Outcomes, Record, read_outcomes, read_records
 
 SPEEDS = tuple(i / 8 for i in range(9))
 ALPHAS = (3, 10, 30, 100)
@@ -44,9 +45,10 @@ REFERENCE = 0.65
 
 FROM_FILTER = ["--filter.folder", WEIGHTED, "--filter.role", "start"]
 TRAIN = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_FILTER, "--wandb.mode", "disabled"]
-QUICK = ("--total_timesteps", "4096", "--evaluation.episodes", "2", "--evaluation.calibration_episodes", "2")
 
-DIALS = [Step(f"dial/dial_s{seed}", [*TRAIN, "--seed", str(seed), "--evaluation.rules", "[]"], QUICK) for seed in SEEDS]
+DIALS = [
+    Step(f"dial/dial_s{seed}", [*TRAIN, "--seed", str(seed), "--evaluation.rules", "[]"], QUICK_DIAL) for seed in SEEDS
+]
 """The policies with a dial, one a seed."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)
@@ -80,21 +82,20 @@ class Dial(Experiment):
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
         single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
         fixed = [
-            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK)
+            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK_DIAL)
             for a in ALPHAS
             for s in SEEDS
         ]
         policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in DIALS for speed in SPEEDS]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
-        chosen = [word for policy in (*policies, "oracle:1", *RULES) for word in ("--policy", policy)]
-        blocks = [word for block in BLOCKS for word in ("--block_length", str(block))]
+        chosen = [*repeat("--policy", [*policies, "oracle:1", *RULES]), *repeat("--block_length", BLOCKS)]
         fresh = ["--first", "100", "--episodes", "100"]
-        frontier = Step("dial/frontier", ["train/evaluate.py", *chosen, *blocks, *fresh], ("--episodes", "1"))
+        frontier = Step("dial/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "1"))
         return [FILTERS, *DIALS, *fixed, frontier]
 
     def summarise(self, out: Path) -> Summary:
         """Compare families of settings on the same problems."""
-        records = records_of(out, "dial/frontier")
+        records = read_records(out / "dial/frontier")
         outcomes = list(read_outcomes(out / "dial/frontier").values())
         blocks = {}
         for block in BLOCKS:
@@ -218,9 +219,9 @@ def _nearly(here: Sequence[Record]) -> Summary:
     """Compare each seed's cheapest place that is accurate enough with the cheapest rule and the oracle."""
     suite = find(here, task="all")
     wanted = NEARLY * find(suite, policy="low_confidence:1")[0]["accuracy"]
-    rule = _cheapest([record for record in suite if "rules" in _families(record["policy"])], wanted)
+    rule = best_rule([record for record in suite if "rules" in _families(record["policy"])], wanted, 0.0)
     oracle = {record["task"]: record["nfe"] for record in find(here, policy=starts("oracle"))}
-    chosen = [_cheapest(find(suite, policy=starts(_place(seed, 0)[:-1])), wanted) for seed in SEEDS]
+    chosen = [best_rule(find(suite, policy=starts(_place(seed, 0)[:-1])), wanted, 0.0) for seed in SEEDS]
     tasks: Summary = {}
     ranks = []
     for place in chosen:
@@ -239,13 +240,6 @@ def _nearly(here: Sequence[Record]) -> Summary:
         "tasks": tasks,
         "rank_correlation": ranks,
     }
-
-
-def _cheapest(records: Sequence[Record], accuracy: float) -> Record:
-    enough = [record for record in records if record["accuracy"] >= accuracy]
-    if enough:
-        return min(enough, key=lambda record: float(record["nfe"]))
-    return max(records, key=lambda record: float(record["accuracy"]))
 
 
 def _kept(record: Record) -> Summary:
@@ -312,9 +306,8 @@ def _over_seeds(entry: Summary) -> list[str]:
 
 
 def _covers(entry: Summary, name: str) -> list[str]:
-    seeds, (low, high) = entry["seeds"], entry["dial_covers_more"]
-    own = over_seeds(seeds, 3) if len(seeds) > 1 else f"{seeds[0]:.3f}"
-    return [own, "" if name == "dial" else f"{low:+.3f} to {high:+.3f}"]
+    low, high = entry["dial_covers_more"]
+    return [over_seeds(entry["seeds"], 3), "" if name == "dial" else f"{low:+.3f} to {high:+.3f}"]
 
 
 def _distance(place: Summary, block: Summary) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.experiments.base import Experiment, Step, Summary, find, percent, provenance, records_of, starts, table
+from train.experiments.base import Experiment, Step, Summary, find, percent, provenance, repeat, starts, table
 from train.experiments.learn2pd_filters import FILTERS, WEIGHTED
+from train.records import read_records
 
 LENGTHS = (64, 128, 256, 512)
 POLICIES = ("low_confidence:1", "threshold:0.9", f"{WEIGHTED}@0.9")
@@ -22,8 +23,7 @@ class EndOfText(Experiment):
 
     def steps(self) -> list[Step]:
         """Evaluate with and without EoTP at each length."""
-        chosen = [word for policy in POLICIES for word in ("--policy", policy)]
-        base = ["train/evaluate.py", *chosen, "--episodes", "3", "--workers", "1"]
+        base = ["train/evaluate.py", *repeat("--policy", POLICIES), "--episodes", "3", "--workers", "1"]
         runs = [
             Step(
                 f"end_of_text/{length}_{shortens}",
@@ -43,7 +43,9 @@ class EndOfText(Experiment):
                 f"{rule}{suffix}": {name: found[name] for name in ("accuracy", "nfe", "token_positions", "episodes")}
                 for suffix, shortens in (("", "false"), ("+eotp", "true"))
                 for rule in NAMES
-                for found in find(records_of(out, f"end_of_text/{length}_{shortens}"), task="all", policy=starts(rule))
+                for found in find(
+                    read_records(out / f"end_of_text/{length}_{shortens}"), task="all", policy=starts(rule)
+                )
             }
         return {"lengths": lengths, "provenance": provenance(out, self.steps()[1:])}
 

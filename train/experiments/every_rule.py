@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.experiments.base import Experiment, Step, Summary, find, percent, provenance, records_of, starts, table
-from train.records import Record
+from train.experiments.base import Experiment, Step, Summary, find, percent, provenance, starts, table
+from train.records import Record, read_records
 
 LEAST = 0.97
 """Accuracy that a setting must reach to be a rule's in the table."""
@@ -24,7 +24,7 @@ class EveryRule(Experiment):
 
     def summarise(self, out: Path) -> Summary:
         """Keep each rule's cheapest setting that is accurate enough, or its most accurate one in full diffusion."""
-        records = find(records_of(out, "every_rule"), task="all")
+        records = find(read_records(out / "every_rule"), task="all")
         rules = dict.fromkeys(record["policy"].partition(":")[0] for record in records)
         return {
             "settings": len(records),

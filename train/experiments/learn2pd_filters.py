@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from train.experiments.base import (
+    QUICK_TRAINING,
     SEEDS,
     Experiment,
     Step,
@@ -16,10 +17,11 @@ from train.experiments.base import (
     over_seeds,
     percent,
     provenance,
-    records_of,
+    repeat,
     starts,
     table,
 )
+from train.records import read_records
 
 FILTERS = Step(
     "learn2pd/filters_run",
@@ -37,7 +39,6 @@ LEAST = (0.986, 0.989)
 
 ROLES = {"none": "not used (threshold start)", "feature": "an input", "start": "the start", "both": "both"}
 TRAIN = ("--total_timesteps", "30000", "--evaluation.rules", "[]", "--wandb.mode", "disabled")
-QUICK = ("--total_timesteps", "4096", "--evaluation.episodes", "2")
 
 
 class Filters(Experiment):
@@ -50,15 +51,13 @@ class Filters(Experiment):
         filters = [f"{TRANSFORMER}@{t}" for t in (0.91, 0.92, 0.93, 0.94, 0.95, 0.96)]
         filters += [f"{WEIGHTED}@{t}" for t in (0.4, 0.45, 0.5, 0.55, 0.6)]
         rules = [f"threshold:{t / 100}" for t in range(82, 91)] + ["low_confidence:1"]
-        chosen = [word for policy in (*filters, *rules) for word in ("--policy", policy)]
-        blocks = [word for block in BLOCKS for word in ("--block_length", str(block))]
+        chosen = [*repeat("--policy", [*filters, *rules]), *repeat("--block_length", BLOCKS)]
         fresh = ["--first", "100", "--episodes", "200", "--workers", "1"]
-        frontier = Step("learn2pd/frontier", ["train/evaluate.py", *chosen, *blocks, *fresh], ("--episodes", "2"))
-        return [FILTERS, frontier]
+        return [FILTERS, Step("learn2pd/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "2"))]
 
     def summarise(self, out: Path) -> Summary:
         """Keep the cheapest filter and threshold at each accuracy, and the published filter's results."""
-        records = find(records_of(out, "learn2pd/frontier"), task="all", decision="deterministic")
+        records = find(read_records(out / "learn2pd/frontier"), task="all", decision="deterministic")
         rows = []
         for block in BLOCKS:
             for least in LEAST:
@@ -69,7 +68,7 @@ class Filters(Experiment):
                     for kind, test in kinds.items()
                 }
                 rows.append({"block_length": block, "least": least, **best})
-        own = find(records_of(out, FILTERS.folder), task="all", decision="deterministic")
+        own = find(read_records(out / FILTERS.folder), task="all", decision="deterministic")
         return {
             "rows": rows,
             "one_per_step": find(records, policy="low_confidence:1", block_length=64)[0]["accuracy"],
@@ -121,7 +120,7 @@ class FilterStart(Experiment):
             use = [] if role == "none" else ["--filter.folder", WEIGHTED, "--filter.role", role]
             for seed in SEEDS:
                 command = ["train/ppo.py", "--seed", str(seed), *TRAIN, *use]
-                runs.append(Step(f"filter_start/{role}_s{seed}", command, QUICK))
+                runs.append(Step(f"filter_start/{role}_s{seed}", command, QUICK_TRAINING))
         return [FILTERS, *runs]
 
     def summarise(self, out: Path) -> Summary:
@@ -131,7 +130,7 @@ class FilterStart(Experiment):
             roles[role] = {}
             for decision in ("sample", "deterministic"):
                 found = [
-                    find(records_of(out, f"filter_start/{role}_s{seed}"), task="all", decision=decision)[0]
+                    find(read_records(out / f"filter_start/{role}_s{seed}"), task="all", decision=decision)[0]
                     for seed in SEEDS
                 ]
                 roles[role][decision] = [[record["accuracy"], record["nfe"]] for record in found]

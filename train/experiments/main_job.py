@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from train.experiments.base import (
+    QUICK_TRAINING,
     SEEDS,
     Experiment,
     Step,
@@ -17,17 +18,17 @@ from train.experiments.base import (
     over_seeds,
     percent,
     provenance,
-    records_of,
+    repeat,
     starts,
     table,
 )
 from train.measures import best_rule
-from train.records import Record, make_table
+from train.records import Record, make_table, read_records
 
 THRESHOLDS = (0.6, 0.7, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.92, 0.95, 0.97, 0.99)
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 BLOCKS = (64, 16, 8)
-TRAIN_QUICK = ("--total_timesteps", "4096", "--evaluation.episodes", "2", "--evaluation.rules", "[threshold:0.9]")
+TRAIN_QUICK = (*QUICK_TRAINING, "--evaluation.rules", "[threshold:0.9]")
 
 
 class MainJob(Experiment):
@@ -40,15 +41,13 @@ class MainJob(Experiment):
         training = [Step(f"main_job/s{s}", ["train/ppo.py", "--seed", str(s)], TRAIN_QUICK) for s in SEEDS]
         policies = [f"{{out}}/main_job/s{s}/policy" for s in SEEDS]
         policies += [f"threshold:{t}" for t in THRESHOLDS] + [f"eb_sampler:{b}" for b in BUDGETS]
-        chosen = [word for policy in policies for word in ("--policy", policy)]
-        blocks = [word for block in BLOCKS for word in ("--block_length", str(block))]
         fresh = ["--first", "100", "--episodes", "200", "--workers", "1"]
-        frontier = ["train/evaluate.py", *chosen, *blocks, *fresh]
+        frontier = ["train/evaluate.py", *repeat("--policy", policies), *repeat("--block_length", BLOCKS), *fresh]
         return [*training, Step("main_job/frontier", frontier, ("--episodes", "2"))]
 
     def summarise(self, out: Path) -> Summary:
         """Compare each seed with the cheapest rule that is at most half a point less accurate."""
-        records = records_of(out, "main_job/frontier")
+        records = read_records(out / "main_job/frontier")
         comparisons = []
         for block in BLOCKS:
             for decision in ("sample", "deterministic"):
@@ -123,7 +122,7 @@ class FirstRun(Experiment):
 
     def summarise(self, out: Path) -> Summary:
         """Keep the records of all tasks."""
-        records = find(records_of(out, "main_job/s0"), task="all")
+        records = find(read_records(out / "main_job/s0"), task="all")
         return {"records": records, "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.experiments.base import (
+    QUICK_DIAL,
     SEEDS,
     Experiment,
     Step,
@@ -18,14 +19,14 @@ from train.experiments.base import (
     over_seeds,
     percent,
     provenance,
-    records_of,
+    repeat,
     starts,
     table,
 )
 from train.experiments.dial import DIALS
 from train.experiments.learn2pd_filters import FILTERS
 from train.measures import best_rule
-from train.records import Record
+from train.records import Record, read_records
 
 SPEEDS = (0.0, 0.5)
 RULES = [
@@ -50,8 +51,7 @@ def dial_on(folder: str, tasks: Sequence[str]) -> Step:
     """Train a dial on some tasks only, from the threshold rule, because the filter has seen all."""
     command = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", "--total_timesteps", "100000"]
     command += ["--wandb.mode", "disabled", "--evaluation.rules", "[]", "--env.tasks", f"[{', '.join(tasks)}]"]
-    quick = ("--total_timesteps", "4096", "--evaluation.episodes", "2", "--evaluation.calibration_episodes", "2")
-    return Step(folder, command, quick)
+    return Step(folder, command, QUICK_DIAL)
 
 
 FEW_TASKS, SHORT = dial_on("transfer/few_tasks", SEEN), dial_on("transfer/short_lists", SHORT_LISTS)
@@ -104,9 +104,8 @@ class Transfer(Experiment):
         for place in PLACES:
             policies = [f"{{out}}/{folder}/policy@speed={speed:g}" for folder in place.policies for speed in SPEEDS]
             policies += ["oracle:1", "low_confidence:1", *place.rules]
-            chosen = [word for policy in policies for word in ("--policy", policy)]
             about = ["--first", "100", "--episodes", "50", "--workers", "1", *place.arguments]
-            command = ["train/evaluate.py", *chosen, *about]
+            command = ["train/evaluate.py", *repeat("--policy", policies), *about]
             runs.append(Step(f"transfer/on_{place.name}", command, ("--episodes", "1")))
         return [FILTERS, *DIALS, SMALL, FEW_TASKS, SHORT, *runs]
 
@@ -114,7 +113,7 @@ class Transfer(Experiment):
         """Compare with the cheapest rule that is as accurate, place by place."""
         places = {}
         for place in PLACES:
-            records = find(records_of(out, f"transfer/on_{place.name}"), task="all")
+            records = find(read_records(out / f"transfer/on_{place.name}"), task="all")
             speeds = {f"{speed:g}": _against_rules(records, f"@speed={speed:g}") for speed in SPEEDS}
             places[place.name] = {
                 "speeds": speeds,
@@ -130,18 +129,17 @@ class Transfer(Experiment):
         for place in PLACES:
             found = summary["places"][place.name]
             for speed, seeds in found["speeds"].items():
-                spread = over_seeds if len(seeds) > 1 else _one
                 saved = [100 * (1 - seed["nfe"] / seed["rule_nfe"]) for seed in seeds]
                 rows.append(
                     [
                         place.wording,
                         f"{percent(found['one_per_step'])} / {found['oracle']:.2f}",
                         speed,
-                        spread([100 * seed["accuracy"] for seed in seeds], 1),
-                        spread([seed["nfe"] for seed in seeds], 2),
+                        over_seeds([100 * seed["accuracy"] for seed in seeds], 1),
+                        over_seeds([seed["nfe"] for seed in seeds], 2),
                         f"{np.mean([seed['rule_nfe'] for seed in seeds]):.2f}",
                         percent(float(np.mean([seed["rule_accuracy"] for seed in seeds]))),
-                        spread(saved, 0),
+                        over_seeds(saved, 0),
                     ]
                 )
         columns = ["where", "one per step % / oracle NFE", "speed", "accuracy %", "NFE", "best rule: NFE"]
@@ -162,7 +160,3 @@ def _against_rules(records: Sequence[Record], setting: str) -> list[Summary]:
         theirs = {"rule": best["policy"], "rule_accuracy": best["accuracy"], "rule_nfe": best["nfe"]}
         found.append({"accuracy": record["accuracy"], "nfe": record["nfe"], **theirs})
     return found
-
-
-def _one(values: Sequence[float], digits: int = 1) -> str:
-    return f"{values[0]:.{digits}f}"
