@@ -19,7 +19,16 @@ from train.learn2pd import Learn2PDConfig
 from train.measures import hypervolume
 from train.ppo_config import TrainPPOConfig
 from train.pretrain import PretrainConfig
-from train.reproduce import RESULTS, ReproduceConfig, command_of, replace_section, reproduce, run_step, section
+from train.reproduce import (
+    RESULTS,
+    ReproduceConfig,
+    command_of,
+    replace_section,
+    reproduce,
+    run_step,
+    run_steps,
+    section,
+)
 from train.run_folder import UserError, write_json
 
 SCRIPTS: dict[str, tuple[type, str | None]] = {
@@ -121,6 +130,46 @@ def test_a_failed_step_is_resumed(script: str, tmp_path: Path) -> None:
     assert not marker(tmp_path, Step("a", [])).exists()
     run_step(Step("a", [script]), tmp_path, quick=False)
     assert calls(tmp_path / "a")[1] == ["--out", str(tmp_path / "a"), "--resume"]
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(parents=True, exist_ok=True)
+if "--waits-for" in sys.argv:  # only a step that runs at the same time can end this
+    other = Path(sys.argv[sys.argv.index("--waits-for") + 1])
+    until = time.time() + 60
+    while not other.exists() and time.time() < until:
+        time.sleep(0.02)
+    sys.exit(0 if other.exists() else 4)
+if "--needs" in sys.argv:
+    sys.exit(0 if Path(sys.argv[sys.argv.index("--needs") + 1]).exists() else 5)
+print("made")
+(out / "made").touch()
+"""
+
+
+def test_steps_run_side_by_side_and_after_those_they_use(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(WAITING)
+    steps = [
+        Step("waits", [str(file), "--waits-for", str(tmp_path / "makes" / "made")]),
+        Step("makes", [str(file)]),
+        Step("needs", [str(file), "--needs", "{out}/makes/made"]),
+    ]
+    run_steps(steps, ReproduceConfig(out=tmp_path, workers=2))
+    assert all(marker(tmp_path, step).is_file() for step in steps)
+    assert (tmp_path / "logs/makes.txt").read_text().endswith("made\n")
+
+
+def test_a_failure_beside_others_is_said_and_begins_nothing_more(script: str, tmp_path: Path) -> None:
+    steps = [Step("fails", [script, "--fail"]), Step("uses", [script, "{out}/fails/x"]), Step("c", [script])]
+    steps += [Step(f"more{i}", [script]) for i in range(20)]
+    with pytest.raises(UserError, match=r"step fails failed with exit status 3: .* in .*logs/fails\.txt"):
+        run_steps(steps, ReproduceConfig(out=tmp_path, workers=2))
+    assert not (tmp_path / "uses").exists()
+    assert not (tmp_path / "more19").exists()
 
 
 def test_a_folder_of_another_command_is_refused(script: str, tmp_path: Path) -> None:

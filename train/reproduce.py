@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class ReproduceConfig:
     """Cut every run short: the commands are tried, the numbers mean nothing."""
     publish: bool = False
     """Replace the repository's results, and the README's sections made from them."""
+    workers: int = 1
+    """Commands that run side by side; with more than one, what they print goes to ``logs/``."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.only) - set(EXPERIMENTS))
@@ -47,6 +50,8 @@ class ReproduceConfig:
             raise ValueError(f"only holds {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
         if self.quick and self.publish:
             raise ValueError("quick and publish are both given: numbers of a quick run mean nothing, leave out one")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: it must be 1 or more")
 
 
 def command_of(step: Step, out: Path, quick: bool) -> list[str]:
@@ -55,8 +60,14 @@ def command_of(step: Step, out: Path, quick: bool) -> list[str]:
     return [word.replace("{out}", str(out)) for word in words]
 
 
-def run_step(step: Step, out: Path, quick: bool) -> None:
+def run_step(step: Step, out: Path, quick: bool, log: Path | None = None) -> None:
     """Run a step unless it was finished before.
+
+    Args:
+        step: the command.
+        out: folder of the whole reproduction.
+        quick: cut it short.
+        log: file that what it prints is added to, instead of showing it.
 
     Raises:
         UserError: if the command fails, or the folder holds a step that was run with another command.
@@ -72,12 +83,65 @@ def run_step(step: Step, out: Path, quick: bool) -> None:
         return
     folder = out / step.folder
     where = ["--out", str(folder), *(step.resume if folder.is_dir() and any(folder.iterdir()) else [])]
-    print(f"\n$ python {' '.join([*command, *where])}", flush=True)
+    line = f"\n$ python {' '.join([*command, *where])}"
     began = time.perf_counter()
-    status = subprocess.run([sys.executable, *command, *where], cwd=ROOT).returncode
+    if log is None:
+        print(line, flush=True)
+        status = subprocess.run([sys.executable, *command, *where], cwd=ROOT).returncode
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            print(line, file=file, flush=True)
+            status = subprocess.run(
+                [sys.executable, *command, *where], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
     if status:
-        raise UserError(f"the step {step.folder} failed with exit status {status}: its own message stands above")
+        where_to_look = "above" if log is None else f"in {log}"
+        raise UserError(
+            f"the step {step.folder} failed with exit status {status}: its own message stands {where_to_look}"
+        )
     write_json(done, {"command": command, "seconds": round(time.perf_counter() - began, 1)})
+
+
+def run_steps(steps: Sequence[Step], config: ReproduceConfig) -> None:
+    """Run steps, one after another or side by side; a step waits for those whose folders its command names.
+
+    Args:
+        steps: in an order in which they can run, each once.
+        config: what to do.
+
+    Raises:
+        UserError: if one fails; those that run by then end, and no other begins.
+    """
+    out = config.out.resolve()
+    if config.workers == 1:
+        for step in steps:
+            run_step(step, out, config.quick)
+        return
+
+    def run_after(step: Step, needed: Sequence[Future[None]]) -> None:
+        for future in needed:
+            # No deadlock: the pool begins its tasks in order, so these have begun.
+            future.result()
+        run_step(step, out, config.quick, out / "logs" / f"{step.folder.replace('/', '.')}.txt")
+
+    futures: dict[str, Future[None]] = {}
+    with ThreadPoolExecutor(config.workers) as pool:
+        for step in steps:
+            needed = [future for folder, future in futures.items() if _uses(step, folder)]
+            futures[step.folder] = pool.submit(run_after, step, needed)
+        names = {future: folder for folder, future in futures.items()}
+        try:
+            for done in as_completed(names):
+                done.result()
+                print(f"done        {names[done]}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _uses(step: Step, folder: str) -> bool:
+    return any(f"{{out}}/{folder}/" in word for word in step.command)
 
 
 def reproduce(config: ReproduceConfig) -> dict[str, Summary]:
@@ -91,8 +155,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Summary]:
     results = out / "results"
     summaries = {}
     for experiment in chosen:
-        for step in experiment.steps():
-            run_step(step, out, config.quick)
+        run_steps(experiment.steps(), config)
         summaries[experiment.name] = experiment.summarise(out)
         write_json(results / f"{experiment.name}.json", summaries[experiment.name])
         experiment.draw(summaries[experiment.name], results)
