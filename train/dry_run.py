@@ -25,8 +25,10 @@ from envs.denoiser import Denoiser
 from envs.tasks import make_tasks
 from policies import LearnedPolicy, decode
 from policies.actor_critic import UnmaskingActorCritic
+from train import parallel
 from train.job import Algorithm, load_model, make_env, make_model, stream_seed
 from train.job_config import JobConfig
+from train.run_folder import UserError
 
 Result = TypeVar("Result")
 
@@ -67,6 +69,11 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         UserError: as the job would.
         ValueError: likewise.
     """
+    if parallel.world_size() > 1:
+        raise UserError(
+            f"dry_run is true, but {parallel.world_size()} processes run: try one process's part without torchrun, "
+            f"with --env.num_envs {config.env.num_envs // parallel.world_size()}"
+        )
     torch.set_num_threads(config.model.threads)
     device = config.model.device
     denoiser, load_seconds = timed(lambda: load_model(config), device)

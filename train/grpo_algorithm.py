@@ -11,7 +11,8 @@ Departures from the paper, and from its released code:
 1. No step stalls: an empty draw commits the likeliest position, with its true likelihood (or is answered by the env;
    see `policies.actions`), so the T_g steps are those that evaluation pays for, and no rollout ends with masks.
 2. Each row takes its next step and its next block without waiting for others; finished rows are not computed.
-3. Which groups are left out is decided for the whole round, with the same denominator either way.
+3. Which groups are left out is decided for the whole round, with the same denominator either way, so processes
+   that train together take the same optimiser steps whatever each has drawn.
 4. The likelihood that is optimised is that of the distribution sampled from, temperature included.
 5. Gradients are accumulated chunk by chunk, so memory does not grow with the length of the rollouts.
 """
@@ -34,6 +35,7 @@ from torch import Tensor
 from envs.unmasking import UnmaskingVectorEnv
 from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import Bernoulli, CommitDistribution
+from train import parallel
 from train.experts import Experts, log_mixture
 from train.group_rollouts import Batch, Steps, advantages, is_informative, join, join_batches, make_batch
 
@@ -155,7 +157,7 @@ class GRPO(OnPolicyAlgorithm):
             advantage = advantages(rewards, self.divides_by_std).flatten()
             found.append(make_batch(steps, advantage, kept.repeat(size), groups * size))
             informative, played = informative + int(differs.sum()), played + groups
-            if informative >= groups:
+            if parallel.total(informative < groups) == 0:
                 break
         self._batch = join_batches(found)
         self.logger.record("rollout/zero_variance_rate", 1 - informative / played)
@@ -246,11 +248,13 @@ class GRPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         sums: dict[str, float] = {}
-        for _ in range(self.n_epochs if len(self._batch.steps) else 0):
+        # Processes with nothing to learn from take part, with gradients of 0.
+        for _ in range(self.n_epochs if parallel.total(len(self._batch.steps)) else 0):
             self.policy.optimizer.zero_grad()
             for chunk in self._batch.chunks(self.chunk_size):
                 loss = self._loss(chunk, sums)
                 loss.backward()
+            parallel.average_gradients(self.policy.parameters())
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -36,6 +36,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTNetwork
 from policies.learned import CommitNetwork, PolicyNetwork, describe
+from train import parallel
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.job_config import JobConfig
@@ -44,7 +45,7 @@ from train.plot import plot_pareto
 from train.progress import progress
 from train.records import Record, print_table
 from train.run_folder import UserError, open_run, versions
-from train.tracking import ProgressWriter, Tracker, TrackerWriter
+from train.tracking import MeanWriter, ProgressWriter, Tracker, TrackerWriter
 
 DIAL = tuple(i / 8 for i in range(9))
 """Places on a speed dial that are measured."""
@@ -73,9 +74,10 @@ class Algorithm:
     trial_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def stream_seed(seed: int, stream: int) -> int:
-    """Return a seed for one purpose of a run, unrelated to those of other purposes and other runs."""
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0] >> 1)
+def stream_seed(seed: int, stream: int, rank: int = 0) -> int:
+    """Return a seed for one purpose of a run, unrelated to those of other purposes, other runs and other processes."""
+    parts = [seed, stream, rank] if rank else [seed, stream]
+    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
 
 
 def load_filter(config: JobConfig) -> PolicyNetwork | None:
@@ -126,6 +128,32 @@ def load_model(config: JobConfig) -> Denoiser:
     return load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
 
 
+def share(config: JobConfig, group_size: int = 1) -> JobConfig:
+    """Return this process's part of a data-parallel training: its device and its rows.
+
+    Args:
+        config: of the whole job.
+        group_size: rows that must stay in one process.
+
+    Raises:
+        ValueError: if the rows can't be shared out, or the device is one that processes can't share.
+    """
+    size, device = parallel.world_size(), torch.device(config.model.device)
+    if size == 1:
+        return config
+    if config.env.num_envs % (size * group_size):
+        groups = f" and groups of {group_size}" if group_size > 1 else ""
+        raise ValueError(
+            f"env.num_envs is {config.env.num_envs}: it must be a multiple of {size * group_size}, for {size} "
+            f"processes{groups}"
+        )
+    if device.index is not None:
+        raise ValueError(f"model.device is {config.model.device!r}: with {size} processes give {device.type!r}")
+    own = f"cuda:{parallel.local_rank()}" if device.type == "cuda" else config.model.device
+    rows = config.env.num_envs // size
+    return replace(config, model=replace(config.model, device=own), env=replace(config.env, num_envs=rows))
+
+
 def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
     """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
     env, features = config.env, set(make_network(config, load_filter(config)).features)
@@ -163,7 +191,7 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
         except Exception as error:  # zipfile, pickle and torch each raise their own
             raise UserError(f"checkpoint {checkpoint} can't be read ({error}): delete it to start over") from error
         # New problems, instead of those the killed run has seen.
-        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps))
+        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
         return model
     inner = load_filter(config)
     model = algorithm.cls(
@@ -185,6 +213,9 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
             network.filter.load_state_dict(inner.state_dict())
         if start is not None:
             network.start_as(start)
+    if not parallel.is_main():
+        # The same weights everywhere, but episodes of its own.
+        model.set_random_seed(stream_seed(config.seed, 0, parallel.rank()))
     return model
 
 
@@ -208,12 +239,16 @@ class TrainingCallback(BaseCallback):
         self.updates = 0
 
     def _on_training_start(self) -> None:
-        self.bar = progress(total=self.total, initial=self.num_timesteps, unit="step", desc="training")
+        hidden = not parallel.is_main()
+        self.bar = progress(total=self.total, initial=self.num_timesteps, unit="step", desc="training", disable=hidden)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
+        # What Stable-Baselines3 has counted are this process's own steps.
+        own = self.model.num_timesteps - self.counted
+        self.model.num_timesteps = self.num_timesteps = self.counted + int(parallel.total(own))
         episodes = list(self.model.ep_info_buffer or [])
         means = {key: float(np.mean([e[key] for e in episodes])) for key in ("score", "nfe") if episodes}
         for key, value in means.items():
@@ -226,27 +261,38 @@ class TrainingCallback(BaseCallback):
         if self.updates and self.updates % self.every == 0:
             self.save()
         self.updates += 1
+        self.counted = self.model.num_timesteps
 
     def _on_training_end(self) -> None:
         self.bar.close()
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
+        if not parallel.is_main():
+            return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_name("partial.zip")
         self.model.save(partial)
         os.replace(partial, self.file)
 
 
-def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker) -> None:
-    """Train to the end, logging and checkpointing on the way."""
+def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) -> None:
+    """Train to the end, logging and checkpointing on the way.
+
+    Args:
+        config: the job.
+        model: the algorithm.
+        tracker: where numbers go; None in processes beside the first.
+    """
     remaining = config.total_timesteps - model.num_timesteps
     if remaining <= 0:
         return
-    # Records of an earlier end of this run are of another policy.
-    (config.out / "evaluation.json").unlink(missing_ok=True)
-    progress = ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps)
-    model.set_logger(Logger(folder=None, output_formats=[progress, TrackerWriter(tracker)]))
+    writers: list[KVWriter] = []
+    if tracker is not None:
+        # Records of an earlier end of this run are of another policy.
+        (config.out / "evaluation.json").unlink(missing_ok=True)
+        writers = [ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps), TrackerWriter(tracker)]
+    model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
     callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
     model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
     callback.save()
@@ -357,37 +403,55 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     """Run the whole job.
 
     Returns:
-        The records of `evaluation.json`.
+        The records of `evaluation.json`; none in processes beside the first.
 
     Raises:
         UserError: if the run's folder is taken, or can't be resumed.
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_model(config)
-    env = make_env(config, denoiser, algorithm)
-    # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
-    need_splits(
-        make_tasks(config.env.tasks), ("train", "test", "validation") if config.env.alpha_range else ("train", "test")
-    )
     settings = {**to_plain(config), "resume": False}
-    open_run(config.out, to_yaml(settings), config.resume)
-    print(to_yaml(settings))
-    model = make_model(config, env, algorithm)
-    assert isinstance(model.policy, UnmaskingActorCritic)
-    size = sum(p.numel() for p in model.policy.network.parameters())
-    print(f"device {config.model.device}, {torch.get_num_threads()} threads, policy of {size:,} parameters")
-    tracker = Tracker(config.wandb, config.out, settings, "train")
+    own = share(config, algorithm.group_size or 1)
+    tracker = None
     try:
-        learn(config, model, tracker)
-        export(config, model)
-        records = evaluate_all(config)
+        with parallel.process_group(own.model.device):
+            env = make_env(own, load_model(own), algorithm)
+            # Calibration of a dial needs validation problems; a missing file should not be found out at the end.
+            has_dial = bool(config.env.alpha_range)
+            need_splits(
+                make_tasks(config.env.tasks), ("train", "test", "validation") if has_dial else ("train", "test")
+            )
+            if parallel.is_main():
+                open_run(config.out, to_yaml(settings), config.resume)
+                print(to_yaml(settings))
+            model = make_model(own, env, algorithm)
+            if parallel.is_main():
+                print_setup(own, model)
+                tracker = Tracker(config.wandb, config.out, settings, "train")
+            if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
+                raise UserError(
+                    f"not all processes see {checkpoint_file(config)}: put --out where all machines read and write"
+                )
+            learn(own, model, tracker)
+        if tracker is None:
+            return []
+        export(own, model)
+        records = evaluate_all(own)
         plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
     except BaseException:
-        tracker.abandon()
+        if tracker is not None:
+            tracker.abandon()
         raise
     print_table(records, f"{config.evaluation.episodes} held-out problems a task")
     print(f"policy      {config.out / 'policy'}\nevaluation  {config.out / 'evaluation.json'}")
     print(f"plot        {config.out / 'pareto.png'}\nW&B         {tracker.place}")
     return records
+
+
+def print_setup(config: JobConfig, model: OnPolicyAlgorithm) -> None:
+    """Say what is about to learn, and where."""
+    assert isinstance(model.policy, UnmaskingActorCritic)
+    size = sum(p.numel() for p in model.policy.network.parameters())
+    processes = f"{parallel.world_size()} processes, " if parallel.world_size() > 1 else ""
+    print(f"device {config.model.device}, {processes}{torch.get_num_threads()} threads, policy of {size:,} parameters")

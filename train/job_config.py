@@ -29,7 +29,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Allow a family without a class in transformers to run the code of its repository."""
     device: str = "cpu"
-    """Torch device of the dLLM and the policy."""
+    """Torch device of the dLLM and the policy; cuda is each process's own GPU."""
     dtype: str = "float32"
     """Torch dtype of the dLLM; confidences are float32 whatever it is."""
     threads: int = 1
@@ -45,7 +45,7 @@ class EnvConfig:
     """The environment; see `envs.unmasking.UnmaskingVectorEnv`."""
 
     num_envs: int = 64
-    """Sequences decoded side by side."""
+    """Sequences decoded side by side; several processes (torchrun) share them out."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
     buffer_length: int = 64

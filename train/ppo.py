@@ -9,13 +9,25 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
-from stable_baselines3 import PPO
+import stable_baselines3
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
+from train import parallel
 from train.dry_run import dry_run
 from train.job import Algorithm, run_job
 from train.ppo_config import TrainPPOConfig
 from train.records import Record
+
+
+class PPO(stable_baselines3.PPO):
+    """Stable-Baselines3's, whose minibatches the processes of a data-parallel training share.
+
+    Departure: each process normalises the advantages of its own part of a minibatch.
+    """
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        parallel.average_gradients_when_made(self.policy.parameters())
 
 
 class CommitBuffer(DictRolloutBuffer):
@@ -28,8 +40,19 @@ class CommitBuffer(DictRolloutBuffer):
 
 
 def algorithm(config: TrainPPOConfig) -> Algorithm:
-    """Return PPO as the configuration says."""
-    arguments = asdict(config.ppo)
+    """Return PPO as the configuration says.
+
+    Raises:
+        ValueError: if it can't be shared by the processes there are.
+    """
+    arguments, processes = asdict(config.ppo), parallel.world_size()
+    if config.ppo.batch_size % processes:
+        raise ValueError(f"ppo.batch_size is {config.ppo.batch_size}: it must be a multiple of {processes} processes")
+    if processes > 1 and config.ppo.target_kl is not None:
+        raise ValueError(
+            f"ppo.target_kl is {config.ppo.target_kl}: processes would stop at different times; leave it out"
+        )
+    arguments["batch_size"] //= processes
     peak = arguments.pop("learning_rate")
     arguments |= {"learning_rate": lambda remaining: peak * remaining, "rollout_buffer_class": CommitBuffer}
     # As few steps as fill a minibatch.

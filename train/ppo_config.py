@@ -17,7 +17,7 @@ class PPOSection:
     n_steps: int = 32
     """Steps a row between two updates."""
     batch_size: int = 512
-    """Transitions of a minibatch."""
+    """Transitions of a minibatch, over all processes."""
     n_epochs: int = 3
     """Passes over the transitions in an update."""
     gamma: float = 1.0

@@ -27,7 +27,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -41,6 +40,7 @@ from transformers import (
 )
 
 from envs.tasks import SUITE, Task, make_tasks, vocabulary
+from train import parallel
 from train.progress import progress
 from train.run_folder import write_json
 
@@ -196,7 +196,7 @@ class ProblemStream:
         """
         lengths, shares = zip(*self.config.buffer_lengths, strict=True)
         length = int(self.rng.choice(lengths, p=shares))
-        share = self.config.batch_size // world_size()
+        share = self.config.batch_size // parallel.world_size()
         count = max(1, min(share, share * 64 // length))
         targets = self.sequences(count, length)
         ratio = (self.rng.permutation(count) + 1 - self.rng.random()) / count  # (B,) in (0, 1], stratified
@@ -262,21 +262,6 @@ def learning_rate_factor(step: int, config: PretrainConfig) -> float:
     return min(1.0, rise, fall)
 
 
-def world_size() -> int:
-    """Return the number of processes that share a batch."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def average_gradients(model: PreTrainedModel) -> None:
-    """Replace every gradient by its mean over the processes, in one message."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
 def pretrain(config: PretrainConfig) -> Path:
     """Train the embedded dLLM, or go on where a killed run stopped.
 
@@ -296,33 +281,32 @@ def pretrain(config: PretrainConfig) -> Path:
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    rank = dist.get_rank() if dist.is_initialized() else 0
     # A resumed run draws new problems instead of replaying those it has seen.
-    stream = ProblemStream(tokenizer, config, seed=[config.seed, start, rank])
-    if rank == 0:
+    stream = ProblemStream(tokenizer, config, seed=[config.seed, start, parallel.rank()])
+    if parallel.is_main():
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, steps {start} to {config.steps}", flush=True)
     began, average = time.monotonic() - elapsed, math.nan
     steps = range(start, config.steps)
-    for step in (bar := progress(steps, initial=start, total=config.steps, desc="training", disable=rank > 0)):
+    hidden = not parallel.is_main()
+    for step in (bar := progress(steps, initial=start, total=config.steps, desc="training", disable=hidden)):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         if is_causal:
-            targets = stream.sequences(config.batch_size // world_size(), CAUSAL_LENGTH)
+            targets = stream.sequences(config.batch_size // parallel.world_size(), CAUSAL_LENGTH)
             loss = causal_loss(model(input_ids=targets).logits, targets, CAUSAL_LENGTH, tokenizer.eos_token_id)
         else:
             inputs, targets, masked = stream.batch()
             loss = diffusion_loss(model(input_ids=inputs).logits, targets, masked)
         loss.backward()
-        if world_size() > 1:
-            average_gradients(model)
+        parallel.average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
         bar.set_postfix(loss=f"{average:.4f}", refresh=False)
-        if rank == 0 and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+        if parallel.is_main() and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
             save(config, step + 1, time.monotonic() - began, model, optimizers, tokenizer)
             tqdm.write(f"step {step + 1} loss {average:.4f} seconds {time.monotonic() - began:.0f}")
     return config.out / "model"
@@ -355,6 +339,5 @@ def save(
 if __name__ == "__main__":
     from train.cli import run
 
-    if "LOCAL_RANK" in os.environ:
-        dist.init_process_group("gloo")
-    run(pretrain, PretrainConfig)
+    with parallel.process_group("cpu"):
+        run(pretrain, PretrainConfig)

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from stable_baselines3.common.logger import KVWriter
 
+from train import parallel
 from train.headline import headline, is_learned
 from train.records import Record
 from train.run_folder import UserError, write_atomic
@@ -220,6 +221,23 @@ class TrackerWriter(KVWriter):
         """Send one update's numbers."""
         numbers = {key: float(v) for key, v in key_values.items() if isinstance(v, int | float | np.number)}
         self.tracker.log({**numbers, STEP: step})
+
+
+class MeanWriter(KVWriter):
+    """Hands numbers on as their means over the processes of a data-parallel training.
+
+    Args:
+        writers: what they go to; none in processes beside the first.
+    """
+
+    def __init__(self, writers: Sequence[KVWriter]) -> None:
+        self.writers = writers
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Average one update's numbers and write them."""
+        means = parallel.mean(key_values)
+        for writer in self.writers:
+            writer.write(means, key_excluded, step)
 
 
 class ProgressWriter(KVWriter):
