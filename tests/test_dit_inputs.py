@@ -20,7 +20,6 @@ from envs.denoiser import load_denoiser
 from envs.toy import ToyDenoiser
 from envs.unmasking import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
-from policies.base import Decision
 from policies.dit import DiTConfig, DiTNetwork
 from policies.ml_rl_dllm import write_checkpoint
 from train.config import parse
@@ -270,21 +269,18 @@ def test_each_variant_is_trained_exported_loaded_and_evaluated(
     assert 0 <= evaluate(toy, again, tasks="copy", episodes=3, buffer_length=8)[-1]["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("decision", ["sample", "deterministic"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_generate_gives_a_prompt_the_same_alone_and_in_a_batch(
-    variant: str, decision: Decision, tmp_path: Path
-) -> None:
+def test_generate_gives_a_prompt_the_same_alone_and_in_a_batch(variant: str, tmp_path: Path) -> None:
     model, tokenizer = tiny_model(num_layers=1)
     changes = {name: 32 if name == "hidden_state_size" else value for name, value in VARIANTS[variant].items()}
-    save(LearnedPolicy(shaken(replace(SMALL, bias=0.0, **changes)), decision, threshold=0.4), tmp_path)
+    save(LearnedPolicy(shaken(replace(SMALL, bias=0.0, **changes)), "sample"), tmp_path)
     prompts = ["copy x . : a b c . =", "sort x . : d a =", "copy x . : e =", "remove b . : a b c d e . . ="]
     about: dict[str, Any] = {"buffer_length": 12, "block_length": 6}
     together = generate(model, tokenizer, prompts, load(tmp_path), **about)
     assert together == [generate(model, tokenizer, [prompt], load(tmp_path), **about)[0] for prompt in prompts]
     assert together == generate(model, tokenizer, prompts, load(tmp_path), batch_size=2, **about)
     assert all(one.tokens.count(tokenizer.mask_token_id) == 0 for one in together)
-    assert len({one.nfe for one in together}) > 1 or together[0].nfe > 2  # not all at once
+    assert len({one.nfe for one in together}) > 1
 
 
 def test_hidden_states_of_another_width_are_refused(tmp_path: Path, toy: ToyDenoiser) -> None:
