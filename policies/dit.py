@@ -45,7 +45,8 @@ class DiTConfig:
     num_probabilities: int = 1
     """Best probabilities of each position to read, 1 to 50."""
     hidden_state_size: int = 0
-    """Width of the dLLM's last hidden states, to read those instead of probabilities; 0 reads probabilities."""
+    """Width of the dLLM's last hidden states, to read those instead of probabilities; 0 reads probabilities. Training
+    keeps them of every position and step: 1 MiB a step for 64 positions of width 4096."""
     reads_time: bool = True
     """Whether norms and gates depend on the time."""
     reads_mask: bool = True
