@@ -11,14 +11,14 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK = 2**24
 """Logits that are worked on at a time: float32 copies of a 126k vocabulary would take several times the logits' memory.
 Positions don't mix, so this changes no number."""
 
-
-TOP_PROBABILITY = "top_probability"
-"""Reading of all positions, committed ones too; see `envs.view.FULL_READINGS`."""
+BEST_K = 50
+"""Probabilities in ``best_probabilities``."""
 
 
 class DenoiserError(RuntimeError):
@@ -34,12 +34,14 @@ class Beliefs:
         prediction: (B, L) int64, the most likely token, never the mask token.
         features: further (B, L) float32 readings by name, those of `FEATURES` that were asked for.
         log_probabilities: (B, L, V) float32, the whole distribution, where it was asked for; mask token -inf.
+        best_probabilities: (B, L, `BEST_K`) float32, where they were asked for; see `envs.view.VIEW_TENSORS`.
     """
 
     confidence: Tensor
     prediction: Tensor
     features: Mapping[str, Tensor]
     log_probabilities: Tensor | None = None
+    best_probabilities: Tensor | None = None
 
 
 def _logit_gap(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
@@ -74,6 +76,21 @@ FEATURES: Mapping[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = Mapp
 """
 
 
+def _top_probability(logits: Tensor) -> Tensor:
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+
+
+def _best_probabilities(logits: Tensor) -> Tensor:
+    best = logits.topk(min(BEST_K, logits.shape[-1]), dim=-1).values
+    return F.pad((best - logits.logsumexp(-1, keepdim=True)).exp(), (0, BEST_K - best.shape[-1]))
+
+
+_WITH_MASK_TOKEN: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"top_probability": _top_probability, "best_probabilities": _best_probabilities}
+)
+"""Readings of logits that still hold the mask token; see `envs.view.FULL_READINGS` and `envs.view.VIEW_TENSORS`."""
+
+
 def read_beliefs(
     logits: Tensor,
     mask_id: int,
@@ -91,7 +108,8 @@ def read_beliefs(
         logits: (B, L, V) float of any dtype.
         mask_id: token that must never be predicted.
         end_ids: tokens that end a text.
-        features: names of `FEATURES` to compute too, and ``top_probability`` (see `envs.view.FULL_READINGS`).
+        features: names of `FEATURES` to compute too, ``top_probability`` (see `envs.view.FULL_READINGS`) and
+            ``best_probabilities`` (see `envs.view.VIEW_TENSORS`).
         noise: gives for slices of rows and positions what is added to those logits before the argmax only (Gumbel
             noise times the temperature makes the prediction a sample); it is never whole in memory, as the logits are
             large. The confidence is the noise-free probability of the predicted token.
@@ -100,7 +118,7 @@ def read_beliefs(
     Raises:
         DenoiserError: if a logit is NaN or a position has no finite one.
     """
-    names = sorted(features & (FEATURES.keys() | {TOP_PROBABILITY}))
+    names = sorted(features & (FEATURES.keys() | _WITH_MASK_TOKEN.keys()))
     parts = [
         [
             _read(logits[at], mask_id, end_ids, names, None if noise is None else noise(*at), with_distribution)
@@ -117,7 +135,9 @@ def read_beliefs(
             "and dtype (float16 overflows in many models; use bfloat16 or float32)"
         )
     log_probabilities = readings.pop() if with_distribution else None
-    return Beliefs(confidence, prediction, dict(zip(names, readings, strict=True)), log_probabilities)
+    named = dict(zip(names, readings, strict=True))
+    best = named.pop("best_probabilities", None)
+    return Beliefs(confidence, prediction, named, log_probabilities, best)
 
 
 def _chunks(batch: int, length: int, vocabulary: int) -> list[list[tuple[slice, slice]]]:
@@ -139,10 +159,7 @@ def _read(
 ) -> list[Tensor]:
     """Return the confidence, the prediction, each reading and, where wanted, the log-probabilities of a piece."""
     logits = logits.to(torch.float32, copy=True)
-    readings = {}
-    if TOP_PROBABILITY in names:
-        # Before the mask token is taken out.
-        readings[TOP_PROBABILITY] = (logits.amax(-1) - logits.logsumexp(-1)).exp()
+    readings = {name: _WITH_MASK_TOKEN[name](logits) for name in names if name in _WITH_MASK_TOKEN}
     logits[..., mask_id] = -torch.inf
     log_normalizer = logits.logsumexp(-1)
     if noise is None:

@@ -23,6 +23,7 @@ from envs.noise import gumbel, sequence_key
 from envs.view import (
     COMMITTED_READINGS,
     FULL_READINGS,
+    OBSERVED_TENSORS,
     TOP_K,
     VIEW_FEATURES,
     VIEW_TENSORS,
@@ -294,6 +295,8 @@ class DecodingBatch:
             self._noise(logits, rows),
             with_distribution=bool(features & {"probabilities", "top", "token_probability"}),
         )
+        if beliefs.best_probabilities is not None:
+            extra["best_probabilities"] = beliefs.best_probabilities
         return self._make_view(rows, beliefs, extra)
 
     def _make_view(self, rows: Tensor, beliefs: Beliefs, extra: dict[str, Tensor]) -> View:
@@ -341,9 +344,9 @@ class DecodingBatch:
             committed = spread(extra[name], blank.features[name], ~self.masked & inside)
             # No policy is to doubt what it can't take back.
             features[name] = committed.masked_fill(self.given & inside, 1.0)
-        if "hidden" in wanted:
-            hidden = extra["hidden"].float()
-            tensors["hidden"] = spread(hidden, self._blank_tensor(hidden), inside)
+        for name in sorted(wanted & OBSERVED_TENSORS):
+            values = extra[name].float()
+            tensors[name] = spread(values, self._blank_tensor(values), inside)
         self._tensor_kinds = {
             name: (values.shape[2:], values.dtype)
             for name, values in tensors.items()

@@ -54,6 +54,10 @@ class Denoiser(Protocol):
     def device(self) -> torch.device:
         """Where the tokens must be."""
 
+    @property
+    def hidden_size(self) -> int:
+        """D, width of the hidden states."""
+
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward.
 
@@ -135,6 +139,12 @@ class MaskedLMDenoiser:
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def hidden_size(self) -> int:
+        """D, width of the hidden states, as the model's configuration says it."""
+        size: int = self.model.config.hidden_size
+        return size
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:

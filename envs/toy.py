@@ -21,6 +21,7 @@ class ToyDenoiser:
     block_length: int | None = None
     absolute_blocks = False
     max_length = 4096
+    hidden_size = 1
 
     def __init__(self) -> None:
         self.words = ["[PAD]", "[MASK]", "[EOS]", *vocabulary(make_tasks(SUITE))]

@@ -13,13 +13,14 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.beliefs import BEST_K
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
 from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, make_tasks
-from envs.view import VIEW_FEATURES, Action, View
+from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
@@ -30,7 +31,7 @@ MAX_NATS = 32.0
 """Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
 
-def observation_space(settings: DecodingSettings, has_dial: bool = False) -> spaces.Dict:
+def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
     """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
     shape = (settings.buffer_length,)
     boxes: dict[str, spaces.Space[Any]] = {
@@ -38,18 +39,26 @@ def observation_space(settings: DecodingSettings, has_dial: bool = False) -> spa
     }
     boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     for name in sorted(settings.features & VIEW_FEATURES):
-        boxes[name] = spaces.Box(0.0, MAX_NATS if name in NATS else 1.0, shape, np.float32)
+        boxes[name] = spaces.Box(0.0, _highest(name), shape, np.float32)
+    for name in sorted(settings.features & OBSERVED_TENSORS):
+        is_hidden = name == "hidden"
+        width = denoiser.hidden_size if is_hidden else BEST_K
+        boxes[name] = spaces.Box(-np.inf if is_hidden else 0.0, _highest(name), (*shape, width), np.float32)
     if has_dial:
         boxes["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     return spaces.Dict(boxes)
 
 
 def observe(view: View) -> Observation:
-    """Turn a view into the env's observation: ``time`` is (N, 1), everything else (N, L), all float32."""
-    return {
-        name: values.clamp(max=MAX_NATS if name in NATS else 1.0).cpu().numpy().copy()
-        for name, values in view.inputs().items()
-    }
+    """Turn a view into the env's observation, in numpy; see `envs.view.View.inputs`."""
+    return {name: values.clamp(max=_highest(name)).cpu().numpy().copy() for name, values in view.inputs().items()}
+
+
+def _highest(name: str) -> float:
+    """Return the upper bound of a part of the observation."""
+    if name == "hidden":
+        return np.inf
+    return MAX_NATS if name in NATS else 1.0
 
 
 class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -64,7 +73,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     bit commits the most confident eligible position, so every step makes progress.
 
     ## Observation Space
-    `Dict` of 1-D float32 boxes:
+    `Dict` of float32 boxes:
 
     * ``confidence`` (L,) in [0, 1]: the model's probability of its prediction, 1 at committed positions.
     * ``masked`` (L,): 1 where no token is committed.
@@ -72,7 +81,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     * ``time`` (1,): steps taken / L.
     * with an alpha range: ``speed`` (1,), where on the logarithmic dial the episode's alpha lies.
     * with ``features``: any of `envs.view.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
-      ``eos_probability``, ``is_eos``, ``changed``.
+      ``eos_probability``, ``is_eos``, ``changed``; and of `envs.view.OBSERVED_TENSORS`: ``best_probabilities`` (L, 50)
+      in [0, 1] and ``hidden`` (L, D), unbounded, D the width of the dLLM's hidden states.
 
     ## Rewards
     At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
@@ -100,8 +110,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
             log-uniformly; the observation then holds ``speed``.
-        features: further per-position observations; `envs.view.VIEW_TENSORS` are computed for policies that act
-            on `view`, and not observed.
+        features: further per-position observations; those of `envs.view.VIEW_TENSORS` that are not of
+            `envs.view.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
         group_size: rows of a group, which share each problem, block length and alpha, for algorithms that compare
@@ -179,7 +189,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.single_observation_space = observation_space(settings, self.has_dial)
+        self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
         self.single_action_space = spaces.MultiBinary(buffer_length)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -1,6 +1,6 @@
 """What an unmasking policy sees and what it can do: one step of N rows.
 
-Letters: N rows of the batch, L buffer positions, V vocabulary, K drafts, D width of the dLLM.
+Letters: N rows of the batch, L buffer positions, V vocabulary, K drafts, D width of the dLLM's hidden states.
 """
 
 from __future__ import annotations
@@ -40,17 +40,22 @@ FULL_READINGS = frozenset({"top_probability"})
 VIEW_FEATURES = READINGS | COMMITTED_READINGS | FULL_READINGS
 """Everything of shape (N, L) that a view has only when it is asked for."""
 
-VIEW_TENSORS = frozenset({"probabilities", "top", "hidden", "prompt", "given"})
+VIEW_TENSORS = frozenset({"probabilities", "top", "best_probabilities", "hidden", "prompt", "given"})
 """Larger things that a view has only when they are asked for:
 
 * ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
 * ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
+* ``best_probabilities``: (N, L, 50) float32, falling, of masked and committed positions alike, the mask token included:
+  the first is ``top_probability``. A smaller vocabulary is filled up with zeros.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
 * ``prompt``: (N, P) int64, left-padded with -1.
 * ``given``: (N, L) int64, the tokens that came with the problem, -1 elsewhere.
 
-In finished rows the first three are 0, and so are the first two at committed positions.
+In finished rows the first four are 0, and so are the first two at committed positions.
 """
+
+OBSERVED_TENSORS = frozenset({"best_probabilities", "hidden"})
+"""Those of `VIEW_TENSORS` that the env's observation holds too, of all that were asked for."""
 
 TOP_K = 8
 """Tokens in ``top``."""
@@ -109,7 +114,10 @@ class View:
         return inside & (place < self.length.unsqueeze(1))
 
     def inputs(self) -> dict[str, Tensor]:
-        """Return what the env's observation holds: ``time`` is (N, 1), everything else (N, L), all float32."""
+        """Return what the env's observation holds, all float32.
+
+        ``time`` is (N, 1), those of `OBSERVED_TENSORS` are (N, L, K) with a K of their own, everything else (N, L).
+        """
         return {
             # Softmax rounding may leave a probability a hair outside [0, 1].
             "confidence": self.confidence.clamp(0.0, 1.0),
@@ -117,6 +125,7 @@ class View:
             "eligible": self.eligible.float(),
             "time": self.time.unsqueeze(1),
             **{name: self.features[name] for name in sorted(self.features)},
+            **{name: self.tensors[name] for name in sorted(OBSERVED_TENSORS & self.tensors.keys())},
         }
 
 

@@ -4,10 +4,13 @@ Source: Jazbec et al., arXiv 2512.09106, Section 4, and the shapes of apple/ml-r
 reads and writes those).
 
 It keeps what `policies/network.py` departs from: probabilities as they are, a mask bit that does not know the block,
-and a time embedding of one frequency in bfloat16. Departure: the probability arrives in float32, not rounded to the
-dLLM's bfloat16.
+and a time embedding of one frequency in bfloat16. Departures:
 
-Letters: B rows, L positions, D width.
+1. Probabilities arrive in float32, not rounded to the dLLM's bfloat16.
+2. To read hidden states (`DiTConfig.hidden_state_size`) changes the first layer only. The paper's network for that
+   ablation is another one, some 300 M parameters as wide as the dLLM itself.
+
+Letters: B rows, L positions, K inputs a position, D width.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.beliefs import BEST_K
+
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Architecture and initialisation of `DiTNetwork`; the defaults are the paper's, 331,265 parameters."""
+    """Architecture, inputs and initialisation of `DiTNetwork`; the defaults are the paper's, 331,265 parameters."""
 
     hidden_size: int = 128
     """Width D."""
@@ -37,6 +42,15 @@ class DiTConfig:
     """Width of the time embedding, even."""
     time_period: float = 1.0
     """Longest period of the time embedding; at 1 all its frequencies are 1."""
+    num_probabilities: int = 1
+    """Best probabilities of each position to read, 1 to 50."""
+    hidden_state_size: int = 0
+    """Width of the dLLM's last hidden states, to read those instead of probabilities; 0 reads probabilities. Training
+    keeps them of every position and step: 1 MiB a step for 64 positions of width 4096."""
+    reads_time: bool = True
+    """Whether norms and gates depend on the time."""
+    reads_mask: bool = True
+    """Whether they depend on each position's mask bit."""
     bias: float = -2.0
     """Initial log-odds of committing a position, up to the random output weights."""
 
@@ -53,6 +67,18 @@ class DiTConfig:
             raise ValueError(f"time_size is {self.time_size}: it must be even, for as many sines as cosines")
         if self.time_period <= 0:
             raise ValueError(f"time_period is {self.time_period}: it must be above 0")
+        if not 1 <= self.num_probabilities <= BEST_K:
+            raise ValueError(f"num_probabilities is {self.num_probabilities}: it must be 1 to {BEST_K}")
+        if self.hidden_state_size < 0:
+            raise ValueError(
+                f"hidden_state_size is {self.hidden_state_size}: it must be the width of the dLLM's hidden states, or "
+                "0 to read probabilities"
+            )
+        if self.hidden_state_size and self.num_probabilities > 1:
+            raise ValueError(
+                f"num_probabilities is {self.num_probabilities} and hidden_state_size {self.hidden_state_size}: the "
+                "network reads one or the other; leave one of them out"
+            )
 
 
 def embed_time(time: Tensor, size: int, period: float) -> Tensor:
@@ -108,21 +134,23 @@ class DiTBlock(nn.Module):
 class DiTNetwork(nn.Module):
     """From each position's top-1 probability and mask bit, and the time, to the log-odds of committing it.
 
-    The probability is the reading ``top_probability``: of committed positions too, and of the mask token too.
+    The probability is the reading ``top_probability``: of committed positions too, and of the mask token too. Its place
+    can be taken by more of ``best_probabilities``, or by ``hidden``.
 
     Args:
-        config: sizes and initialisation.
+        config: sizes, inputs and initialisation.
     """
-
-    features: frozenset[str] = frozenset({"top_probability"})
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.time_mlp = nn.Sequential(nn.Linear(config.time_size, width), nn.SiLU(), nn.Linear(width, width))
-        self.confidence_proj = nn.Linear(1, width)
-        self.mask_embedding = nn.Embedding(2, width)
+        if config.reads_time:
+            self.time_mlp = nn.Sequential(nn.Linear(config.time_size, width), nn.SiLU(), nn.Linear(width, width))
+        # The released code's name; hidden states come in by it too.
+        self.confidence_proj = nn.Linear(config.hidden_state_size or config.num_probabilities, width)
+        if config.reads_mask:
+            self.mask_embedding = nn.Embedding(2, width)
         self.transformer_blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.num_blocks))
         self.final_norm = nn.LayerNorm(width)
         self.output_proj = nn.Linear(width, 1)
@@ -132,24 +160,47 @@ class DiTNetwork(nn.Module):
             nn.init.zeros_(block.ada_conditioning.bias)
         nn.init.constant_(self.output_proj.bias, config.bias)
 
+    @property
+    def features(self) -> frozenset[str]:
+        """Name of the view's reading that it reads."""
+        if self.config.hidden_state_size:
+            return frozenset({"hidden"})
+        return frozenset({"best_probabilities" if self.config.num_probabilities > 1 else "top_probability"})
+
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.
 
         Args:
-            inputs: ``top_probability`` and ``masked`` (B, L), ``time`` (B, 1), as `envs.view.View.inputs` makes them.
+            inputs: ``masked`` (B, L), ``time`` (B, 1) and those of `features`: ``top_probability`` (B, L),
+                ``best_probabilities`` or ``hidden`` (B, L, K), all as `envs.view.View.inputs` makes them.
 
         Returns:
             (B, L, D) float32.
         """
-        time = embed_time(inputs["time"], self.config.time_size, self.config.time_period)
-        # A row has one time; the layers still run position by position, which rounds as the released code does.
-        time = time.unsqueeze(1).expand(-1, inputs["masked"].shape[1], -1)
-        condition = self.mask_embedding((inputs["masked"] > 0.5).long()) + self.time_mlp(time)
-        x: Tensor = self.confidence_proj(inputs["top_probability"].float().unsqueeze(-1))
+        x: Tensor = self.confidence_proj(self._columns(inputs))
+        condition = self._condition(inputs, torch.zeros_like(x))
         for block in self.transformer_blocks:
             x = block(x, condition)
         hidden: Tensor = self.final_norm(x)
         return hidden
+
+    def _columns(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, L, K) float32, what is read of each position."""
+        [name] = self.features
+        values = inputs[name].float()
+        if name == "top_probability":
+            return values.unsqueeze(-1)
+        return values if name == "hidden" else values[..., : self.config.num_probabilities]
+
+    def _condition(self, inputs: Mapping[str, Tensor], condition: Tensor) -> Tensor:
+        """Add to (B, L, D) zeros what norms and gates depend on."""
+        if self.config.reads_mask:
+            condition = condition + self.mask_embedding((inputs["masked"] > 0.5).long())
+        if self.config.reads_time:
+            time = embed_time(inputs["time"], self.config.time_size, self.config.time_period)
+            # A row has one time; the layers still run position by position, which rounds as the released code does.
+            condition = condition + self.time_mlp(time.unsqueeze(1).expand(-1, condition.shape[1], -1))
+        return condition
 
     def logits_from(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Turn `hidden` into (B, L) log-odds of committing each position."""

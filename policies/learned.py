@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -167,7 +167,8 @@ class LearnedPolicy(CommitPolicy):
         return logits - self.actions.stop_logit if self.actions.distribution == "plackett_luce" else logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
-        """Check that the network works at these lengths; see `check_block`."""
+        """Check that the network works with this dLLM and at these lengths; see `check_hidden` and `check_block`."""
+        check_hidden(self.network, denoiser)
         self.check_block(settings)
         return self
 
@@ -177,14 +178,12 @@ class LearnedPolicy(CommitPolicy):
         Raises:
             ValueError: if it is tied to another one.
         """
-        part: nn.Module | None = self.network
-        while part is not None:
+        for part in parts(self.network):
             if isinstance(part, BlockFilter) and part.config.block_length != settings.block:
                 raise ValueError(
                     f"block_length is {settings.block}: this policy's filter works at {part.config.block_length} only; "
                     "decode with that"
                 )
-            part = getattr(part, "filter", None)
 
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
@@ -209,6 +208,29 @@ class LearnedPolicy(CommitPolicy):
             draw = uniform(view.key, view.step, (logits.shape[1],), stream=3)
             chosen = draw < self.beta * logits.sigmoid()
         return ensure_progress(chosen, view.eligible, view.confidence if distribution == "bernoulli" else logits)
+
+
+def parts(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield a network, the filter in it, the filter in that, and so on."""
+    part: nn.Module | None = network
+    while part is not None:
+        yield part
+        part = getattr(part, "filter", None)
+
+
+def check_hidden(network: nn.Module, denoiser: Denoiser) -> None:
+    """Refuse a network, or a filter in it, that reads hidden states of another width than the dLLM's.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for part in parts(network):
+        size = part.config.hidden_state_size if isinstance(part, DiTNetwork) else 0
+        if size and size != denoiser.hidden_size:
+            raise ValueError(
+                f"hidden_state_size is {size}: it must be {denoiser.hidden_size}, the width of this dLLM's hidden "
+                "states; train with that, or decode with the dLLM that the policy was trained on"
+            )
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -40,25 +40,22 @@ def infer_config(weights: dict[str, Tensor], time_period: float) -> DiTConfig:
     """Read the architecture off the tensors' shapes.
 
     Raises:
-        ValueError: if they are of another network, such as one over several probabilities a position.
+        ValueError: if they are of another network, such as one over hidden states.
     """
     try:
-        inputs = weights["confidence_proj.weight"].shape[1]
         width = weights["mask_embedding.weight"].shape[1]
-        config = DiTConfig(
+        return DiTConfig(
             hidden_size=width,
             num_heads=width // (2 * len(weights["transformer_blocks.0.inv_freq"])),
             feedforward_size=weights["transformer_blocks.0.linear1.weight"].shape[0],
             num_blocks=len({name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}),
             time_size=weights["time_mlp.0.weight"].shape[1],
             time_period=time_period,
+            num_probabilities=weights["confidence_proj.weight"].shape[1],
         )
     except KeyError as error:
         missing = PREFIX + str(error.args[0])
         raise ValueError(f"it has no tensor {missing}: only policies of type dit_confidence are read") from None
-    if inputs != 1:
-        raise ValueError(f"it reads the {inputs} best probabilities of a position: only the best one is supported")
-    return config
 
 
 def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPolicy:
@@ -95,7 +92,7 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: if the policy's network is of another kind.
+        ValueError: if the policy's network is of another kind, or has other inputs than theirs can have.
     """
     network = policy.network
     if not isinstance(network, DiTNetwork):
@@ -103,19 +100,26 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
             f"the policy's network is a {type(network).__name__}: ml-rl-dllm has only the paper's; train one with a "
             "dit section"
         )
+    config = network.config
+    if config.hidden_state_size or not (config.reads_time and config.reads_mask):
+        raise ValueError(
+            f"the policy's network has hidden_state_size {config.hidden_state_size}, reads_time {config.reads_time} "
+            f"and reads_mask {config.reads_mask}: ml-rl-dllm has only networks over probabilities, time and mask bits; "
+            "train such a one"
+        )
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {PREFIX + name: values.float().contiguous() for name, values in network.state_dict().items()}
-    config: dict[str, Any] = {
+    about: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
         "model_type": "policy",
         "torch_dtype": "float32",
         "transformers_version": transformers.__version__,
     }
     save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
-    (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "policy.yaml.tmp").write_text(_yaml(network.config))
+    (folder / "config.json.tmp").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "policy.yaml.tmp").write_text(_yaml(config))
     for name in ("model.safetensors", "config.json", "policy.yaml"):
         os.replace(folder / f"{name}.tmp", folder / name)
     return folder
@@ -131,7 +135,7 @@ policy_num_heads: {config.num_heads}
 policy_num_blocks: {config.num_blocks}
 policy_time_embed_dim: {config.time_size}
 policy_time_period: {config.time_period:g}
-confidences_top_p: 1
+confidences_top_p: {config.num_probabilities}
 policy_smart_init: {config.bias:g}
 policy_full_context: true
 """

@@ -161,8 +161,8 @@ def test_the_architecture_is_read_off_the_shapes(tmp_path: Path) -> None:
 
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     weights = random_weights()
-    several = {**weights, "confidence_proj.weight": torch.zeros(128, 50)}
-    with pytest.raises(ValueError, match="50 best probabilities"):
+    several = {**weights, "confidence_proj.weight": torch.zeros(128, 51)}
+    with pytest.raises(ValueError, match="num_probabilities is 51: it must be 1 to 50"):
         load(checkpoint(tmp_path / "top_p", several))
     hidden = {name: values for name, values in weights.items() if not name.startswith("confidence_proj")}
     with pytest.raises(ValueError, match=r"base_policy\.confidence_proj\.weight"):

@@ -171,6 +171,7 @@ def test_hidden_states_are_those_the_logits_come_from(folders: dict[str, Path], 
     tokens = some_tokens(2, 20, MASKS[name])
     logits, hidden = denoiser.logits_and_hidden(tokens, torch.ones_like(tokens, dtype=torch.bool), 11)
     assert hidden.shape == (2, 11, HIDDEN)
+    assert denoiser.hidden_size == HIDDEN
     assert torch.allclose(F.linear(hidden, denoiser.model.lm_head.weight), logits, atol=1e-4)
 
 

@@ -341,7 +341,7 @@ def readings(view: View, row: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_a_row_reads_the_same_in_any_batch(temperature: float) -> None:
-    features = READINGS | FULL_READINGS | {"token_probability", "probabilities", "top", "prompt"}
+    features = READINGS | FULL_READINGS | {"token_probability", "probabilities", "top", "prompt", "best_probabilities"}
 
     def decode(prompts: list[list[int]]) -> list[list[dict[str, Any]]]:
         batch = start(Mixing(), prompts, 8, block_length=4, temperature=temperature, features=features)

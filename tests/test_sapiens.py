@@ -65,6 +65,7 @@ def test_embedding_is_the_one_its_authors_published(heavy: MaskedLMDenoiser) -> 
     published += [-0.350218028, -0.618127048, 0.0688555315, -3.01599360, -0.160553619]
     tokens = ids(heavy, chain)
     _, hidden = heavy.logits_and_hidden(tokens, torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1])
+    assert hidden.shape[-1] == heavy.hidden_size
     mean = hidden[0, 1:-1].mean(0)
     assert torch.cat([mean[:8], mean[-4:]]).tolist() == pytest.approx(published, abs=2e-6)
 

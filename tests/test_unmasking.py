@@ -29,6 +29,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"buffer_length": 8, "block_length": 2, "features": ["entropy"], "reward": "forward_cost", "alpha": 0.1},
     {"buffer_length": 12, "tasks": ["add", "copy"], "split": "test", "reward": "additive", "alpha": 0.5},
 ]
+TENSORS = {"buffer_length": 16, "block_length": 4, "features": ["best_probabilities", "hidden"]}
 L = 8
 NOTHING = np.zeros(L, dtype=np.int8)
 EVERYTHING = np.ones(L, dtype=np.int8)
@@ -79,6 +80,18 @@ def test_checkers_warn_of_nothing(kwargs: dict[str, Any], render_mode: str) -> N
         sb3_check_env(env.unwrapped)
 
 
+def test_checkers_know_no_bounds_and_prefer_vectors() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for known in (".*value is (-?)infinity", "Your observation (best_probabilities|hidden) has an unconventional"):
+            warnings.filterwarnings("ignore", known)
+        env = gymnasium.make("envs:Unmasking-v0", denoiser="tiny", **TENSORS)
+        check_env(env.unwrapped, skip_render_check=True)
+        sb3_check_env(env.unwrapped)
+    assert env.observation_space["best_probabilities"] == gymnasium.spaces.Box(0.0, 1.0, (16, 50))  # type: ignore[index]
+    assert env.observation_space["hidden"] == gymnasium.spaces.Box(-np.inf, np.inf, (16, 128))  # type: ignore[index]
+
+
 def test_make() -> None:
     env = gymnasium.make("envs:Unmasking-v0", denoiser="toy", tasks="sort", buffer_length=12, block_length=4)
     assert isinstance(env.unwrapped, UnmaskingEnv)
@@ -104,7 +117,7 @@ def test_make_vec() -> None:
 # The batch is N single envs.
 
 
-@pytest.mark.parametrize("kwargs", SETTINGS)
+@pytest.mark.parametrize("kwargs", [*SETTINGS, TENSORS])
 def test_batch_equals_single_envs(kwargs: dict[str, Any]) -> None:
     kwargs = {"tasks": "suite", **kwargs}
     sync = SyncVectorEnv([lambda: single(**kwargs)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -35,7 +35,7 @@ from policies import LearnedPolicy, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTNetwork
-from policies.learned import CommitNetwork, PolicyNetwork, describe
+from policies.learned import CommitNetwork, PolicyNetwork, check_hidden, describe
 from train import parallel
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
@@ -156,7 +156,9 @@ def share(config: JobConfig, group_size: int = 1) -> JobConfig:
 
 def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
     """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
-    env, features = config.env, set(make_network(config, load_filter(config)).features)
+    env, network = config.env, make_network(config, load_filter(config))
+    check_hidden(network, denoiser)
+    features = set(network.features)
     for rule in algorithm.experts:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
