@@ -283,11 +283,15 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
     return policy
 
 
+def calibration_places(config: JobConfig) -> list[tuple[int, float]]:
+    """Return the block lengths and places on the dial that are measured after training; none without a dial."""
+    return list(itertools.product(blocks_of(config), DIAL)) if config.env.alpha_range else []
+
+
 def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
     points = []
-    places = list(itertools.product(blocks_of(config), DIAL))
-    for block, speed in progress(places, desc="calibrating", unit="place"):
+    for block, speed in progress(calibration_places(config), desc="calibrating", unit="place"):
         record = evaluate(
             load_model(config),
             policy.changed(speed=speed),
@@ -330,18 +334,16 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 """
 
 
-def evaluate_all(config: JobConfig) -> list[Record]:
-    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    blocks = config.evaluation.block_lengths or blocks_of(config)
-    folder = str(config.out / "policy")
+def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
+    """Return what the job evaluates: the policy in a folder, at each of `DIAL` if it has a dial, and the rules."""
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
-    about = EvaluateConfig(
+    return EvaluateConfig(
         policy=[*places, *config.evaluation.rules],
         model=config.model.name,
         tasks=config.env.tasks,
         episodes=config.evaluation.episodes,
         buffer_length=config.env.buffer_length,
-        block_length=blocks,
+        block_length=config.evaluation.block_lengths or blocks_of(config),
         temperature=config.env.temperature,
         device=config.model.device,
         dtype=config.model.dtype,
@@ -350,7 +352,12 @@ def evaluate_all(config: JobConfig) -> list[Record]:
         seed=config.seed,
         **model_options(config.model),
     )
-    return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
+
+
+def evaluate_all(config: JobConfig) -> list[Record]:
+    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
+    about = evaluation_of(config, str(config.out / "policy"))
+    return run_jobs(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
 
 
 def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
