@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, MaskedLMDenoiser
 from envs.models import step_memory
-from envs.tasks import make_tasks
+from envs.tasks import Problem, make_tasks
 from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
@@ -53,7 +53,7 @@ from train.job_config import JobConfig
 Result = TypeVar("Result")
 
 ROLLOUTS, TIMED_STEPS = 3, 3
-"""Fewest problems that are decoded, and steps that are timed."""
+"""Fewest problems that the untrained policy decodes, and steps that are timed."""
 
 UNTRAINED = "untrained"
 """Stands for the folder of the policy that the job would export."""
@@ -67,7 +67,7 @@ class Estimate:
         load_seconds: to load the dLLM.
         step_seconds: of one env step of all rows, policy included.
         rows: of the env.
-        rollouts: problems that were decoded.
+        rollouts: problems that the untrained policy decoded.
         nfe: forwards of a rollout of the untrained policy.
         score: its mean score.
         update_seconds: of learning from one transition in an update.
@@ -211,7 +211,7 @@ class Trials:
 
     def sample(self) -> tuple[float, float]:
         """Return the mean forwards and score of the untrained policy, sampled as in training."""
-        done = self._decode(self._untrained("sample"), blocks_of(self.config)[0])
+        done = self._decode(self._untrained("sample"), blocks_of(self.config)[0], self.problems)
         scores = score_problems(self.tasks, self.problems, [one.text for one in done])
         return sum(one.nfe for one in done) / len(done), sum(scores) / len(done)
 
@@ -241,16 +241,17 @@ class Trials:
     def _untrained(self, decision: Decision) -> LearnedPolicy:
         return LearnedPolicy(self.network, decision, actions=self.config.actions)
 
-    def _decode(self, policy: UnmaskingPolicy, block: int) -> list[Generation]:
+    def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
         env = self.config.env
         settings = DecodingSettings(env.buffer_length, block, env.temperature, policy.features)
-        return decode_problems(self.denoiser, self.problems, policy, settings, seed=stream_seed(self.config.seed, 0))
+        return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
 
     def _positions(self, policy: UnmaskingPolicy, block: int) -> float:
-        """Decode with a policy; return the positions that the dLLM computes for an answer."""
+        """Decode a problem of each task with a policy; return the positions that the dLLM computes for an answer."""
         before: int = self.denoiser.positions
-        self._decode(policy, block)
-        return float(self.denoiser.positions - before) / len(self.problems)
+        # No more: there can be many policies, some of which take a forward for each position.
+        self._decode(policy, block, self.problems[: len(self.tasks)])
+        return float(self.denoiser.positions - before) / len(self.tasks)
 
 
 def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> float:
