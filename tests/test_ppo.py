@@ -26,7 +26,7 @@ from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
-from train.job import learn, make_env, make_model, stream_seed
+from train.job import learn, load_filter, make_env, make_model, stream_seed
 from train.job_config import EnvConfig, ModelConfig
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
@@ -35,7 +35,8 @@ from train.tracking import STEP, Tracker, WandbConfig
 
 
 def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
-    model = make_model(config, make_env(config, denoiser, algorithm(config)), algorithm(config))
+    inner = load_filter(config)
+    model = make_model(config, make_env(config, denoiser, algorithm(config), inner), algorithm(config), inner)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, PPO)
     return model
@@ -400,8 +401,8 @@ def test_seeds_of_two_runs_differ_in_their_first_problems(tmp_path: Path, toy: T
     prompts = []
     for seed in (0, 1):
         config = replace(tiny(tmp_path, seed), env=EnvConfig(num_envs=16, tasks=["sort"], buffer_length=8))
-        env = make_env(config, toy, algorithm(config))
-        make_model(config, env, algorithm(config))
+        env = make_env(config, toy, algorithm(config), None)
+        make_model(config, env, algorithm(config), None)
         env.reset()
         [problems] = env.get_attr("problems", [0])
         prompts.append({problem.prompt for problem in problems})

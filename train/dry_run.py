@@ -29,6 +29,7 @@ from envs.tasks import Problem, make_tasks
 from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
+from policies.learned import PolicyNetwork
 from train.evaluate import (
     EvaluateConfig,
     choose_problems,
@@ -43,6 +44,7 @@ from train.job import (
     blocks_of,
     calibration_places,
     evaluation_of,
+    load_filter,
     load_model,
     make_env,
     make_model,
@@ -131,14 +133,15 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     device = config.model.device
     loaded, load_seconds = timed(lambda: load_model(config), device)
     denoiser: Any = CountingDenoiser(loaded)
-    model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm), algorithm)
+    inner = load_filter(config)
+    model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm, inner), algorithm, inner)
     assert model.env is not None
     rows, (step_seconds, step_positions) = model.env.num_envs, time_step(model, denoiser)
     trials, about = Trials(config, denoiser, model), evaluation_of(config, UNTRAINED)
     held_out = problems_of(about)
     nfe, score = trials.sample()
     parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
-    update_seconds = time_update(config, denoiser, algorithm)
+    update_seconds = time_update(config, denoiser, algorithm, inner)
     prompt = max(len(denoiser.encode(problem.prompt)) for problem in (*held_out, *trials.problems))
     largest = max(rows, about.batch_size)
     estimate = Estimate(
@@ -254,12 +257,12 @@ class Trials:
         return float(self.denoiser.positions - before) / len(self.tasks)
 
 
-def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> float:
+def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None) -> float:
     """Make one update on a small batch; return its seconds for each transition learned from."""
     rows = config.env.num_envs if algorithm.group_size is None else algorithm.group_size
     small = replace(config, resume=False, env=replace(config.env, num_envs=rows))
     trial = replace(algorithm, arguments={**algorithm.arguments, **algorithm.trial_arguments})
-    model = make_model(small, make_env(small, denoiser, trial), trial)
+    model = make_model(small, make_env(small, denoiser, trial, inner), trial, inner)
     model.set_logger(Logger(folder=None, output_formats=[]))
     seconds = 0.0
     learn = model.train

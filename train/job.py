@@ -126,9 +126,16 @@ def load_model(config: JobConfig) -> Denoiser:
     return load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
 
 
-def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
-    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
-    env, features = config.env, set(make_network(config, load_filter(config)).features)
+def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None) -> VecMonitor:
+    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``.
+
+    Args:
+        config: of the job.
+        denoiser: the frozen dLLM.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
+    """
+    env, features = config.env, set(make_network(config, inner).features)
     for rule in algorithm.experts:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
@@ -150,8 +157,16 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> Vec
     return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
 
 
-def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPolicyAlgorithm:
+def make_model(
+    config: JobConfig, env: VecMonitor, algorithm: Algorithm, inner: PolicyNetwork | None
+) -> OnPolicyAlgorithm:
     """Build the algorithm, or load the last checkpoint of a run to be resumed.
+
+    Args:
+        config: of the job.
+        env: of `make_env`.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
 
     Raises:
         UserError: if the checkpoint is damaged.
@@ -165,7 +180,6 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
         # New problems, instead of those the killed run has seen.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps))
         return model
-    inner = load_filter(config)
     model = algorithm.cls(
         UnmaskingActorCritic,
         env,
@@ -371,8 +385,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
-    denoiser = load_model(config)
-    env = make_env(config, denoiser, algorithm)
+    denoiser, inner = load_model(config), load_filter(config)
+    env = make_env(config, denoiser, algorithm, inner)
     # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
     need_splits(
         make_tasks(config.env.tasks), ("train", "test", "validation") if config.env.alpha_range else ("train", "test")
@@ -380,7 +394,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     settings = {**to_plain(config), "resume": False}
     open_run(config.out, to_yaml(settings), config.resume)
     print(to_yaml(settings))
-    model = make_model(config, env, algorithm)
+    model = make_model(config, env, algorithm, inner)
     assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())
     print(f"device {config.model.device}, {torch.get_num_threads()} threads, policy of {size:,} parameters")
