@@ -27,7 +27,7 @@ from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
 from train.job import learn, load_filter, make_env, make_model, stream_seed
-from train.job_config import EnvConfig, ModelConfig
+from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.run_folder import UserError
@@ -394,6 +394,24 @@ def test_unknown_keys_and_wrong_types_are_refused(
 ) -> None:
     assert run_here(monkeypatch, f"--out={tmp_path / 'run'}", *FLAGS, flag) == 2
     assert flag.partition("=")[0].strip("-") in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+class BlockToy(ToyDenoiser):
+    """Says it sees only blocks of 4."""
+
+    block_length = 4
+
+
+@pytest.mark.parametrize(("trained_with", "evaluated_at"), [([4, 8], [4]), ([4], [2, 8])])
+def test_blocks_that_the_dllm_can_not_fill_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_with: list[int], evaluated_at: list[int]
+) -> None:
+    monkeypatch.setattr("train.job.load_model", lambda config: BlockToy())
+    config = tiny(tmp_path / "run", 0)
+    env = replace(config.env, block_lengths=trained_with)
+    with pytest.raises(ValueError, match="block_length is 8: this dLLM sees only blocks of 4"):
+        train(replace(config, env=env, evaluation=EvaluationConfig(1, rules=[], block_lengths=evaluated_at)))
     assert not (tmp_path / "run").exists()
 
 

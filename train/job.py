@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
-from envs.decoding import DecodingSettings
+from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.tasks import describe_data, make_tasks, need_splits
@@ -327,6 +327,11 @@ def blocks_of(config: JobConfig) -> list[int]:
     return config.env.block_lengths or [config.env.buffer_length]
 
 
+def evaluated_blocks(config: JobConfig) -> list[int]:
+    """Return the block lengths evaluated at."""
+    return config.evaluation.block_lengths or blocks_of(config)
+
+
 def policy_card(trained: dict[str, Any]) -> str:
     """Write the model card of an exported policy."""
     rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items() if key != "versions")
@@ -357,7 +362,7 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         tasks=config.env.tasks,
         episodes=config.evaluation.episodes,
         buffer_length=config.env.buffer_length,
-        block_length=config.evaluation.block_lengths or blocks_of(config),
+        block_length=evaluated_blocks(config),
         temperature=config.env.temperature,
         device=config.model.device,
         dtype=config.model.dtype,
@@ -387,6 +392,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     torch.set_num_threads(config.model.threads)
     denoiser, inner = load_model(config), load_filter(config)
     env = make_env(config, denoiser, algorithm, inner)
+    for block in (*blocks_of(config), *evaluated_blocks(config)):
+        check_block(denoiser, block)
     # Calibration of a dial needs validation problems; a file that is missing should not be found out at the end.
     need_splits(
         make_tasks(config.env.tasks), ("train", "test", "validation") if config.env.alpha_range else ("train", "test")
