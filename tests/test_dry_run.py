@@ -15,7 +15,7 @@ from envs.toy import ToyDenoiser
 from policies import NetworkConfig, decode, load, make_rule
 from train import grpo, ppo
 from train.cli import run
-from train.dry_run import CountingDenoiser, dry_run, step_gib
+from train.dry_run import CountingDenoiser, dry_run, step_gib, trial_rows
 from train.grpo_config import GRPOSection, TrainGRPOConfig
 from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
@@ -106,6 +106,14 @@ def test_it_counts_what_the_oracle_computes_for_its_references(toy: ToyDenoiser)
     oracle = make_rule("oracle")
     [answer] = decode(counting, [prompt], oracle, DecodingSettings(8, features=oracle.features))
     assert counting.positions == 2 * reference.token_positions + answer.token_positions
+
+
+def test_groups_of_a_trial_fill_one_backward_pass() -> None:
+    config = TrainGRPOConfig(grpo=GRPOSection(group_size=8, chunk_size=256), env=EnvConfig(num_envs=64))
+    # 8 rollouts of 10 forwards are 80 steps, so 4 groups are the fewest with 256.
+    rows = [trial_rows(config, grpo.algorithm(config), nfe) for nfe in (100.0, 32.0, 10.0, 1.0)]
+    assert rows == [8, 8, 32, 64]
+    assert trial_rows(TrainPPOConfig(), ppo.algorithm(TrainPPOConfig()), 2.0) == 64
 
 
 def test_the_memory_of_the_largest_forward() -> None:

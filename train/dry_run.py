@@ -141,7 +141,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     held_out = problems_of(about)
     nfe, score = trials.sample()
     parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
-    update_seconds = time_update(config, denoiser, algorithm, inner)
+    update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
     prompt = max(len(denoiser.encode(problem.prompt)) for problem in (*held_out, *trials.problems))
     largest = max(rows, about.batch_size)
     estimate = Estimate(
@@ -257,9 +257,25 @@ class Trials:
         return float(self.denoiser.positions - before) / len(self.tasks)
 
 
-def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None) -> float:
-    """Make one update on a small batch; return its seconds for each transition learned from."""
-    rows = config.env.num_envs if algorithm.group_size is None else algorithm.group_size
+def trial_rows(config: JobConfig, algorithm: Algorithm, nfe: float) -> int:
+    """Return the rows of a trial's update: all, or of groups as many as fill one backward pass.
+
+    Args:
+        config: of the job.
+        algorithm: to train with.
+        nfe: forwards of a rollout.
+    """
+    group, rows = algorithm.group_size, config.env.num_envs
+    if group is None:
+        return rows
+    steps: int = algorithm.arguments["chunk_size"]
+    return min(rows, group * math.ceil(steps / (group * nfe)))
+
+
+def time_update(
+    config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None, rows: int
+) -> float:
+    """Make one update on a batch of few rows; return its seconds for each transition learned from."""
     small = replace(config, resume=False, env=replace(config.env, num_envs=rows))
     trial = replace(algorithm, arguments={**algorithm.arguments, **algorithm.trial_arguments})
     model = make_model(small, make_env(small, denoiser, trial, inner), trial, inner)
