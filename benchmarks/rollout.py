@@ -48,8 +48,8 @@ def main(updates: int = 4) -> None:
         config = parse(TrainPPOConfig, "ppo.yaml", ["--out", str(Path(folder) / "run"), "--wandb.mode", "disabled"])
     torch.set_num_threads(config.model.threads)
     denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
-    env = make_env(config, denoiser, algorithm(config))
-    model = make_model(config, env, algorithm(config))
+    env = make_env(config, denoiser, algorithm(config), None)
+    model = make_model(config, env, algorithm(config), None)
     per_update = config.env.num_envs * config.ppo.n_steps
     model.learn(per_update)
     watch = Stopwatch()

@@ -172,14 +172,17 @@ class DecodingBatch:
                 last of them ends nothing.
 
         Raises:
-            ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length or a given
-                text is not possible.
+            ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length, a block
+                length or a given text is not possible.
         """
-        for name, entries in {"prompts": prompts, "given": given}.items():
+        for name, entries in {"prompts": prompts, "block_lengths": block_lengths, "given": given}.items():
             if entries is not None and len(entries) != len(rows):
                 raise ValueError(f"{name} has {len(entries)} entries: it must have one a row, {len(rows)}")
         if length is not None and not 1 <= length <= self.settings.buffer_length:
             raise ValueError(f"length is {length}: it must be 1 to buffer_length, {self.settings.buffer_length}")
+        for block in set(block_lengths or []):
+            replace(self.settings, block_length=block)  # which checks it
+            check_block(self.denoiser, block)
         for prompt in prompts:
             self._check_prompt(prompt)
         texts = {row: text for row, text in zip(rows, given or [], strict=False) if text is not None}

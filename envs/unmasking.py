@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.beliefs import BEST_K
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding import DecodingBatch, DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
@@ -170,6 +170,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             for block in (*blocks, *expert_blocks)
         ]
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
+        for block in (*blocks, *expert_blocks):
+            check_block(self.denoiser, block or buffer_length)
         self.tasks = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
         self.reward = get_reward(reward)

@@ -92,10 +92,10 @@ class LearnedPolicy(CommitPolicy):
                 f"beta is {beta}: a plackett_luce policy has no probabilities of single positions to multiply; set its "
                 "temperature instead"
             )
-        self.beta = beta
+        self.beta = float(beta)
         self.network = network.eval().requires_grad_(False)
         check_speed(speed)
-        self.threshold, self.speed, self.calibration = threshold, speed, calibration
+        self.threshold, self.speed, self.calibration = threshold, float(speed), calibration
         self.has_dial: bool = isinstance(network, UnmaskingNetwork) and network.config.has_dial
         self.decision = decision
         self.trained = dict(trained or {})
@@ -344,14 +344,13 @@ def _read_config(file: Path) -> tuple[dict[str, Any], PolicyNetwork]:
         version = config["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version}, this release reads {FORMAT_VERSION}")
-        for name, kind in (("trained", dict), ("threshold", float), ("decision", str), ("speed", float)):
+        kinds = {"trained": dict, "threshold": float, "decision": str, "speed": float, "beta": float}
+        for name, kind in kinds.items():
             if not isinstance(config[name], kind):
                 raise ValueError(f"{name} is {config[name]!r}, not a {kind.__name__}")
         points = config["calibration"]
         config["calibration"] = points and Calibration.from_plain(points)
-        # Policies from before there was a choice say nothing of it.
-        config["actions"] = ActionConfig(**config.get("actions", {}))
-        config["beta"] = config.get("beta", 1.0)
+        config["actions"] = ActionConfig(**config["actions"])
         return config, build(config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"policy file {file} is damaged: {error!r}") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, V, commit, fixed, start
+from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, Mixing, V, commit, fixed, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -393,6 +393,31 @@ def test_nan_raises() -> None:
 
     with pytest.raises(DenoiserError, match="NaN"):
         start(Broken(lambda prompt, buffer: [(A, 0.9)]), [[A]], 1).forward()
+
+
+class BlockCausal(Mixing):
+    """Says it sees only blocks of 4."""
+
+    block_length = 4
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([4, 8], r"block_length is 8: this dLLM sees only blocks of 4 .* choose one of 4, 2, 1"),
+        ([3, 4], "block_length is 3: it must divide buffer_length 8"),
+        ([0, 4], "block_length is 0: it must divide buffer_length 8"),
+        ([4], "block_lengths has 1 entries: it must have one a row, 2"),
+    ],
+)
+def test_impossible_block_lengths_of_rows_are_refused(blocks: list[int], message: str) -> None:
+    batch = DecodingBatch(BlockCausal(), 2, DecodingSettings(8, 4))
+    before = batch.masked.clone()
+    with pytest.raises(ValueError, match=message):
+        batch.load([0, 1], [[A], [B]], block_lengths=blocks)
+    assert torch.equal(batch.masked, before)
+    batch.load([0, 1], [[A], [B]], block_lengths=[4, 2])
+    assert batch.block_end.tolist() == [4, 2]
 
 
 # The toy denoiser that other tests build on.

@@ -240,7 +240,7 @@ def job(name: str, out: Path, variant: str) -> tuple[JobConfig, Algorithm]:
 
 
 def trained(config: JobConfig, algorithm: Algorithm, toy: ToyDenoiser) -> OnPolicyAlgorithm:
-    model = make_model(config, make_env(config, toy, algorithm), algorithm)
+    model = make_model(config, make_env(config, toy, algorithm, None), algorithm, None)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     return model
 
@@ -252,7 +252,7 @@ def test_each_variant_is_trained_exported_loaded_and_evaluated(
 ) -> None:
     config, algorithm = job(name, tmp_path, variant)
     assert config.dit is not None
-    before = make_model(config, make_env(config, toy, algorithm), algorithm).policy.network.state_dict()
+    before = make_model(config, make_env(config, toy, algorithm, None), algorithm, None).policy.network.state_dict()
     model = trained(config, algorithm, toy)
     after = model.policy.network.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
@@ -288,7 +288,7 @@ def test_hidden_states_of_another_width_are_refused(tmp_path: Path, toy: ToyDeno
     config, algorithm = job("grpo", tmp_path, "hidden")
     wrong = replace(config, dit=DiTConfig(hidden_state_size=5))
     with pytest.raises(ValueError, match=message):
-        make_env(wrong, toy, algorithm)
+        make_env(wrong, toy, algorithm, None)
     with pytest.raises(ValueError, match=message):
         dry_run(wrong, algorithm)
     filter = DiTNetwork(DiTConfig(hidden_state_size=5))

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from policies import NetworkConfig
+from envs.decoding import DecodingSettings
+from envs.denoiser import load_denoiser
+from envs.tasks import TASKS, Problem, Split
+from envs.tasks.copy_list import Copy
+from envs.toy import ToyDenoiser
+from policies import NetworkConfig, decode, load, make_rule
 from train import grpo, ppo
 from train.cli import run
-from train.dry_run import dry_run
+from train.dry_run import CountingDenoiser, dry_run, step_gib, trial_rows
 from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, ModelConfig
+from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
+from train.tracking import WandbConfig
 
 FLAGS = ["--model.name=toy", "--env.num_envs=8", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {
@@ -51,6 +58,76 @@ def test_the_estimate_follows_from_what_is_measured(made: Any) -> None:
     per_step = estimate.step_seconds / 8 + estimate.update_seconds
     assert estimate.job_hours == pytest.approx(config.total_timesteps * per_step / 3600)
     assert estimate.memory_gib > 0.01
+
+
+@pytest.mark.parametrize(("alpha_range", "blocks"), [([], [4, 2]), ([1.0, 4.0], [])], ids=["one_alpha", "dial"])
+def test_it_counts_the_answers_that_the_job_decodes(
+    tmp_path: Path, alpha_range: list[float], blocks: list[int]
+) -> None:
+    config = TrainPPOConfig(
+        out=tmp_path / "run",
+        total_timesteps=16,
+        model=ModelConfig("toy"),
+        env=EnvConfig(
+            num_envs=8, tasks=["copy", "sort"], buffer_length=8, block_lengths=[8, 4], alpha_range=alpha_range
+        ),
+        policy=NetworkConfig(hidden_size=8, feedforward_size=8),
+        ppo=PPOSection(n_steps=2, batch_size=16, n_epochs=1),
+        evaluation=EvaluationConfig(3, calibration_episodes=1, rules=["threshold:0.9"], block_lengths=blocks),
+        wandb=WandbConfig(mode="disabled"),
+    )
+    estimate = dry_run(config, ppo.algorithm(config))
+    records = ppo.train(config)
+    evaluated = sum(record["episodes"] for record in records if record["task"] == "all")
+    calibration = load(config.out / "policy").calibration
+    # A point of the calibration is one problem of each of two tasks.
+    assert estimate.answers == evaluated + (2 * len(calibration.points) if calibration is not None else 0)
+
+
+class Wrong(Copy):
+    """Gives a part of the answer, which is wrong."""
+
+    def make(self, split: Split, index: int) -> Problem:
+        return replace(super().make(split, index), given="z z [MASK]")
+
+
+def test_its_rollouts_keep_what_the_problems_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "copy", Wrong)
+    config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16))
+    estimate = dry_run(config, ppo.algorithm(config))
+    assert (estimate.nfe, estimate.score) == (1.0, 0.0)
+
+
+def test_it_counts_what_the_oracle_computes_for_its_references(toy: ToyDenoiser) -> None:
+    counting: Any = CountingDenoiser(toy)
+    prompt, settings = TASKS["copy"]().problem("train", 0).prompt, DecodingSettings(8)
+    [reference] = decode(counting, [prompt], make_rule("low_confidence:1"), settings)
+    assert counting.positions == reference.token_positions
+    oracle = make_rule("oracle")
+    [answer] = decode(counting, [prompt], oracle, DecodingSettings(8, features=oracle.features))
+    assert counting.positions == 2 * reference.token_positions + answer.token_positions
+
+
+def test_groups_of_a_trial_fill_one_backward_pass() -> None:
+    config = TrainGRPOConfig(grpo=GRPOSection(group_size=8, chunk_size=256), env=EnvConfig(num_envs=64))
+    # 8 rollouts of 10 forwards are 80 steps, so 4 groups are the fewest with 256.
+    rows = [trial_rows(config, grpo.algorithm(config), nfe) for nfe in (100.0, 32.0, 10.0, 1.0)]
+    assert rows == [8, 8, 32, 64]
+    assert trial_rows(TrainPPOConfig(), ppo.algorithm(TrainPPOConfig()), 2.0) == 64
+
+
+def test_the_memory_of_the_largest_forward() -> None:
+    config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16))
+    estimate = dry_run(config, ppo.algorithm(config))
+    # The evaluation decodes 64 at a time; a form has 21 words.
+    assert (estimate.largest_rows, estimate.longest_prompt, estimate.step_gib) == (64, 21, None)
+    tiny: Any = load_denoiser("tiny")
+    one, two = (step_gib(tiny, rows, 21, 64) or 0.0 for rows in (1000, 2000))
+    weights = 4 * sum(parameter.numel() for parameter in tiny.model.parameters()) / 2**30
+    per_row = (one - weights) / 1000 * 2**30
+    # Twice the rows, twice all but the weights; at least the logits and the hidden states, float32.
+    assert two - one == pytest.approx(one - weights, rel=0.05)
+    assert per_row > 4 * (64 * tiny.model.config.vocab_size + 85 * tiny.model.config.hidden_size)
 
 
 def test_a_dry_run_refuses_what_the_job_would(

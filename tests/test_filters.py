@@ -26,9 +26,9 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.learned import build, describe
 from policies.network import gap_above, log_odds
 from train.evaluate import evaluate, is_folder, plan, split_setting
-from train.job import export, make_env, make_model
-from train.job_config import FilterSection
-from train.ppo import algorithm
+from train.job import export, load_filter, make_env, make_model
+from train.job_config import EvaluationConfig, FilterSection
+from train.ppo import algorithm, train
 from train.ppo_config import TrainPPOConfig
 from train.run_folder import UserError
 
@@ -367,8 +367,9 @@ def on_filter(tmp_path: Path, role: Any, network: UnmaskingNetwork | BlockFilter
 
 
 def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, UnmaskingNetwork, VecMonitor]:
-    env = make_env(config, denoiser, algorithm(config))
-    model = make_model(config, env, algorithm(config))
+    inner = load_filter(config)
+    env = make_env(config, denoiser, algorithm(config), inner)
+    model = make_model(config, env, algorithm(config), inner)
     assert isinstance(model.policy, UnmaskingActorCritic)
     return model, model.policy.network, env
 
@@ -426,13 +427,23 @@ def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, 
     policy = load(config.out / "policy")
     assert policy.trained["filter"] == f"{config.filter.folder} as {role}"
     assert type(policy.network.filter) is type(source)  # type: ignore[union-attr]
-    env = make_env(config, toy, algorithm(config))
+    env = make_env(config, toy, algorithm(config), load_filter(config))
     obs = env.reset()
     for _ in range(5):
         action, _ = model.predict(obs, deterministic=True)  # type: ignore[arg-type]
         [view] = env.get_attr("view", [0])
         np.testing.assert_array_equal(action.astype(bool), policy.select(view).numpy())
         obs = env.step(action)[0]
+
+
+def test_a_job_reads_its_filter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(on_filter(tmp_path, "both"), evaluation=EvaluationConfig(1, rules=[]))
+    read: list[str] = []
+    monkeypatch.setattr("train.job.load", lambda folder: read.append(folder) or load(folder))
+    train(config)
+    assert read == [config.filter.folder]
+    train(replace(config, dry_run=True))
+    assert read == [config.filter.folder] * 2
 
 
 def test_training_from_a_filter_moves_it(tmp_path: Path, toy: ToyDenoiser) -> None:
@@ -450,7 +461,7 @@ def test_a_block_filter_is_no_start(
 ) -> None:
     config = on_filter(tmp_path, role, block_filter())
     with pytest.raises(UserError, match=f"(?s)filter.role is '{role}'.*can't be a start; choose feature"):
-        make_env(config, ToyDenoiser(), algorithm(config))
+        load_filter(config)
     words = [f"--filter.folder={config.filter.folder}", f"--filter.role={role}", "--env.block_lengths=[4]"]
     assert run_here(monkeypatch, f"--out={tmp_path / 'new'}", *FLAGS, "--total_timesteps=64", *words) == 2
     error = capsys.readouterr().err
@@ -459,10 +470,10 @@ def test_a_block_filter_is_no_start(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_filter_that_is_not_there_is_named(tmp_path: Path, toy: ToyDenoiser) -> None:
+def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = replace(tiny(tmp_path, 0), filter=FilterSection(str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        make_env(config, toy, algorithm(config))
+        load_filter(config)
 
 
 def test_no_filter_is_the_default(tmp_path: Path, toy: ToyDenoiser) -> None:

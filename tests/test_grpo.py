@@ -65,8 +65,8 @@ def begun(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
 
 
 def made(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
-    env = make_env(config, denoiser or Flaky(), algorithm(config))
-    model = make_model(config, env, algorithm(config))
+    env = make_env(config, denoiser or Flaky(), algorithm(config), None)
+    model = make_model(config, env, algorithm(config), None)
     assert isinstance(model, GRPO)
     with torch.no_grad():
         for parameter in model.policy.parameters():
@@ -75,7 +75,8 @@ def made(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
 
 
 def trained(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
-    model = make_model(config, make_env(config, denoiser or Flaky(), algorithm(config)), algorithm(config))
+    env = make_env(config, denoiser or Flaky(), algorithm(config), None)
+    model = make_model(config, env, algorithm(config), None)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, GRPO)
     return model

@@ -44,6 +44,11 @@ def test_round_trip(tmp_path: Path, decision: str) -> None:
     assert load(tmp_path / "policy", other).decision == other
 
 
+def test_whole_numbers_are_read_back(tmp_path: Path) -> None:
+    again = load(save(made().changed(speed=1, beta=2), tmp_path / "policy"))
+    assert (again.speed, again.beta) == (1.0, 2.0)
+
+
 def test_the_folder_holds_three_files_and_no_pickle(folder: Path) -> None:
     save(made(), folder, "# A newer card\n")
     assert {file.name for file in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
@@ -98,6 +103,11 @@ def write(name: str, data: bytes) -> Callable[[Path], object]:
         (edit(trained=...), "config.json.*trained"),
         (edit(trained=3), "config.json"),
         (edit(decision="guess"), "guess"),
+        (edit(actions=...), "config.json.*actions"),
+        (edit(actions=None), "config.json"),
+        (edit(actions={"colour": 1}), "config.json.*colour"),
+        (edit(beta=...), "config.json.*beta"),
+        (edit(beta="2"), "config.json.*beta is '2', not a float"),
         (edit(network_hidden_size=17), "config.json.*17"),
         (edit(network_hidden_size=None), "config.json"),
         (edit(network_feedforward_size="24"), "config.json"),

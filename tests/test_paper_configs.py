@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from policies.dit import DiTNetwork
 from train.config import CONFIGS, parse, to_plain
 from train.dry_run import dry_run
 from train.grpo import algorithm
@@ -17,6 +18,7 @@ from train.grpo_config import TrainGRPOConfig
 FOLDER = CONFIGS / "paper"
 MODELS = {"llada": "GSAI-ML/LLaDA-8B-Instruct", "dream": "Dream-org/Dream-v0-Instruct-7B"}
 SETTINGS = {"block32": [32], "block256": [], "block256_es": []}
+STEPS = {"block32": 12_000_000, "block256": 6_000_000, "block256_es": 9_000_000}
 ALPHAS = ("10", "3", "1", "0.3", "0")
 NAMES = [f"{m}_{s}_alpha{a}" for m, s, a in product(MODELS, SETTINGS, ALPHAS)]
 
@@ -49,8 +51,32 @@ def test_each_file_is_what_its_name_says() -> None:
         assert config.env.alpha == float(alpha)
         assert config.out == Path(f"runs/paper/{name}")
         assert config.experts.rules == (["threshold:0.9"] if setting.endswith("es") else [])
+        assert config.experts.block_length == 32
         assert config.grpo.clip_range == (0.2 if setting.endswith("es") else 0.5)
+        assert config.total_timesteps == STEPS[setting]
         assert common(config) == first
+
+
+def test_what_all_files_share_is_the_papers() -> None:
+    """The values of arXiv 2512.09106 and its released YAMLs; 16 problems a round, one pass over 14,973."""
+    config = read(NAMES[0])
+    env, grpo = config.env, config.grpo
+    assert config.seed == 123
+    assert (config.model.device, config.model.dtype) == ("cuda", "bfloat16")
+    assert (env.tasks, env.buffer_length, env.temperature, env.reward) == (
+        ["gsm8k", "math500"],
+        256,
+        0,
+        "multiplicative",
+    )
+    assert (grpo.group_size, env.num_envs // grpo.group_size, grpo.n_epochs) == (8, 16, 2)
+    assert (grpo.learning_rate, grpo.schedule, grpo.weight_decay, grpo.betas) == (3e-5, "cosine", 0.1, (0.9, 0.99))
+    assert (grpo.max_grad_norm, grpo.ratio, grpo.zero_variance) == (0.2, "step", "skip")
+    assert (grpo.divides_by_std, grpo.ent_coef, config.actions.temperature) == (False, 0, 1)
+    assert grpo.warmup * 2 * (14_973 // 16 + 1) == pytest.approx(100, abs=1)
+    assert config.dit is not None
+    assert config.dit.bias == -2
+    assert sum(weights.numel() for weights in DiTNetwork(config.dit).parameters()) == 331_265
 
 
 @pytest.mark.parametrize("name", ["llada_block32_alpha3", "dream_block256_es_alpha0.3"])

@@ -26,8 +26,8 @@ from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
-from train.job import learn, make_env, make_model, stream_seed
-from train.job_config import EnvConfig, ModelConfig
+from train.job import learn, load_filter, make_env, make_model, stream_seed
+from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.run_folder import UserError
@@ -35,7 +35,8 @@ from train.tracking import STEP, Tracker, WandbConfig
 
 
 def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
-    model = make_model(config, make_env(config, denoiser, algorithm(config)), algorithm(config))
+    inner = load_filter(config)
+    model = make_model(config, make_env(config, denoiser, algorithm(config), inner), algorithm(config), inner)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, PPO)
     return model
@@ -396,12 +397,30 @@ def test_unknown_keys_and_wrong_types_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+class BlockToy(ToyDenoiser):
+    """Says it sees only blocks of 4."""
+
+    block_length = 4
+
+
+@pytest.mark.parametrize(("trained_with", "evaluated_at"), [([4, 8], [4]), ([4], [2, 8])])
+def test_blocks_that_the_dllm_can_not_fill_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_with: list[int], evaluated_at: list[int]
+) -> None:
+    monkeypatch.setattr("train.job.load_model", lambda config: BlockToy())
+    config = tiny(tmp_path / "run", 0)
+    env = replace(config.env, block_lengths=trained_with)
+    with pytest.raises(ValueError, match="block_length is 8: this dLLM sees only blocks of 4"):
+        train(replace(config, env=env, evaluation=EvaluationConfig(1, rules=[], block_lengths=evaluated_at)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_of_two_runs_differ_in_their_first_problems(tmp_path: Path, toy: ToyDenoiser) -> None:
     prompts = []
     for seed in (0, 1):
         config = replace(tiny(tmp_path, seed), env=EnvConfig(num_envs=16, tasks=["sort"], buffer_length=8))
-        env = make_env(config, toy, algorithm(config))
-        make_model(config, env, algorithm(config))
+        env = make_env(config, toy, algorithm(config), None)
+        make_model(config, env, algorithm(config), None)
         env.reset()
         [problems] = env.get_attr("problems", [0])
         prompts.append({problem.prompt for problem in problems})

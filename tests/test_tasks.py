@@ -18,7 +18,7 @@ from envs.tasks.copy_list import Copy
 from envs.tasks.insert import Insert
 from envs.tasks.replace import Replace
 from envs.tasks.shuffle import Shuffle
-from envs.tasks.sudoku import Sudoku, all_grids
+from envs.tasks.sudoku import Sudoku, all_grids, is_solved
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 PINNED = [
@@ -240,6 +240,22 @@ def test_sudoku_accepts_every_solution_that_keeps_the_digits() -> None:
     assert sum(task.score(" ".join(map(str, grid)), clue) for grid in all_grids()) == 288 / 4
     assert task.score(" ".join(["1"] * 16), blank) == 0.0
     assert task.score(" ".join(["01", *map(str, all_grids()[0][1:])]), blank) == 0.0
+
+
+def test_solved_grids_of_both_sizes() -> None:
+    for box in (2, 3):
+        side = box * box
+        place = np.arange(side)
+        # Row r is shifted by a box for each row of its band, and by one for each band.
+        solved = (place[:, None] % box * box + place[:, None] // box + place) % side + 1
+        shifted = (place[:, None] + place) % side + 1  # right in rows and columns only
+        row, column = solved.copy(), solved.copy()
+        row[[0, -1]] = row[[-1, 0]]  # rows of two bands: columns stay right
+        column[0, [0, -1]] = column[0, [-1, 0]]  # rows and, but for two, columns stay right
+        repeated = np.tile(place + 1, (side, 1))
+        grids = np.stack([solved, solved.T, shifted, row, column, repeated, repeated.T])
+        assert is_solved(grids.reshape(-1, side * side)).tolist() == [True, True] + [False] * 5
+        assert is_solved(solved.ravel()).tolist() is True
 
 
 def test_split_shares() -> None:

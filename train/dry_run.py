@@ -1,7 +1,8 @@
 """``--dry-run``: does this set-up work, and what would the whole job take?
 
-Loads and checks the dLLM, measures a step of the full batch, decodes three training problems with the untrained policy,
-makes one update on a small batch, and scales the seconds up. Nothing is written.
+Loads and checks the dLLM, measures a step of the full batch, decodes training problems as training, calibration and
+evaluation will (the untrained policy, and every rule), makes one update on a small batch, and scales the seconds up.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,20 +20,47 @@ from rich.table import Table
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser
-from envs.tasks import make_tasks
-from policies import LearnedPolicy, decode
+from envs.denoiser import Denoiser, MaskedLMDenoiser
+from envs.models import step_memory
+from envs.tasks import Problem, make_tasks
+from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
 from policies.actor_critic import UnmaskingActorCritic
+from policies.base import Decision
+from policies.learned import PolicyNetwork
 from train import parallel
-from train.job import Algorithm, load_model, make_env, make_model, stream_seed
+from train.evaluate import (
+    EvaluateConfig,
+    choose_problems,
+    decode_problems,
+    is_folder,
+    list_jobs,
+    problems_of,
+    score_problems,
+)
+from train.job import (
+    Algorithm,
+    blocks_of,
+    calibration_places,
+    evaluation_of,
+    load_filter,
+    load_model,
+    make_env,
+    make_model,
+    stream_seed,
+)
 from train.job_config import JobConfig
 from train.run_folder import UserError
 
 Result = TypeVar("Result")
 
 ROLLOUTS, TIMED_STEPS = 3, 3
+"""Fewest problems that the untrained policy decodes, and steps that are timed."""
+
+UNTRAINED = "untrained"
+"""Stands for the folder of the policy that the job would export."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +71,57 @@ class Estimate:
         load_seconds: to load the dLLM.
         step_seconds: of one env step of all rows, policy included.
         rows: of the env.
+        rollouts: problems that the untrained policy decoded.
         nfe: forwards of a rollout of the untrained policy.
-        score: its mean score on three problems.
+        score: its mean score.
         update_seconds: of learning from one transition in an update.
         job_hours: of the whole training.
-        evaluation_hours: of the evaluation after it, at the untrained policy's forwards.
-        memory_gib: the most in use, on the GPU if the dLLM is there.
+        answers: decoded in calibration and evaluation.
+        evaluation_hours: of decoding them, if the trained policy takes as many forwards as the untrained one.
+        largest_rows: of the largest forward, in training or evaluation.
+        longest_prompt: in tokens, of those that were tried and those of the evaluation.
+        step_gib: what that forward needs with that prompt, computed; None for a dLLM that this can't be computed for.
+        memory_gib: the most that the dry run itself used, on the GPU if the dLLM is there.
     """
 
     load_seconds: float
     step_seconds: float
     rows: int
+    rollouts: int
     nfe: float
     score: float
     update_seconds: float
     job_hours: float
+    answers: int
     evaluation_hours: float
+    largest_rows: int
+    longest_prompt: int
+    step_gib: float | None
     memory_gib: float
+
+
+class CountingDenoiser:
+    """A dLLM that counts the positions it computes, whoever asks: the oracle's references are in no record.
+
+    Args:
+        denoiser: the dLLM.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.positions = denoiser, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser, name)
+
+    def logits(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run one forward; see `Denoiser.logits`."""
+        self.positions += tokens.numel()
+        return self.denoiser.logits(tokens, *args, **kwargs)
+
+    def logits_and_hidden(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Run one forward; see `Denoiser.logits_and_hidden`."""
+        self.positions += tokens.numel()
+        return self.denoiser.logits_and_hidden(tokens, *args, **kwargs)
 
 
 def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
@@ -76,27 +138,34 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         )
     torch.set_num_threads(config.model.threads)
     device = config.model.device
-    denoiser, load_seconds = timed(lambda: load_model(config), device)
-    model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm), algorithm)
+    loaded, load_seconds = timed(lambda: load_model(config), device)
+    denoiser: Any = CountingDenoiser(loaded)
+    inner = load_filter(config)
+    model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm, inner), algorithm, inner)
     assert model.env is not None
-    rows, step_seconds = model.env.num_envs, time_step(model, device)
-    nfe, score = try_rollouts(config, denoiser, model)
-    update_seconds = time_update(config, denoiser, algorithm)
-    per_step = step_seconds / rows + update_seconds
-    policies = 2 + len(config.evaluation.rules)
-    problems = (
-        config.evaluation.episodes * len(make_tasks(config.env.tasks)) * max(1, len(config.evaluation.block_lengths))
-    )
+    rows, (step_seconds, step_positions) = model.env.num_envs, time_step(model, denoiser)
+    trials, about = Trials(config, denoiser, model), evaluation_of(config, UNTRAINED)
+    held_out = problems_of(about)
+    nfe, score = trials.sample()
+    parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
+    update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
+    prompt = max(len(denoiser.encode(problem.prompt)) for problem in (*held_out, *trials.problems))
+    largest = max(rows, about.batch_size)
     estimate = Estimate(
-        load_seconds,
-        step_seconds,
-        rows,
-        nfe,
-        score,
-        update_seconds,
-        config.total_timesteps * per_step / 3600,
-        policies * problems * nfe * step_seconds / rows / 3600,
-        memory_gib(device),
+        load_seconds=load_seconds,
+        step_seconds=step_seconds,
+        rows=rows,
+        rollouts=len(trials.problems),
+        nfe=nfe,
+        score=score,
+        update_seconds=update_seconds,
+        job_hours=config.total_timesteps * (step_seconds / rows + update_seconds) / 3600,
+        answers=sum(answers for answers, _ in parts),
+        evaluation_hours=sum(positions for _, positions in parts) * step_seconds / step_positions / 3600,
+        largest_rows=largest,
+        longest_prompt=prompt,
+        step_gib=step_gib(loaded, largest, prompt, config.env.buffer_length),
+        memory_gib=memory_gib(device),
     )
     print_estimate(config, estimate)
     return estimate
@@ -111,8 +180,13 @@ def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
     return result, time.perf_counter() - began
 
 
-def time_step(model: OnPolicyAlgorithm, device: str) -> float:
-    """Return the seconds of one env step of all rows with the policy's decision: the fastest of some, after a first."""
+def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[float, float]:
+    """Time one env step of all rows with the policy's decision.
+
+    Returns:
+        seconds: of the fastest of some steps, after a first.
+        positions: that the dLLM computes in a step.
+    """
     env = model.env
     assert env is not None
     obs: Any = env.reset()
@@ -124,29 +198,94 @@ def time_step(model: OnPolicyAlgorithm, device: str) -> float:
         env.step((action.cpu().numpy() * 0) + (obs["eligible"].cumsum(1) == 1))
 
     step()
-    return min(timed(step, device)[1] for _ in range(TIMED_STEPS))
+    before = denoiser.positions
+    seconds = min(timed(step, str(model.device))[1] for _ in range(TIMED_STEPS))
+    return seconds, (denoiser.positions - before) / TIMED_STEPS
 
 
-def try_rollouts(config: JobConfig, denoiser: Denoiser, model: OnPolicyAlgorithm) -> tuple[float, float]:
-    """Decode training problems with the untrained policy; return the mean forwards and score."""
-    assert isinstance(model.policy, UnmaskingActorCritic)
-    tasks = make_tasks(config.env.tasks)
-    chosen = [tasks[i * len(tasks) // ROLLOUTS] for i in range(ROLLOUTS)]
-    problems = [task.problem("train", i) for i, task in enumerate(chosen)]
-    policy = LearnedPolicy(model.policy.network, "sample", actions=config.actions)
-    block = config.env.block_lengths[0] if config.env.block_lengths else None
-    settings = DecodingSettings(config.env.buffer_length, block, config.env.temperature, policy.features)
-    done = decode(denoiser, [p.prompt for p in problems], policy, settings, seed=stream_seed(config.seed, 0))
-    scores = [task.score(done[i].text, problems[i]) for i, task in enumerate(chosen)]
-    return sum(one.nfe for one in done) / ROLLOUTS, sum(scores) / ROLLOUTS
+class Trials:
+    """Decodings of a few training problems, as training, calibration and evaluation would decode them.
+
+    Args:
+        config: of the job.
+        denoiser: the dLLM, counting.
+        model: the algorithm, with the untrained policy.
+    """
+
+    def __init__(self, config: JobConfig, denoiser: Any, model: OnPolicyAlgorithm) -> None:
+        assert isinstance(model.policy, UnmaskingActorCritic)
+        self.config, self.denoiser, self.network = config, denoiser, model.policy.network
+        self.tasks = make_tasks(config.env.tasks)
+        count = max(ROLLOUTS, len(self.tasks))
+        self.problems = [self.tasks[i % len(self.tasks)].problem("train", i // len(self.tasks)) for i in range(count)]
+
+    def sample(self) -> tuple[float, float]:
+        """Return the mean forwards and score of the untrained policy, sampled as in training."""
+        done = self._decode(self._untrained("sample"), blocks_of(self.config)[0], self.problems)
+        scores = score_problems(self.tasks, self.problems, [one.text for one in done])
+        return sum(one.nfe for one in done) / len(done), sum(scores) / len(done)
+
+    def calibration(self) -> tuple[int, float]:
+        """Return how many answers the calibration of a dial decodes, and the positions that it computes."""
+        places = calibration_places(self.config)
+        if not places:
+            return 0, 0.0
+        count = len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.calibration_episodes))
+        untrained = self._untrained("deterministic")
+        return count * len(places), count * sum(self._positions(untrained, block) for block, _ in places)
+
+    def evaluation(self, about: EvaluateConfig, problems: int) -> tuple[int, float]:
+        """Return how many answers the evaluation decodes, and the positions that it computes.
+
+        Args:
+            about: what is evaluated; a folder stands for the untrained policy.
+            problems: that each policy is evaluated on at each block length.
+        """
+        jobs = list_jobs(about.policy, about.block_length)
+        positions = 0.0
+        for job in jobs:
+            policy = self._untrained(job.decision) if is_folder(job.policy) else make_rule(job.policy)
+            positions += problems * self._positions(policy, job.block_length)
+        return problems * len(jobs), positions
+
+    def _untrained(self, decision: Decision) -> LearnedPolicy:
+        return LearnedPolicy(self.network, decision, actions=self.config.actions)
+
+    def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
+        env = self.config.env
+        settings = DecodingSettings(env.buffer_length, block, env.temperature, policy.features)
+        return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
+
+    def _positions(self, policy: UnmaskingPolicy, block: int) -> float:
+        """Decode a problem of each task with a policy; return the positions that the dLLM computes for an answer."""
+        before: int = self.denoiser.positions
+        # No more: there can be many policies, some of which take a forward for each position.
+        self._decode(policy, block, self.problems[: len(self.tasks)])
+        return float(self.denoiser.positions - before) / len(self.tasks)
 
 
-def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> float:
-    """Make one update on a small batch; return its seconds for each transition learned from."""
-    rows = config.env.num_envs if algorithm.group_size is None else algorithm.group_size
+def trial_rows(config: JobConfig, algorithm: Algorithm, nfe: float) -> int:
+    """Return the rows of a trial's update: all, or of groups as many as fill one backward pass.
+
+    Args:
+        config: of the job.
+        algorithm: to train with.
+        nfe: forwards of a rollout.
+    """
+    group, rows = algorithm.group_size, config.env.num_envs
+    if group is None:
+        return rows
+    steps: int = algorithm.arguments["chunk_size"]
+    return min(rows, group * math.ceil(steps / (group * nfe)))
+
+
+def time_update(
+    config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None, rows: int
+) -> float:
+    """Make one update on a batch of few rows; return its seconds for each transition learned from."""
     small = replace(config, resume=False, env=replace(config.env, num_envs=rows))
     trial = replace(algorithm, arguments={**algorithm.arguments, **algorithm.trial_arguments})
-    model = make_model(small, make_env(small, denoiser, trial), trial)
+    model = make_model(small, make_env(small, denoiser, trial, inner), trial, inner)
     model.set_logger(Logger(folder=None, output_formats=[]))
     seconds = 0.0
     learn = model.train
@@ -162,6 +301,14 @@ def time_update(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> 
     return seconds / max(1, model.num_timesteps)
 
 
+def step_gib(denoiser: Denoiser, rows: int, prompt: int, length: int) -> float | None:
+    """Return what `step_memory` computes for a forward, the weights included; None where it can't."""
+    if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.route == "remote":
+        return None
+    model = denoiser.model
+    return step_memory(model.config, rows, prompt, length, model.dtype)["peak"] / 2**30
+
+
 def memory_gib(device: str) -> float:
     """Return the most memory used so far, of the GPU if that is the device, else of the process."""
     if torch.device(device).type == "cuda":
@@ -175,16 +322,18 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
     table.add_column("what")
     table.add_column("measured", justify="right")
     whole = estimate.job_hours + estimate.evaluation_hours
+    largest = f"needed by a forward of {estimate.largest_rows} rows, prompts of {estimate.longest_prompt} tokens"
     for what, shown in (
         ("loading the dLLM", f"{estimate.load_seconds:.1f} s"),
         (f"an env step of {estimate.rows} rows", f"{estimate.step_seconds:.3g} s"),
-        (f"forwards of a rollout, untrained ({ROLLOUTS})", f"{estimate.nfe:.1f}"),
+        (f"forwards of a rollout, untrained ({estimate.rollouts})", f"{estimate.nfe:.1f}"),
         ("their score", f"{estimate.score:.2f}"),
         ("an update, for each step learned from", f"{1000 * estimate.update_seconds:.3g} ms"),
         (f"training of {config.total_timesteps:,} env steps", hours(estimate.job_hours)),
-        ("evaluation", hours(estimate.evaluation_hours)),
+        (f"evaluation, {estimate.answers:,} answers", hours(estimate.evaluation_hours)),
         ("the whole job, estimated", hours(whole)),
-        ("peak memory so far", f"{estimate.memory_gib:.2f} GiB"),
+        (largest, "unknown" if estimate.step_gib is None else f"{estimate.step_gib:.2f} GiB"),
+        ("peak memory of this dry run", f"{estimate.memory_gib:.2f} GiB"),
     ):
         table.add_row(what, shown)
     Console().print(table)

@@ -22,7 +22,7 @@ import torch
 from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
-from policies import RULES, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
+from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_plain, to_yaml
 from train.model_files import model_options
@@ -183,14 +183,27 @@ def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length
 
 
 def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
-    """List what to evaluate.
+    """List what to evaluate, as `list_jobs` does, and check that every folder holds a policy that can be set so.
+
+    Raises:
+        ValueError: if a rule is unknown, or a policy can't be set as asked.
+        FileNotFoundError: if a folder holds no policy.
+    """
+    jobs = list_jobs(policies, block_lengths)
+    for job in jobs:
+        if is_folder(job.policy):
+            job.make()
+    return jobs
+
+
+def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
+    """List what to evaluate; folders need not be there yet.
 
     A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one (a beta or a
     temperature: sampled). Several folders are told apart by their runs' names.
 
     Raises:
         ValueError: if a rule is unknown.
-        FileNotFoundError: if a folder holds no policy.
     """
     expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
     folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
@@ -198,8 +211,6 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     for text in dict.fromkeys(expanded):
         if is_folder(text):
             folder, setting = split_setting(text)
-            for block in block_lengths:
-                at_setting(load(folder), setting, block)
             name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
             if setting:
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
@@ -279,17 +290,9 @@ def measure(
     problems = choose_problems(chosen, split, first, episodes)
     settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
     began = time.perf_counter()
-    generations = decode(
-        denoiser,
-        [problem.prompt for problem in problems],
-        policy,
-        settings,
-        given=[problem.given for problem in problems],
-        batch_size=batch_size,
-        seed=seed,
-        on_finish=on_finish,
+    generations = decode_problems(
+        denoiser, problems, policy, settings, batch_size=batch_size, seed=seed, on_finish=on_finish
     )
-    scorers = {task.name: task.score for task in chosen}
     return {
         "policy": (name or policy.name) + ("+eotp" if end_of_text_prediction else ""),
         "decision": policy.decision,
@@ -298,7 +301,7 @@ def measure(
         "seconds": round(time.perf_counter() - began, 3),
         "task": [problem.task for problem in problems],
         "index": [problem.index for problem in problems],
-        "score": [scorers[p.task](done.text, p) for p, done in zip(problems, generations, strict=True)],
+        "score": score_problems(chosen, problems, [done.text for done in generations]),
         "nfe": [done.nfe for done in generations],
         "token_positions": [done.token_positions for done in generations],
     }
@@ -322,9 +325,28 @@ def choose_problems(tasks: Sequence[Task], split: Split, first: int, episodes: i
     return problems
 
 
+def decode_problems(
+    denoiser: Denoiser, problems: Sequence[Problem], policy: UnmaskingPolicy, settings: DecodingSettings, **options: Any
+) -> list[Generation]:
+    """Decode problems, each from its prompt and the text it gives; `options` are those of `policies.decode`."""
+    prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
+    return decode(denoiser, prompts, policy, settings, given=given, **options)
+
+
+def score_problems(tasks: Sequence[Task], problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
+    """Return the score of each problem's answer, by the task that made the problem."""
+    scorers = {task.name: task.score for task in tasks}
+    return [scorers[problem.task](text, problem) for problem, text in zip(problems, texts, strict=True)]
+
+
 def episodes_of(config: EvaluateConfig) -> int:
     """Return the number of problems a task."""
     return config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100)
+
+
+def problems_of(config: EvaluateConfig) -> list[Problem]:
+    """Return the problems that every policy is evaluated on, at each block length."""
+    return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
 
 
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
@@ -378,7 +400,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
     workers = config.workers
     if workers is None:
         workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
-    problems = len(choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config)))
+    problems = len(problems_of(config))
     total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
     with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
         if workers == 1:

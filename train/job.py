@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
-from envs.decoding import DecodingSettings
+from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.sb3 import SB3VecEnv
 from envs.tasks import describe_data, make_tasks, need_splits
@@ -154,9 +154,16 @@ def share(config: JobConfig, group_size: int = 1) -> JobConfig:
     return replace(config, model=replace(config.model, device=own), env=replace(config.env, num_envs=rows))
 
 
-def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> VecMonitor:
-    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``."""
-    env, network = config.env, make_network(config, load_filter(config))
+def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None) -> VecMonitor:
+    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``.
+
+    Args:
+        config: of the job.
+        denoiser: the frozen dLLM.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
+    """
+    env, network = config.env, make_network(config, inner)
     check_hidden(network, denoiser)
     features = set(network.features)
     for rule in algorithm.experts:
@@ -180,8 +187,16 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm) -> Vec
     return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
 
 
-def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPolicyAlgorithm:
+def make_model(
+    config: JobConfig, env: VecMonitor, algorithm: Algorithm, inner: PolicyNetwork | None
+) -> OnPolicyAlgorithm:
     """Build the algorithm, or load the last checkpoint of a run to be resumed.
+
+    Args:
+        config: of the job.
+        env: of `make_env`.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
 
     Raises:
         UserError: if the checkpoint is damaged.
@@ -195,7 +210,6 @@ def make_model(config: JobConfig, env: VecMonitor, algorithm: Algorithm) -> OnPo
         # New problems, instead of those the killed run has seen.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
         return model
-    inner = load_filter(config)
     model = algorithm.cls(
         UnmaskingActorCritic,
         env,
@@ -331,11 +345,15 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
     return policy
 
 
+def calibration_places(config: JobConfig) -> list[tuple[int, float]]:
+    """Return the block lengths and places on the dial that are measured after training; none without a dial."""
+    return list(itertools.product(blocks_of(config), DIAL)) if config.env.alpha_range else []
+
+
 def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
     points = []
-    places = list(itertools.product(blocks_of(config), DIAL))
-    for block, speed in progress(places, desc="calibrating", unit="place"):
+    for block, speed in progress(calibration_places(config), desc="calibrating", unit="place"):
         record = evaluate(
             load_model(config),
             policy.changed(speed=speed),
@@ -355,6 +373,11 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
 def blocks_of(config: JobConfig) -> list[int]:
     """Return the block lengths trained with."""
     return config.env.block_lengths or [config.env.buffer_length]
+
+
+def evaluated_blocks(config: JobConfig) -> list[int]:
+    """Return the block lengths evaluated at."""
+    return config.evaluation.block_lengths or blocks_of(config)
 
 
 def policy_card(trained: dict[str, Any]) -> str:
@@ -378,27 +401,32 @@ It saw training problems only; `evaluation.json` beside the folder has its resul
 """
 
 
-def evaluate_all(config: JobConfig) -> list[Record]:
-    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
-    blocks = config.evaluation.block_lengths or blocks_of(config)
-    folder = str(config.out / "policy")
+def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
+    """Return what the job evaluates: the policy in a folder, at each of `DIAL` if it has a dial, and the rules."""
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
-    about = EvaluateConfig(
+    return EvaluateConfig(
         policy=[*places, *config.evaluation.rules],
         model=config.model.name,
         tasks=config.env.tasks,
         episodes=config.evaluation.episodes,
         buffer_length=config.env.buffer_length,
-        block_length=blocks,
+        block_length=evaluated_blocks(config),
         temperature=config.env.temperature,
         device=config.model.device,
         dtype=config.model.dtype,
         threads=config.model.threads,
         workers=1,
+        # What fits while training is to fit then too.
+        batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),
         seed=config.seed,
         **model_options(config.model),
     )
-    return run_jobs(about, plan(about.policy, blocks), config.out / "evaluation.json")
+
+
+def evaluate_all(config: JobConfig) -> list[Record]:
+    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
+    about = evaluation_of(config, str(config.out / "policy"))
+    return run_jobs(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
 
 
 def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
@@ -417,18 +445,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     tracker = None
     try:
         with parallel.process_group(own.model.device):
-            env = make_env(own, load_model(own), algorithm)
-            # Calibration of a dial needs validation problems; a missing file should not be found out at the end.
-            has_dial = bool(config.env.alpha_range)
-            need_splits(
-                make_tasks(config.env.tasks), ("train", "test", "validation") if has_dial else ("train", "test")
-            )
+            model = prepare(own, algorithm, to_yaml(settings))
             if parallel.is_main():
-                open_run(config.out, to_yaml(settings), config.resume)
-                print(to_yaml(settings))
-            model = make_model(own, env, algorithm)
-            if parallel.is_main():
-                print_setup(own, model)
                 tracker = Tracker(config.wandb, config.out, settings, "train")
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
                 raise UserError(
@@ -451,9 +469,29 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     return records
 
 
-def print_setup(config: JobConfig, model: OnPolicyAlgorithm) -> None:
-    """Say what is about to learn, and where."""
+def prepare(config: JobConfig, algorithm: Algorithm, settings: str) -> OnPolicyAlgorithm:
+    """Check what would else fail at the end, take the run's folder, and build the algorithm.
+
+    Args:
+        config: this process's part of the job.
+        algorithm: to train with.
+        settings: the whole job's configuration, for the run's folder.
+    """
+    denoiser, inner = load_model(config), load_filter(config)
+    env = make_env(config, denoiser, algorithm, inner)
+    for block in evaluated_blocks(config):
+        check_block(denoiser, block)
+    # Calibration of a dial needs validation problems.
+    has_dial = bool(config.env.alpha_range)
+    need_splits(make_tasks(config.env.tasks), ("train", "test", "validation") if has_dial else ("train", "test"))
+    if parallel.is_main():
+        open_run(config.out, settings, config.resume)
+        print(settings)
+    model = make_model(config, env, algorithm, inner)
     assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())
-    processes = f"{parallel.world_size()} processes, " if parallel.world_size() > 1 else ""
-    print(f"device {config.model.device}, {processes}{torch.get_num_threads()} threads, policy of {size:,} parameters")
+    if parallel.is_main():
+        device, threads = config.model.device, torch.get_num_threads()
+        processes = f"{parallel.world_size()} processes, " if parallel.world_size() > 1 else ""
+        print(f"device {device}, {processes}{threads} threads, policy of {size:,} parameters")
+    return model

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.text import Text
-from tqdm import tqdm
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_denoiser
@@ -28,7 +27,8 @@ from envs.render import DIM, MASK_GLYPH, RESET, ansi_color
 from envs.tasks import Problem, Split, make_tasks
 from policies import RULES, LearnedPolicy, UnmaskingPolicy, load
 from train.config import to_yaml
-from train.evaluate import plan
+from train.evaluate import plan, score_problems
+from train.progress import progress
 from train.recording import CommitOrder, Frame, Recording, commit_order, record
 from train.run_folder import UserError, open_run, write_atomic
 
@@ -185,13 +185,10 @@ def rehearse(config: WatchConfig) -> Show:
     prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
     recordings = [
         record(denoiser, prompts, player.policy, settings, given=given, seed=config.seed)
-        for player in tqdm(players, desc="recording", unit="policy", disable=None)
+        for player in progress(players, desc="recording", unit="policy")
     ]
-    scorers = {task.name: task.score for task in make_tasks(config.task)}
-    scores = [
-        [scorers[problem.task](run.text, problem) for run, problem in zip(runs, problems, strict=True)]
-        for runs in recordings
-    ]
+    tasks = make_tasks(config.task)
+    scores = [score_problems(tasks, problems, [run.text for run in runs]) for runs in recordings]
     return Show(config, denoiser, players, problems, recordings, scores)
 
 

@@ -10,6 +10,7 @@ dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1 and -bd3lm-v0.1.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from envs.models.family import Family
@@ -100,16 +101,4 @@ A2D_MDLM = Family(
     chat_options={"enable_thinking": False},
 )
 
-A2D_BD3LM = Family(
-    "a2d_bd3lm",
-    model_types=("a2d-qwen3",),
-    architectures=("A2DQwen3LMHeadModel",),
-    native_class="Qwen3ForCausalLM",
-    config_map=qwen_config,
-    tokenizer_class="Qwen2TokenizerFast",
-    mask_token="<|mask|>",
-    end_tokens=("<|im_end|>",),
-    block_length=32,
-    block_key="block_size",
-    chat_options={"enable_thinking": False},
-)
+A2D_BD3LM = replace(A2D_MDLM, name="a2d_bd3lm", block_length=32, block_key="block_size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import permutations, product
 
@@ -11,17 +12,27 @@ import numpy.typing as npt
 from envs.tasks.base import Problem, ProceduralTask, form
 
 BLANK = "_"
-UNITS = np.array(
-    [[4 * r + c for c in range(4)] for r in range(4)]
-    + [[4 * r + c for r in range(4)] for c in range(4)]
-    + [[4 * (r + i) + c + j for i in range(2) for j in range(2)] for r in (0, 2) for c in (0, 2)]
-)
-"""(12, 4) int: the cells of each row, column and box."""
 
 
-def is_solved(cells: npt.NDArray[np.int64]) -> bool:
-    """Tell whether (16,) cells hold 1 to 4 once in each row, column and box."""
-    return bool((np.sort(cells[UNITS], axis=1) == np.arange(1, 5)).all())
+def is_solved(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell which grids hold 1 to n once in each row, column and box.
+
+    Args:
+        cells: (..., n * n) int, row by row; n is 4, 9 or another square.
+
+    Returns:
+        (...) bool.
+
+    >>> [bool(is_solved(np.array([int(digit) for digit in grid]))) for grid in ("1234341221434321", "1234341221434312")]
+    [True, False]
+    """
+    side = math.isqrt(cells.shape[-1])
+    box = math.isqrt(side)
+    rows = cells.reshape(*cells.shape[:-1], side, side)
+    boxes = rows.reshape(*cells.shape[:-1], box, box, box, box).swapaxes(-3, -2).reshape(rows.shape)
+    units = np.concatenate([rows, rows.swapaxes(-1, -2), boxes], axis=-2)
+    solved: npt.NDArray[np.bool_] = (np.sort(units, axis=-1) == np.arange(1, side + 1)).all(axis=(-2, -1))
+    return solved
 
 
 @cache
@@ -32,8 +43,8 @@ def all_grids() -> npt.NDArray[np.int64]:
         for top, bottom in product(permutations(range(1, 5)), repeat=2)
         if len({*top[:2], *bottom[:2]}) == len({*top[2:], *bottom[2:]}) == 4
     ]
-    grids = [np.array([*upper, *lower]).ravel() for upper, lower in product(halves, repeat=2)]
-    return np.array([grid for grid in grids if is_solved(grid)])
+    grids = np.array(list(product(halves, repeat=2))).reshape(-1, 16)
+    return grids[is_solved(grids)]
 
 
 class Sudoku(ProceduralTask):

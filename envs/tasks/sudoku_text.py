@@ -8,6 +8,7 @@ import numpy as np
 
 from envs.tasks.answers import before_end, slots
 from envs.tasks.files import FileTask, Row
+from envs.tasks.sudoku import is_solved
 
 PROMPT = """Please solve the following {n}x{n} Sudoku puzzle. The puzzle is provided as a {cells}-character string \
 reading left-to-right, top-to-bottom, where '0' represents empty cells.
@@ -55,20 +56,6 @@ def final_grid(text: str, cells: int) -> str:
     return "".join(re.findall(r"\d", loose))
 
 
-def is_solved(grid: str, size: int) -> bool:
-    """Tell whether a grid holds 1 to `size` once in each row, column and box.
-
-    >>> is_solved("1234341221434321", 4), is_solved("1234341221434312", 4)
-    (True, False)
-    """
-    if len(grid) != size * size:
-        return False
-    box = round(size**0.5)
-    cells = np.array([int(digit) for digit in grid]).reshape(size, size)
-    boxes = cells.reshape(box, box, box, box).swapaxes(1, 2).reshape(size, size)
-    return all((np.sort(units, axis=1) == np.arange(1, size + 1)).all() for units in (cells, cells.T, boxes))
-
-
 def score_sudoku(text: str, puzzle: str) -> float:
     """Return 1.0 if a solution's grid is solved and keeps the puzzle's digits, else 0.0.
 
@@ -81,7 +68,7 @@ def score_sudoku(text: str, puzzle: str) -> float:
     """
     grid = final_grid(text, len(puzzle))
     kept = len(grid) == len(puzzle) and all(a in ("0", b) for a, b in zip(puzzle, grid, strict=True))
-    return float(kept and is_solved(grid, round(len(puzzle) ** 0.5)))
+    return float(kept and is_solved(np.array([int(digit) for digit in grid])))
 
 
 def score_cells(text: str, puzzle: str, solution: str) -> float:
