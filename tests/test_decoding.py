@@ -18,6 +18,7 @@ from envs.denoiser import Denoiser
 from envs.noise import uniform
 from envs.tasks import TASKS
 from envs.toy import ToyDenoiser
+from envs.unmasking import UnmaskingVectorEnv
 from envs.view import READINGS, View, ensure_progress
 
 # Known decodes.
@@ -418,6 +419,12 @@ def test_impossible_block_lengths_of_rows_are_refused(blocks: list[int], message
     assert torch.equal(batch.masked, before)
     batch.load([0, 1], [[A], [B]], block_lengths=[4, 2])
     assert batch.block_end.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("lengths", [{"block_length": [4, 8]}, {"expert_blocks": [8], "group_size": 2}])
+def test_an_env_refuses_each_impossible_block_length(lengths: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="block_length is 8: this dLLM sees only blocks of 4"):
+        UnmaskingVectorEnv(2, denoiser=BlockCausal(), buffer_length=8, **{"block_length": 4, **lengths})
 
 
 # The toy denoiser that other tests build on.

@@ -78,9 +78,8 @@ class Estimate:
         job_hours: of the whole training.
         answers: decoded in calibration and evaluation.
         evaluation_hours: of decoding them, if the trained policy takes as many forwards as the untrained one.
-        largest_rows: of the largest forward, in training or evaluation.
         longest_prompt: in tokens, of those that were tried and those of the evaluation.
-        step_gib: what that forward needs with that prompt, computed; None for a dLLM that this can't be computed for.
+        step_gib: what a forward of all rows needs with that prompt, computed; None where it can't be.
         memory_gib: the most that the dry run itself used, on the GPU if the dLLM is there.
     """
 
@@ -94,7 +93,6 @@ class Estimate:
     job_hours: float
     answers: int
     evaluation_hours: float
-    largest_rows: int
     longest_prompt: int
     step_gib: float | None
     memory_gib: float
@@ -150,7 +148,6 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
     prompt = max(len(denoiser.encode(problem.prompt)) for problem in (*held_out, *trials.problems))
-    largest = max(rows, about.batch_size)
     estimate = Estimate(
         load_seconds=load_seconds,
         step_seconds=step_seconds,
@@ -162,9 +159,8 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         job_hours=config.total_timesteps * (step_seconds / rows + update_seconds) / 3600,
         answers=sum(answers for answers, _ in parts),
         evaluation_hours=sum(positions for _, positions in parts) * step_seconds / step_positions / 3600,
-        largest_rows=largest,
         longest_prompt=prompt,
-        step_gib=step_gib(loaded, largest, prompt, config.env.buffer_length),
+        step_gib=step_gib(loaded, rows, prompt, config.env.buffer_length),
         memory_gib=memory_gib(device),
     )
     print_estimate(config, estimate)
@@ -322,7 +318,7 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
     table.add_column("what")
     table.add_column("measured", justify="right")
     whole = estimate.job_hours + estimate.evaluation_hours
-    largest = f"needed by a forward of {estimate.largest_rows} rows, prompts of {estimate.longest_prompt} tokens"
+    largest = f"needed by a forward of {estimate.rows} rows, prompts of {estimate.longest_prompt} tokens"
     for what, shown in (
         ("loading the dLLM", f"{estimate.load_seconds:.1f} s"),
         (f"an env step of {estimate.rows} rows", f"{estimate.step_seconds:.3g} s"),

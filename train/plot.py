@@ -108,9 +108,11 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -
         curves: by metric, what `train.report.curves` returns.
         file: where.
     """
-    figure = Figure(figsize=(5.2 * len(curves) + 2, 4), dpi=110, layout="constrained")
+    columns = len(curves) if len(curves) < 4 else 2
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(5.2 * columns + 2, 4 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()[: len(curves)]
     for axes, (metric, groups) in zip(panels, curves.items(), strict=True):
         for i, group in enumerate(groups):
             color = colormaps["tab10"](i % 10)
