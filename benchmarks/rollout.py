@@ -16,8 +16,8 @@ import torch
 
 from envs.denoiser import load_denoiser
 from envs.unmasking import UnmaskingVectorEnv
+from train.build import make_env, make_model
 from train.config import parse
-from train.job import make_env, make_model
 from train.ppo import algorithm
 from train.ppo_config import TrainPPOConfig
 

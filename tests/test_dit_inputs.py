@@ -22,13 +22,15 @@ from envs.unmasking import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
 from policies.dit import DiTConfig, DiTNetwork
 from policies.ml_rl_dllm import write_checkpoint
+from train.build import Algorithm, make_env, make_model
 from train.config import parse
 from train.dry_run import dry_run
 from train.evaluate import evaluate
+from train.finish import export
 from train.grpo import algorithm as grpo
 from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job import Algorithm, export, learn, make_env, make_model
 from train.job_config import EnvConfig, JobConfig, ModelConfig
+from train.learning import learn
 from train.ppo import algorithm as ppo
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.tracking import Tracker, WandbConfig

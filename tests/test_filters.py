@@ -25,8 +25,9 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.learned import build, describe
 from policies.network import gap_above, log_odds
+from train.build import load_filter, make_env, make_model
 from train.evaluate import evaluate, is_folder, plan, split_setting
-from train.job import export, load_filter, make_env, make_model
+from train.finish import export
 from train.job_config import EvaluationConfig, FilterSection
 from train.ppo import algorithm, train
 from train.ppo_config import TrainPPOConfig
@@ -439,7 +440,7 @@ def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, 
 def test_a_job_reads_its_filter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(on_filter(tmp_path, "both"), evaluation=EvaluationConfig(1, rules=[]))
     read: list[str] = []
-    monkeypatch.setattr("train.job.load", lambda folder: read.append(folder) or load(folder))
+    monkeypatch.setattr("train.build.load", lambda folder: read.append(folder) or load(folder))
     train(config)
     assert read == [config.filter.folder]
     train(replace(config, dry_run=True))

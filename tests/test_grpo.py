@@ -20,6 +20,7 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, Threshold, load
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
+from train.build import make_env, make_model
 from train.cli import run
 from train.evaluate import evaluate
 from train.experts import log_mixture
@@ -27,8 +28,8 @@ from train.group_rollouts import advantages, is_informative
 from train.grpo import algorithm, learning_rate, train
 from train.grpo_algorithm import GRPO
 from train.grpo_config import ExpertSection, GRPOSection, TrainGRPOConfig
-from train.job import learn, make_env, make_model
 from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
+from train.learning import learn
 from train.tracking import STEP, Tracker, WandbConfig
 
 

@@ -15,10 +15,10 @@ from test_grpo import begun, tiny
 
 from policies import load
 from train import parallel
+from train.build import share
 from train.config import ROOT
 from train.group_rollouts import Batch
 from train.grpo import train
-from train.job import share
 from train.job_config import ModelConfig
 from train.ppo import algorithm as ppo_algorithm
 from train.ppo_config import PPOSection, TrainPPOConfig

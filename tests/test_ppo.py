@@ -23,11 +23,12 @@ from envs.tasks.base import EMPTY
 from envs.tasks.copy_list import Copy
 from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
+from train.build import load_filter, make_env, make_model, stream_seed
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
-from train.job import learn, load_filter, make_env, make_model, stream_seed
 from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
+from train.learning import learn
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.run_folder import UserError

@@ -31,6 +31,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
 from policies.learned import PolicyNetwork
 from train import parallel
+from train.build import Algorithm, load_filter, load_model, make_env, make_model, stream_seed
 from train.evaluate import (
     EvaluateConfig,
     choose_problems,
@@ -40,17 +41,7 @@ from train.evaluate import (
     problems_of,
     score_problems,
 )
-from train.job import (
-    Algorithm,
-    blocks_of,
-    calibration_places,
-    evaluation_of,
-    load_filter,
-    load_model,
-    make_env,
-    make_model,
-    stream_seed,
-)
+from train.finish import blocks_of, calibration_places, evaluation_of
 from train.job_config import JobConfig
 from train.run_folder import UserError
 

@@ -13,10 +13,11 @@ from dataclasses import asdict
 
 import torch
 
+from train.build import Algorithm
 from train.dry_run import dry_run
 from train.grpo_algorithm import GRPO
 from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job import Algorithm, run_job
+from train.job import run_job
 from train.records import Record
 
 

@@ -13,8 +13,9 @@ import stable_baselines3
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
 from train import parallel
+from train.build import Algorithm
 from train.dry_run import dry_run
-from train.job import Algorithm, run_job
+from train.job import run_job
 from train.ppo_config import TrainPPOConfig
 from train.records import Record
 

@@ -1,0 +1,139 @@
+"""What a job does with the policy that it has trained: calibrate a dial, export it, evaluate it against the rules."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from envs.tasks import describe_data, make_tasks
+from policies import LearnedPolicy, save
+from policies.actor_critic import UnmaskingActorCritic
+from policies.dial import Calibration, DialPoint
+from policies.learned import describe
+from train.build import load_model
+from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
+from train.job_config import JobConfig
+from train.model_files import model_options
+from train.progress import progress
+from train.records import Record
+from train.run_folder import versions
+
+DIAL = tuple(i / 8 for i in range(9))
+"""Places on a speed dial that are measured."""
+
+
+def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
+    """Write the trained network as a policy folder."""
+    assert isinstance(model.policy, UnmaskingActorCritic)
+    trained = {
+        "algorithm": type(model).__name__,
+        "model": config.model.name,
+        "tasks": config.env.tasks,
+        "data": describe_data(make_tasks(config.env.tasks)),
+        "split": "train",
+        "buffer_length": config.env.buffer_length,
+        "block_lengths": blocks_of(config),
+        "reward": config.env.reward,
+        "alpha": config.env.alpha_range or config.env.alpha,
+        "network": describe(model.policy.network)["kind"],
+        "distribution": config.actions.distribution,
+        "timesteps": model.num_timesteps,
+        "seed": config.seed,
+        "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
+        "versions": versions(),
+    }
+    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, actions=config.actions)
+    if policy.has_dial:
+        policy.calibration = calibrate(config, policy)
+    save(policy, config.out / "policy", policy_card(trained))
+    model.policy.network.to(config.model.device).train().requires_grad_(True)
+    inner = getattr(model.policy.network, "filter", None)
+    if inner is not None:
+        inner.requires_grad_(False)
+    return policy
+
+
+def calibration_places(config: JobConfig) -> list[tuple[int, float]]:
+    """Return the block lengths and places on the dial that are measured after training; none without a dial."""
+    return list(itertools.product(blocks_of(config), DIAL)) if config.env.alpha_range else []
+
+
+def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
+    """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
+    points = []
+    for block, speed in progress(calibration_places(config), desc="calibrating", unit="place"):
+        record = evaluate(
+            load_model(config),
+            policy.changed(speed=speed),
+            tasks=config.env.tasks,
+            split="validation",
+            episodes=config.evaluation.calibration_episodes,
+            buffer_length=config.env.buffer_length,
+            block_length=block,
+            temperature=config.env.temperature,
+            seed=config.seed,
+        )[-1]
+        accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
+        points.append(DialPoint(block, speed, record["accuracy"], accuracy, record["nfe"], nfe))
+    return Calibration(points)
+
+
+def blocks_of(config: JobConfig) -> list[int]:
+    """Return the block lengths trained with."""
+    return config.env.block_lengths or [config.env.buffer_length]
+
+
+def evaluated_blocks(config: JobConfig) -> list[int]:
+    """Return the block lengths evaluated at."""
+    return config.evaluation.block_lengths or blocks_of(config)
+
+
+def policy_card(trained: dict[str, Any]) -> str:
+    """Write the model card of an exported policy."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items() if key != "versions")
+    return f"""# Unmasking policy
+
+Chooses which masked positions of a diffusion language model to commit at each step.
+
+```python
+import policies
+policy = policies.load("this/folder")  # decision="sample" draws instead of rounding
+policies.generate(model, tokenizer, prompts, policy)
+```
+
+| trained with | |
+| --- | --- |
+{rows}
+
+It saw training problems only; `evaluation.json` beside the folder has its results on held-out ones.
+"""
+
+
+def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
+    """Return what the job evaluates: the policy in a folder, at each of `DIAL` if it has a dial, and the rules."""
+    places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
+    return EvaluateConfig(
+        policy=[*places, *config.evaluation.rules],
+        model=config.model.name,
+        tasks=config.env.tasks,
+        episodes=config.evaluation.episodes,
+        buffer_length=config.env.buffer_length,
+        block_length=evaluated_blocks(config),
+        temperature=config.env.temperature,
+        device=config.model.device,
+        dtype=config.model.dtype,
+        threads=config.model.threads,
+        workers=1,
+        # What fits while training is to fit then too.
+        batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),
+        seed=config.seed,
+        **model_options(config.model),
+    )
+
+
+def evaluate_all(config: JobConfig) -> list[Record]:
+    """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
+    about = evaluation_of(config, str(config.out / "policy"))
+    return run_jobs(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
