@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from train.config import ROOT, parse
-from train.evaluate import EvaluateConfig, evaluate, main, measure, plan, run_job
+from train.evaluate import EvaluateConfig, default_workers, evaluate, main, measure, plan, run_job, start_worker
 from train.records import accuracy_interval, key_of, make_record, mean_interval, read_outcomes, summarise
 from train.run_folder import UserError
 from train.tracking import WandbConfig
@@ -329,3 +330,18 @@ def test_an_evaluation_is_logged_on_request(
     [run] = (tmp_path / "b").glob("wandb/offline-run-*")
     assert f"wandb sync {run}\n" in capsys.readouterr().out
     assert (run / "files" / "outcomes.json").read_text() == (tmp_path / "b" / "outcomes.json").read_text()
+
+
+def test_processes_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    numbers = get_context("spawn").SimpleQueue()
+    for number in range(3):
+        numbers.put(number)
+    for device in ("cuda", "cpu", "cuda:1", "cuda", "cuda"):
+        start_worker(device, numbers)
+    assert chosen == [0, 1, 0]
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    cases = {("cuda", 5): 2, ("cuda", 1): 1, ("cuda", 0): 1, ("cuda:1", 40): 1, ("cpu", 15): 1, ("cpu", 16): 8}
+    assert {case: default_workers(*case) for case in cases} == cases

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,13 @@ class EvaluateConfig:
     batch_size: int = 64
     """Sequences decoded side by side."""
     device: str = "cpu"
-    """Torch device of the dLLM."""
+    """Torch device of the dLLM; with cuda each process takes a GPU of its own."""
     dtype: str = "float32"
     """Torch dtype of the dLLM."""
     threads: int = 1
     """Torch threads of each process."""
     workers: int | None = None
-    """Processes; null is one a core where there is much to do on a CPU, else 1."""
+    """Processes; null is one a GPU, or on a CPU one a core where there is much to do."""
     per_task: bool = False
     """Print a row for each task too."""
     seed: int = 0
@@ -397,9 +398,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         write_outcomes(file.with_name("outcomes.json"), sorted(outcomes.values(), key=lambda one: place(key_of(one))))
         write_json(file, records)
 
-    workers = config.workers
-    if workers is None:
-        workers = os.cpu_count() or 1 if len(waiting) >= MANY and config.device == "cpu" else 1
+    workers = config.workers or default_workers(config.device, len(waiting))
     problems = len(problems_of(config))
     total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
     with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
@@ -409,11 +408,33 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
                 add(run_job(config, job, bar.update))
         elif waiting:
             # Spawned, not forked: torch's threads do not survive a fork.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            spawn = get_context("spawn")
+            numbers = spawn.SimpleQueue()
+            for number in range(workers):
+                numbers.put(number)
+            with ProcessPoolExecutor(workers, spawn, start_worker, (config.device, numbers)) as pool:
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
                     bar.update(problems)
     return records
+
+
+def default_workers(device: str, jobs: int) -> int:
+    """Return how many processes to evaluate in: one a GPU, or one a core where there is enough to do."""
+    if device == "cuda":
+        return max(1, min(torch.cuda.device_count(), jobs))
+    return os.cpu_count() or 1 if jobs >= MANY and device == "cpu" else 1
+
+
+def start_worker(device: str, numbers: SimpleQueue[int]) -> None:
+    """Give a process a GPU of its own as far as there are enough, if the device is cuda.
+
+    Args:
+        device: of the configuration.
+        numbers: gives each process its number, from 0.
+    """
+    if device == "cuda":
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
 
 
 def main(config: EvaluateConfig) -> list[Record]:
