@@ -14,7 +14,7 @@ from train.grpo_config import TrainGRPOConfig
 from train.learn2pd import Learn2PDConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.pretrain import PretrainConfig
-from train.watch import WatchConfig
+from train.watching.show import WatchConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {
     "ppo": TrainPPOConfig,

@@ -19,8 +19,8 @@ from envs.tasks import TASKS, Problem, ProceduralTask, Split
 from envs.toy import ToyDenoiser
 from policies import RULES, LowConfidence, decode, generate, make_rule
 from train.evaluate import measure
-from train.recording import record
 from train.traces import TraceConfig, problems_of
+from train.watching.recording import record
 
 LENGTH = 12
 TEXTS = ["1 [MASK] 2 [MASK] [MASK] 3", None, "[MASK] [MASK] 4", "7 5 5 5 5 5 [MASK] 2 [MASK]", "[MASK] [MASK] [MASK]"]

@@ -27,7 +27,7 @@ from train.learn2pd import Learn2PDConfig
 from train.model_files import model_options
 from train.ppo_config import TrainPPOConfig
 from train.pretrain import PretrainConfig
-from train.watch import WatchConfig
+from train.watching.show import WatchConfig
 
 MODEL_FILES = sorted((CONFIGS / "models").glob("*.yaml"))
 

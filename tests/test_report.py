@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from records import outcomes, ppo_config, write_run
 from scipy import stats
 
+from train.comparison.page import Column, Section, Table, cell, to_html, to_markdown
+from train.comparison.report import curves, differences, find
+from train.comparison.runs import Line, collect_lines, read_runs, training_seconds
 from train.measures import (
     bootstrap_interval,
     difference_of_means,
@@ -23,11 +26,8 @@ from train.measures import (
     welch,
     wilcoxon,
 )
-from train.page import Column, Section, Table, cell, to_html, to_markdown
 from train.records import make_record
-from train.report import curves, differences, find
 from train.run_folder import UserError
-from train.runs import Line, collect_lines, read_runs, training_seconds
 
 
 def test_mcnemar_against_published_values() -> None:

@@ -16,13 +16,13 @@ from wandb_server import WandbServer, serving
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.compare import CompareConfig, main
+from train.comparison.report import find
+from train.comparison.runs import collect_lines, read_progress, read_run, read_runs
+from train.comparison.wandb_runs import fetch
 from train.plot import plot_pareto
 from train.records import read_outcomes, read_records
-from train.report import find
 from train.run_folder import UserError
-from train.runs import collect_lines, read_progress, read_run, read_runs
 from train.tracking import STEP, ProgressWriter, Tracker, WandbConfig
-from train.wandb_runs import fetch
 
 PROJECT = "wandb:me/unmasking-policies"
 KEY = "0123456789abcdef0123456789abcdef01234567"

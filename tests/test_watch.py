@@ -20,21 +20,13 @@ from envs.decoding import DecodingSettings
 from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, load, make_rule, save
 from train.config import ROOT, parse, to_yaml
-from train.recording import Frame, Recording, commit_order, record
 from train.run_folder import UserError
-from train.watch import (
-    Player,
-    Show,
-    WatchConfig,
-    ansi_frames,
-    choose_players,
-    choose_problems,
-    draw_gif,
-    embed,
-    main,
-    page,
-    rehearse,
-)
+from train.watch import main
+from train.watching.gif import draw_gif
+from train.watching.page import embed, page
+from train.watching.recording import Frame, Recording, commit_order, record
+from train.watching.show import Player, Show, WatchConfig, choose_players, choose_problems, rehearse
+from train.watching.terminal import ansi_frames
 
 PROMPTS = ["copy . . : a b c . . . . . . . . . . . . . =", "sort . . : d a =", "reverse q w e =", "add 1 2 : 3 4 5 6 ="]
 NASTY = ["</script>", "<!--", "<img>", "&amp;", "{{title}}", "\u2028", '"', "\\", "\x1b[31m", "''", "a" * 50]

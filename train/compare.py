@@ -21,17 +21,17 @@ from matplotlib import rc_context
 from rich.console import Console
 
 from policies import RULES
+from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
+from train.comparison.report import find, is_rival
+from train.comparison.runs import Line, Run, collect_lines, read_runs
+from train.comparison.sections import letter, sections_of
+from train.comparison.wandb_runs import logged_policies
 from train.config import to_plain, to_yaml
 from train.measures import best_rule
-from train.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
 from train.plot import DARK, plot_curves, plot_pareto, plot_tasks
 from train.records import Record, mean_interval
-from train.report import find, is_rival
 from train.run_folder import open_run, write_atomic, write_json
-from train.runs import Line, Run, collect_lines, read_runs
-from train.sections import letter, sections_of
 from train.tracking import Mode, Tracker, WandbConfig, chosen_mode
-from train.wandb_runs import logged_policies
 
 DEFAULT_MODE: Mode = "disabled"
 """Of W&B: a comparison is a report first."""

@@ -25,7 +25,7 @@ DARK = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e4e8eb"),
     **dict.fromkeys(("grid.color", "legend.edgecolor"), "#98a2ab"),
 }
-"""Settings of matplotlib for a dark page, that of `train/report.html`."""
+"""Settings of matplotlib for a dark page, that of `train/comparison/report.html`."""
 
 
 def plot_pareto(records: Sequence[Record], file: Path, title: str = "") -> None:
@@ -105,7 +105,7 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -
     """Draw training curves, a panel a metric: the mean over seeds, and its interval as a band.
 
     Args:
-        curves: by metric, what `train.report.curves` returns.
+        curves: by metric, what `train.comparison.report.curves` returns.
         file: where.
     """
     columns = len(curves) if len(curves) < 4 else 2
@@ -138,7 +138,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Draw accuracy and forwards task by task: each policy beside the rule it is compared with.
 
     Args:
-        rows: what `train.report.by_task` returns, each with a ``label``.
+        rows: what `train.comparison.report.by_task` returns, each with a ``label``.
         file: where.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))

@@ -32,7 +32,7 @@ PROJECT = "unmasking-policies"
 """Where runs go unless told otherwise."""
 
 FILES = ("evaluation.json", "outcomes.json", "versions.json", "report.json")
-"""Files of a run's folder that go along, so that `train.wandb_runs` can read the run back."""
+"""Files of a run's folder that go along, so that `train.comparison.wandb_runs` can read the run back."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from train.comparison.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
 from train.measures import (
     Values,
     best_rule,
@@ -25,7 +26,6 @@ from train.measures import (
 )
 from train.progress import progress
 from train.records import Record, is_right_or_wrong, key_of, mean_interval
-from train.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
 from train.tracking import STEP
 
 ORACLE_TOLERANCE = 0.01

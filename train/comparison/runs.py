@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
 from train.evaluate import is_folder, run_name, split_setting
 from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.run_folder import UserError
 from train.tracking import STEP
-from train.wandb_runs import DOWNLOADS, PREFIX, fetch
 
 NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")
 """Fields of a configuration in which replicates may differ."""
@@ -124,7 +124,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
     """Read run folders, files of records and runs on W&B; equal names are told apart by their parents.
 
     Args:
-        sources: paths, or what `train.wandb_runs.fetch` takes.
+        sources: paths, or what `train.comparison.wandb_runs.fetch` takes.
         downloads: folder for what comes from W&B; it stays there, and is a run folder like any other.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A comparison's parts in the order of reading: what `train.report` found, as titles, sentences and tables."""
+"""A comparison in the order of reading: what `train.comparison.report` found, as titles, sentences and tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.comparison.page import Column, Section, Table
+from train.comparison.report import ORACLE_TOLERANCE, Row
 from train.measures import TOLERANCE
-from train.page import Column, Section, Table
-from train.report import ORACLE_TOLERANCE, Row
 
 SET = Column("set", "problems")
 BLOCK = Column("block", "block", 0)
@@ -108,7 +108,7 @@ def sections_of(found: Mapping[str, Any], rules: Sequence[str], images: Sequence
     """Arrange everything.
 
     Args:
-        found: what `train.report.find` returns.
+        found: what `train.comparison.report.find` returns.
         rules: that policies were compared with.
         images: names of the plots.
     """

@@ -1,0 +1,107 @@
+"""Recordings as one HTML page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.watching.recording import CommitOrder, Frame, Recording, commit_order
+from train.watching.show import Show
+
+TEMPLATE = Path(__file__).with_name("watch.html")
+
+SCALE = 10_000
+"""Confidences and probabilities are whole ten-thousandths in the page, which halves its size."""
+
+
+def page(show: Show) -> str:
+    """Return the page: the template with the recordings in it, which stay data whatever their tokens are."""
+    # All ASCII, so that no locale can spoil the file.
+    title = html.escape(show.title).encode("ascii", "xmlcharrefreplace").decode()
+    parts = {"title": title, "data": embed(page_data(show))}
+    # In one pass, so that a token that looks like a placeholder is not one.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def embed(data: Any) -> str:
+    r"""Write JSON that can stand inside a script element: no token can close it or open a comment.
+
+    >>> embed(["</script>", "<!--", "a & b"])
+    '["\\u003c/script\\u003e","\\u003c!--","a \\u0026 b"]'
+    """
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+
+
+def page_data(show: Show) -> dict[str, Any]:
+    """Return all that the page shows, as JSON can hold it."""
+    config, shown = show.config, show.config.problems
+    problems = [
+        {
+            **{name: getattr(problem, name) for name in ("task", "index", "prompt", "answer")},
+            "runs": [_run_data(runs[i], scores[i]) for runs, scores in zip(show.recordings, show.scores, strict=True)],
+        }
+        for i, problem in enumerate(show.problems[:shown])
+    ]
+    ids = sorted({i for runs in show.recordings for run in runs[:shown] for f in run.frames for i in _ids(f)})
+    names = ("model", "task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction")
+    return {
+        **{name: getattr(config, name) for name in names},
+        "scale": SCALE,
+        "eos": show.denoiser.eos_id,
+        "words": dict(zip(ids, show.denoiser.token_strings(ids), strict=True)),
+        "players": [player.describe() for player in show.players],
+        "problems": problems,
+        "orders": [_order_data(show, i) for i in range(len(show.players))] if config.heatmap_problems else [],
+    }
+
+
+def _ids(frame: Frame) -> set[int]:
+    return {*frame.tokens, *frame.prediction}
+
+
+def _run_data(run: Recording, score: float) -> dict[str, Any]:
+    frames = [_frame_data(frame) for frame in run.frames]
+    return {"text": run.text, "score": score, "nfe": run.nfe, "positions": run.token_positions, "frames": frames}
+
+
+def _frame_data(frame: Frame) -> dict[str, Any]:
+    """Return a frame under short names: there are thousands of them."""
+
+    def scaled(values: Sequence[float]) -> list[int]:
+        return [round(SCALE * value) for value in values]
+
+    def bits(values: Sequence[bool]) -> str:
+        return "".join("01"[value] for value in values)
+
+    return {
+        "nfe": frame.nfe,
+        "positions": frame.token_positions,
+        "token": frame.tokens,
+        "masked": bits(frame.masked),
+        "step": frame.commit_step,
+        "sure": scaled(frame.commit_confidence),
+        "remasked": bits(frame.remasked),
+        "eligible": bits(frame.eligible),
+        "guess": frame.prediction,
+        "belief": scaled(frame.confidence),
+        "wish": None if frame.probability is None else scaled(frame.probability),
+    }
+
+
+def _order_data(show: Show, player: int) -> dict[str, Any]:
+    count = show.config.heatmap_problems
+    runs, scores = show.recordings[player][:count], show.scores[player][:count]
+    order: CommitOrder = commit_order(runs)
+    return {
+        "counts": order.counts.tolist(),
+        "filled": order.filled.tolist(),
+        "problems": order.problems,
+        "nfe": sum(run.nfe for run in runs) / count,
+        "positions": sum(run.token_positions for run in runs) / count,
+        "score": sum(scores) / count,
+    }

@@ -1,0 +1,169 @@
+"""What is to be watched: policies, problems, and the recordings of one on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser, load_denoiser
+from envs.tasks import Problem, Split, make_tasks
+from policies import LearnedPolicy, UnmaskingPolicy, load
+from train.evaluate import plan, score_problems
+from train.progress import progress
+from train.watching.recording import Recording, record
+
+MOST_POLICIES = 6
+"""Policies that still fit side by side."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What `python train/watch.py` does."""
+
+    policy: list[str] = field(default_factory=lambda: ["low_confidence:4", "threshold:0.9"])
+    """Rules as name:knob,option=value, or folders of exported policies, as python train/evaluate.py takes them; a plain
+    folder decides as it was saved to. list prints the rules' names."""
+    task: str = "replace"
+    """Task by name, or suite for one problem of each in turn."""
+    format: Literal["html", "gif", "ansi"] = "html"
+    """html: one page; gif: an animation a problem; ansi: print to the terminal and write nothing."""
+    out: Path = Path("runs/watch")
+    """Folder for the page or the animations; it must be new or empty."""
+    model: str = "tiny"
+    """The dLLM: a checkpoint folder or the name of one that ships."""
+    split: Split = "test"
+    """Problems to use: test, validation or train."""
+    problems: int = 5
+    """Problems to choose from in the page."""
+    first: int = 0
+    """Index of the first problem of the split."""
+    heatmap_problems: int = 100
+    """Problems that the heat map of the commit order counts; 0 leaves it out."""
+    buffer_length: int = 64
+    """Masks to start from."""
+    block_length: int | None = None
+    """Positions of a block; null is full diffusion."""
+    end_of_text_prediction: bool = False
+    """Drop everything after a committed end-of-text from the computation (EoTP)."""
+    device: str = "cpu"
+    """Torch device of the dLLM and the policies."""
+    dtype: str = "float32"
+    """Torch dtype of the dLLM."""
+    threads: int = 1
+    """Torch threads."""
+    seed: int = 0
+    """Of every random choice."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("problems", 1), ("first", 0), ("heatmap_problems", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
+        if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
+            raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
+        DecodingSettings(self.buffer_length, self.block_length)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One policy to watch.
+
+    Attributes:
+        name: what the page calls it.
+        policy: the policy.
+    """
+
+    name: str
+    policy: UnmaskingPolicy
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the page says about the policy."""
+        learned = isinstance(self.policy, LearnedPolicy)
+        threshold = self.policy.threshold if isinstance(self.policy, LearnedPolicy) else None
+        sampled = self.policy.decision == "sample"
+        return {
+            "name": self.name,
+            "kind": f"learned, {self.policy.decision}" if learned else "rule",
+            "threshold": None if sampled else threshold,
+        }
+
+
+@dataclass(frozen=True)
+class Show:
+    """Everything there is to see: several policies on the same problems.
+
+    Attributes:
+        config: how it was made.
+        denoiser: the frozen dLLM.
+        players: the policies.
+        problems: those of the page first, then more for the heat map.
+        recordings: one list a player, one recording a problem.
+        scores: likewise, in [0, 1].
+    """
+
+    config: WatchConfig
+    denoiser: Denoiser
+    players: list[Player]
+    problems: list[Problem]
+    recordings: list[list[Recording]]
+    scores: list[list[float]]
+
+    @property
+    def title(self) -> str:
+        """Say what is decoded and by whom, in one line."""
+        return f"{self.config.model} · {self.config.task} · {self.config.split} — {self.versus}"
+
+    @property
+    def versus(self) -> str:
+        """The policies' names."""
+        return " vs ".join(player.name for player in self.players)
+
+
+def choose_players(policies: Sequence[str], block_length: int, device: str = "cpu") -> list[Player]:
+    """Build the policies to watch, for a block length.
+
+    Raises:
+        ValueError: if a rule is unknown, or it is the sweep of all rules.
+        FileNotFoundError: if a folder holds no policy.
+    """
+    if "all" in policies:
+        raise ValueError(f"policy is 'all': name 1 to {MOST_POLICIES} policies to watch")
+    players: list[Player] = []
+    for text, jobs in groupby(plan(policies, [block_length]), key=lambda job: job.policy):
+        variants = list(jobs)
+        # A plain folder stands for both decision rules; one panel shows the saved one.
+        decision = load(text).decision if len(variants) > 1 else variants[0].decision
+        players += [Player(job.name, job.make(device)) for job in variants if job.decision == decision]
+    return players
+
+
+def choose_problems(task: str, split: Split, first: int, count: int) -> list[Problem]:
+    """Return problems of a task, or of all tasks in turn.
+
+    Raises:
+        ValueError: if the task is unknown.
+    """
+    tasks = make_tasks(task)
+    return [tasks[i % len(tasks)].problem(split, first + i // len(tasks)) for i in range(count)]
+
+
+def rehearse(config: WatchConfig) -> Show:
+    """Decode all problems with all policies and record every step."""
+    players = choose_players(config.policy, config.block_length or config.buffer_length, config.device)
+    wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
+    problems = choose_problems(config.task, config.split, config.first, wanted)
+    denoiser = load_denoiser(config.model, config.device, config.dtype)
+    settings = DecodingSettings(
+        config.buffer_length, config.block_length, end_of_text_prediction=config.end_of_text_prediction
+    )
+    prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
+    recordings = [
+        record(denoiser, prompts, player.policy, settings, given=given, seed=config.seed)
+        for player in progress(players, desc="recording", unit="policy")
+    ]
+    tasks = make_tasks(config.task)
+    scores = [score_problems(tasks, problems, [run.text for run in runs]) for runs in recordings]
+    return Show(config, denoiser, players, problems, recordings, scores)
