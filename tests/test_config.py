@@ -14,6 +14,7 @@ from train.grpo_config import TrainGRPOConfig
 from train.learn2pd import Learn2PDConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.pretrain import PretrainConfig
+from train.reproduce import ReproduceConfig
 from train.watching.show import WatchConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {
@@ -150,3 +151,16 @@ def test_lists_of_nested_and_number_fields() -> None:
     assert (config.seed, config.env.tasks) == (2, ["copy"])
     assert config.policy.features == ("margin", "entropy")
     assert config.wandb.tags == ["1e5"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--publish"], ["--publish", "--out", "x"], ["--publish", "true"], ["--publish=true"]]
+)
+def test_a_flag_that_is_true_needs_no_value(words: list[str]) -> None:
+    config = parse(ReproduceConfig, None, words)
+    assert (config.publish, config.quick) == (True, False)
+
+
+def test_flags_with_hyphens_and_nested_ones_are_switches_too() -> None:
+    config = parse(TrainPPOConfig, None, ["--dry-run", "--model.trust_remote_code", "--policy.has_dial", "false"])
+    assert (config.dry_run, config.model.trust_remote_code, config.policy.has_dial) == (True, True, False)

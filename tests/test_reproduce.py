@@ -15,6 +15,7 @@ from train.evaluate import EvaluateConfig, plan
 from train.experiments import EXPERIMENTS, Experiment, Step, Summary
 from train.experiments.base import marker
 from train.experiments.dial import REFERENCE, SPEEDS, _hypervolumes
+from train.grpo_config import TrainGRPOConfig
 from train.learn2pd import Learn2PDConfig
 from train.measures import hypervolume
 from train.ppo_config import TrainPPOConfig
@@ -34,6 +35,7 @@ from train.run_folder import UserError, write_json
 SCRIPTS: dict[str, tuple[type, str | None]] = {
     "train/ppo.py": (TrainPPOConfig, "ppo.yaml"),
     "train/evaluate.py": (EvaluateConfig, None),
+    "train/grpo.py": (TrainGRPOConfig, "grpo.yaml"),
     "train/learn2pd.py": (Learn2PDConfig, None),
     "train/pretrain.py": (PretrainConfig, None),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -16,9 +16,6 @@ from train.model_files import translate_model_files
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-
-SWITCHES = {"--resume": "--resume=true", "--dry-run": "--dry_run=true"}
-"""Flags that need no value; jsonargparse would ask for `--resume true`."""
 
 ConfigT = TypeVar("ConfigT")
 
@@ -37,7 +34,7 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
     words = translate_model_files(config_class, words)
-    words = [SWITCHES.get(word, word) for word in words]
+    words = _set_switches(words, _switches(config_class))
     lists = _list_fields(config_class)
     words = _gather_lists(_singular_to_plural(words, lists), lists)
     files = [str(CONFIGS / default_file)] if default_file else []
@@ -57,6 +54,30 @@ def _files_first(words: list[str]) -> list[str]:
         is_file = word == "--config" or word.startswith("--config=") or (i > 0 and words[i - 1] == "--config")
         (files if is_file else rest).append(word)
     return files + rest
+
+
+def _switches(config_class: type, prefix: str = "") -> set[str]:
+    """Return the flags of a configuration's true-or-false fields, nested ones included."""
+    found: set[str] = set()
+    for name, kind in get_type_hints(config_class).items():
+        if is_dataclass(kind):
+            found |= _switches(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif kind is bool:
+            found.add(f"--{prefix}{name}")
+    return found
+
+
+def _set_switches(words: list[str], flags: Collection[str]) -> list[str]:
+    """Let a flag that is true need no value, and be written with hyphens; jsonargparse wants ``--dry_run true``.
+
+    >>> _set_switches(["--dry-run", "--out", "a", "--quick", "false", "--resume"], {"--dry_run", "--quick", "--resume"})
+    ['--dry_run=true', '--out', 'a', '--quick', 'false', '--resume=true']
+    """
+    found = []
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        flag = word.replace("-", "_").replace("__", "--", 1)
+        found.append(f"{flag}=true" if flag in flags and following.startswith("--") else word)
+    return found
 
 
 def _list_fields(config_class: type, prefix: str = "") -> dict[str, Any]:

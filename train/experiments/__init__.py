@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from train.experiments.ablations import Ablations
+from train.experiments.algorithms import Algorithms
 from train.experiments.base import Experiment, Step, Summary
 from train.experiments.dial import Dial
 from train.experiments.end_of_text import EndOfText
@@ -14,6 +16,9 @@ __all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (FirstRun(), MainJob(), EveryRule(), Filters(), FilterStart(), Dial(), Transfer(), EndOfText())
+    for experiment in (
+        *(FirstRun(), MainJob(), EveryRule(), Filters(), FilterStart()),
+        *(Dial(), Transfer(), EndOfText(), Algorithms(), Ablations()),
+    )
 }
 """Every experiment by name, in the order they run; a new one is one class and one word here."""
