@@ -430,3 +430,18 @@ def test_markdown_of_a_section() -> None:
     ]
     assert "![plot](plot.png)" in lines
     assert cell("a word", Column("name", "name")) == "a word"
+
+
+def test_runs_of_both_algorithms_and_of_rules_are_compared_on_their_problems(tmp_path: Path) -> None:
+    without = {key: value for key, value in ppo_config().items() if key not in ("ppo", "seed")}
+    entries = [outcomes("learned", RIGHT, [2] * 8)]
+    folders = [write_run(tmp_path / f"ppo_s{seed}", entries, ppo_config(seed)) for seed in (0, 1)]
+    folders += [
+        write_run(tmp_path / f"grpo_s{seed}", entries, {**without, "seed": seed, "grpo": {"group_size": 8}})
+        for seed in (0, 1)
+    ]
+    runs = read_runs([str(folder) for folder in folders])
+    assert [run.kind for run in runs] == ["PPO", "PPO", "GRPO", "GRPO"]
+    lines = collect_lines(runs)
+    assert [(line.policy, len(line.replicates)) for line in lines] == [("ppo", 2), ("grpo", 2)]
+    assert len({line.problems for line in lines}) == 1

@@ -1,7 +1,7 @@
 """Compare runs: which policy is better, could the difference be chance, and what differs between the runs.
 
 ``python train/compare.py runs/a runs/b ... [--rules all] [--out runs/compare]`` reads run folders of `train/ppo.py`,
-`train/learn2pd.py` and `train/evaluate.py`, files of records, or runs of Weights & Biases by path
+`train/grpo.py`, `train/learn2pd.py` and `train/evaluate.py`, files of records, or runs of Weights & Biases by path
 (``wandb:ENTITY/PROJECT/RUN_ID``, ``wandb:ENTITY/PROJECT?group=NAME``), and writes ``report.html`` (one page, everything
 in it), ``report.md``, ``report.json``, ``tables.md`` (seeds against a rule, for a README) and the plots as PNG. Runs
 whose configurations differ by seed only are averaged. With ``--wandb.mode online`` or ``offline`` the same goes to

@@ -39,7 +39,7 @@ class Run:
         name: unique in a comparison.
         source: as the user gave it, a path or that of a run on W&B.
         path: where its files are.
-        kind: "PPO", "Learn2PD", "evaluation" or "records".
+        kind: "PPO", "GRPO", "Learn2PD", "evaluation" or "records".
         config: of ``config.yaml``.
         versions: of ``versions.json``.
         records: of ``evaluation.json``.
@@ -210,11 +210,12 @@ def _without_points(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+KINDS = {"ppo": "PPO", "grpo": "GRPO", "false_commit_weight": "Learn2PD", "episodes": "evaluation"}
+"""Kinds of runs by a field that only their configuration has."""
+
+
 def _kind(config: Mapping[str, Any]) -> str:
-    for key, kind in (("ppo", "PPO"), ("false_commit_weight", "Learn2PD"), ("episodes", "evaluation")):
-        if key in config:
-            return kind
-    return "records"
+    return next((kind for key, kind in KINDS.items() if key in config), "records")
 
 
 def read_progress(path: Path) -> list[dict[str, float]]:
@@ -283,7 +284,7 @@ def policy_folders(run: Run) -> dict[str, Path]:
 
 def training_run(run: Run, policy: str) -> Run | None:
     """Return the run that trained a policy of this run's records, where its folder can still be read."""
-    if run.kind in ("PPO", "Learn2PD"):
+    if run.kind in ("PPO", "GRPO", "Learn2PD"):
         return run
     folder = policy_folders(run).get(policy)
     if folder is None:
