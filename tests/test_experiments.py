@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import outcomes, write_run
+from records import finish, outcomes, write_run
 
-from train.experiments import EXPERIMENTS, Step, Summary
+from train.experiments import EXPERIMENTS, Summary
 from train.experiments.ablations import Ablations
 from train.experiments.algorithms import (
     ALGORITHMS,
@@ -21,8 +21,7 @@ from train.experiments.algorithms import (
     _contrast,
     read_run,
 )
-from train.experiments.base import SEEDS, marker
-from train.run_folder import write_json
+from train.experiments.base import SEEDS
 from train.tracking import STEP, write_rows
 
 
@@ -41,11 +40,6 @@ def write_training(folder: Path, accuracy: float, nfe: int, rewards: tuple[float
         for i, (step, reward) in enumerate(zip((GRID[0], GRID[-1]), rewards, strict=True))
     ]
     write_rows(folder / "progress.csv", rows)
-
-
-def finish(out: Path, step: Step) -> None:
-    write_json(out / step.folder / "versions.json", {"commit": "c0ffee", "machine": "a machine"})
-    write_json(marker(out, step), {"command": list(step.command), "seconds": 60.0})
 
 
 def test_what_is_read_of_a_run(tmp_path: Path) -> None:
@@ -87,7 +81,7 @@ def test_the_comparison_of_algorithms(tmp_path: Path) -> None:
             is_grpo = "grpo" in step.command[0]
             rates = {"zero_variance_rate": 0.5, "stall_rate": 0.0, "unfinished_rate": 0.0} if is_grpo else {}
             write_training(tmp_path / step.folder, 0.9 if is_grpo else 0.8, 2, (0.4, 0.6), **rates)
-        finish(tmp_path, step)
+    finish(experiment, tmp_path)
     summary = experiment.summarise(tmp_path)
     assert len(summary["settings"]) == len(BLOCKS) * len(STARTS) * len(ALPHAS)
     assert all(len(entry[name]) == len(SEEDS) for entry in summary["settings"] for name in ALGORITHMS)
@@ -104,7 +98,7 @@ def test_the_ablations(tmp_path: Path) -> None:
     for step in experiment.steps():
         accuracy = 0.5 if "additive" in step.folder else 0.9
         write_training(tmp_path / step.folder, accuracy, 1, (0.4, 0.6))
-        finish(tmp_path, step)
+    finish(experiment, tmp_path)
     text = experiment.markdown(experiment.summarise(tmp_path))
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     [additive] = [row for row in rows if " additive " in row]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from records import outcomes, write_run
+from records import finish, outcomes, write_run
 
 from train import reproduce as module
 from train.config import parse
@@ -287,13 +287,6 @@ def test_a_dial_that_is_better_on_every_problem_covers_more_for_sure() -> None:
     found = _hypervolumes([outcomes("learned:dial_s0@speed=0", [1.0] * 40, [2] * 40), slow])
     # 1 / 2 less 1 / 4, whatever problems are drawn.
     assert found["rules"]["dial_covers_more"] == pytest.approx([0.25, 0.25])
-
-
-def finish(experiment: Experiment, out: Path) -> None:
-    """Write what every finished step leaves, whatever its run."""
-    for step in experiment.steps():
-        write_json(out / step.folder / "versions.json", {"commit": "c", "machine": "m"})
-        write_json(marker(out, step), {"command": [], "seconds": 60})
 
 
 def test_summary_of_the_main_job(tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ def parse(config_class: type[ConfigT], default_file: str | None = None, argv: Se
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = _files_first(list(sys.argv[1:] if argv is None else argv))
     words = translate_model_files(config_class, words)
-    words = _set_switches(words, _switches(config_class))
-    lists = _list_fields(config_class)
+    flags = _flags(config_class)
+    words = _set_switches(words, {flag for flag, kind in flags.items() if kind is bool})
+    lists = {flag: get_args(kind)[0] for flag, kind in flags.items() if get_origin(kind) in (list, tuple)}
     words = _gather_lists(_singular_to_plural(words, lists), lists)
     files = [str(CONFIGS / default_file)] if default_file else []
     config: ConfigT = auto_cli(config_class, args=words, default_config_files=files)
@@ -56,14 +57,11 @@ def _files_first(words: list[str]) -> list[str]:
     return files + rest
 
 
-def _switches(config_class: type, prefix: str = "") -> set[str]:
-    """Return the flags of a configuration's true-or-false fields, nested ones included."""
-    found: set[str] = set()
+def _flags(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Return the flags of a configuration's fields, nested ones included, with their types."""
+    found: dict[str, Any] = {}
     for name, kind in get_type_hints(config_class).items():
-        if is_dataclass(kind):
-            found |= _switches(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif kind is bool:
-            found.add(f"--{prefix}{name}")
+        found |= _flags(kind, f"{prefix}{name}.") if is_dataclass(kind) else {f"--{prefix}{name}": kind}  # type: ignore[arg-type]
     return found
 
 
@@ -77,17 +75,6 @@ def _set_switches(words: list[str], flags: Collection[str]) -> list[str]:
     for word, following in zip(words, [*words[1:], "--"], strict=True):
         flag = word.replace("-", "_").replace("__", "--", 1)
         found.append(f"{flag}=true" if flag in flags and following.startswith("--") else word)
-    return found
-
-
-def _list_fields(config_class: type, prefix: str = "") -> dict[str, Any]:
-    """Return the flags of a configuration's list fields, nested ones included, with the type of their items."""
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(config_class).items():
-        if is_dataclass(kind):
-            found |= _list_fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif get_origin(kind) in (list, tuple):
-            found[f"--{prefix}{name}"] = get_args(kind)[0]
     return found
 
 

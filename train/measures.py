@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from train.records import Record
+from train.records import Record, mean_interval
 
 TOLERANCE = 0.005
 """Accuracies within half a point count as the same."""
@@ -158,3 +158,30 @@ def hypervolume(points: Sequence[tuple[float, float]], reference_accuracy: float
             area += (accuracy - best) / nfe
             best = accuracy
     return area / (1 - reference_accuracy)
+
+
+def mean_curve(label: str, steps: Sequence[float], tracks: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Average the learning curves of some seeds, as `train.plot.plot_curves` takes them.
+
+    Args:
+        label: of the curve.
+        steps: environment steps.
+        tracks: one a seed, its values at these steps.
+
+    Returns:
+        ``label``, ``seeds``, the lists ``steps``, ``mean``, ``low`` and ``high`` (these two are Student's 95 %
+        interval), and ``each``, the seeds' own.
+
+    >>> mean_curve("net", [10, 20], [[1.0, 2.0], [3.0, 2.0]])["mean"]
+    [2.0, 2.0]
+    """
+    edges = [mean_interval(column) for column in zip(*tracks, strict=True)]
+    return {
+        "label": label,
+        "seeds": len(tracks),
+        "steps": list(steps),
+        "mean": np.mean(tracks, axis=0).tolist(),
+        "each": [list(track) for track in tracks],
+        "low": [low for low, _ in edges],
+        "high": [high for _, high in edges],
+    }

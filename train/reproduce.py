@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,18 +84,12 @@ def run_step(step: Step, out: Path, quick: bool, log: Path | None = None) -> Non
         return
     folder = out / step.folder
     where = ["--out", str(folder), *(step.resume if folder.is_dir() and any(folder.iterdir()) else [])]
-    line = f"\n$ python {' '.join([*command, *where])}"
     began = time.perf_counter()
-    if log is None:
-        print(line, flush=True)
-        status = subprocess.run([sys.executable, *command, *where], cwd=ROOT).returncode
-    else:
+    if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            print(line, file=file, flush=True)
-            status = subprocess.run(
-                [sys.executable, *command, *where], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
-            ).returncode
+    with nullcontext() if log is None else log.open("a") as file:
+        print(f"\n$ python {' '.join([*command, *where])}", file=file, flush=True)
+        status = subprocess.run([sys.executable, *command, *where], cwd=ROOT, stdout=file, stderr=file).returncode
     if status:
         where_to_look = "above" if log is None else f"in {log}"
         raise UserError(
@@ -123,7 +118,7 @@ def run_steps(steps: Sequence[Step], config: ReproduceConfig) -> None:
         for future in needed:
             # No deadlock: the pool begins its tasks in order, so these have begun.
             future.result()
-        run_step(step, out, config.quick, out / "logs" / f"{step.folder.replace('/', '.')}.txt")
+        run_step(step, out, config.quick, out / "logs" / f"{marker(out, step).stem}.txt")
 
     futures: dict[str, Future[None]] = {}
     with ThreadPoolExecutor(config.workers) as pool:

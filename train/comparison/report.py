@@ -20,6 +20,7 @@ from train.measures import (
     holm,
     hypervolume,
     mcnemar,
+    mean_curve,
     share_saved,
     welch,
     wilcoxon,
@@ -381,8 +382,7 @@ def curves(runs: Sequence[Run], metric: str) -> list[Row]:
     """Return a training metric by environment steps, seeds averaged.
 
     Returns:
-        One mapping a group of seeds: ``label``, ``seeds``, the lists ``steps``, ``mean``, ``low`` and ``high`` (these
-        two are Student's 95 % interval), and ``each``, the seeds' own.
+        One `train.measures.mean_curve` a group of seeds.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -396,18 +396,7 @@ def curves(runs: Sequence[Run], metric: str) -> list[Row]:
         first, last = max(track[0][0] for track in tracks), min(track[0][-1] for track in tracks)
         steps = tracks[0][0][(tracks[0][0] >= first) & (tracks[0][0] <= last)]
         values = [np.interp(steps, *track) for track in tracks]
-        edges = np.array([mean_interval(column) for column in zip(*values, strict=True)]).reshape(-1, 2)
-        found.append(
-            {
-                "label": common_name([run.name for run in own]),
-                "seeds": len(own),
-                "steps": steps.tolist(),
-                "mean": np.mean(values, 0).tolist(),
-                "each": [track.tolist() for track in values],
-                "low": edges[:, 0].tolist(),
-                "high": edges[:, 1].tolist(),
-            }
-        )
+        found.append(mean_curve(common_name([run.name for run in own]), steps.tolist(), [v.tolist() for v in values]))
     return found
 
 

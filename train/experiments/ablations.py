@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.experiments.algorithms import ALPHAS, BLOCKS, STEPS, TRAIN, TRIAL, cell, read_run
+from train.experiments.algorithms import ALPHAS, BLOCKS, STEPS, cell, outcome, read_run, train
 from train.experiments.base import (
     SEEDS,
     Experiment,
@@ -21,9 +21,6 @@ from train.experiments.base import (
 
 PAYING = 30
 """Alpha of the two rewards: a second forward costs almost half of what an answer is worth."""
-
-
-SHORT = ("--total_timesteps", str(STEPS), *TRAIN)
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,7 @@ class Variant:
 
 def _train(name: str, alpha: int, block: int | None, *flags: str) -> list[Step]:
     words = ["--env.alpha", str(alpha), *(["--env.block_lengths", f"[{block}]"] if block else [])]
-    commands = {seed: ["train/grpo.py", "--seed", str(seed), *words, *flags, *SHORT] for seed in SEEDS}
-    return [Step(f"ablations/{name}_s{seed}", command, TRIAL) for seed, command in commands.items()]
+    return [train(f"ablations/{name}", "grpo", seed, [*words, *flags]) for seed in SEEDS]
 
 
 def _cells(start: str, alpha: int, block: int) -> list[Step]:
@@ -146,9 +142,8 @@ class Ablations(Experiment):
         lines = []
         for row in summary["rows"]:
             cells = [row["group"], BLOCKS[row["block_length"]], str(row["alpha"]), row["wording"]]
-            found = {name: [run["sample"][name] for run in row["runs"]] for name in ("accuracy", "nfe", "reward")}
-            cells += [over_seeds([100 * value for value in found["accuracy"]]), over_seeds(found["nfe"], 2)]
-            cells += [over_seeds(found["reward"], 3), f"{np.std(found['reward'], ddof=1):.3f}"]
+            rewards = [run["sample"]["reward"] for run in row["runs"]]
+            cells += [*outcome(row["runs"], "sample"), f"{np.std(rewards, ddof=1):.3f}"]
             lines.append([*cells, over_seeds([run["learning"] for run in row["runs"]], 3)])
         columns = ["what is changed", "decoding", "alpha", "how", "accuracy %", "NFE", "reward", "spread"]
         return f"""GRPO, {summary["steps"]:,} environment steps a run, three seeds, 30 held-out problems a task, sampled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from train.experiments.base import (
     repeat,
     table,
 )
-from train.measures import best_rule
+from train.measures import best_rule, mean_curve
 from train.plot import plot_curves
 from train.records import mean_interval, read_outcomes, read_records
 from train.tracking import STEP
@@ -60,18 +61,27 @@ RULES = Step(
 """The threshold rule on the problems that the runs are evaluated on."""
 
 
+def train(name: str, algorithm: str, seed: int, flags: Iterable[str], steps: int = STEPS) -> Step:
+    """Train with one seed; the folder is `name` and the seed."""
+    words = [f"train/{algorithm}.py", "--seed", str(seed), *flags, "--total_timesteps", str(steps), *TRAIN]
+    return Step(f"{name}_s{seed}", words, TRIAL)
+
+
+def setting(start: str, alpha: int, block: int) -> list[str]:
+    """Return the flags of a setting."""
+    return ["--policy.init", start, "--env.alpha", str(alpha), "--env.block_lengths", f"[{block}]"]
+
+
 def cell(algorithm: str, start: str, alpha: int, block: int, seed: int) -> Step:
     """Train one setting with one seed."""
-    command = [f"train/{algorithm}.py", "--seed", str(seed), "--policy.init", start, "--env.alpha", str(alpha)]
-    command += ["--env.block_lengths", f"[{block}]", "--total_timesteps", str(STEPS), *TRAIN]
-    return Step(f"algorithms/{algorithm}_{start}_alpha{alpha}_block{block}_s{seed}", command, TRIAL)
+    name = f"algorithms/{algorithm}_{start}_alpha{alpha}_block{block}"
+    return train(name, algorithm, seed, setting(start, alpha, block))
 
 
 def long_run(algorithm: str, seed: int) -> Step:
     """Train one setting from a random start for longer."""
-    command = [f"train/{algorithm}.py", "--seed", str(seed), "--policy.init", "random", "--env.alpha", str(LONG_ALPHA)]
-    command += ["--env.block_lengths", f"[{LONG_BLOCK}]", "--total_timesteps", str(LONG_STEPS), *TRAIN]
-    return Step(f"algorithms/{algorithm}_long_s{seed}", command, TRIAL)
+    flags = setting("random", LONG_ALPHA, LONG_BLOCK)
+    return train(f"algorithms/{algorithm}_long", algorithm, seed, flags, LONG_STEPS)
 
 
 def read_run(folder: Path, alpha: float) -> Summary:
@@ -109,24 +119,10 @@ def read_run(folder: Path, alpha: float) -> Summary:
     }
 
 
-def curve_groups(groups: Iterable[tuple[str, Sequence[Summary]]]) -> list[Summary]:
-    """Return learning curves as `train.plot.plot_curves` takes them: a label and the runs of its seeds each."""
-    found = []
-    for label, runs in groups:
-        tracks = [run["curve"] for run in runs]
-        edges = [mean_interval(column) for column in zip(*tracks, strict=True)]
-        found.append(
-            {
-                "label": label,
-                "seeds": len(runs),
-                "steps": list(GRID),
-                "mean": np.mean(tracks, axis=0).tolist(),
-                "each": tracks,
-                "low": [low for low, _ in edges],
-                "high": [high for _, high in edges],
-            }
-        )
-    return found
+def outcome(runs: Sequence[Summary], decision: str) -> list[str]:
+    """Write the accuracy in percent, the forwards and the reward of a setting's seeds."""
+    accuracy, nfe, reward = ([run[decision][name] for run in runs] for name in ("accuracy", "nfe", "reward"))
+    return [over_seeds([100 * one for one in accuracy]), over_seeds(nfe, 2), over_seeds(reward, 3)]
 
 
 class Algorithms(Experiment):
@@ -186,7 +182,7 @@ class Algorithms(Experiment):
             for name in ("zero_variance_rate", "stall_rate", "unfinished_rate")
         }
         long = [
-            [name, *(text for decision in DECISIONS for text in _outcome(summary["long"], algorithm, decision))]
+            [name, *(text for decision in DECISIONS for text in outcome(summary["long"][algorithm], decision))]
             for algorithm, name in ALGORITHMS.items()
         ]
         return f"""Both algorithms with the settings of their default configurations, {summary["steps"]:,} environment
@@ -216,25 +212,20 @@ A GRPO run takes {ratio:.2f} times the wall time of a PPO run of the same enviro
     def draw(self, summary: Summary, folder: Path) -> None:
         """Draw the learning curves, a panel a start and decoding."""
         panels = {
-            f"{decoding}, start: {wording}": curve_groups(
-                (f"{ALGORITHMS[algorithm]}, alpha {entry['alpha']}", entry[algorithm])
+            f"{decoding}, start: {wording}": [
+                mean_curve(f"{name}, alpha {entry['alpha']}", GRID, _each(entry, algorithm, "curve"))
                 for entry in find(summary["settings"], start=start, block_length=block)
-                for algorithm in ALGORITHMS
-            )
+                for algorithm, name in ALGORITHMS.items()
+            ]
             for block, decoding in BLOCKS.items()
             for start, wording in STARTS.items()
         }
         plot_curves(panels, folder / "algorithms.png")
 
 
-def _each(entry: Summary, algorithm: str, name: str, decision: str | None = None) -> list[float]:
-    """Return one number of each seed's run."""
+def _each(entry: Summary, algorithm: str, name: str, decision: str | None = None) -> list[Any]:
+    """Return one number, or the curve, of each seed's run."""
     return [(run[decision] if decision else run)[name] for run in entry[algorithm]]
-
-
-def _outcome(entry: Summary, algorithm: str, decision: str) -> list[str]:
-    accuracy, nfe, reward = (_each(entry, algorithm, name, decision) for name in ("accuracy", "nfe", "reward"))
-    return [over_seeds([100 * one for one in accuracy]), over_seeds(nfe, 2), over_seeds(reward, 3)]
 
 
 def _frontier_row(entry: Summary, rules: Sequence[Summary]) -> list[str]:
@@ -242,7 +233,7 @@ def _frontier_row(entry: Summary, rules: Sequence[Summary]) -> list[str]:
     curve = find(rules, block_length=entry["block_length"])
     for algorithm in ALGORITHMS:
         rule = best_rule(curve, float(np.mean(_each(entry, algorithm, "accuracy", "sample"))))
-        row += [*_outcome(entry, algorithm, "sample")[:2], f"{rule['nfe']:.2f}"]
+        row += [*outcome(entry[algorithm], "sample")[:2], f"{rule['nfe']:.2f}"]
     return row
 
 
