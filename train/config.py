@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -72,7 +73,7 @@ def _set_switches(words: list[str], flags: Collection[str]) -> list[str]:
     ['--dry_run=true', '--out', 'a', '--quick', 'false', '--resume=true']
     """
     found = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
         flag = word.replace("-", "_").replace("__", "--", 1)
         found.append(f"{flag}=true" if flag in flags and following.startswith("--") else word)
     return found
