@@ -26,7 +26,7 @@ def half_decoded(features: frozenset[str]) -> DecodingBatch:
     """Return 64 rows after one threshold step, most of them still running."""
     denoiser, tasks = load_denoiser("tiny"), make_tasks(SUITE)
     batch = DecodingBatch(denoiser, ROWS, DecodingSettings(features=features))
-    prompts = [denoiser.encode(tasks[row % len(tasks)].problem("validation", row).prompt) for row in range(ROWS)]
+    prompts = [denoiser.encode_prompt(tasks[row % len(tasks)].problem("validation", row).prompt) for row in range(ROWS)]
     batch.load(range(ROWS), prompts)
     batch.apply(make_rule("random:8").act(batch.forward()))
     return batch

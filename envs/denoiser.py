@@ -74,11 +74,11 @@ class Denoiser(Protocol):
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Run one forward as `logits` does and return the (B, L, D) last hidden states too."""
 
-    def encode(self, prompt: str) -> list[int]:
-        """Turn a prompt into token ids."""
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Turn a whole prompt into token ids, in the chat template where there is one."""
 
     def encode_text(self, text: str) -> list[int]:
-        """Turn a part of an answer into token ids, without a chat template."""
+        """Turn a piece of text (of an answer, a delimiter, a marker) into token ids as it is, without a template."""
 
     def decode(self, tokens: list[int]) -> str:
         """Turn buffer tokens into text: everything before the first end-of-text, special tokens dropped."""
@@ -244,7 +244,7 @@ class MaskedLMDenoiser:
                 "attention or logit shift is in the way; leave it out"
             )
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str) -> list[int]:
         """Turn a prompt into token ids, as a user's message where there is a chat template."""
         if self.uses_chat_template:
             message = [{"role": "user", "content": prompt}]

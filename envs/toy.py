@@ -54,7 +54,7 @@ class ToyDenoiser:
         """Run one forward; the hidden state is the token's id."""
         return self.logits(tokens, attention_mask, length), tokens[:, -length:].unsqueeze(-1).float()
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str) -> list[int]:
         """Turn words into ids; an unknown word becomes the empty cell."""
         return self.encode_text(prompt)
 

@@ -264,7 +264,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             generator = self._generators[row]
             task = self.tasks[names[int(generator.integers(len(names)))]]
             self.problems[row] = task.wrapped_problem(self.split, int(generator.integers(2**31)))
-            prompts.append(self.denoiser.encode(self.problems[row].prompt))
+            prompts.append(self.denoiser.encode_prompt(self.problems[row].prompt))
             if self.has_dial:
                 self.speed[row] = generator.random()
             # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.

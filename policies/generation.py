@@ -120,7 +120,7 @@ def decode(
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
     policy = policy.bind(denoiser, settings)
-    encoded = [denoiser.encode(prompt) for prompt in prompts]
+    encoded = [denoiser.encode_prompt(prompt) for prompt in prompts]
     texts = encode_all_given(denoiser, [None] * len(prompts) if given is None else given)
     if len(texts) != len(prompts):
         raise ValueError(f"given has {len(texts)} entries: it must have one a prompt, {len(prompts)}")

@@ -214,7 +214,7 @@ def same_rows(one: View, two: View) -> bool:
 def prompts(toy: ToyDenoiser) -> list[list[int]]:
     """Prompts of four lengths."""
     texts = [TASKS[name]().problem("train", index).prompt for name in ("copy", "sort", "add") for index in range(2)]
-    return [toy.encode(text)[skip:] for skip, text in enumerate(texts)]
+    return [toy.encode_prompt(text)[skip:] for skip, text in enumerate(texts)]
 
 
 def decode(toy: ToyDenoiser, prompts: list[list[int]], seed: int = 3, **kwargs: Any) -> list[dict[str, Any]]:
@@ -432,11 +432,14 @@ def test_an_env_refuses_each_impossible_block_length(lengths: dict[str, Any]) ->
 
 def test_toy_denoiser(toy: ToyDenoiser) -> None:
     assert isinstance(toy, Denoiser)
-    assert toy.decode([*toy.encode("a b c"), toy.mask_id, toy.pad_id, toy.eos_id, *toy.encode("d")]) == "a b c"
-    assert toy.token_strings([toy.mask_id, *toy.encode("a")]) == ["[MASK]", "a"]
+    assert (
+        toy.decode([*toy.encode_prompt("a b c"), toy.mask_id, toy.pad_id, toy.eos_id, *toy.encode_prompt("d")])
+        == "a b c"
+    )
+    assert toy.token_strings([toy.mask_id, *toy.encode_prompt("a")]) == ["[MASK]", "a"]
     confidences = set()
     for problem in (TASKS["copy"]().problem("train", index) for index in range(40)):
-        view = start(toy, [toy.encode(problem.prompt)], 16).forward()
+        view = start(toy, [toy.encode_prompt(problem.prompt)], 16).forward()
         assert toy.decode(view.prediction[0].tolist()) == problem.answer
         confidences |= {round(value, 5) for value in view.confidence[0].tolist()}
     # One logit of 1 to 11 against zeros for the other tokens, without the mask.

@@ -47,7 +47,7 @@ PROMPTS = ["copy", "copy . . : a b", ". . : c d e =", "reverse . . : a b c d . .
 def decode(denoiser: Denoiser, prompts: list[str]) -> DecodingBatch:
     """Load the prompts and take two steps."""
     batch = DecodingBatch(denoiser, len(prompts), DecodingSettings(8, 8, features=frozenset({"entropy"})))
-    batch.load(range(len(prompts)), [denoiser.encode(prompt) for prompt in prompts])
+    batch.load(range(len(prompts)), [denoiser.encode_prompt(prompt) for prompt in prompts])
     batch.forward()
     batch.commit(torch.arange(8).expand(len(prompts), 8) == 3)
     batch.forward()
@@ -75,7 +75,7 @@ def test_a_model_with_absolute_positions_is_refused() -> None:
 
 
 def test_logits_are_those_of_the_buffer(random_denoiser: MaskedLMDenoiser) -> None:
-    tokens = torch.tensor([random_denoiser.encode("copy . . : a b =") + [random_denoiser.mask_id] * 4])
+    tokens = torch.tensor([random_denoiser.encode_prompt("copy . . : a b =") + [random_denoiser.mask_id] * 4])
     everything = torch.ones_like(tokens, dtype=torch.bool)
     logits = random_denoiser.logits(tokens, everything, 4)
     assert logits.shape == (1, 4, len(random_denoiser.tokenizer))
@@ -86,10 +86,10 @@ def test_logits_are_those_of_the_buffer(random_denoiser: MaskedLMDenoiser) -> No
 def test_max_length_is_what_the_model_takes(random_denoiser: MaskedLMDenoiser) -> None:
     assert random_denoiser.max_length == MAX_LENGTH
     batch = DecodingBatch(random_denoiser, 1, DecodingSettings(8, 8))
-    batch.load([0], [random_denoiser.encode("a " * 32)])
+    batch.load([0], [random_denoiser.encode_prompt("a " * 32)])
     assert torch.isfinite(batch.forward().confidence).all()
     with pytest.raises(ValueError, match="prompt has 33 tokens: it must have 1 to 32"):
-        batch.load([0], [random_denoiser.encode("a " * 33)])
+        batch.load([0], [random_denoiser.encode_prompt("a " * 33)])
     tokens = torch.full((1, MAX_LENGTH + 1), random_denoiser.mask_id)
     with pytest.raises((IndexError, RuntimeError)):
         random_denoiser.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), 8)
@@ -103,11 +103,11 @@ def test_frozen(random_denoiser: MaskedLMDenoiser) -> None:
 def test_text(random_denoiser: MaskedLMDenoiser) -> None:
     for task in TASKS.values():
         problem = task().problem("train", 0)
-        assert len(random_denoiser.encode(problem.prompt)) == 21
+        assert len(random_denoiser.encode_prompt(problem.prompt)) == 21
         for text in (problem.prompt, problem.answer):
-            assert random_denoiser.decode(random_denoiser.encode(text)) == text
+            assert random_denoiser.decode(random_denoiser.encode_prompt(text)) == text
     mask, eos, pad = random_denoiser.mask_id, random_denoiser.eos_id, random_denoiser.pad_id
-    a, b, c = random_denoiser.encode("a b c")
+    a, b, c = random_denoiser.encode_prompt("a b c")
     assert random_denoiser.decode([a, mask, pad, b, eos, c, eos]) == "a b"
     assert random_denoiser.decode([eos, a]) == ""
     assert random_denoiser.decode([]) == ""

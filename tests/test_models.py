@@ -232,9 +232,9 @@ def test_special_tokens(folders: dict[str, Path]) -> None:
 )
 def test_a_prompt_becomes_a_user_message(folders: dict[str, Path], name: str, text: str) -> None:
     denoiser = load(folders, name)
-    assert denoiser.tokenizer.decode(denoiser.encode("1 + 2?"), skip_special_tokens=False) == text
+    assert denoiser.tokenizer.decode(denoiser.encode_prompt("1 + 2?"), skip_special_tokens=False) == text
     base = load(folders, name, chat_template=False)
-    assert base.tokenizer.decode(base.encode("1 + 2?"), skip_special_tokens=False) == "1 + 2?"
+    assert base.tokenizer.decode(base.encode_prompt("1 + 2?"), skip_special_tokens=False) == "1 + 2?"
 
 
 def test_a_missing_chat_template_is_refused() -> None:
@@ -244,13 +244,13 @@ def test_a_missing_chat_template_is_refused() -> None:
 
 def test_text_ends_at_any_end_token(folders: dict[str, Path]) -> None:
     llada = load(folders, "llada", chat_template=False)
-    hello, more = llada.encode("18 apples"), llada.encode(" more")
+    hello, more = llada.encode_prompt("18 apples"), llada.encode_prompt(" more")
     for end in llada.end_ids:
         assert llada.decode([*hello, end, *more, end]) == "18 apples"
     assert llada.token_strings([*hello[:2], ROWS - 1]) == ["1", "8", f"[{ROWS - 1}]"]
     assert llada.decode([*hello, llada.mask_id, *more]) == "18 apples more"
     bert = load(folders, "modernbert", chat_template=False)
-    assert bert.decode([*bert.encode("yes[/Answer] and so on"), bert.eos_id]) == "yes"
+    assert bert.decode([*bert.encode_prompt("yes[/Answer] and so on"), bert.eos_id]) == "yes"
 
 
 @pytest.mark.parametrize("end", [0, 1])
@@ -258,7 +258,7 @@ def test_any_end_token_ends_a_row(folders: dict[str, Path], end: int) -> None:
     denoiser = load(folders, "llada")
     token = denoiser.end_ids[end]
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8, features=frozenset({"is_eos", "eos_probability"})))
-    batch.load([0], [denoiser.encode("x")])
+    batch.load([0], [denoiser.encode_prompt("x")])
     view = batch.forward()
     batch._view = replace(view, prediction=torch.full_like(view.prediction, token))
     assert batch.commit(torch.arange(8).unsqueeze(0) == 0).tolist() == [True]
@@ -268,7 +268,7 @@ def test_any_end_token_ends_a_row(folders: dict[str, Path], end: int) -> None:
 def test_end_of_text_readings_count_all_end_tokens(folders: dict[str, Path]) -> None:
     denoiser = load(folders, "llada")
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8, features=frozenset({"eos_probability"})))
-    prompt = denoiser.encode("x")
+    prompt = denoiser.encode_prompt("x")
     batch.load([0], [prompt])
     tokens = torch.tensor([prompt + [denoiser.mask_id] * 8])
     logits = denoiser.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), 8)[0].clone()
@@ -545,7 +545,7 @@ def test_bfloat16_keeps_rotary_tables_and_beliefs_in_float32(folders: dict[str, 
     assert denoiser.model.dtype == torch.bfloat16
     assert denoiser.model.model.rotary_emb.inv_freq.dtype == torch.float32
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8))
-    batch.load([0], [denoiser.encode("x")])
+    batch.load([0], [denoiser.encode_prompt("x")])
     assert batch.forward().confidence.dtype == torch.float32
 
 

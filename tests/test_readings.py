@@ -30,8 +30,8 @@ def on_model(model: MaskedLMDenoiser, *features: str, length: int = 12, block: i
     """Rows with prompts of four lengths, in different blocks, the last but one shorter than the others."""
     settings = DecodingSettings(length, block, features=frozenset(features))
     batch = DecodingBatch(model, len(TEXTS), settings)
-    batch.load(range(len(TEXTS)), [model.encode(text) for text in TEXTS])
-    letters = torch.tensor([model.encode("a b c d e f g h i j k l")[:length]] * len(TEXTS))
+    batch.load(range(len(TEXTS)), [model.encode_prompt(text) for text in TEXTS])
+    letters = torch.tensor([model.encode_prompt("a b c d e f g h i j k l")[:length]] * len(TEXTS))
     everywhere = torch.ones(len(TEXTS), length, dtype=torch.bool)
     chosen = bits("x.x.......x.", "xxxx.x......", "x...........", "xxxxxxxx.xx.")
     act(batch, *["".join("x" if cell else "." for cell in row) for row in chosen], scope=everywhere, tokens=letters)
@@ -207,7 +207,7 @@ def test_leave_one_out_of_a_row_alone(model: MaskedLMDenoiser) -> None:
     view = together.forward()
     for row, text in enumerate(TEXTS):
         batch = DecodingBatch(model, 1, together.settings)
-        batch.load([0], [model.encode(text)])
+        batch.load([0], [model.encode_prompt(text)])
         for name in ("buffer", "masked", "length", "block_start", "block_end", "nfe"):
             setattr(batch, name, getattr(together, name)[row : row + 1].clone())
         batch.nfe -= 1
@@ -219,7 +219,7 @@ def test_leave_one_out_of_a_row_alone(model: MaskedLMDenoiser) -> None:
 def test_leave_one_out_in_drafts(model: MaskedLMDenoiser) -> None:
     settings = DecodingSettings(8, 4, features=frozenset({"leave_one_out"}))
     batch, alone = DecodingBatch(model, 1, settings), DecodingBatch(model, 1, settings)
-    prompt = model.encode(TEXTS[1])
+    prompt = model.encode_prompt(TEXTS[1])
     for each in (batch, alone):
         each.load([0], [prompt])
         each.forward()
@@ -272,7 +272,7 @@ def test_tensors_by_hand() -> None:
 
 
 def test_probabilities_are_noise_free(model: MaskedLMDenoiser) -> None:
-    prompt = [model.encode(TEXTS[3])]
+    prompt = [model.encode_prompt(TEXTS[3])]
     views = []
     for temperature in (0.0, 3.0):
         settings = DecodingSettings(8, 8, temperature, frozenset({"probabilities"}))
@@ -364,7 +364,7 @@ def test_a_row_reads_the_same_in_any_batch(temperature: float) -> None:
 
 def test_position_ids_and_masks_by_hand_equal_the_plain_call(model: MaskedLMDenoiser) -> None:
     width, length = 14, 5
-    rows = [model.encode(text)[:9] for text in TEXTS]
+    rows = [model.encode_prompt(text)[:9] for text in TEXTS]
     tokens = torch.full((4, width), model.pad_id)
     present = torch.zeros(4, width, dtype=torch.bool)
     shorter = [0, 0, 2, 1]
@@ -382,7 +382,7 @@ def test_position_ids_and_masks_by_hand_equal_the_plain_call(model: MaskedLMDeno
         assert logits.shape == plain.shape
         assert torch.allclose(logits[real], plain[real], atol=1e-4)
     everything = torch.ones(1, 6, dtype=torch.bool)
-    short = torch.tensor([model.encode("copy a b") + [model.mask_id] * 3])
+    short = torch.tensor([model.encode_prompt("copy a b") + [model.mask_id] * 3])
     one = model.logits(short, everything, 3)
     assert torch.allclose(one, model.logits(short, everything.unsqueeze(1).expand(1, 6, 6), 3), atol=1e-4)
     moved = model.logits(short, everything, 3, torch.arange(6).flip(0).unsqueeze(0))
@@ -390,12 +390,12 @@ def test_position_ids_and_masks_by_hand_equal_the_plain_call(model: MaskedLMDeno
 
 
 def test_a_position_sees_only_what_its_mask_shows(model: MaskedLMDenoiser) -> None:
-    tokens = torch.tensor([model.encode("copy a b c") + [model.mask_id] * 2])
+    tokens = torch.tensor([model.encode_prompt("copy a b c") + [model.mask_id] * 2])
     places, sees = torch.arange(6).unsqueeze(0), torch.ones(1, 6, 6, dtype=torch.bool)
     sees[:, :, 2] = False  # nothing sees the third token
     sees[:, 2, 2] = True
     other = tokens.clone()
-    other[0, 2] = model.encode("z")[0]
+    other[0, 2] = model.encode_prompt("z")[0]
     one, two = (model.logits(each, sees, 2, places) for each in (tokens, other))
     assert torch.equal(one, two)
     everything = torch.ones_like(sees)

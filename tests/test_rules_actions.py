@@ -240,8 +240,10 @@ def test_adablock_falls_back_within_its_new_block() -> None:
 
 def test_adablock_looks_its_delimiters_up(toy: ToyDenoiser) -> None:
     settings = DecodingSettings(8, 4)
-    assert AdaBlock().bind(toy, settings).delimiter_ids == tuple(toy.encode("="))  # a newline is no token of the toy
-    assert AdaBlock(delimiters="a|b c|+").bind(toy, settings).delimiter_ids == tuple(toy.encode("a +"))
+    assert AdaBlock().bind(toy, settings).delimiter_ids == tuple(
+        toy.encode_prompt("=")
+    )  # a newline is no token of the toy
+    assert AdaBlock(delimiters="a|b c|+").bind(toy, settings).delimiter_ids == tuple(toy.encode_prompt("a +"))
     blind = AdaBlock(delimiters="").bind(toy, settings)
     assert blind.delimiter_ids == ()
     action = blind.act(make_view([[0.5, 0.95]], block=(0, 1)))
@@ -283,8 +285,8 @@ def test_tccf(options: str, prediction: list[int], step: int, end: int, commit: 
 
 
 def test_tccf_looks_its_marker_up(toy: ToyDenoiser) -> None:
-    assert TCCF().bind(toy, DecodingSettings(8, 4)).marker_id == toy.encode("=")[0]
-    assert TCCF(marker="a b").bind(toy, DecodingSettings(8, 4)).marker_id == toy.encode("b")[0]
+    assert TCCF().bind(toy, DecodingSettings(8, 4)).marker_id == toy.encode_prompt("=")[0]
+    assert TCCF(marker="a b").bind(toy, DecodingSettings(8, 4)).marker_id == toy.encode_prompt("b")[0]
     assert TCCF(marker="").bind(toy, DecodingSettings(8, 4)).marker_id == -1
 
 

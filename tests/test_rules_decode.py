@@ -32,13 +32,13 @@ class CopyGuide:
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Any:
         logits = torch.zeros(*input_ids.shape, len(self.toy.words))
-        [empty] = self.toy.encode(EMPTY)
+        [empty] = self.toy.encode_prompt(EMPTY)
         for row, ids in enumerate(input_ids.tolist()):
             cells = [token for token in ids[4 : len(ids) - LENGTH - 1] if token != empty]
             for place in range(LENGTH):
                 word = cells[place] if place < len(cells) else self.toy.eos_id
                 if self.elsewhere and place % 2:
-                    [word] = self.toy.encode(self.elsewhere)
+                    [word] = self.toy.encode_prompt(self.elsewhere)
                 logits[row, len(ids) - LENGTH + place - 1, word] = 20.0
         return SimpleNamespace(logits=logits)
 
@@ -86,7 +86,7 @@ def test_every_rule_finishes_with_the_right_text(
         assert 1 <= done.nfe <= most
         assert len(done.tokens) == LENGTH
         assert not {toy.mask_id, toy.pad_id} & set(done.tokens)
-        width = len(toy.encode(prompt))
+        width = len(toy.encode_prompt(prompt))
         assert done.token_positions >= done.nfe * width
         if rule.partition(":")[0] not in ("freedave", "info_gain", "guided", "wino"):
             assert done.token_positions <= done.nfe * (width + LENGTH)
@@ -135,7 +135,7 @@ def test_low_confidence_never_takes_more_than_its_steps(toy: ToyDenoiser, k: int
 
 
 def test_rho_eos_computes_less_of_a_short_text_and_grows_for_a_long_one(toy: ToyDenoiser) -> None:
-    width = len(toy.encode(PROMPTS[0]))
+    width = len(toy.encode_prompt(PROMPTS[0]))
     fixed, adaptive = (run(toy, rule, PROMPTS, 4) for rule in ("threshold:0.9", "rho_eos:0.9"))
     assert [done.text for done in adaptive] == [done.text for done in fixed] == TEXTS
     short = TEXTS.index("a")
@@ -152,7 +152,7 @@ def test_the_guides_tokens_are_written_and_its_forwards_count_as_positions(
     [done] = run(toy, "guided", [prompt], 4)
     assert done.text == "a z c z e z g z i z k z"
     assert done.nfe == 6  # each forward goes on to the next refusal
-    assert done.token_positions == 2 * done.nfe * (len(toy.encode(prompt)) + LENGTH)
+    assert done.token_positions == 2 * done.nfe * (len(toy.encode_prompt(prompt)) + LENGTH)
 
 
 # What the order of commits changes.
@@ -186,7 +186,7 @@ class Context:
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str) -> list[int]:
         return self.encode_text(prompt)
 
     def encode_text(self, text: str) -> list[int]:
@@ -252,7 +252,7 @@ def test_the_oracles_reference_is_low_confidence_with_the_same_random_numbers(
     references = Oracle().bind(Context(), settings).references
     assert references is not None
     batch = DecodingBatch(Context(), 5, settings)
-    prompts, given = [Context().encode(prompt) for prompt in NUMBERS[:5]], encode_all_given(Context(), texts)
+    prompts, given = [Context().encode_prompt(prompt) for prompt in NUMBERS[:5]], encode_all_given(Context(), texts)
     batch.load(range(5), prompts, 3, given=given)
     view = batch.forward()
     prompt, given_ids = view.tensors["prompt"], view.tensors["given"]

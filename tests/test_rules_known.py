@@ -316,7 +316,7 @@ def test_pc_sampler_finds_end_of_text_common_in_the_suite(toy: ToyDenoiser) -> N
     rule = PCSampler().bind(toy, DecodingSettings(8, 8))
     assert rule.surprise is not None
     assert rule.surprise.exp().reciprocal().sum().item() == pytest.approx(1)
-    words = [toy.encode(word)[0] for word in ("a", "7", "99", "=")]
+    words = [toy.encode_prompt(word)[0] for word in ("a", "7", "99", "=")]
     assert all(rule.surprise[toy.eos_id] < rule.surprise[word] for word in words)
 
 
@@ -340,8 +340,8 @@ def test_a_rule_that_was_not_bound_says_so(rule: str) -> None:
 
 def oracle_view(toy: ToyDenoiser, words: str, **others: Any) -> View:
     """Predictions that are right where `words` says what the prompt's cells are."""
-    tensors = {"prompt": [toy.encode(form("copy", list("abcd")))], "given": [[-1] * 4]}
-    return make_view([[0.3, 0.9, 0.5, 0.6]], prediction=[toy.encode(words)], tensors=tensors, **others)
+    tensors = {"prompt": [toy.encode_prompt(form("copy", list("abcd")))], "given": [[-1] * 4]}
+    return make_view([[0.3, 0.9, 0.5, 0.6]], prediction=[toy.encode_prompt(words)], tensors=tensors, **others)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def heavy() -> MaskedLMDenoiser:
 
 
 def ids(denoiser: MaskedLMDenoiser, text: str) -> torch.Tensor:
-    return torch.tensor([denoiser.encode(f"<s>{text}</s>")])
+    return torch.tensor([denoiser.encode_prompt(f"<s>{text}</s>")])
 
 
 # The conversion.
@@ -104,7 +104,7 @@ def test_only_residues_are_predicted(heavy: MaskedLMDenoiser) -> None:
 
 
 def test_tokenizer(heavy: MaskedLMDenoiser) -> None:
-    assert heavy.encode("<s>ACDEFGHIKLMNPQRSTVWY<mask>X</s>") == [0, *range(4, 25), 3, 2]
+    assert heavy.encode_prompt("<s>ACDEFGHIKLMNPQRSTVWY<mask>X</s>") == [0, *range(4, 25), 3, 2]
     assert heavy.decode([17, 21, 17, 2, 2]) == "QVQ"
     assert heavy.token_strings([4, 24]) == ["A", "<mask>"]
 

@@ -86,7 +86,7 @@ def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: Unma
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(config.features))
     [reference] = decode(denoiser, [prompt], LowConfidence(1), settings)
     batch = DecodingBatch(denoiser, 1, settings)
-    batch.load([0], [denoiser.encode(prompt)])
+    batch.load([0], [denoiser.encode_prompt(prompt)])
     steps = []
     while batch.running.any():
         view = batch.forward()

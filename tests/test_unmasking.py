@@ -294,10 +294,12 @@ def test_each_episode_draws_its_block_length() -> None:
         for row in fresh:
             settings = DecodingSettings(L, int(blocks[row]))
             alone = DecodingBatch(batch.denoiser, 1, settings)
-            alone.load([0], [batch.denoiser.encode(batch.problems[row].prompt)])
+            alone.load([0], [batch.denoiser.encode_prompt(batch.problems[row].prompt)])
             mixed = DecodingBatch(batch.denoiser, 2, batch.batch.settings)
             mixed.load(
-                [0, 1], [batch.denoiser.encode(batch.problems[row].prompt)] * 2, block_lengths=[8, int(blocks[row])]
+                [0, 1],
+                [batch.denoiser.encode_prompt(batch.problems[row].prompt)] * 2,
+                block_lengths=[8, int(blocks[row])],
             )
             for _ in range(3):
                 one, two = alone.forward(), mixed.forward()

@@ -138,7 +138,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     nfe, score = trials.sample()
     parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
-    prompt = max(len(denoiser.encode(problem.prompt)) for problem in (*held_out, *trials.problems))
+    prompt = max(len(denoiser.encode_prompt(problem.prompt)) for problem in (*held_out, *trials.problems))
     estimate = Estimate(
         load_seconds=load_seconds,
         step_seconds=step_seconds,

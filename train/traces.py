@@ -85,7 +85,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     oracle = Oracle().bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     problems = problems_of(config, shard)
-    prompts = [denoiser.encode(problem.prompt) for problem in problems]
+    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems]
     batch = DecodingBatch(denoiser, len(prompts), settings)
     batch.load(range(len(prompts)), prompts, given=encode_all_given(denoiser, [problem.given for problem in problems]))
     columns: dict[str, list[npt.NDArray[np.float32]]] = {}

@@ -44,7 +44,7 @@ class AdaBlock(Rule):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Look up the delimiters."""
-        ids = [denoiser.encode(text) for text in self.delimiters.split("|")]
+        ids = [denoiser.encode_text(text) for text in self.delimiters.split("|")]
         return replace(self, delimiter_ids=tuple(one[0] for one in ids if len(one) == 1))
 
     def act(self, view: View) -> Action:

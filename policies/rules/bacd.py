@@ -81,7 +81,7 @@ class TCCF(Rule):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Look up the marker's token; without one, all is coarse."""
-        ids = denoiser.encode(self.marker)
+        ids = denoiser.encode_text(self.marker)
         return replace(self, marker_id=ids[-1] if ids else -1)
 
     def act(self, view: View) -> Action:

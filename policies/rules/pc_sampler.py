@@ -28,7 +28,7 @@ def suite_frequencies(denoiser: Denoiser) -> dict[int, int]:
     counts: Counter[int] = Counter()
     for task in make_tasks(SUITE):
         for index in range(EXAMPLES):
-            counts.update([*denoiser.encode(task.problem("train", index).answer), denoiser.eos_id])
+            counts.update([*denoiser.encode_text(task.problem("train", index).answer), denoiser.eos_id])
     return dict(counts)
 
 

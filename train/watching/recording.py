@@ -106,7 +106,7 @@ def record(
         raise ValueError(f"batch_size is {batch_size}: it must be 1 or more")
     settings = replace(settings, features=settings.features | policy.features)
     policy = policy.bind(denoiser, settings)
-    encoded = [denoiser.encode(prompt) for prompt in prompts]
+    encoded = [denoiser.encode_prompt(prompt) for prompt in prompts]
     texts = encode_all_given(denoiser, [None] * len(encoded) if given is None else given)
     done: list[Recording] = []
     for first in range(0, len(encoded), batch_size):
