@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs.tasks import SUITE, TASKS, Problem, Split, Task, make_tasks, split_of
+from envs.tasks import SUITE, TASKS, Problem, Split, Task, make_tasks, prompt, split_of
 from envs.tasks.addition import Addition
 from envs.tasks.base import EMPTY, form
 from envs.tasks.copy_list import Copy
@@ -295,3 +295,37 @@ def test_make_tasks() -> None:
 def test_errors_name_the_argument(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Prompts of one's own.
+
+
+@every_task
+def test_prompts_that_a_task_makes_can_be_asked_for(name: str) -> None:
+    for problem in all_draws(name)[:60]:
+        words, arguments = " ".join(cells(problem)), " ".join(w for w in problem.prompt.split()[1:3] if w != EMPTY)
+        assert prompt(name, words, arguments) == problem.prompt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("srot", "c a b"), "task is 'srot': the embedded ones are copy, reverse, sort,"),
+        (("sort", "c a b", "x"), "sort's arguments are 'x': it takes none"),
+        (("insert", "a b", "x"), "insert's arguments are 'x': give the new letter and its place"),
+        (("replace", "a b"), "replace's arguments are '': give the new letter"),
+        (("insert", "a b", "1 x"), "insert is given '1' as the new letter: choose from a b c"),
+        (("insert", "a b", "x 3"), "insert is given the place 3: places count from 0, so the last is 2"),
+        (("remove", "a b", "2"), "remove is given the place 2: places count from 0, so the last is 1"),
+        (("remove", "a b", "x"), "remove is given 'x' as the place: choose from 0 1 2"),
+        (("copy", "cab"), "copy is asked about 1 words: give 2 to 15, separated by spaces"),
+        (("copy", "c a 7"), "copy is given '7' as a word: choose from a b c"),
+        (("copy", "c a c"), "copy is asked about 'c a c': no word may stand there twice"),
+        (("add", "3 12"), "add is given '12' as a word: choose from 1 2 3"),
+        (("sudoku", "1 2 3 4"), "sudoku is asked about 4 words: give 16, separated by spaces"),
+        (("sudoku", " ".join("x234" * 4)), "sudoku is given 'x' as a word: choose from 1 2 3 4 _"),
+    ],
+)
+def test_what_is_no_problem_of_a_task_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prompt(*arguments)

@@ -39,6 +39,7 @@ __all__ = [
     "make_task",
     "make_tasks",
     "need_splits",
+    "prompt",
     "split_of",
     "vocabulary",
 ]
@@ -106,6 +107,27 @@ def make_task(text: str) -> Task:
             raise ValueError(f"{name}'s option is {option!r}: write option=value, each once, with one of {known}")
         values[option] = _read(f"{name}'s {option}", value, options[option])
     return build(**values)
+
+
+def prompt(task: str, words: str, arguments: str = "") -> str:
+    """Write a prompt of the embedded suite, as the embedded dLLM was trained on them.
+
+    Args:
+        task: a name among `TASKS`.
+        words: the list, the addends or the puzzle's 16 cells, separated by spaces.
+        arguments: what *insert* (a letter and its place), *remove* (a place) and *replace* (a letter) ask for besides.
+
+    Raises:
+        ValueError: if there is no such task, or that is no problem of it.
+
+    >>> prompt("sort", "c a b")
+    'sort . . : c a b . . . . . . . . . . . . . ='
+    >>> prompt("insert", "a b c", "x 1")
+    'insert x 1 : a b c . . . . . . . . . . . . . ='
+    """
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}: the embedded ones are {', '.join(TASKS)}")
+    return TASKS[task]().ask(words.split(), arguments.split())
 
 
 def _read(what: str, value: str, default: Any) -> Any:

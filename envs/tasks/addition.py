@@ -34,6 +34,8 @@ class Addition(ProceduralTask):
 
     name = "add"
     words = (*map(str, range(100)), "+", "=")
+    cells = tuple("123456789")
+    cell_counts = (2, 9)
 
     def __init__(self, shortest: int = 3, longest: int = 4) -> None:
         if not 2 <= shortest <= longest <= 9:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import MappingProxyType
+
 import numpy as np
 
-from envs.tasks.base import LETTERS, form
+from envs.tasks.base import LETTERS, check_place, form
 from envs.tasks.lists import ListTask
 
 
@@ -13,6 +16,13 @@ class Insert(ListTask):
 
     name = "insert"
     words = (*LETTERS, *"0123456789")
+    arguments = MappingProxyType({"the new letter": LETTERS, "its place": "0123456789"})
+
+    def ask(self, cells: Sequence[str], arguments: Sequence[str] = ()) -> str:
+        """Write a prompt; the place is at most the list's length."""
+        prompt = super().ask(cells, arguments)
+        check_place(self.name, arguments[1], len(cells))
+        return prompt
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the place is uniform."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import MappingProxyType
+
 import numpy as np
 
-from envs.tasks.base import LETTERS, form
+from envs.tasks.base import LETTERS, check_place, form
 from envs.tasks.lists import ListTask
 
 
@@ -13,6 +16,13 @@ class Remove(ListTask):
 
     name = "remove"
     words = (*LETTERS, *"0123456789")
+    arguments = MappingProxyType({"the place": "0123456789"})
+
+    def ask(self, cells: Sequence[str], arguments: Sequence[str] = ()) -> str:
+        """Write a prompt; the place is one of the list's."""
+        prompt = super().ask(cells, arguments)
+        check_place(self.name, arguments[0], len(cells) - 1)
+        return prompt
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the place is uniform."""

@@ -6,6 +6,8 @@ steps are enough (all positions but one, then the last).
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from envs.tasks.base import LETTERS, Problem, arguments_of, cells_of, form
@@ -16,6 +18,7 @@ class Replace(ListTask):
     """``replace x . : a b c ... =`` is answered ``x b c``, ``a x c`` or ``a b x``."""
 
     name = "replace"
+    arguments = MappingProxyType({"the new letter": LETTERS})
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the replaced place is uniform."""

@@ -57,6 +57,9 @@ class Sudoku(ProceduralTask):
 
     name = "sudoku"
     words = (*"1234", BLANK)
+    cells = words
+    cell_counts = (16, 16)
+    has_distinct_cells = False
 
     def __init__(self, fewest: int = 11, most: int = 12) -> None:
         if not 1 <= fewest <= most <= 12:
