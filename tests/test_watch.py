@@ -321,7 +321,7 @@ def test_html_run(tmp_path: Path, folder: Path) -> None:
     }
 
 
-def test_gif_has_one_frame_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gif_has_the_empty_buffer_and_one_frame_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = ["threshold:0.9", "low_confidence:2"]
     main(
         WatchConfig(
@@ -335,14 +335,14 @@ def test_gif_has_one_frame_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[
     runs = [record(ToyDenoiser(), prompts, make_rule(rule), DecodingSettings(6)) for rule in policy]
     for i in (0, 1):
         with Image.open(tmp_path / "watch" / f"copy_{i}.gif") as image:
-            assert image.n_frames == max(run[i].nfe for run in runs) >= 2  # type: ignore[attr-defined]
+            assert image.n_frames == 1 + max(run[i].nfe for run in runs) >= 3  # type: ignore[attr-defined]
             assert image.info["loop"] == 0
 
 
 def test_gif_of_nasty_tokens(nasty: Show, tmp_path: Path) -> None:
     draw_gif(nasty, 0, tmp_path / "nasty.gif")
     with Image.open(tmp_path / "nasty.gif") as image:
-        assert image.n_frames == max(runs[0].nfe for runs in nasty.recordings)  # type: ignore[attr-defined]
+        assert image.n_frames == 1 + max(runs[0].nfe for runs in nasty.recordings)  # type: ignore[attr-defined]
 
 
 def plain(text: str) -> str:
@@ -378,8 +378,11 @@ def test_ansi_prints_every_step_and_writes_nothing(
 
 
 def test_ansi_of_nasty_tokens_moves_no_cursor(nasty: Show) -> None:
-    frames = list(ansi_frames(replace(nasty, problems=[replace(p, prompt="", answer="") for p in nasty.problems]), 0))
-    assert "\x1b[31m" not in "".join(frames[:-1])
+    names = [Player("\x1b[2Jrule\r", player.policy) for player in nasty.players]
+    text = "\n".join(ansi_frames(replace(nasty, players=names), 0))
+    # What the terminal itself draws is colour; nothing else of the control characters may be left.
+    assert {c for c in re.sub(r"\x1b\[(?!31)[0-9;]*m", "", text) if not c.isprintable()} == {"\n"}
+    assert "a right answer  </script><script>" in plain(text)
 
 
 def test_list_prints_the_rules(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from train.escaping import printable
 from train.watching.recording import Frame, Recording
 from train.watching.show import Show
-from train.watching.terminal import printable
 
 
 def draw_gif(show: Show, problem: int, file: Path, milliseconds: int = 900) -> None:
-    """Draw a problem as an animation, one frame a step, the last one held.
+    """Draw a problem as an animation: the empty buffer, then one frame a step, the last one held.
 
     Args:
         show: the recordings.
@@ -21,54 +21,105 @@ def draw_gif(show: Show, problem: int, file: Path, milliseconds: int = 900) -> N
         milliseconds: of a frame.
     """
     last = max(recordings[problem].nfe for recordings in show.recordings)
-    images = [_draw(show, problem, step, last) for step in range(1, last + 1)]
+    canvas = _Canvas(show, problem, last)
+    images = [canvas.draw(step) for step in range(last + 1)]
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".tmp")
-    durations = [milliseconds] * (last - 1) + [4 * milliseconds]
+    durations = [milliseconds] * last + [5 * milliseconds]
     images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
     partial.replace(file)
 
 
-CELL_WIDTH, CELL_HEIGHT, THIN, MARGIN = 42, 34, 14, 24
-"""Of the animation, in pixels; lines of the grid that never hold more than end-of-text are thin."""
+PANEL, CELL_HEIGHT, THIN, MARGIN = 704, 40, 10, 20
+"""In pixels: a panel's width, and lines of its grid; those that never hold more than end-of-text are thin. Panels stand
+one above the other, so that the letters are still large enough on a page that is as wide as a phone."""
 
-PAPER, INK, FAINT, LINE, FAINTER, REMASKED = "#ffffff", "#16181d", "#6b7280", "#d4d8e0", "#eef0f4", "#b4126f"
+SIDE_BY_SIDE = 4
+"""Policies from which on there are two columns of panels."""
+
+LONG_WORD = 4
+"""Letters above which a quarter of the tokens makes cells twice as wide, as real models' words need."""
+
+HEAD, PANEL_HEAD, PANEL_FOOT, LEGEND = 84, 40, 36, 44
+"""Heights, in pixels."""
+
+PAPER, INK, FAINT, LINE, FAINTER, REMASKED = "#ffffff", "#16181d", "#5b6370", "#d4d8e0", "#eef0f4", "#b4126f"
+RIGHT, WRONG = "#16703a", "#b42318"
 
 
-def _draw(show: Show, problem: int, step: int, last: int) -> Any:
-    """Draw one step of all policies, those that have finished as they ended."""
-    from PIL import Image, ImageDraw  # matplotlib brings it
+class _Canvas:
+    """How one problem is laid out, and what draws it.
 
-    runs, about = [recordings[problem] for recordings in show.recordings], show.problems[problem]
-    length = show.config.buffer_length
-    columns = min(8 if len(runs) > 2 else 16, length)
-    lines, full = -(-length // columns), _last_word(runs, show.denoiser.eos_id) // columns + 1
-    tops = [136 + min(line, full) * CELL_HEIGHT + max(line - full, 0) * THIN for line in range(lines + 1)]
-    panel = columns * CELL_WIDTH
-    image = Image.new("RGB", (len(runs) * (panel + MARGIN) + MARGIN, tops[-1] + 96), PAPER)
-    draw = ImageDraw.Draw(image)
-    head = f"{show.config.model} · {about.task} · {about.split} problem {about.index}"
-    draw.text((MARGIN, 16), f"{head}     step {step} of {last}", INK, _font(18, bold=True))
-    draw.text((MARGIN, 44), _fitting(draw, printable(about.prompt), _font(14), image.width), FAINT, _font(14))
-    for i, (player, run) in enumerate(zip(show.players, runs, strict=True)):
-        left, frame, before = MARGIN + i * (panel + MARGIN), run.frames[min(step, run.nfe)], run.frames[step - 1 :][:1]
-        draw.text((left, 80), player.name, INK, _font(16, bold=True))
-        draw.text((left, 106), f"NFE {frame.nfe}   token positions {frame.token_positions}", FAINT, _font(13))
-        if step >= run.nfe:
-            text = _fitting(draw, printable(run.text), _font(14, bold=True), panel)
-            draw.text((left, tops[-1] + 12), text, INK, _font(14, bold=True))
-            draw.text((left, tops[-1] + 32), f"score {show.scores[i][problem]:g}", FAINT, _font(13))
+    Args:
+        show: the recordings.
+        problem: which one.
+        last: steps of the slowest policy.
+    """
+
+    def __init__(self, show: Show, problem: int, last: int) -> None:
+        self.show, self.last = show, last
+        self.about = show.problems[problem]
+        self.runs = [recordings[problem] for recordings in show.recordings]
+        self.scores = [scores[problem] for scores in show.scores]
+        length = show.config.buffer_length
+        eos = show.denoiser.eos_id
+        ids = [token for run in self.runs for token in run.tokens if token != eos]
+        lengths = sorted(map(len, show.denoiser.token_strings(ids)))
+        is_wordy = bool(lengths) and lengths[3 * len(lengths) // 4] > LONG_WORD
+        self.columns = min(8 if is_wordy else 16, length)
+        self.cell_width = PANEL // self.columns
+        lines = -(-length // self.columns)
+        full = _last_word(self.runs, eos) // self.columns + 1
+        self.tops = [min(line, full) * CELL_HEIGHT + max(line - full, 0) * THIN for line in range(lines + 1)]
+        self.panel_height = PANEL_HEAD + self.tops[-1] + PANEL_FOOT
+        self.across = 2 if len(self.runs) >= SIDE_BY_SIDE else 1
+        down = -(-len(self.runs) // self.across)
+        self.size = (self.across * (PANEL + MARGIN) + MARGIN, HEAD + down * self.panel_height + LEGEND)
+
+    def draw(self, step: int) -> Any:
+        """Draw one step of all policies, those that have finished as they ended."""
+        from PIL import Image, ImageDraw  # matplotlib brings it
+
+        image = Image.new("RGB", self.size, PAPER)
+        draw = ImageDraw.Draw(image)
+        width = self.size[0] - 2 * MARGIN
+        about = self.about
+        text = f"step {step} of {self.last}"
+        draw.text((self.size[0] - MARGIN, 14), text, INK, _font(20, bold=True), anchor="ra")
+        head = f"{self.show.config.model} · {about.task} · {about.split} problem {about.index}"
+        room = width - draw.textlength(text, _font(20, bold=True)) - MARGIN
+        draw.text((MARGIN, 14), _fitting(draw, head, _font(20, bold=True), room), INK, _font(20, bold=True))
+        draw.text((MARGIN, 46), _fitting(draw, about.prompt, _font(18), width), FAINT, _font(18))
+        for i in range(len(self.runs)):
+            corner = (MARGIN + i % self.across * (PANEL + MARGIN), HEAD + i // self.across * self.panel_height)
+            self._draw_panel(draw, i, step, corner)
+        _draw_legend(draw, self.size[1] - LEGEND + 6, self.last)
+        return image
+
+    def _draw_panel(self, draw: Any, i: int, step: int, corner: tuple[int, int]) -> None:
+        left, top = corner
+        run, is_done = self.runs[i], step >= self.runs[i].nfe
+        frame, before = run.frames[min(step, run.nfe)], run.frames[max(0, min(step, run.nfe) - 1)]
+        count = f"{frame.nfe} forward{'s' if frame.nfe != 1 else ''}"
+        draw.text((left + PANEL, top + 6), count, INK, _font(20, bold=True), anchor="ra")
+        name = _fitting(draw, self.show.players[i].name, _font(20, bold=True), PANEL - 200)
+        draw.text((left, top + 6), name, INK, _font(20, bold=True))
         fresh = set(frame.committed) if step <= run.nfe else set()
-        words = show.denoiser.token_strings(frame.tokens)
-        old = show.denoiser.token_strings(before[0].tokens if before else frame.tokens)
-        for p in range(length):
-            line = p // columns
-            x = left + p % columns * CELL_WIDTH
-            word = "eos" if frame.tokens[p] == show.denoiser.eos_id else words[p]
-            box = (x + 1, tops[line] + 1, x + CELL_WIDTH - 2, tops[line + 1] - 2)
-            _draw_cell(draw, box, frame, p, (word, old[p]), p in fresh, last)
-    _draw_legend(draw, tops[-1] + 66, last)
-    return image
+        eos = self.show.denoiser.eos_id
+        words, old = (self.show.denoiser.token_strings(one.tokens) for one in (frame, before))
+        for p in range(self.show.config.buffer_length):
+            line = p // self.columns
+            x, y = left + p % self.columns * self.cell_width, top + PANEL_HEAD + self.tops[line]
+            height = self.tops[line + 1] - self.tops[line]
+            word = "eos" if frame.tokens[p] == eos else words[p]
+            box = (x + 1, y + 1, x + self.cell_width - 2, y + height - 2)
+            _draw_cell(draw, box, frame, p, (word, old[p]), p in fresh, self.last)
+        if not is_done:
+            return
+        score, foot = self.scores[i], top + PANEL_HEAD + self.tops[-1] + 6
+        verdict, color = ("✓ right", RIGHT) if score >= 1 else (f"score {score:.3g}", WRONG)
+        draw.text((left + PANEL, foot), verdict, color, _font(18, bold=True), anchor="ra")
+        draw.text((left, foot), _fitting(draw, run.text, _font(18), PANEL - 160), INK, _font(18))
 
 
 def _last_word(runs: Sequence[Recording], eos_id: int) -> int:
@@ -95,18 +146,21 @@ def _draw_cell(
     elif frame.commit_step[p]:
         fill = step_color(frame.commit_step[p], last)
         ink, edge = readable_on(fill), fill
-    draw.rectangle(box, fill, INK if fresh else edge, 3 if fresh and bottom - top > THIN else 1)
-    if bottom - top > THIN:
-        font = _font(12 if word == "eos" else 14)
-        draw.text(middle, _fitting(draw, printable(word), font, right - left - 4), ink, font, anchor="mm")
+    is_thin = bottom - top <= THIN
+    draw.rectangle(box, fill, INK if fresh else edge, 3 if fresh and not is_thin else 1)
+    if not is_thin:
+        font = _font(14 if word == "eos" else 22 if len(word) <= 2 else 16)
+        draw.text(middle, _fitting(draw, word, font, right - left - 4), ink, font, anchor="mm")
     if frame.remasked[p]:
         draw.line((left + 7, middle[1], right - 7, middle[1]), REMASKED, 2)
     if frame.masked[p] and frame.probability:
         draw.rectangle((left, bottom - 3, left + round(frame.probability[p] * (right - left)), bottom), "#1d6fd8")
 
 
-def _fitting(draw: Any, text: str, font: Any, width: int) -> str:
-    """Return a text, cut short where it is too wide."""
+def _fitting(draw: Any, text: str, font: Any, width: float) -> str:
+    """Return a text in one line, cut short where it is too wide."""
+    # Nothing this narrow shows more, and measuring a very long text takes long.
+    text = printable(text[:400])
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(f"{text}…", font) > width:
@@ -115,14 +169,14 @@ def _fitting(draw: Any, text: str, font: Any, width: int) -> str:
 
 
 def _draw_legend(draw: Any, top: int, last: int) -> None:
-    draw.text((MARGIN, top), "committed at step", FAINT, _font(13))
-    left = MARGIN + 150
-    for step in sorted({*range(1, last, -(-last // 16)), last}):
+    draw.text((MARGIN, top), "committed at step", FAINT, _font(16))
+    left = MARGIN + 176
+    for step in sorted({*range(1, last, -(-last // 12)), last}):
         color = step_color(step, last)
-        draw.rectangle((left, top - 3, left + 25, top + 18), color)
-        draw.text((left + 13, top + 8), str(step), readable_on(color), _font(12), anchor="mm")
-        left += 26
-    draw.text((left + 20, top), "black frame: in this step", FAINT, _font(13))
+        draw.rectangle((left, top - 3, left + 27, top + 21), color)
+        draw.text((left + 14, top + 9), str(step), readable_on(color), _font(14), anchor="mm")
+        left += 28
+    draw.text((left + 16, top), "framed: in this step", FAINT, _font(16))
 
 
 def step_color(step: int, last: int) -> str:

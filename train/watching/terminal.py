@@ -7,6 +7,7 @@ from itertools import groupby
 
 from envs.denoiser import Denoiser
 from envs.render import DIM, MASK_GLYPH, RESET, ansi_color
+from train.escaping import printable, printable_lines
 from train.watching.recording import Frame
 from train.watching.show import Show
 
@@ -16,21 +17,23 @@ BOLD, STRUCK = "\x1b[1;4m", "\x1b[9;35m"
 def ansi_frames(show: Show, problem: int) -> Iterator[str]:
     """Draw a problem step by step: at each step one block of text with a coloured line a policy."""
     about, runs = show.problems[problem], [recordings[problem] for recordings in show.recordings]
-    yield f"{BOLD}{about.task} {about.split} {about.index}{RESET}  {about.prompt}\n{DIM}answer  {about.answer}{RESET}"
-    width = max(len(player.name) for player in show.players)
+    head = f"{BOLD}{about.task} {about.split} {about.index}{RESET}  {printable_lines(about.prompt)}"
+    yield f"{head}\n{DIM}a right answer  {printable_lines(about.answer)}{RESET}"
+    names = [printable(player.name) for player in show.players]
+    width = max(map(len, names))
     last = max(run.nfe for run in runs)
     for step in range(1, last + 1):
         lines = [f"step {step} of {last}"]
-        for player, run in zip(show.players, runs, strict=True):
+        for name, run in zip(names, runs, strict=True):
             k = min(step, run.nfe)
             frame, before = run.frames[k], run.frames[k - 1]
             counters = f"NFE {frame.nfe:>3}  positions {frame.token_positions:>6}"
             words = " ".join(_ansi_words(show.denoiser, frame, before, fresh=step <= run.nfe))
-            lines.append(f"  {player.name:<{width}}  {DIM}{counters}{RESET}  {words}")
+            lines.append(f"  {name:<{width}}  {DIM}{counters}{RESET}  {words}")
         yield "\n".join(lines)
     results = [
-        f"  {player.name:<{width}}  score {scores[problem]:g}  NFE {run.nfe:>3}  {run.text}"
-        for player, run, scores in zip(show.players, runs, show.scores, strict=True)
+        f"  {name:<{width}}  score {scores[problem]:g}  NFE {run.nfe:>3}  {printable_lines(run.text)}"
+        for name, run, scores in zip(names, runs, show.scores, strict=True)
     ]
     yield "\n".join(["final", *results])
 
@@ -53,8 +56,3 @@ def _ansi_words(denoiser: Denoiser, frame: Frame, before: Frame, fresh: bool) ->
     for word, same in groupby(words):
         count = len(list(same))
         yield from [word] * count if count <= 3 else [f"{word}{DIM}x{count}{RESET}"]
-
-
-def printable(token: str) -> str:
-    """Return a token that can't move the cursor or change colours."""
-    return "".join(c if c.isprintable() else "?" for c in token)
