@@ -1,6 +1,6 @@
 """Names are data, never markup: how any text is made harmless, one function for each kind of place that shows it.
 
-A run's folder, a task, a model or a policy may be called anything. What shows such a text takes it through one of these;
+A folder, a task, a model or a policy may be called anything. What shows such a text takes it through one of these;
 what stores it (JSON, YAML, W&B's tables) keeps it as it is.
 """
 
@@ -69,7 +69,7 @@ def for_markdown(text: str) -> str:
 
 
 def for_plot(text: str, most: int = 48) -> str:
-    r"""Return a text as matplotlib draws it as it is: no mathematics between dollars, no label hidden by its underscore.
+    r"""Return a text that matplotlib draws as it is: no mathematics between dollars, no label hidden by an underscore.
 
     Args:
         text: any.
