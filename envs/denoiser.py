@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from envs.models.attention import attention, position_numbers
-from envs.models.families import find_family
+from envs.models.families import check_kind, check_supported, check_unquantised, find_family
 from envs.models.family import PLAIN, Family
 from envs.models.native import load_native
 from envs.models.probes import (
@@ -26,7 +25,8 @@ from envs.models.probes import (
 )
 from envs.models.remote import check_remote, load_remote
 from envs.models.source import fetch, is_hub_id
-from envs.models.tokens import find_ids, load_tokenizer
+from envs.models.tokens import find_ids, first_line, load_tokenizer
+from envs.models.weights import check_dtypes
 from envs.toy import ToyDenoiser
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -326,7 +326,17 @@ def _load_guide(name: str, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     _check_device(device)
-    return _from_pretrained(AutoModelForCausalLM, name, _folder(name), device, torch.float32)
+    folder = _folder(name)
+    config = _read_config(name, folder)
+    try:
+        check_unquantised(config)
+        check_kind(config, "causal")
+        check_dtypes(folder)
+        model = _from_pretrained(AutoModelForCausalLM, folder, device, torch.float32)
+        check_tensors(model, folder, None)
+    except Exception as error:  # as in _load
+        raise ValueError(f"model is {name!r}: {first_line(error)}") from error
+    return model
 
 
 @lru_cache(maxsize=2)
@@ -354,17 +364,16 @@ def _load(
     if family.route == "remote":
         check_remote(name, Path(name).is_dir(), trust_remote_code, revision)
     try:
+        check_supported(config, family)
+        check_dtypes(folder)
         tokenizer = load_tokenizer(family, folder, trust_remote_code)
-        model = _load_model(family, name, folder, config, device, getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        raise ValueError(text if text.startswith("model is") else f"model is {name!r}: {text}") from error
+        model = _load_model(family, folder, config, device, getattr(torch, dtype))
+    except Exception as error:  # transformers, safetensors and torch each raise their own
+        raise ValueError(f"model is {name!r}: {first_line(error)}") from error
     return MaskedLMDenoiser(model, tokenizer, family, config, chat_template, name)
 
 
-def _load_model(
-    family: Family, name: str, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype
-) -> Any:
+def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype) -> Any:
     """Load a model by its family's route, and check that it is the checkpoint's."""
     from transformers import AutoModelForMaskedLM
 
@@ -376,7 +385,7 @@ def _load_model(
     elif family.route == "remote":
         model = load_remote(folder, device, dtype)
     else:
-        model = _from_pretrained(AutoModelForMaskedLM, name, folder, device, dtype)
+        model = _from_pretrained(AutoModelForMaskedLM, folder, device, dtype)
     check_tensors(model, folder, names)
     check_rotary(model, frequencies)
     return model
@@ -397,25 +406,26 @@ def _folder(name: str, revision: str | None = None, with_code: bool = False) -> 
 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
+        config = json.loads((folder / "config.json").read_text())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"model is {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"model is {name!r}: {folder / 'config.json'} holds no object of settings")
     return config
 
 
-def _from_pretrained(auto_class: Any, name: str, folder: Path, device: str, dtype: torch.dtype) -> Any:
+def _from_pretrained(auto_class: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    kind = "masked" if "MaskedLM" in auto_class.__name__ else "causal"
-    try:
-        model, report = auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model is {name!r}: transformers can't load a {kind} LM from {folder}: {error}") from error
+    # Left out, trust_remote_code would mean to ask at the terminal whether to run the folder's own code.
+    model, report = auto_class.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
+    )
     missing = sorted(report["missing_keys"])
     if missing:
         # They would be random numbers.
-        raise ValueError(f"model is {name!r}: its weights lack {len(missing)} tensors, such as {missing[0]}")
+        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -115,10 +115,18 @@ def test_text(random_denoiser: MaskedLMDenoiser) -> None:
 
 
 @pytest.mark.parametrize("missing", ["mask_token", "eos_token"])
-def test_tokenizer_without_a_token(random_denoiser: MaskedLMDenoiser, missing: str) -> None:
+def test_tokenizer_without_a_token(
+    random_denoiser: MaskedLMDenoiser, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     tokenizer: PreTrainedTokenizerFast = build_tokenizer(make_tasks(SUITE))
+    expected = getattr(tokenizer, f"{missing}_id")
     setattr(tokenizer, missing, None)
-    with pytest.raises(ValueError, match=f"{missing}_id is None"):
+    denoiser = MaskedLMDenoiser(random_denoiser.model, tokenizer)  # the model's configuration knows it
+    assert {"mask_token": denoiser.mask_id, "eos_token": denoiser.eos_id}[missing] == expected
+    monkeypatch.setattr(random_denoiser.model.config, f"{missing}_id", None)
+    usual_names = {name: i for name, i in tokenizer.get_vocab().items() if name not in ("[MASK]", "[EOS]")}
+    monkeypatch.setattr(type(tokenizer), "get_vocab", lambda self: usual_names)
+    with pytest.raises(ValueError, match=f"{missing}_id is None in the tokenizer .* and in its config.json"):
         MaskedLMDenoiser(random_denoiser.model, tokenizer)
 
 

@@ -32,7 +32,6 @@ class Family:
         key_map: from the checkpoint's tensor names to the native class's.
         tokenizer_class: the tokenizer's class in transformers; ``AutoTokenizer`` asks the checkpoint.
         mask_token: how the tokenizer writes the mask where neither config.json nor the tokenizer declares its id.
-        eos_tokens: attributes of the tokenizer that may name end-of-text, the first that does counts.
         end_tokens: further tokens that end a text (end of turn).
         stop_strings: texts that end a text but are several tokens; what follows them is cut from the decoded text.
         block_length: positions that see each other in a block-causal model; None where all see all.
@@ -53,7 +52,6 @@ class Family:
     key_map: Callable[[str], str] = _unchanged
     tokenizer_class: str = "AutoTokenizer"
     mask_token: str | None = None
-    eos_tokens: tuple[str, ...] = ("eos_token_id",)
     end_tokens: tuple[str, ...] = ()
     stop_strings: tuple[str, ...] = ()
     block_length: int | None = None

@@ -27,7 +27,7 @@ def count_parameters(config: Any) -> int:
         if config.model_type in CAUSAL:
             model = getattr(transformers, CAUSAL[config.model_type])(config)
         else:
-            model = transformers.AutoModelForMaskedLM.from_config(config)
+            model = transformers.AutoModelForMaskedLM.from_config(config, trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

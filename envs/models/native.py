@@ -46,6 +46,8 @@ def load_native(
         target = family.key_map(name)
         if target not in wanted:
             raise ValueError(f"its weights hold {name}, which {family.native_class} has no place for")
+        if not tensor.is_floating_point():
+            raise ValueError(f"its weights hold {name} as {tensor.dtype}, but weights are floating-point numbers")
         if tensor.shape != wanted[target].shape:
             raise ValueError(
                 f"its weights hold {name} of shape {tuple(tensor.shape)}, but config.json says "

@@ -75,13 +75,28 @@ def check_tensors(model: Any, folder: Path, names: Mapping[str, str] | None) -> 
     """
     loaded = model.state_dict()
     for name, tensor in read_tensors(folder):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"its weights hold NaN or infinite values in {name}: the checkpoint itself is damaged")
         target = name if names is None else names[name]
         # What the model has no place for, the loader has dropped.
         if target not in loaded:
             continue
         own = loaded[target]
+        if own.is_floating_point() and not bool(torch.isfinite(own).all()):
+            raise ValueError(f"its weights hold values in {name} that {own.dtype} can't: use bfloat16 or float32")
         if own.shape != tensor.shape or not torch.equal(own.cpu(), tensor.to(own.dtype)):
+            if _is_tied(model, own):
+                raise ValueError(
+                    f"config.json says that the output layer is the embedding, but {name} is another tensor than the "
+                    "other of the two: set tie_word_embeddings (of LLaDA: weight_tying) to false"
+                )
             raise ValueError(f"after loading, {target} is not what the checkpoint holds: the loader changed it")
+
+
+def _is_tied(model: Any, tensor: Tensor) -> bool:
+    """Tell whether a tensor is both the model's embedding and its output layer."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    return head is not None and head.weight is embedding and tensor.data_ptr() == embedding.data_ptr()
 
 
 def check_rotary(model: Any, expected: Tensor | None = None) -> None:

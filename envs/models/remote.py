@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from envs.models.tokens import first_line
+
 FIRST, LAST = (4, 54), (4, 57)
 """Versions of transformers, first and last, under which the checkpoints' own code was seen to load right."""
 
@@ -59,6 +61,6 @@ def load_remote(folder: Path, device: str, dtype: torch.dtype) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=True, local_files_only=True, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"its own code can't load it: {error}") from error
+    except Exception as error:  # it is anyone's code
+        raise ValueError(f"its own code can't load it: {first_line(error)}") from error
     return model.to(device)

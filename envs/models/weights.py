@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool)
+"""What an unquantised checkpoint holds: weights as floats, position numbers and masks as the last two."""
 
 
 def weight_files(folder: Path) -> list[Path]:
     """List the files that hold a checkpoint's tensors: one, or the shards of an index.
 
     Raises:
-        ValueError: if there are none, or a shard is missing.
+        ValueError: if there are none, an index is damaged, or a shard is missing.
     """
     for stem in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{stem}.index.json"
         if (folder / stem).is_file():
             return [folder / stem]
         if index.is_file():
-            shards = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            try:
+                shards = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"{index} is damaged ({error!r}): download it again") from error
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
                 raise ValueError(f"{folder} lacks {missing[0]}, which {index.name} names")
@@ -34,12 +42,62 @@ def read_tensors(folder: Path, device: str | torch.device = "cpu") -> Iterator[t
     """Yield a checkpoint's tensors by name, no more than one file's in memory at a time.
 
     Raises:
-        ValueError: if the folder holds no whole weights.
+        ValueError: if the folder holds no whole weights, or none that can be read without running code.
     """
     for file in weight_files(folder):
         if file.suffix == ".bin":
-            yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
+            yield from _read_pickle(file).items()
             continue
-        with safe_open(file, framework="pt", device=str(device)) as tensors:
+        with _open(file, device) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
                 yield name, tensors.get_tensor(name)
+
+
+def check_dtypes(folder: Path) -> None:
+    """Refuse quantised weights, whose scales no loader here would apply.
+
+    Raises:
+        ValueError: naming the first tensor of such a dtype, or as `read_tensors` does.
+    """
+    for file in weight_files(folder):
+        if file.suffix == ".bin":
+            for name, tensor in _read_pickle(file).items():
+                _check_dtype(name, str(tensor.dtype).removeprefix("torch."), tensor.dtype in PLAIN_DTYPES)
+            continue
+        with _open(file, "cpu") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                kind = tensors.get_slice(name).get_dtype()
+                _check_dtype(name, kind, kind in ("F64", "F32", "F16", "BF16", "I64", "BOOL"))
+
+
+def _check_dtype(name: str, kind: str, is_plain: bool) -> None:
+    if not is_plain:
+        raise ValueError(
+            f"its weights hold {name} as {kind}: quantised weights are not supported; give a checkpoint in bfloat16, "
+            "float16 or float32"
+        )
+
+
+def _open(file: Path, device: str | torch.device) -> safe_open:
+    try:
+        return safe_open(file, framework="pt", device=str(device))
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): download it again") from error
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    """Read a .bin file's tensors; nothing in it is run."""
+    # Only the zip format can be mapped into memory; files of before torch 1.6 are read whole.
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError as error:
+        # torch's own message advises to let the file run its code.
+        raise ValueError(
+            f"{file} is damaged or holds more than tensors, which could run code: it was not loaded; give a "
+            "model.safetensors"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, OSError, AttributeError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}): download it again") from error
+    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        raise ValueError(f"{file} is no table of tensors by name: give a model.safetensors")
+    return held
