@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from envs.tasks.files import HubSplit, Row, text_of
-from envs.tasks.programs import ProgramTask, continuation, find_program
+from envs.tasks.programs import ProgramTask, continuation, find_program, future_first
 
 PROMPT = """Write a solution to the following problem and make sure that it passes the tests:
 ```python
@@ -22,7 +22,7 @@ def humaneval_program(text: str, prompt: str, test: str, entry_point: str) -> st
     """
     head = prompt[: prompt.rindex(f"def {entry_point}")]
     whole = find_program(text, {entry_point})
-    program = f"{head}\n{whole}" if whole is not None else continuation(text, prompt)
+    program = future_first(f"{head}\n{whole}") if whole is not None else continuation(text, prompt)
     return None if program is None else f"{program}\n\n{test}\n\ncheck({entry_point})\n"
 
 

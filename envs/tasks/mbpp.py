@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -21,10 +22,22 @@ OFFICIAL: dict[Split, range] = {"test": range(11, 511), "validation": range(511,
 """The paper's splits by ``task_id``; 1 to 10 are for prompts."""
 
 
-def mbpp_program(text: str, tests: Sequence[str], setup: str = "") -> str | None:
-    """Return the program that tells whether a text solves a problem: its function and the tests."""
-    program = find_program(text, called(tests))
-    return None if program is None else "\n".join([setup, program, *tests]) + "\n"
+def mbpp_program(text: str, tests: Sequence[str], setup: str = "", code: str = "") -> str | None:
+    """Return the program that tells whether a text solves a problem: its function, the setup and the tests.
+
+    The setup comes after the answer, whose classes it may use.
+
+    Args:
+        text: what the model wrote.
+        tests: assertions.
+        setup: what the tests need.
+        code: the reference solution, which tells which of the functions that the tests call is asked for; without
+            it, they all are but Python's own.
+    """
+    names = called(tests)
+    own = {name for name in names if re.search(rf"^(?:def|class)\s+{name}\b|^{name}\s*=", code, re.M)}
+    program = find_program(text, own or names)
+    return None if program is None else "\n".join([program, setup, *tests]) + "\n"
 
 
 class MBPP(ProgramTask):
@@ -72,4 +85,4 @@ class MBPP(ProgramTask):
     def program(self, text: str, row: Row) -> str | None:
         """Return `mbpp_program`."""
         setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
-        return mbpp_program(text, row["test_list"], setup)
+        return mbpp_program(text, row["test_list"], setup, text_of(row, "code"))

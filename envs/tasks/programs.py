@@ -1,63 +1,267 @@
-"""Finding a program in what a model wrote, and what the tasks that run it share."""
+r"""Finding a program in what a model wrote, and what the tasks that run it share.
+
+A text is read as a notebook: its *drafts* are the runs of lines that compile, in fences or not. The last one that
+defines the function counts, so that a correction replaces what it corrects, unless it is announced as an alternative
+("Or:"). From the other drafts come the imports, constants and helpers that it needs.
+"""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import re
+import symtable
+import warnings
 from abc import abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from envs.tasks.answers import before_end
 from envs.tasks.files import FileTask, Row
 from envs.tasks.sandbox import passes
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*$", re.M | re.I)
-_CODE = re.compile(r"^(?:def|async def|class|import|from|@)\s*\w", re.M)
+_FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^`\n]*$")
+_OPENED_IN_LINE = re.compile(r"^([ \t]*`{3,}(?:python3?|py)?)[ \t]+(?=(?:async|def|class|import|from|@)\b)", re.M | re.I)
+_CLOSED_IN_LINE = re.compile(r"(?<=[^\s`])`{3,}[ \t]*$", re.M)
+_START = re.compile(
+    r"[ \t]*(?:(?:async|def|class|import|from|if|for|while|try|with|type)\b|@\w|[A-Za-z_][\w.,:|\[\] \t]*=(?!=))"
+)
+_UNFINISHED = re.compile(r"\s*(?:#|@|$)|.*[:\\]\s*$")
+_FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
+_ALTERNATIVE = re.compile(
+    r"^[ \t*#>-]*or\b|\balternativ|\b(?:an)?other (?:way|approach|solution|version|method|option)|\bcan also\b",
+    re.I | re.M,
+)
+
 _INDENT = " " * 4
+
+_LONGEST = 20_000
+"""Characters of one program; what comes after them is not read."""
+
+_MOST_COMPILED = 300_000
+"""Characters of a text that are compiled, those of a second try counted again: reading any text takes under a second."""
+
+
+class Draft(NamedTuple):
+    """A run of lines that compiles."""
+
+    code: str
+    """Its lines."""
+    before: str
+    """What stands between the draft before it, or the text's beginning, and this one."""
+
+
+class _Reader:
+    """Finds the longest beginning of some lines that compiles, as long as its allowance of characters lasts."""
+
+    def __init__(self) -> None:
+        self.left = _MOST_COMPILED
+
+    def keep(self, lines: Sequence[str], head: str = "") -> int:
+        """Return how many of the lines, after the head, compile together; 0 if none do."""
+        kept = len(lines)
+        while kept and self.left > 0:
+            code = head + "\n".join(lines[:kept])
+            self.left -= len(code) + 1
+            wrong = _wrong_line(code)
+            if wrong is None:
+                return kept
+            # No beginning that holds the line where parsing failed can compile, nor one that ends in what only begins.
+            kept = min(kept - 1, max(0, wrong - head.count("\n") - 1))
+            while kept and _UNFINISHED.match(lines[kept - 1]):
+                kept -= 1
+        return 0
+
+
+def _wrong_line(code: str) -> int | None:
+    """Return the number of a line before which the code must end to compile, from 1; None if it compiles."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(code, "<solution>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError, OverflowError):
+        return 1
+    return None
+
+
+def _readable(text: str) -> str:
+    """Cut a text at its end and at MBPP's own marks, and give fences lines of their own."""
+    text = before_end(text).partition("[DONE]")[0].rpartition("[BEGIN]")[2]
+    return _CLOSED_IN_LINE.sub("\n```", _OPENED_IN_LINE.sub(r"\1\n", text))
 
 
 def blocks(text: str) -> list[str]:
     r"""Return the parts of a text between code fences, in order; also where the first or last fence is missing.
 
     >>> blocks("def f(): pass\n```\nThat is all.")
-    ['def f(): pass\n', '\nThat is all.']
+    ['def f(): pass', 'That is all.']
     """
-    text = before_end(text).partition("[DONE]")[0].rpartition("[BEGIN]")[2]
-    return [part for part in _FENCE.split(text) if part.strip()]
+    parts: list[list[str]] = [[]]
+    for line in _readable(text).split("\n"):
+        if _FENCE.match(line):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    return [part for part in map("\n".join, parts) if part.strip()]
 
 
-def longest_program(code: str) -> str:
-    r"""Return the longest run of lines, from the first one that looks like code, that compiles; "" if there is none.
+def drafts(text: str) -> list[Draft]:
+    r"""Return the programs of a text, in order.
 
-    >>> longest_program("Here it is:\ndef f():\n    return 1\nIt returns 1.")
-    'def f():\n    return 1'
+    >>> [draft.code for draft in drafts("Here it is:\nN = 1\ndef f():\n    return N\nIt returns 1.")]
+    ['N = 1\ndef f():\n    return N']
     """
-    start = _CODE.search(code)
-    return "\n".join(_compiling("", code[start.start() :].split("\n"))) if start else ""
+    lines = _readable(text).split("\n")
+    reader = _Reader()
+    found: list[Draft] = []
+    place = seen = 0
+    while place < len(lines) and reader.left > 0:
+        kept = 0
+        if _START.match(lines[place]):
+            run = _run(lines, place)
+            fence = next((i for i, line in enumerate(run) if _FENCE.match(line)), len(run))
+            kept = reader.keep(run[:fence])
+            # A fence may stand in a docstring.
+            if kept < fence < len(run):
+                kept = max(kept, reader.keep(run))
+        if kept:
+            found.append(Draft("\n".join(run[:kept]), "\n".join(lines[seen:place])))
+            seen = place + kept
+        place += max(kept, 1)
+    return found
 
 
-def _compiles(code: str) -> bool:
-    try:
-        compile(code, "<solution>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+def _run(lines: Sequence[str], start: int) -> list[str]:
+    """Return the lines from one on that are indented as it is, that much removed, up to `_LONGEST` characters."""
+    margin = re.match(r"[ \t]*", lines[start])[0]  # type: ignore[index]
+    run: list[str] = []
+    length = 0
+    for line in lines[start:]:
+        length += len(line) + 1
+        if length > _LONGEST or not (line.startswith(margin) or not line.strip()):
+            break
+        run.append(line.removeprefix(margin))
+    return run
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement gives a meaning: of a function, class, import or assignment."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {node.name}
+        case ast.Import() | ast.ImportFrom():
+            return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        case ast.Assign() | ast.AnnAssign():
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return set()
+
+
+class _Statement(NamedTuple):
+    """A statement at a program's top level."""
+
+    names: set[str]
+    """What it gives a meaning; of `if` and `try`, what the statements right below do."""
+    code: str
+
+
+def _statements(code: str) -> list[_Statement]:
+    lines = code.split("\n")
+    found = []
+    for node in ast.parse(code).body:
+        inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
+        is_branching = isinstance(node, ast.If | ast.Try)
+        names = set().union(*map(_names, inner)) if is_branching else _names(node)
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+        found.append(_Statement(names, "\n".join(lines[first - 1 : node.end_lineno])))
+    return found
 
 
 def defined(code: str) -> set[str]:
-    """Return the names of the functions and classes that a program defines at its top level."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return {node.name for node in ast.parse(code).body if isinstance(node, kinds)}
+    """Return the names that a program defines at its top level.
+
+    >>> sorted(defined("from math import gcd as g, pi\\nf = lambda x: x\\nclass A: pass"))
+    ['A', 'f', 'g', 'pi']
+    """
+    return set().union(*(statement.names for statement in _statements(code)))
+
+
+def _used(code: str) -> set[str]:
+    """Return the global names that a program reads."""
+    used: set[str] = set()
+    tables = [symtable.symtable(code, "<solution>", "exec")]
+    while tables:
+        table = tables.pop()
+        is_module = table.get_type() == "module"
+        used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (is_module or s.is_global())}
+        tables += table.get_children()
+    return used
+
+
+def _is_stub(code: str, names: Collection[str]) -> bool:
+    """Tell whether a program has no more than the heads of these functions: `pass`, `...` or a docstring below."""
+    functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef) and node.name in names]
+    lines = [line for function in functions for line in function.body]
+    return bool(lines) and all(
+        isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+        for line in lines
+    )
 
 
 def find_program(text: str, names: Collection[str]) -> str | None:
-    """Return the first program of a text that defines one of these names; None if there is none."""
-    for part in [*blocks(text), before_end(text)]:
-        program = longest_program(part)
-        if program and defined(program) & set(names):
-            return program
-    return None
+    r"""Return the program of a text that defines one of these names; None if there is none.
+
+    >>> print(find_program("```\ndef half(x): return x / 2\n```\n```\ndef f(x): return half(x)\n```", {"f"}))
+    def half(x): return x / 2
+    def f(x): return half(x)
+    """
+    found = drafts(text)
+    chosen: int | None = None
+    kept = []
+    for place, draft in enumerate(found):
+        is_another = bool(defined(draft.code) & set(names))
+        if chosen is not None and is_another and (_ALTERNATIVE.search(draft.before) or _is_stub(draft.code, names)):
+            continue
+        kept.append(place)
+        if is_another:
+            chosen = place
+    if chosen is None:
+        return None
+    return _join([found[place].code for place in kept], kept.index(chosen), names)
+
+
+def _join(programs: Sequence[str], chosen: int, names: Collection[str]) -> str:
+    """Join a program with the statements of others that it needs, in the order of the text, so that the last holds."""
+    statements = [[] if place == chosen else _statements(code) for place, code in enumerate(programs)]
+    giving: dict[str, list[tuple[int, int]]] = {}
+    for place, several in enumerate(statements):
+        for number, statement in enumerate(several):
+            for name in statement.names:
+                giving.setdefault(name, []).append((place, number))
+    taken: set[tuple[int, int]] = set()
+    needed = ["*", *names, *_used(programs[chosen])]
+    while needed:
+        for place, number in giving.pop(needed.pop(), []):
+            if (place, number) not in taken:
+                taken.add((place, number))
+                needed += _used(statements[place][number].code)
+    parts = []
+    for place, several in enumerate(statements):
+        parts += [statement.code for number, statement in enumerate(several) if (place, number) in taken]
+        if place == chosen:
+            parts.append(programs[place])
+    return future_first("\n".join(parts))
+
+
+def future_first(program: str) -> str:
+    r"""Put a program's ``from __future__`` lines first, where alone they may stand.
+
+    >>> future_first("import math\nfrom __future__ import annotations")
+    'from __future__ import annotations\nimport math\n'
+    """
+    lines = "".join(f"{line}\n" for line in _FUTURE.findall(program))
+    return lines + _FUTURE.sub("", program) if lines else program
 
 
 def continuation(text: str, prompt: str) -> str | None:
@@ -66,33 +270,27 @@ def continuation(text: str, prompt: str) -> str | None:
     >>> continuation("return x + 1", "def f(x):\n")
     'def f(x):\n    return x + 1'
     """
+    reader = _Reader()
     for part in blocks(text):
         # Of the first line, or of all, the indentation is easily lost.
-        lines = part.strip("\n").rstrip().split("\n")
+        lines = part.strip("\n").rstrip()[:_LONGEST].split("\n")
         first = lines if lines[0].startswith((" ", "\t")) else [_INDENT + lines[0], *lines[1:]]
-        bodies = [_compiling(prompt, first), _compiling(prompt, [_INDENT + line for line in lines])]
+        bodies = [body[: reader.keep(body, prompt)] for body in (first, [_INDENT + line for line in lines])]
         body = max(bodies, key=len)
         if any(line.strip() for line in body):
             return prompt + "\n".join(body)
     return None
 
 
-def _compiling(prompt: str, lines: list[str]) -> list[str]:
-    kept = len(lines)
-    while kept and not _compiles(prompt + "\n".join(lines[:kept])):
-        kept -= 1
-    return lines[:kept]
-
-
 def called(tests: Iterable[str]) -> set[str]:
-    """Return the functions that tests call by name and Python doesn't have.
+    """Return the functions that tests call by name; those that Python has too only if they call no other.
 
-    >>> called(["assert set(similar((3, 4), (4, 5))) == {4}"])
-    {'similar'}
+    >>> called(["assert set(similar((3, 4), (4, 5))) == {4}"]), called(["assert sum(10, 15) == 6"])
+    ({'similar'}, {'sum'})
     """
     nodes = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
     names = {node.func.id for node in nodes if isinstance(node.func, ast.Name)}
-    return {name for name in names if not hasattr(builtins, name)}
+    return {name for name in names if not hasattr(builtins, name)} or names
 
 
 class ProgramTask(FileTask):
