@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from envs.tasks.answers import before_end
 from envs.tasks.files import FileTask, Row
-from envs.tasks.sandbox import passes
+from envs.tasks.sandbox import need_protection, passes
 
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^`\n]*$")
-_OPENED_IN_LINE = re.compile(r"^([ \t]*`{3,}(?:python3?|py)?)[ \t]+(?=(?:async|def|class|import|from|@)\b)", re.M | re.I)
+_OPENED_IN_LINE = re.compile(
+    r"^([ \t]*`{3,}(?:python3?|py)?)[ \t]+(?=(?:async|def|class|import|from|@)\b)", re.M | re.I
+)
 _CLOSED_IN_LINE = re.compile(r"(?<=[^\s`])`{3,}[ \t]*$", re.M)
 _START = re.compile(
     r"[ \t]*(?:(?:async|def|class|import|from|if|for|while|try|with|type)\b|@\w|[A-Za-z_][\w.,:|\[\] \t]*=(?!=))"
@@ -39,7 +41,7 @@ _LONGEST = 20_000
 """Characters of one program; what comes after them is not read."""
 
 _MOST_COMPILED = 300_000
-"""Characters of a text that are compiled, those of a second try counted again: reading any text takes under a second."""
+"""Characters of a text that are compiled, again at each try: so reading any text takes less than a second."""
 
 
 class Draft(NamedTuple):
@@ -179,9 +181,9 @@ def _statements(code: str) -> list[_Statement]:
 
 
 def defined(code: str) -> set[str]:
-    """Return the names that a program defines at its top level.
+    r"""Return the names that a program defines at its top level.
 
-    >>> sorted(defined("from math import gcd as g, pi\\nf = lambda x: x\\nclass A: pass"))
+    >>> sorted(defined("from math import gcd as g, pi\nf = lambda x: x\nclass A: pass"))
     ['A', 'f', 'g', 'pi']
     """
     return set().union(*(statement.names for statement in _statements(code)))
@@ -302,11 +304,11 @@ class ProgramTask(FileTask):
         validation: the validation problems' file.
         test: the test problems' file.
         allow_code_execution: that the programs may be run; nothing can be scored without.
-        seconds: time limit of a program.
+        seconds: processor time of a program; it may take three times as long by the clock.
         megabytes: memory limit of a program.
 
     Raises:
-        ValueError: unless running code is allowed.
+        ValueError: unless running code is allowed, and the system can keep programs from changing files.
     """
 
     def __init__(
@@ -328,6 +330,7 @@ class ProgramTask(FileTask):
         for name, value in (("seconds", seconds), ("megabytes", megabytes)):
             if value < 1:
                 raise ValueError(f"{self.name}'s {name} is {value}: it must be 1 or more")
+        need_protection()
         self.seconds, self.megabytes = seconds, megabytes
 
     @abstractmethod
