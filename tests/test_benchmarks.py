@@ -26,6 +26,7 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import make_rule
 from train.config import parse
 from train.evaluate import EvaluateConfig, main, measure
+from train.model_config import ModelConfig
 from train.ppo_config import TrainPPOConfig
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -357,7 +358,9 @@ def test_an_evaluation_ends_with_the_split(tmp_path: Path) -> None:
     )
     assert outcomes["task"] == ["copy"] * 10 + ["gsm8k"] * 3
     assert outcomes["index"] == [*range(2, 12), 2, 3, 4]
-    config = EvaluateConfig(["threshold:0.5"], tmp_path / "run", model="toy", tasks=tasks, first=5, buffer_length=4)
+    config = EvaluateConfig(
+        ["threshold:0.5"], tmp_path / "run", model=ModelConfig("toy"), tasks=tasks, first=5, buffer_length=4
+    )
     with pytest.raises(ValueError, match="first is 5: gsm8k has 5 test problems, so it must be below 5"):
         main(config)
     assert not (tmp_path / "run").exists()

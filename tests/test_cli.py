@@ -21,8 +21,8 @@ def start(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     given: list[Any] = []
     run = train.cli.run
 
-    def stop_at_main(main: Any, config_class: type[ConfigT], *rest: Any) -> None:
-        run(given.append, config_class, *rest)
+    def stop_at_main(main: Any, config_class: type[ConfigT], *rest: Any, **options: Any) -> None:
+        run(given.append, config_class, *rest, **options)
 
     monkeypatch.setattr("train.cli.run", stop_at_main)
     monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *words])

@@ -11,10 +11,11 @@ from records import outcomes, ppo_config, write_run
 from test_report import read_page
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.compare import CompareConfig, best_rule, compare, main, name_runs, per_task
+from train.compare import CompareConfig, best_rule, compare, main, per_task
 from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig
 from train.evaluate import main as evaluate_main
+from train.model_config import ModelConfig
 from train.run_folder import UserError
 from train.tracking import WandbConfig
 
@@ -77,7 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (made[-1] / "progress.csv").write_text(columns + "\n".join(rows) + "\n")
     rules = [outcomes(f"threshold:{0.5 + k / 10:g}", [1] * (16 + k) + [0] * (4 - k), [k + 2] * 20) for k in range(4)]
     rules += [outcomes("oracle", [1] * 20, [1, 2] * 10), outcomes("klass:0.9", [1] * 20, [3] * 20)]
-    config = {"policy": ["all"], "episodes": 10, "model": "toy", "buffer_length": 8}
+    config = {"policy": ["all"], "episodes": 10, "model": {"name": "toy"}, "buffer_length": 8}
     made.append(write_run(place / "rules", rules, config))
     older = [outcomes("learned", right, nfe, block_length=4), outcomes("threshold:0.9", right, nfe, block_length=4)]
     made.append(write_run(place / "older", older, ppo_config(5, 3.0), keep=False))
@@ -135,12 +136,11 @@ def test_options_are_checked() -> None:
         CompareConfig(rules=["treshold"])
     with pytest.raises(ValueError, match="reference_accuracy is 1"):
         CompareConfig(reference_accuracy=1.0)
-    words = name_runs(["a", "--out", "o", "b", "--wandb.mode=offline", "--rules", "all"])
-    config = parse(CompareConfig, None, words)
+    words = ["a", "--out", "o", "b", "--wandb.mode=offline", "--rules", "all"]
+    config = parse(CompareConfig, None, words, positional="runs")
     assert (config.runs, config.rules, config.out, config.wandb.mode) == (["a", "b"], ["all"], Path("o"), "offline")
-    assert parse(CompareConfig, None, name_runs(["a", "wandb:me/project?group=seeds"])).runs[1:] == [
-        "wandb:me/project?group=seeds"
-    ]
+    paths = ["a", "wandb:me/project?group=seeds"]
+    assert parse(CompareConfig, None, paths, positional="runs").runs == paths
 
 
 def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
         network = UnmaskingNetwork(NetworkConfig(hidden_size=8, init="random", bias=-1.0 + seed))
         save(LearnedPolicy(network), tmp_path / f"net_s{seed}" / "policy")
         (tmp_path / f"net_s{seed}" / "config.yaml").write_text(json.dumps(ppo_config(seed)))
-    about: dict[str, Any] = {"model": "toy", "tasks": ["copy"], "episodes": 12, "buffer_length": 8}
+    about: dict[str, Any] = {"model": ModelConfig("toy"), "tasks": ["copy"], "episodes": 12, "buffer_length": 8}
     policies = [str(tmp_path / f"net_s{seed}" / "policy") for seed in (0, 1)]
     evaluate_main(EvaluateConfig(policy=policies, out=tmp_path / "a", **about))
     evaluate_main(EvaluateConfig(policy=["threshold:0", "threshold:2"], out=tmp_path / "b", **about))

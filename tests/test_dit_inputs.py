@@ -29,8 +29,9 @@ from train.evaluate import evaluate
 from train.finish import export
 from train.grpo import algorithm as grpo
 from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, JobConfig, ModelConfig
+from train.job_config import EnvConfig, JobConfig
 from train.learning import learn
+from train.model_config import ModelConfig
 from train.ppo import algorithm as ppo
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.tracking import Tracker, WandbConfig

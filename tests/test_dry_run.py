@@ -17,7 +17,8 @@ from train import grpo, ppo
 from train.cli import run
 from train.dry_run import CountingDenoiser, dry_run, step_gib, trial_rows
 from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
+from train.job_config import EnvConfig, EvaluationConfig
+from train.model_config import ModelConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.tracking import WandbConfig
 

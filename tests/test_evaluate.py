@@ -17,6 +17,7 @@ from envs.toy import ToyDenoiser
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig, default_workers, evaluate, main, measure, plan, run_job, start_worker
+from train.model_config import ModelConfig
 from train.records import accuracy_interval, key_of, make_record, mean_interval, read_outcomes, summarise
 from train.run_folder import UserError
 from train.tracking import WandbConfig
@@ -128,7 +129,7 @@ def test_a_folder_is_evaluated_under_both_decisions(tmp_path: Path) -> None:
         ("learned", "deterministic"),
         ("threshold:0.5", "deterministic"),
     ]
-    config = EvaluateConfig(model="toy", tasks=["copy"], episodes=10, buffer_length=8)
+    config = EvaluateConfig(model=ModelConfig("toy"), tasks=["copy"], episodes=10, buffer_length=8)
     found = {job.decision: summarise(run_job(config, job))[-1]["nfe"] for job in jobs[:2]}
     assert found["sample"] < found["deterministic"]  # a coin of 0.27 a position, against one position a step
     with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -162,7 +163,7 @@ def test_zero_episodes_are_refused_by_name(toy: ToyDenoiser) -> None:
 def test_main_takes_every_policy_at_every_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = EvaluateConfig(
         policy=["low_confidence:1", "threshold:0"],
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy", "sort"],
         episodes=3,
         buffer_length=8,
@@ -184,7 +185,7 @@ def test_main_takes_every_policy_at_every_block(tmp_path: Path, capsys: pytest.C
 def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0", "random:1", "low_confidence:4"],
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy"],
         episodes=3,
         buffer_length=8,
@@ -206,7 +207,7 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
 def test_processes_change_no_record(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0.5", "random:1"],
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy"],
         episodes=3,
         buffer_length=8,
@@ -249,7 +250,7 @@ def test_command_line(tmp_path: Path) -> None:
 def test_outcomes_are_kept_problem_by_problem(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0", "random:1"],
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy", "sort"],
         episodes=3,
         first=5,
@@ -270,7 +271,7 @@ def test_outcomes_are_kept_problem_by_problem(tmp_path: Path) -> None:
 def test_outcomes_are_resumed_with_the_records(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0", "random:1", "low_confidence:4"],
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy"],
         episodes=3,
         buffer_length=8,
@@ -322,7 +323,12 @@ def test_an_evaluation_is_logged_on_request(
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    about: dict[str, Any] = {"policy": ["threshold:0.9"], "model": "toy", "tasks": ["copy"], "buffer_length": 8}
+    about: dict[str, Any] = {
+        "policy": ["threshold:0.9"],
+        "model": ModelConfig("toy"),
+        "tasks": ["copy"],
+        "buffer_length": 8,
+    }
     main(EvaluateConfig(out=tmp_path / "a", episodes=2, **about))
     assert "W&B         disabled\n" in capsys.readouterr().out
     assert not list((tmp_path / "a").glob("wandb*"))

@@ -28,8 +28,9 @@ from train.group_rollouts import advantages, is_informative
 from train.grpo import algorithm, learning_rate, train
 from train.grpo_algorithm import GRPO
 from train.grpo_config import ExpertSection, GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
+from train.job_config import EnvConfig, EvaluationConfig
 from train.learning import learn
+from train.model_config import ModelConfig
 from train.tracking import STEP, Tracker, WandbConfig
 
 

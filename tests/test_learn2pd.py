@@ -18,6 +18,7 @@ from envs.toy import ToyDenoiser
 from policies import NetworkConfig, UnmaskingNetwork, load
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.learn2pd import Learn2PDConfig, fit, main, report, weighted_loss
+from train.model_config import ModelConfig
 from train.run_folder import UserError
 from train.traces import Traces
 from train.tracking import WandbConfig
@@ -278,7 +279,7 @@ def test_the_whole_job_on_the_toy_and_its_resumption(
     out = tmp_path / "run"
     config = Learn2PDConfig(
         out=out,
-        model="toy",
+        model=ModelConfig("toy"),
         tasks=["copy", "sort"],
         buffer_length=8,
         problems=36,

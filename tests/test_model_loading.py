@@ -23,8 +23,9 @@ from envs.models.memory import count_parameters
 from policies import make_rule
 from train.config import CONFIGS, parse
 from train.evaluate import EvaluateConfig, measure
+from train.grpo_config import TrainGRPOConfig
 from train.learn2pd import Learn2PDConfig
-from train.model_files import model_options
+from train.model_config import ModelConfig
 from train.ppo_config import TrainPPOConfig
 from train.pretrain import PretrainConfig
 from train.watching.show import WatchConfig
@@ -205,16 +206,23 @@ def test_a_step_takes_what_was_computed(inner: int, vocabulary: int, biggest: st
 @pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.stem)
 def test_a_model_file_sets_up_every_command(file: Path) -> None:
     written = yaml.safe_load(file.read_text())
-    checkpoint, decoding = written["checkpoint"], written["decoding"]
+    checkpoint, decoding = written["model"], written["decoding"]
     evaluate = parse(EvaluateConfig, None, ["--config", str(file), "--seed", "3"])
-    assert (evaluate.model, evaluate.buffer_length, evaluate.seed) == (checkpoint["name"], decoding["buffer_length"], 3)
+    assert (evaluate.buffer_length, evaluate.seed) == (decoding["buffer_length"], 3)
     blocks = [decoding[name] for name in ("block_length",) if name in decoding]
     assert evaluate.block_length == blocks
     ppo = parse(TrainPPOConfig, "ppo.yaml", [f"--config={file}", "--env.alpha", "4"])
-    assert (ppo.model.name, ppo.env.alpha, ppo.env.block_lengths) == (checkpoint["name"], 4, blocks)
-    assert (ppo.model.device, ppo.model.dtype) == (evaluate.device, evaluate.dtype)
-    assert model_options(ppo.model) == model_options(evaluate)
-    assert model_options(evaluate)["family"] == checkpoint.get("family")
+    assert (ppo.env.alpha, ppo.env.block_lengths) == (4, blocks)
+    grpo = parse(TrainGRPOConfig, "grpo.yaml", [f"--config={file}"])
+    assert (grpo.env.buffer_length, grpo.env.block_lengths) == (decoding["buffer_length"], blocks)
+    watch = parse(WatchConfig, None, [f"--config={file}"])
+    assert (watch.buffer_length, watch.block_length) == (decoding["buffer_length"], decoding.get("block_length"))
+    learn2pd = parse(Learn2PDConfig, None, [f"--config={file}"])
+    assert learn2pd.buffer_length == decoding["buffer_length"]
+    assert learn2pd.block_lengths == blocks or not blocks
+    assert learn2pd.published_block in learn2pd.block_lengths
+    expected = ModelConfig(**checkpoint)
+    assert all(config.model == expected for config in (evaluate, ppo, grpo, watch, learn2pd))
 
 
 @pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.stem)
@@ -223,7 +231,7 @@ def test_a_model_file_agrees_with_the_family(file: Path) -> None:
     published, decoding = written["published"], written["decoding"]
     family = FAMILIES[published.get("family", "masked_lm")]
     types = [*family.model_types, None]
-    assert find_family({"model_type": types[0]}, written["checkpoint"]["name"]) == family
+    assert find_family({"model_type": types[0]}, written["model"]["name"]) == family
     assert written["sources"]
     assert published.get("logit_shift", 0) == family.logit_shift
     assert published.get("mask_id") not in (*published.get("end_ids", []), published.get("pad_id", -1))
@@ -241,13 +249,11 @@ def test_a_model_file_in_the_wrong_place(tmp_path: Path) -> None:
     file = str(CONFIGS / "models" / "llada.yaml")
     with pytest.raises(ValueError, match=r"llada.yaml describes a dLLM, but this command takes none"):
         parse(PretrainConfig, None, ["--config", file])
-    (tmp_path / "odd.yaml").write_text("checkpoint: {name: tiny}\nreward: {}\n")
-    with pytest.raises(ValueError, match="has a section reward: a model file has checkpoint, decoding, published"):
+    (tmp_path / "odd.yaml").write_text("model: {name: tiny}\npublished: {}\nreward: {}\n")
+    with pytest.raises(
+        ValueError, match=r"odd.yaml, line 3: there is no section reward: a model file has model, decoding"
+    ):
         parse(EvaluateConfig, None, ["--config", str(tmp_path / "odd.yaml")])
-    watch = parse(WatchConfig, None, ["--config", file])
-    assert (watch.model, watch.block_length) == ("GSAI-ML/LLaDA-8B-Instruct", 32)
-    learn2pd = parse(Learn2PDConfig, None, ["--config", str(CONFIGS / "models" / "tiny.yaml")])
-    assert learn2pd.model == "tiny"
 
 
 # End to end.

@@ -19,7 +19,7 @@ from train.build import share
 from train.config import ROOT
 from train.group_rollouts import Batch
 from train.grpo import train
-from train.job_config import ModelConfig
+from train.model_config import ModelConfig
 from train.ppo import algorithm as ppo_algorithm
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.run_folder import UserError

@@ -27,8 +27,9 @@ from train.build import load_filter, make_env, make_model, stream_seed
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
-from train.job_config import EnvConfig, EvaluationConfig, ModelConfig
+from train.job_config import EnvConfig, EvaluationConfig
 from train.learning import learn
+from train.model_config import ModelConfig
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.run_folder import UserError

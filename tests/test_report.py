@@ -153,7 +153,7 @@ def test_an_evaluation_finds_the_runs_that_its_policies_come_from(tmp_path: Path
         for suffix in ("", "@0.9")
     ]
     policies = [str(tmp_path / name / "policy") for name in ("a_s0", "a_s1", "b")]
-    config = {"policy": [*policies, "threshold:0.9"], "episodes": 4, "model": "toy", "buffer_length": 8}
+    config = {"policy": [*policies, "threshold:0.9"], "episodes": 4, "model": {"name": "toy"}, "buffer_length": 8}
     run = write_run(tmp_path / "evaluated", entries, config)
     lines = lines_of(run)
     assert [(x.policy, x.family, len(x.replicates)) for x in lines] == [
@@ -240,7 +240,7 @@ def test_only_the_same_problems_and_blocks_are_compared(tmp_path: Path) -> None:
     there = write_run(
         tmp_path / "there",
         [outcomes("threshold:0.9", RIGHT, [3] * 8), outcomes("klass:0.9", RIGHT, [1] * 8)],
-        {"policy": ["threshold:0.9"], "episodes": 4, "model": "toy", "buffer_length": 8, "first": 100},
+        {"policy": ["threshold:0.9"], "episodes": 4, "model": {"name": "toy"}, "buffer_length": 8, "first": 100},
     )
     same = write_run(tmp_path / "same", [outcomes("threshold:0.5", RIGHT, [4] * 8)], ppo_config(3))
     runs = read_runs([str(here), str(there), str(same)])

@@ -48,7 +48,8 @@ STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in ex
 def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tmp_path: Path) -> None:
     script, *words = command_of(STEPS[folder], tmp_path, quick)
     config_class, default_file = SCRIPTS[script]
-    config = parse(config_class, default_file, [*words, "--out", str(tmp_path / folder)])
+    positional = "runs" if script == "train/compare.py" else None
+    config = parse(config_class, default_file, [*words, "--out", str(tmp_path / folder)], positional=positional)
     assert config.out == tmp_path / folder  # type: ignore[attr-defined]
     if isinstance(config, EvaluateConfig):
         rules = [policy for policy in config.policy if str(tmp_path) not in policy]

@@ -19,6 +19,7 @@ from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
+from train.model_config import ModelConfig
 from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
 FEATURES = ("is_eos", "margin", "repeated")
@@ -60,7 +61,7 @@ class InThreads(ThreadPoolExecutor):
 def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
     """Traces are of this denoiser, in shards of 5 problems, collected without new processes."""
     denoiser = Fickle()
-    monkeypatch.setattr(traces_module, "load_denoiser", lambda name: denoiser)
+    monkeypatch.setattr("train.model_config.load_denoiser", lambda *args, **options: denoiser)
     monkeypatch.setattr(traces_module, "SHARD", 5)
     monkeypatch.setattr(traces_module, "ProcessPoolExecutor", InThreads)
     return denoiser
@@ -68,7 +69,12 @@ def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
 
 def about(folder: Path, **others: Any) -> TraceConfig:
     """Thirteen problems: shards of 5, 5 and 3."""
-    fields: dict[str, Any] = {"block_length": 4, "features": FEATURES, "model": "toy", "tasks": ("copy", "sort")}
+    fields: dict[str, Any] = {
+        "block_length": 4,
+        "features": FEATURES,
+        "model": ModelConfig("toy"),
+        "tasks": ("copy", "sort"),
+    }
     return TraceConfig(folder, 13, **{"buffer_length": 8, **fields, **others})
 
 
@@ -149,7 +155,7 @@ def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Pat
 
 
 def test_what_the_toy_says_is_always_final(tmp_path: Path) -> None:
-    collect_shard(about(tmp_path, model="toy"), 0)
+    collect_shard(about(tmp_path, model=ModelConfig("toy")), 0)
     found = whole(Traces([tmp_path / "shard_00000"]))
     np.testing.assert_array_equal(found["oracle"], found["eligible"])
 

@@ -20,6 +20,7 @@ from envs.decoding import DecodingSettings
 from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, load, make_rule, save
 from train.config import ROOT, parse, to_yaml
+from train.model_config import ModelConfig
 from train.run_folder import UserError
 from train.watch import main
 from train.watching.gif import draw_gif
@@ -201,13 +202,13 @@ def test_a_plain_folder_decides_as_saved(tmp_path: Path) -> None:
         ({"policy": ["treshold:0.9"]}, ValueError, "treshold"),
         ({"policy": ["runs/nowhere"]}, FileNotFoundError, "runs/nowhere"),
         ({"policy": ["all"]}, ValueError, "all"),
-        ({"model": "nowhere"}, FileNotFoundError, "nowhere"),
+        ({"model": ModelConfig("nowhere")}, FileNotFoundError, "nowhere"),
     ],
 )
 def test_a_mistake_is_named_and_leaves_nothing_behind(
     tmp_path: Path, change: dict[str, Any], error: type[Exception], named: str
 ) -> None:
-    config = replace(WatchConfig(out=tmp_path / "watch", model="toy", task="copy"), **change)
+    config = replace(WatchConfig(out=tmp_path / "watch", model=ModelConfig("toy"), task="copy"), **change)
     with pytest.raises(error, match=named):
         main(config)
     assert not (tmp_path / "watch").exists()
@@ -216,7 +217,7 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("mine")
     with pytest.raises(UserError, match="another --out"):
-        main(WatchConfig(out=tmp_path, model="toy", task="copy"))
+        main(WatchConfig(out=tmp_path, model=ModelConfig("toy"), task="copy"))
 
 
 def test_suite_takes_tasks_in_turn() -> None:
@@ -233,7 +234,7 @@ def test_suite_takes_tasks_in_turn() -> None:
 def show(folder: Path) -> Show:
     policy = ["threshold:0.9", "wino:0.3", str(folder)]
     about: dict[str, Any] = {"buffer_length": 24, "block_length": 12, "problems": 3, "heatmap_problems": 6}
-    return rehearse(WatchConfig(policy=policy, task="copy", model="toy", **about))
+    return rehearse(WatchConfig(policy=policy, task="copy", model=ModelConfig("toy"), **about))
 
 
 def data_of(text: str) -> Any:
@@ -325,7 +326,13 @@ def test_gif_has_the_empty_buffer_and_one_frame_a_step(tmp_path: Path, capsys: p
     policy = ["threshold:0.9", "low_confidence:2"]
     main(
         WatchConfig(
-            policy=policy, task="copy", format="gif", model="toy", problems=2, buffer_length=6, out=tmp_path / "watch"
+            policy=policy,
+            task="copy",
+            format="gif",
+            model=ModelConfig("toy"),
+            problems=2,
+            buffer_length=6,
+            out=tmp_path / "watch",
         )
     )
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
@@ -358,7 +365,12 @@ def test_ansi_prints_every_step_and_writes_nothing(
     if is_terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     config = WatchConfig(
-        policy=["low_confidence:2", "wino:0.3"], task="copy", format="ansi", model="toy", problems=1, buffer_length=6
+        policy=["low_confidence:2", "wino:0.3"],
+        task="copy",
+        format="ansi",
+        model=ModelConfig("toy"),
+        problems=1,
+        buffer_length=6,
     )
     main(replace(config, out=tmp_path / "watch"))
     assert not (tmp_path / "watch").exists()

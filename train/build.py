@@ -15,7 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser, load_denoiser
+from envs.denoiser import Denoiser
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
@@ -24,7 +24,6 @@ from policies.dit import DiTNetwork
 from policies.learned import CommitNetwork, PolicyNetwork, check_hidden, describe
 from train import parallel
 from train.job_config import JobConfig
-from train.model_files import model_options
 from train.run_folder import UserError
 
 
@@ -102,7 +101,7 @@ def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwor
 
 def load_model(config: JobConfig) -> Denoiser:
     """Load the dLLM, or return the one already loaded."""
-    return load_denoiser(config.model.name, config.model.device, config.model.dtype, **model_options(config.model))
+    return config.model.load()
 
 
 def share(config: JobConfig, group_size: int = 1) -> JobConfig:

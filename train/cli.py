@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,16 +14,32 @@ from train.run_folder import UserError
 ConfigT = TypeVar("ConfigT")
 
 
-def run(main: Callable[[ConfigT], Any], config_class: type[ConfigT], default_file: str | None = None) -> None:
+def run(
+    main: Callable[[ConfigT], Any],
+    config_class: type[ConfigT],
+    default_file: str | None = None,
+    *,
+    positional: str | None = None,
+) -> None:
     """Parse the command line and call `main`.
 
-    Exit status 2 for what the user can put right, 1 for a failure of the dLLM, 130 when interrupted.
+    Exit status 2 for what the user can put right, 1 for a failure of the dLLM or the machine, 130 when interrupted.
+
+    Args:
+        main: what the command does.
+        config_class: its configuration; see `train.config.parse`, also for the rest.
+        default_file: a file of `configs/` to start from.
+        positional: the list field that words without a flag belong to.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Where the terminal or the pipe knows no such character, a question mark instead of the end of a long job.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        main(parse(config_class, default_file))
+        main(parse(config_class, default_file, positional=positional))
     except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error, 2))
-    except DenoiserError as error:
+    except (DenoiserError, OSError) as error:
         sys.exit(_complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted; what was finished is saved", 130))

@@ -304,25 +304,7 @@ def show(sections: Sequence[Section]) -> None:
     console.print(to_terminal(chosen.tables[0], chosen.title))
 
 
-def name_runs(words: Sequence[str]) -> list[str]:
-    """Put ``--runs`` before each run that has no flag.
-
-    >>> name_runs(["runs/a", "runs/b", "--out", "x", "--rules=all", "runs/c"])
-    ['--runs', 'runs/a', '--runs', 'runs/b', '--out', 'x', '--rules=all', '--runs', 'runs/c']
-    """
-    named: list[str] = []
-    is_value = False
-    for word in words:
-        is_flag = word.startswith("-")
-        if not is_flag and not is_value:
-            named.append("--runs")
-        named.append(word)
-        is_value = is_flag and "=" not in word and word not in ("-h", "--help", "--print_config")
-    return named
-
-
 if __name__ == "__main__":
     from train.cli import run
 
-    sys.argv[1:] = name_runs(sys.argv[1:])
-    run(main, CompareConfig)
+    run(main, CompareConfig, positional="runs")

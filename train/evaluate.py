@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from envs.decoding import DecodingSettings, check_block
-from envs.denoiser import Denoiser, load_denoiser
+from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_plain, to_yaml
-from train.model_files import model_options
+from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
 from train.records import (
@@ -68,16 +68,6 @@ class EvaluateConfig:
     """The run's folder; it must be new or empty."""
     resume: bool = False
     """Go on where a killed evaluation of this folder stopped."""
-    model: str = "tiny"
-    """The dLLM: a checkpoint folder, the name of one that ships, or a repository of the Hugging Face hub."""
-    family: str | None = None
-    """The dLLM's family, of envs.models; null reads it from config.json."""
-    chat_template: bool | None = None
-    """false for a base model; null puts prompts into the chat template where there is one."""
-    revision: str | None = None
-    """Commit of the hub repository; null is the newest."""
-    trust_remote_code: bool = False
-    """Allow a family without a class in transformers to run the code of its repository."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks as name or name:option=value,... such as gsm8k:data=FOLDER; or suite. --task names one."""
     split: Split = "test"
@@ -96,18 +86,13 @@ class EvaluateConfig:
     """Drop everything after a committed end-of-text from the computation (EoTP); named +eotp in the records."""
     batch_size: int = 64
     """Sequences decoded side by side."""
-    device: str = "cpu"
-    """Torch device of the dLLM; with cuda each process takes a GPU of its own."""
-    dtype: str = "float32"
-    """Torch dtype of the dLLM."""
-    threads: int = 1
-    """Torch threads of each process."""
     workers: int | None = None
     """Processes; null is one a GPU, or on a CPU one a core where there is much to do."""
     per_task: bool = False
     """Print a row for each task too."""
     seed: int = 0
     """Of every random choice."""
+    model: ModelConfig = field(default_factory=ModelConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
@@ -352,10 +337,10 @@ def problems_of(config: EvaluateConfig) -> list[Problem]:
 
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.model.threads)
     return measure(
-        load_denoiser(config.model, config.device, config.dtype, **model_options(config)),
-        job.make(config.device),
+        config.model.load(),
+        job.make(config.model.device),
         name=job.name,
         tasks=config.tasks,
         split=config.split,
@@ -398,7 +383,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         write_outcomes(file.with_name("outcomes.json"), sorted(outcomes.values(), key=lambda one: place(key_of(one))))
         write_json(file, records)
 
-    workers = config.workers or default_workers(config.device, len(waiting))
+    workers = config.workers or default_workers(config.model.device, len(waiting))
     problems = len(problems_of(config))
     total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
     with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
@@ -412,7 +397,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
             numbers = spawn.SimpleQueue()
             for number in range(workers):
                 numbers.put(number)
-            with ProcessPoolExecutor(workers, spawn, start_worker, (config.device, numbers)) as pool:
+            with ProcessPoolExecutor(workers, spawn, start_worker, (config.model.device, numbers)) as pool:
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
                     bar.update(problems)
@@ -446,7 +431,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
     jobs = plan(config.policy, blocks)
-    denoiser = load_denoiser(config.model, config.device, config.dtype, **model_options(config))
+    denoiser = config.model.load()
     for block in blocks:
         check_block(denoiser, block)
     # Before the run's folder is taken: is there data, and a problem at `first`?
@@ -457,7 +442,9 @@ def main(config: EvaluateConfig) -> list[Record]:
     try:
         records = run_jobs(config, jobs, config.out / "evaluation.json")
         counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
-        title = f"{config.model}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
+        title = (
+            f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
+        )
         plot_pareto(records, config.out / "pareto.png", title)
         tracker.finish(records, config.out / "pareto.png")
     except BaseException:

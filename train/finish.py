@@ -15,7 +15,6 @@ from policies.learned import describe
 from train.build import load_model
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
 from train.job_config import JobConfig
-from train.model_files import model_options
 from train.progress import progress
 from train.records import Record
 from train.run_folder import versions
@@ -116,20 +115,16 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     return EvaluateConfig(
         policy=[*places, *config.evaluation.rules],
-        model=config.model.name,
+        model=config.model,
         tasks=config.env.tasks,
         episodes=config.evaluation.episodes,
         buffer_length=config.env.buffer_length,
         block_length=evaluated_blocks(config),
         temperature=config.env.temperature,
-        device=config.model.device,
-        dtype=config.model.dtype,
-        threads=config.model.threads,
         workers=1,
         # What fits while training is to fit then too.
         batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),
         seed=config.seed,
-        **model_options(config.model),
     )
 
 

@@ -11,33 +11,8 @@ from envs.tasks import SUITE
 from policies import NetworkConfig, make_rule
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
+from train.model_config import ModelConfig
 from train.tracking import WandbConfig
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The frozen dLLM."""
-
-    name: str = "tiny"
-    """A checkpoint folder, the name of a model that ships, or a repository of the Hugging Face hub."""
-    family: str | None = None
-    """A family of envs.models; null reads it from config.json."""
-    chat_template: bool | None = None
-    """false for a base model; null puts prompts into the chat template where there is one."""
-    revision: str | None = None
-    """Commit of the hub repository; null is the newest."""
-    trust_remote_code: bool = False
-    """Allow a family without a class in transformers to run the code of its repository."""
-    device: str = "cpu"
-    """Torch device of the dLLM and the policy; cuda is each process's own GPU."""
-    dtype: str = "float32"
-    """Torch dtype of the dLLM; confidences are float32 whatever it is."""
-    threads: int = 1
-    """Torch threads; keep 1 when anything else runs on the machine."""
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
 
 
 @dataclass(frozen=True)

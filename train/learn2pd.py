@@ -41,6 +41,7 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, 
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
+from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
 from train.records import Record, print_table
@@ -59,8 +60,6 @@ class Learn2PDConfig:
     """Of weights and of the order of the traces."""
     resume: bool = False
     """Go on where a killed run of this folder stopped."""
-    model: str = "tiny"
-    """The dLLM: a checkpoint folder or the name of one that ships."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
     buffer_length: int = 64
@@ -92,7 +91,8 @@ class Learn2PDConfig:
     )
     """Rules to compare with."""
     workers: int | None = None
-    """Processes that decode; null is one a core."""
+    """Processes that decode; null is one a core, or one on a GPU."""
+    model: ModelConfig = field(default_factory=ModelConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
@@ -244,7 +244,8 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
         What ``report.json`` holds.
     """
     began = time.monotonic()
-    workers = config.workers or os.cpu_count() or 1
+    # Processes would share one GPU, whose memory holds the dLLM once.
+    workers = config.workers or (os.cpu_count() or 1 if config.model.device == "cpu" else 1)
     about: dict[str, Any] = {"buffer_length": config.buffer_length, "model": config.model}
     about |= {"tasks": tuple(config.tasks), "features": tuple(config.features)}
 
@@ -268,7 +269,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
         trained = {
             "algorithm": "Learn2PD",
             "filter": name,
-            "model": config.model,
+            "model": config.model.name,
             "tasks": config.tasks,
             "split": "train",
             "buffer_length": config.buffer_length,
@@ -351,8 +352,8 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
         workers=config.workers,
     )
     records = run_jobs(about, jobs, config.out / "evaluation.json")
-    plot_pareto(records, config.out / "pareto.png", f"Learn2PD filters, {config.model}, seed {config.seed}")
-    print_table(records, f"{config.model}, {config.episodes} held-out problems a task")
+    plot_pareto(records, config.out / "pareto.png", f"Learn2PD filters, {config.model.name}, seed {config.seed}")
+    print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
     return records

@@ -1,84 +1,86 @@
 """Files of `configs/models/`: one a dLLM, for every entry point that takes a dLLM.
 
-``--config configs/models/llada.yaml`` sets the checkpoint and how it is decoded, whatever the entry point calls these.
-A file has four sections: ``checkpoint`` (arguments of `envs.denoiser.load_denoiser`), ``decoding`` (lengths and
-temperature), ``published`` (what the authors give: ids, steps, block length) and ``sources`` (where that stands).
+``--config configs/models/llada.yaml`` sets the dLLM and how it is decoded, whatever the entry point calls the lengths.
+A file has four sections: ``model`` (`train.model_config.ModelConfig`), ``decoding`` (lengths and temperature),
+``published`` (what the authors give: ids, steps, block length) and ``sources`` (where that stands).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
-OPTIONS = ("family", "chat_template", "revision", "trust_remote_code")
-"""Arguments of `envs.denoiser.load_denoiser` that configurations have by the same names."""
+from train.config_values import ConfigError, item_kind, nearest
 
-SECTIONS = frozenset({"checkpoint", "decoding", "published", "sources"})
+SECTIONS = ("model", "decoding", "published", "sources")
+
+OWN_SECTIONS = frozenset({"decoding", "published", "sources"})
+"""Those that no other configuration file has."""
+
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "buffer_length": ("buffer_length", "env.buffer_length"),
+    "block_length": ("block_length", "block_lengths", "env.block_lengths", "published_block"),
+    "temperature": ("temperature", "env.temperature"),
+}
+"""What a ``decoding`` section may hold, and the fields that it is in the commands' configurations."""
 
 
-def model_options(config: Any) -> dict[str, Any]:
-    """Return a configuration's arguments of `envs.denoiser.load_denoiser` beside name, device and dtype."""
-    return {name: getattr(config, name) for name in OPTIONS}
+def is_model_file(root: yaml.MappingNode) -> bool:
+    """Tell whether a YAML file describes a dLLM."""
+    return any(isinstance(key, yaml.ScalarNode) and key.value in OWN_SECTIONS for key, _ in root.value)
 
 
-def translate_model_files(config_class: type, words: Sequence[str]) -> list[str]:
-    """Replace each model file among ``--config FILE`` by what it sets in a configuration.
+def translate(root: yaml.MappingNode, known: Mapping[str, Any], file: str) -> yaml.MappingNode:
+    """Return what a model file sets in a configuration, as a file of that configuration.
+
+    A configuration without lengths of its own takes the dLLM alone.
 
     Args:
-        config_class: a configuration with a dLLM: a field ``model`` that is its name, or a section.
-        words: the command line, each ``--config`` and its file two words or one with an equals sign.
+        root: of the model file.
+        known: the dotted names of the configuration's fields, with their types.
+        file: name, for messages.
 
     Raises:
-        ValueError: if a model file is given to a configuration without a dLLM, or has an unknown section.
+        ConfigError: if the configuration has no dLLM, or the file an unknown section.
     """
-    translated = list(words)
-    for i, word in enumerate(words):
-        joined = word.startswith("--config=")
-        value = word.partition("=")[2] if joined else word
-        if not joined and (i == 0 or words[i - 1] != "--config"):
-            continue
-        described = _read(Path(value))
-        if described is not None:
-            text = json.dumps(settings_of(config_class, described, value))
-            translated[i] = f"--config={text}" if joined else text
-    return translated
+    if "model.name" not in known:
+        raise ConfigError(f"{file} describes a dLLM, but this command takes none: leave it out")
+    entries: list[tuple[yaml.Node, yaml.Node]] = []
+    env: list[tuple[yaml.Node, yaml.Node]] = []
+    for key, value in root.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else None
+        if name == "model":
+            entries.append((key, value))
+        elif name == "decoding":
+            for path, entry in _decoding(value, known, f"{file}, line {key.start_mark.line + 1}"):
+                (env if path.startswith("env.") else entries).append(entry)
+        elif name not in OWN_SECTIONS:
+            close = nearest(str(name), SECTIONS)
+            hint = f"did you mean {close}?" if close else f"a model file has {', '.join(SECTIONS)}"
+            raise ConfigError(f"{file}, line {key.start_mark.line + 1}: there is no section {name}: {hint}")
+    if env:
+        entries.append((_renamed(env[0][0], "env"), yaml.MappingNode("tag:yaml.org,2002:map", env)))
+    return yaml.MappingNode(root.tag, entries, root.start_mark, root.end_mark)
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    """Return a model file's content, None if it is another configuration file."""
-    if not file.is_file():
-        return None
-    content = yaml.safe_load(file.read_text())
-    return content if isinstance(content, dict) and "checkpoint" in content else None
+def _decoding(node: yaml.Node, known: Mapping[str, Any], where: str) -> list[tuple[str, tuple[yaml.Node, yaml.Node]]]:
+    """Return what a ``decoding`` section sets, with the dotted name of each field."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{where}: decoding is no section: give {', '.join(PLACES)}")
+    found: list[tuple[str, tuple[yaml.Node, yaml.Node]]] = []
+    for key, value in node.value:
+        name = str(key.value)
+        if name not in PLACES:
+            raise ConfigError(f"{where}: there is no field decoding.{name}: choose from {', '.join(PLACES)}")
+        for path in PLACES[name]:
+            if path in known:
+                items = item_kind(known[path]) is not None
+                written = yaml.SequenceNode("tag:yaml.org,2002:seq", [value]) if items else value
+                found.append((path, (_renamed(key, path.rpartition(".")[2]), written)))
+    return found
 
 
-def settings_of(config_class: type, described: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Return what a model file sets in a configuration, as its YAML would write it.
-
-    Raises:
-        ValueError: if the configuration has no dLLM, or the file an unknown section.
-    """
-    unknown = sorted(described.keys() - SECTIONS)
-    if unknown:
-        raise ValueError(f"{file} has a section {unknown[0]}: a model file has {', '.join(sorted(SECTIONS))}")
-    hints = get_type_hints(config_class) if is_dataclass(config_class) else {}
-    checkpoint, decoding = dict(described["checkpoint"]), dict(described.get("decoding", {}))
-    if is_dataclass(hints.get("model")):
-        block = decoding.pop("block_length", None)
-        return {"model": checkpoint, "env": {**decoding, **({} if block is None else {"block_lengths": [block]})}}
-    if "model" not in hints:
-        raise ValueError(f"{file} describes a dLLM, but this command takes none")
-    if get_origin(hints.get("block_length")) is list and decoding.get("block_length") is not None:
-        decoding["block_length"] = [decoding["block_length"]]
-    known = {field.name for field in fields(config_class)}
-    # A configuration without lengths of its own takes the checkpoint alone.
-    return {
-        "model": checkpoint.pop("name"),
-        **checkpoint,
-        **{name: value for name, value in decoding.items() if name in known},
-    }
+def _renamed(key: yaml.Node, name: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", name, key.start_mark, key.end_mark)

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import load_denoiser
 from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import UnmaskingPolicy, load
 from policies.rules import Oracle
+from train.model_config import ModelConfig
 from train.progress import progress
 
 SHARD = 64
@@ -59,7 +59,7 @@ class TraceConfig:
     features: tuple[str, ...] = ()
     behaviour: str | None = None
     threshold: float = 0.5
-    model: str = "tiny"
+    model: ModelConfig = field(default_factory=ModelConfig)
     tasks: tuple[str, ...] = (SUITE,)
 
 
@@ -75,11 +75,11 @@ def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
 
 def collect_shard(config: TraceConfig, shard: int) -> None:
     """Decode a shard's problems one token per step, replay them, and write what was seen."""
-    torch.set_num_threads(1)
-    denoiser = load_denoiser(config.model)
+    torch.set_num_threads(config.model.threads)
+    denoiser = config.model.load()
     own = None
     if config.behaviour is not None:
-        own = load(config.behaviour, "deterministic", threshold=config.threshold)
+        own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
     oracle = Oracle().bind(denoiser, settings)
@@ -94,7 +94,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         rows = view.eligible.any(1)
         inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
         for name, values in inputs.items():
-            columns.setdefault(name, []).append(values[rows].numpy())
+            columns.setdefault(name, []).append(values[rows].cpu().numpy())
         batch.apply(behaviour.act(view))
     place = config.folder / f"shard_{shard:05d}"
     partial = config.folder / f"partial_{shard:05d}"

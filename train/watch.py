@@ -26,7 +26,7 @@ def main(config: WatchConfig) -> None:
     if "list" in config.policy:
         print("\n".join(RULES))
         return
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.model.threads)
     writes = config.format != "ansi"
     if writes and config.out.is_dir() and any(config.out.iterdir()):
         raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")

@@ -86,7 +86,7 @@ class _Canvas:
         about = self.about
         text = f"step {step} of {self.last}"
         draw.text((self.size[0] - MARGIN, 14), text, INK, _font(20, bold=True), anchor="ra")
-        head = f"{self.show.config.model} · {about.task} · {about.split} problem {about.index}"
+        head = f"{self.show.config.model.name} · {about.task} · {about.split} problem {about.index}"
         room = width - draw.textlength(text, _font(20, bold=True)) - MARGIN
         draw.text((MARGIN, 14), _fitting(draw, head, _font(20, bold=True), room), INK, _font(20, bold=True))
         draw.text((MARGIN, 46), _fitting(draw, about.prompt, _font(18), width), FAINT, _font(18))

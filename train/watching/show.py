@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser, load_denoiser
+from envs.denoiser import Denoiser
 from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from train.evaluate import plan, score_problems
+from train.model_config import ModelConfig
 from train.progress import progress
 from train.watching.recording import Recording, record
 
@@ -33,8 +34,6 @@ class WatchConfig:
     """html: one page; gif: an animation a problem; ansi: print to the terminal and write nothing."""
     out: Path = Path("runs/watch")
     """Folder for the page or the animations; it must be new or empty."""
-    model: str = "tiny"
-    """The dLLM: a checkpoint folder or the name of one that ships."""
     split: Split = "test"
     """Problems to use: test, validation or train."""
     problems: int = 5
@@ -49,14 +48,9 @@ class WatchConfig:
     """Positions of a block; null is full diffusion."""
     end_of_text_prediction: bool = False
     """Drop everything after a committed end-of-text from the computation (EoTP)."""
-    device: str = "cpu"
-    """Torch device of the dLLM and the policies."""
-    dtype: str = "float32"
-    """Torch dtype of the dLLM."""
-    threads: int = 1
-    """Torch threads."""
     seed: int = 0
     """Of every random choice."""
+    model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("problems", 1), ("first", 0), ("heatmap_problems", 0)):
@@ -114,7 +108,7 @@ class Show:
     @property
     def title(self) -> str:
         """Say what is decoded and by whom, in one line."""
-        return f"{self.config.model} · {self.config.task} · {self.config.split} — {self.versus}"
+        return f"{self.config.model.name} · {self.config.task} · {self.config.split} — {self.versus}"
 
     @property
     def versus(self) -> str:
@@ -152,10 +146,10 @@ def choose_problems(task: str, split: Split, first: int, count: int) -> list[Pro
 
 def rehearse(config: WatchConfig) -> Show:
     """Decode all problems with all policies and record every step."""
-    players = choose_players(config.policy, config.block_length or config.buffer_length, config.device)
+    players = choose_players(config.policy, config.block_length or config.buffer_length, config.model.device)
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
-    denoiser = load_denoiser(config.model, config.device, config.dtype)
+    denoiser = config.model.load()
     settings = DecodingSettings(
         config.buffer_length, config.block_length, end_of_text_prediction=config.end_of_text_prediction
     )
