@@ -11,10 +11,11 @@ from records import outcomes, ppo_config, write_run
 from test_report import read_page
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.compare import CompareConfig, best_rule, compare, main, per_task
+from train.compare import CompareConfig, compare, main, per_task
 from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig
 from train.evaluate import main as evaluate_main
+from train.measures import best_rule
 from train.model_config import ModelConfig
 from train.run_folder import UserError
 from train.tracking import WandbConfig
@@ -27,7 +28,9 @@ def record(policy: str, accuracy: float, nfe: float, task: str = "all", block: i
         "task": task,
         "block_length": block,
         "accuracy": accuracy,
+        "accuracy_ci95": [accuracy - 0.05, accuracy + 0.05],
         "nfe": nfe,
+        "episodes": 100,
     }
 
 
@@ -42,25 +45,46 @@ def test_the_rival_is_the_cheapest_setting_that_is_accurate_enough(accuracy: flo
 
 
 def test_savings_are_averaged_over_seeds_with_a_student_interval() -> None:
-    seeds = [record(f"learned:s{i}", *pair) for i, pair in enumerate([(0.95, 2.4), (0.94, 2.1), (0.96, 3.0)])]
+    seeds = [record(f"learned:s{i}", *pair) for i, pair in enumerate([(0.95, 2.4), (0.95, 2.1), (0.97, 3.0)])]
     row = compare([*CURVE, *seeds]).splitlines()[2]
     # Forwards saved: 20 % and 30 % of 3.0, 50 % of 6.0; their standard deviation is 15.275 and t(0.975, 2) is 4.303.
-    assert row == ("| 64 | deterministic | 95.0 ± 2.5 | 2.50 ± 1.14 | 4.00 ± 4.30 | 33.3 ± 37.9 |")
+    assert row == "| 64 | deterministic | 95.7 ± 2.9 | 2.50 ± 1.14 | 95.7 ± 2.9 | 4.00 ± 4.30 | 33.3 ± 37.9 |"
+
+
+def test_no_saving_is_claimed_where_no_rule_was_measured_at_that_accuracy() -> None:
+    rows = compare([*CURVE, record("learned", 0.93, 2.4)]).splitlines()
+    assert rows[2].startswith(
+        "| 64 | deterministic | 93.0 | 2.40 | 95.0 | 3.00 | none claimed: no rule within half a point"
+    )
+    seeds = [record("learned:s0", 0.95, 2.4), record("learned:s1", 0.93, 2.4)]
+    assert "none claimed: no rule within half a point, 1 of 2 seeds" in compare([*CURVE, *seeds])
+    # A more accurate rule for as many forwards is a rule to be compared with, whatever else was measured.
+    [row] = compare([*CURVE, record("eb_sampler:0.1", 0.99, 2.4), record("learned", 0.95, 2.4)], ["all"]).splitlines()[
+        2:
+    ]
+    assert row == "| 64 | deterministic | 95.0 | 2.40 | 99.0 | 2.40 | 0.0 |"
+
+
+def test_rules_with_end_of_text_prediction_and_all_rules_count() -> None:
+    records = [record("threshold:0.9+eotp", 0.95, 3.0), record("klass:0.9", 0.95, 2.5), record("oracle:1", 0.95, 1.0)]
+    learned = record("learned", 0.95, 2.0)
+    assert compare([*records, learned]).splitlines()[2].endswith("| 3.00 | 33.3 |")
+    assert compare([*records, learned], ["all"]).splitlines()[2].endswith("| 2.50 | 20.0 |")
 
 
 def test_block_lengths_are_compared_separately() -> None:
     small = [record("threshold:0.9", 0.95, 10.0, block=8), record("learned", 0.95, 9.0, block=8)]
     rows = compare([*CURVE, record("learned", 0.95, 2.4), *small]).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| 64", "| 8"]
-    assert rows[1].endswith("| 10.00 ± 0.00 | 10.0 ± 0.0 |")
+    assert rows[1].endswith("| 10.00 | 10.0 |")
 
 
 def test_tasks_are_set_against_the_one_setting_chosen_for_the_suite() -> None:
     tasks = [record("threshold:0.5", 1.0, 1.0, "copy"), record("threshold:0.9", 0.9, 2.0, "copy")]
     records = [*CURVE[:2], *tasks, record("learned", 0.95, 2.4), record("learned", 0.98, 1.5, "copy")]
     assert per_task(records).splitlines()[2:] == [
-        "| all | 95.0 ± 0.0 | 2.40 ± 0.00 | 95.0 ± 0.0 | 3.00 ± 0.00 |",
-        "| copy | 98.0 ± 0.0 | 1.50 ± 0.00 | 90.0 ± 0.0 | 2.00 ± 0.00 |",
+        "| all | 95.0 | 2.40 | 95.0 | 3.00 |",
+        "| copy | 98.0 | 1.50 | 90.0 | 2.00 |",
     ]
 
 
@@ -123,6 +147,24 @@ def test_all_rules_and_no_learned_policy(folders: list[str], tmp_path: Path) -> 
     assert "nothing to compare with" in (tmp_path / "learned" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("rules", [["all"], ["threshold", "all"], ["threshold"], ["klass", "threshold"], ["klass"]])
+def test_every_part_of_a_report_compares_with_the_rules_that_were_asked_for(
+    rules: list[str], folders: list[str], tmp_path: Path
+) -> None:
+    found = main(CompareConfig(folders[:3], rules=rules, out=tmp_path / "out"))
+    families = {"threshold", "klass"} if "all" in rules else set(rules)
+    assert {row["rule"].partition(":")[0] for row in found["tests"]} <= families
+    assert {row["family"] for row in found["hypervolume"] if not row["is_learned"]} == families
+    named = ["best rule"] if "all" in rules else [f"best {rule}" for rule in rules]
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert [line for line in tables.splitlines() if line.startswith("net against ")] == [
+        f"net against {name}, 10 test problems a task, from number 0, of copy, sort; dLLM toy, L = 8, temperature 0. "
+        "Mean ± half the interval over seeds."
+        for name in named
+    ]
+    assert tables.count("| block | decision |") == len(named)
+
+
 def test_a_bad_folder_leaves_no_report(folders: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         main(CompareConfig([*folders, "nowhere"], out=tmp_path / "out"))
@@ -134,6 +176,10 @@ def test_a_bad_folder_leaves_no_report(folders: list[str], tmp_path: Path) -> No
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="rules is 'treshold'"):
         CompareConfig(rules=["treshold"])
+    with pytest.raises(ValueError, match="rules is 'oracle'"):
+        CompareConfig(rules=["threshold", "oracle"])
+    with pytest.raises(ValueError, match="rules is empty"):
+        CompareConfig(rules=[])
     with pytest.raises(ValueError, match="reference_accuracy is 1"):
         CompareConfig(reference_accuracy=1.0)
     words = ["a", "--out", "o", "b", "--wandb.mode=offline", "--rules", "all"]
@@ -177,7 +223,7 @@ def test_weights_and_biases_gets_the_same(folders: list[str], tmp_path: Path, mo
     logged = [json.loads(file.read_text()) for file in run.rglob("*.table.json")]
     [tests] = [table for table in logged if "NFE: Holm's p" in table["columns"]]
     row = dict(zip(tests["columns"], tests["data"][0], strict=True))
-    assert (row["policy"], row["best rule"], row["forwards saved %"]) == ("net", "threshold:0.7", pytest.approx(50))
+    assert (row["policy"], row["set against"], row["policy is"]) == ("net", "threshold:0.7", "faster")
     assert {file.name.partition("_")[0] for file in run.rglob("*.png")} == {"curves", "pareto", "tasks"}
     [file] = run.glob("run-*.wandb")
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(file)]

@@ -15,6 +15,7 @@ from scipy import stats
 from train.comparison.page import Column, Section, Table, cell, to_html, to_markdown
 from train.comparison.report import curves, differences, find
 from train.comparison.runs import Line, collect_lines, read_runs, training_seconds
+from train.comparison.sections import headlines
 from train.measures import (
     bootstrap_interval,
     difference_of_means,
@@ -189,17 +190,52 @@ def test_a_paired_test_by_hand(tmp_path: Path) -> None:
     assert (row["paired"], row["n"], row["only_policy"], row["only_rule"]) == (True, 20, 1, 7)
     assert row["accuracy_p"] == pytest.approx(0.0703, abs=5e-5)
     assert row["accuracy_difference"]["mean"] == pytest.approx(-0.3)
-    assert row["saved"] == {"mean": 0.5, "problems": pytest.approx([0.5, 0.5]), "seeds": None}
+    assert (row["saved"], row["is_comparable"]) == (None, False)  # thirty points apart
+    assert row["nfe_difference"]["mean"] == -1.5
     assert row["nfe_p"] == wilcoxon(np.array(learned["nfe"], float), np.array(rule["nfe"], float)) < 0.001
-    assert row["verdict"] == "faster"
+    assert row["verdict"] == "no rule at its accuracy"
     [saved] = found["savings"]
-    assert (saved["rule"], saved["saved"]["mean"], saved["rule_nfe"]["mean"]) == ("threshold:0.9", 0.5, 3.0)
+    assert (saved["rule"], saved["saved"], saved["rule_nfe"]["mean"]) == ("threshold:0.9", None, 3.0)
     assert [row["task"] for row in found["tasks"]] == ["copy", "sort", "all"]
     assert [row["accuracy"]["mean"] for row in found["tasks"]] == pytest.approx([0.3, 1.0, 0.65])
     setting = found["settings"][0]
     assert setting["tokens_per_forward"]["mean"] == pytest.approx(8 / 1.5)
     assert setting["evaluation_seconds"]["mean"] == 2.0
     assert setting["token_positions"]["problems"][0] < 30 < setting["token_positions"]["problems"][1]
+
+
+def test_nothing_is_claimed_where_no_rule_is_as_accurate(tmp_path: Path) -> None:
+    """169 of 180 right beside 177, eight problems that only the rule solves, and fewer forwards."""
+    learned = outcomes("learned", [1] * 169 + [0] * 11, [5] * 180)
+    rules = [
+        outcomes("threshold:0.9", [1] * 177 + [0] * 3, [6] * 180),
+        outcomes("threshold:0.5", [1] * 90 + [0] * 90, [2] * 180),
+    ]
+    run = write_run(tmp_path / "run", [learned, *rules], ppo_config())
+    found = find(read_runs([str(run)]), lines_of(run), ["threshold"], 0.5)
+    [test], [row] = found["tests"], found["savings"]
+    assert (test["only_policy"], test["only_rule"]) == (0, 8)
+    assert test["accuracy_p"] == pytest.approx(2 * 0.5**8)
+    assert test["verdict"] == "less accurate, no rule at its accuracy"
+    assert (row["rule"], row["saved"], row["is_less_accurate"]) == ("threshold:0.9", None, True)
+    [text] = headlines(found)
+    assert text == (
+        "run, deterministic, block length 8: 93.9 % right in 5.00 forwards. No rule was measured within half a "
+        "point of that accuracy: the nearest (threshold:0.9; 98.3 %) needs 6.00, and no saving is claimed. Accuracy: "
+        "p = 0.008, corrected = 0.008, 0 problems solved by the policy alone and 8 by the rule alone; forwards: "
+        "p < 0.001, corrected < 0.001; corrected by Holm's method for 1 test each."
+    )
+
+
+def test_a_significant_loss_is_never_praised_even_within_half_a_point(tmp_path: Path) -> None:
+    learned = outcomes("learned", [1] * 1580 + [0] * 20, [3] * 1600)
+    run = write_run(
+        tmp_path / "run", [learned, outcomes("threshold:0.9", [1] * 1588 + [0] * 12, [4] * 1600)], ppo_config()
+    )
+    found = find(read_runs([str(run)]), lines_of(run), ["all"], 0.5)
+    assert (found["tests"][0]["verdict"], found["savings"][0]["saved"]) == ("less accurate", None)
+    assert found["savings"][0]["claim"] == "none: less accurate than the rule"
+    assert "significantly more accurate: no saving is claimed" in headlines(found)[0]
 
 
 @pytest.mark.parametrize("missing", ["learned", "rule", "both", "other problems"])
@@ -213,7 +249,7 @@ def test_without_outcomes_of_the_same_problems_tests_are_unpaired(tmp_path: Path
     rules = write_run(tmp_path / "b", [rule], config, keep=missing not in ("rule", "both"))
     runs = read_runs([str(learned), str(rules)])
     [row] = find(runs, collect_lines(runs), ["threshold"], 0.5)["tests"]
-    assert (row["paired"], row["only_rule"], row["saved"]["problems"]) == (False, None, None)
+    assert (row["paired"], row["only_rule"], row["nfe_difference"]["problems"]) == (False, None, None)
     records = [run.records[-1] for run in runs]
     assert (row["accuracy_p"], row["nfe_p"]) == (fisher(*records), welch(*records))
 
@@ -425,7 +461,7 @@ def test_markdown_of_a_section() -> None:
     assert lines[-4:] == [
         "| name | x % | p |",
         "| --- | ---: | ---: |",
-        "| <script>\\| | 50.0 [25.0, 75.0] {10.0, 100.0} | < 0.001 |",
+        "| \\<script>\\| | 50.0 [25.0, 75.0] {10.0, 100.0} | < 0.001 |",
         "| — | — | 0.250 |",
     ]
     assert "![plot](plot.png)" in lines

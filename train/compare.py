@@ -22,14 +22,15 @@ from rich.console import Console
 
 from policies import RULES
 from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
-from train.comparison.report import find, is_rival
+from train.comparison.report import find, is_rival, is_rule_of
 from train.comparison.runs import Line, Run, collect_lines, read_runs
-from train.comparison.sections import letter, sections_of
+from train.comparison.sections import AGAINST, letter, sections_of
 from train.comparison.wandb_runs import logged_policies
 from train.config import to_plain, to_yaml
-from train.measures import best_rule
+from train.escaping import for_markdown, for_terminal
+from train.measures import Gain, find_rival, gain
 from train.plot import DARK, plot_curves, plot_pareto, plot_tasks
-from train.records import Record, mean_interval
+from train.records import Key, Outcomes, Record, mean_interval
 from train.run_folder import open_run, write_atomic, write_json
 from train.tracking import Mode, Tracker, WandbConfig, chosen_mode
 
@@ -53,16 +54,21 @@ class CompareConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
+        if not self.rules:
+            raise ValueError("rules is empty: name one or more rules, or all")
+        # The oracle knows the answer: it is shown beside the others, and is nothing to compare with.
+        known = [name for name in RULES if name != "oracle"]
         for rule in self.rules:
-            if rule not in ("all", *RULES):
-                raise ValueError(f"rules is {rule!r}: choose all, or from {', '.join(RULES)}")
+            if rule not in ("all", *known):
+                raise ValueError(f"rules is {rule!r}: choose all, or from {', '.join(known)}")
         if not 0 <= self.reference_accuracy < 1:
             raise ValueError(f"reference_accuracy is {self.reference_accuracy}: it must be at least 0 and below 1")
 
 
 def _interval(values: Sequence[float], digits: int) -> str:
     low, high = mean_interval(values)
-    return f"{sum(values) / len(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return f"{mean} ± {(high - low) / 2:.{digits}f}" if len(values) > 1 else mean
 
 
 def learned_policies(records: Sequence[Record]) -> list[str]:
@@ -70,88 +76,124 @@ def learned_policies(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(r["policy"] for r in records if r["policy"].startswith("learned")))
 
 
-def compare(records: Sequence[Record], rule: str = "threshold") -> str:
+def _rules_among(records: Sequence[Record], rules: Sequence[str]) -> list[Record]:
+    return [record for record in records if is_rule_of(record["policy"].partition(":")[0], rules)]
+
+
+def compare(
+    records: Sequence[Record], rules: Sequence[str] = ("threshold",), outcomes: Mapping[Key, Outcomes] | None = None
+) -> str:
     """Write what learned policies save as a Markdown table, one row a block length and decision rule.
 
     Args:
-        records: of learned policies that differ by seed, and of the rule, on the same problems.
-        rule: the rule to compare with.
+        records: of learned policies that differ by seed, and of rules, on the same problems.
+        rules: names of the rules to compare with, or all.
+        outcomes: of the same, problem by problem, where they were kept.
     """
     lines = [
-        f"| block | decision | accuracy % | NFE | best {rule} at that accuracy: NFE | forwards saved % |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| block | decision | accuracy % | NFE | {_named(rules)} at that accuracy: accuracy % | NFE "
+        "| forwards saved % |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     suite = [record for record in records if record["task"] == "all"]
     seeds = learned_policies(suite)
     settings = dict.fromkeys((r["block_length"], r["decision"]) for r in suite if r["policy"] in seeds)
     for block, decision in sorted(settings, reverse=True):
-        here = [record for record in suite if record["block_length"] == block]
-        rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
-        learned = [r for r in here if r["policy"] in seeds and r["decision"] == decision]
-        best = [best_rule(rules, r["accuracy"])["nfe"] for r in learned]
-        saved = [100 * (1 - r["nfe"] / nfe) for r, nfe in zip(learned, best, strict=True)]
+        here = _rules_among([record for record in suite if record["block_length"] == block], rules)
+        own = [r for r in suite if (r["block_length"], r["decision"]) == (block, decision) and r["policy"] in seeds]
+        gains = [gain(record, here, outcomes) for record in own]
         cells = [
-            _interval([100 * r["accuracy"] for r in learned], 1),
-            _interval([r["nfe"] for r in learned], 2),
-            _interval(best, 2),
-            _interval(saved, 1),
+            _interval([100 * one.record["accuracy"] for one in gains], 1),
+            _interval([one.record["nfe"] for one in gains], 2),
+            _interval([100 * one.rule["accuracy"] for one in gains], 1),
+            _interval([one.rule["nfe"] for one in gains], 2),
+            _saved(gains),
         ]
         lines.append(f"| {block} | {decision} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def per_task(records: Sequence[Record], rule: str = "threshold") -> str:
-    """Write a Markdown table of tasks in full diffusion: the deterministic policies against the rule.
+def _saved(gains: Sequence[Gain]) -> str:
+    """Say what is saved, or why nothing is claimed."""
+    apart = sum(not one.is_comparable for one in gains)
+    if apart:
+        return f"none claimed: no rule within half a point{_of(apart, len(gains))}; the nearest is shown"
+    worse = sum(one.is_less_accurate for one in gains)
+    if worse:
+        return f"none claimed: significantly less accurate{_of(worse, len(gains))}"
+    return _interval([100 * one.saved for one in gains if one.saved is not None], 1)
 
-    The rule's setting is, for each seed, the one that `best_rule` chooses for the whole suite.
+
+def _of(count: int, total: int) -> str:
+    return f", {count} of {total} seeds" if total > 1 else ""
+
+
+def _named(rules: Sequence[str]) -> str:
+    return "best rule" if "all" in rules else f"best {' or '.join(rules)}"
+
+
+def per_task(records: Sequence[Record], rules: Sequence[str] = ("threshold",)) -> str:
+    """Write a Markdown table of tasks in full diffusion: the deterministic policies against a rule.
+
+    The rule's setting is, for each seed, the one that `train.measures.find_rival` chooses for the whole suite.
 
     Args:
-        records: of learned policies that differ by seed, and of the rule, on the same problems.
-        rule: the rule to compare with.
+        records: of learned policies that differ by seed, and of rules, on the same problems.
+        rules: names of the rules to compare with, or all.
     """
-    lines = [f"| task | learned: accuracy % | NFE | best {rule}: accuracy % | NFE |", "| --- | --- | --- | --- | --- |"]
+    name = _named(rules)
+    lines = [f"| task | learned: accuracy % | NFE | {name}: accuracy % | NFE |", "| --- | --- | --- | --- | --- |"]
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     block = max(record["block_length"] for record in records)
     here = [record for record in records if record["block_length"] == block]
-    rules = [r for r in here if r["policy"].startswith(f"{rule}:")]
+    others = _rules_among(here, rules)
     for seed in learned_policies(here):
         learned = {r["task"]: r for r in here if r["policy"] == seed and r["decision"] == "deterministic"}
-        name = best_rule([r for r in rules if r["task"] == "all"], learned["all"]["accuracy"])["policy"]
-        rival = {r["task"]: r for r in rules if r["policy"] == name}
+        rival = find_rival([r for r in others if r["task"] == "all"], learned["all"]["accuracy"]).record["policy"]
+        theirs = {r["task"]: r for r in others if r["policy"] == rival}
         for task, mine in learned.items():
-            other = rival[task]
+            other = theirs[task]
             numbers = (100 * mine["accuracy"], mine["nfe"], 100 * other["accuracy"], other["nfe"])
             found.setdefault(task, []).append(numbers)
     for task, rows in found.items():
-        cells = [
-            _interval(column, digits) for column, digits in zip(zip(*rows, strict=True), (1, 2, 1, 2), strict=True)
-        ]
-        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+        columns = zip(*rows, strict=True)
+        cells = [_interval(column, digits) for column, digits in zip(columns, (1, 2, 1, 2), strict=True)]
+        lines.append(f"| {for_markdown(task)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def seed_tables(lines: Sequence[Line], rules: Sequence[str]) -> str:
-    """Write `compare` and `per_task` of each learned policy against each rule named, for a README or a paper."""
+    """Write `compare` and `per_task` of each learned policy, for a README or a paper.
+
+    Against each rule named, or, where all count, against the best of all.
+    """
     parts = []
     for line in {(x.problems, x.policy): x for x in lines if x.is_learned}.values():
-        own = [x for x in lines if (x.problems, x.policy) == (line.problems, line.policy)]
-        for rule in [rule for rule in rules if rule != "all"]:
-            blocks = {x.block for x in lines if x.problems == line.problems and x.family == rule}
-            shown = [x for x in own if x.block in blocks]
-            if not shown:
-                continue
-            records = [
-                {**r, "policy": f"learned:{s.source}"} for x in shown for s in x.replicates for r in s.tasks.values()
-            ]
-            others = [x for x in lines if x.problems == line.problems and x.family == rule]
-            records += [r for x in others for r in x.replicates[0].tasks.values()]
-            parts += [
-                f"{line.policy} against {rule}, {line.problems.text}. Mean ± half the interval over seeds.\n",
-                compare(records, rule),
-            ]
-            if any(x.decision == "deterministic" and x.block == max(blocks) for x in shown):
-                parts.append(per_task(records, rule))
-    return "\n".join(parts) or "No learned policy, or no rule named by --rules, on the same problems.\n"
+        own = [x for x in lines if x.is_learned and (x.problems, x.policy) == (line.problems, line.policy)]
+        for chosen in [["all"]] if "all" in rules else [[rule] for rule in dict.fromkeys(rules)]:
+            others = [x for x in lines if x.problems == line.problems and is_rival(x, chosen)]
+            shown = [x for x in own if x.block in {other.block for other in others}]
+            if shown:
+                parts += _tables_of(line, shown, others, chosen)
+    return "\n".join(parts) or f"No learned policy, or no {_named(rules)}, on the same problems.\n"
+
+
+def _tables_of(line: Line, own: Sequence[Line], others: Sequence[Line], rules: Sequence[str]) -> list[str]:
+    """Return the tables of one learned policy's lines against lines of rules, with what they are above them."""
+    records, outcomes = [], {}
+    for x in (*own, *others):
+        # A rule is the same under every seed, unless it draws lots: then any seed tells of it.
+        for replicate in x.replicates if x.is_learned else x.replicates[:1]:
+            name = f"learned:{replicate.source}" if x.is_learned else replicate.record["policy"]
+            records += [{**record, "policy": name} for record in replicate.tasks.values()]
+            if replicate.outcomes is not None:
+                outcomes[name, x.decision, x.block] = replicate.outcomes
+    about = f"{line.policy} against {_named(rules)}, {line.problems.text}. Mean ± half the interval over seeds."
+    tables = [for_markdown(about) + "\n", compare(records, rules, outcomes)]
+    largest = max(record["block_length"] for record in records)
+    if any(x.decision == "deterministic" and x.block == largest for x in own):
+        tables.append(per_task(records, rules))
+    return tables
 
 
 def draw_all(lines: Sequence[Line], found: Mapping[str, Any], rules: Sequence[str], folder: Path) -> list[str]:
@@ -225,7 +267,9 @@ def log_comparison(
             tracker.run.log({f"plots/{file.stem}": wandb.Image(str(file))})
         for row in found["savings"]:
             place = f"{row['policy']}/{row['decision']}/block{row['block']}"
-            tracker.run.summary[f"saved/{place}"] = row["saved"]["mean"]
+            if row["saved"] is not None:
+                tracker.run.summary[f"saved/{place}"] = row["saved"]["mean"]
+            tracker.run.summary[f"claim/{place}"] = row["claim"]
         artifact = wandb.Artifact("comparison", type="report", metadata={"runs": list(config.runs)})
         for file in sorted(config.out.glob("report.*")) + sorted(config.out.glob("*.png")):
             artifact.add_file(str(file))
@@ -299,8 +343,8 @@ def show(sections: Sequence[Section]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150)
     by_title = {section.title: section for section in sections}
     for text in (*by_title["Findings"].text, *by_title["Findings"].bullets):
-        console.print(text, highlight=False)
-    chosen = by_title.get("Against the best rule at the same accuracy", by_title["Summary"])
+        console.print(for_terminal(text))
+    chosen = by_title.get(AGAINST, by_title["Summary"])
     console.print(to_terminal(chosen.tables[0], chosen.title))
 
 

@@ -59,7 +59,7 @@ def for_markdown(text: str) -> str:
     >>> for_markdown("# x"), for_markdown("1. x"), for_markdown("_x_")
     ('\\# x', '1\\. x', '\\_x\\_')
     """
-    text = re.sub(r"([\\`*|<$~&])", r"\\\1", printable(text))
+    text = re.sub(r"([\\`*|$~]|<(?=[A-Za-z/!?])|&(?=#|\w+;))", r"\\\1", printable(text))
     # A link needs a bracket that is followed by one of these; without it brackets are just brackets.
     text = re.sub(r"\](?=[(\[:])", r"\\]", text)
     # Within a word an underscore is a letter like any other.

@@ -5,17 +5,24 @@ The statistics are SciPy's; what is here says which one is used for what.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from train.records import Record, mean_interval
+from train.records import Key, Outcomes, Record, is_right_or_wrong, key_of, mean_interval
 
 TOLERANCE = 0.005
 """Accuracies within half a point count as the same."""
+
+ROUNDING = 1e-9
+"""What two ways to add up the same accuracy may differ by."""
+
+LEVEL = 0.05
+"""Of significance."""
 
 RESAMPLES = 2000
 """Of a bootstrap."""
@@ -35,10 +42,130 @@ def best_rule(records: Sequence[Record], accuracy: float, tolerance: float = TOL
     >>> best_rule(curve, 0.964)["nfe"], best_rule(curve, 0.99)["nfe"]
     (3.0, 5.0)
     """
-    enough = [record for record in records if record["accuracy"] >= accuracy - tolerance]
+    enough = [record for record in records if record["accuracy"] >= accuracy - tolerance - ROUNDING]
     if enough:
         return min(enough, key=lambda record: float(record["nfe"]))
     return max(records, key=lambda record: float(record["accuracy"]))
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A rule's setting that a policy is set against.
+
+    Attributes:
+        record: its record.
+        is_comparable: whether a rule was measured at the policy's accuracy, so that their forwards can be compared.
+    """
+
+    record: Record
+    is_comparable: bool
+
+
+def find_rival(records: Sequence[Record], accuracy: float, tolerance: float = TOLERANCE) -> Rival:
+    """Return what a policy of some accuracy is set against.
+
+    That is the cheapest setting which is at most `tolerance` less accurate, if any was measured within `tolerance` of
+    that accuracy. Otherwise there is no rule at that accuracy, and it is the nearest one, to be looked at only.
+
+    Args:
+        records: of one rule with several knobs, or of several rules, on the same problems; at least one.
+        accuracy: the policy's, in [0, 1].
+        tolerance: how far apart still counts as the same.
+
+    >>> curve = [{"accuracy": 0.9, "nfe": 2.0}, {"accuracy": 0.983, "nfe": 3.0}]
+    >>> find_rival(curve, 0.903)
+    Rival(record={'accuracy': 0.9, 'nfe': 2.0}, is_comparable=True)
+    >>> find_rival(curve, 0.95)
+    Rival(record={'accuracy': 0.983, 'nfe': 3.0}, is_comparable=False)
+    """
+    distances = [abs(record["accuracy"] - accuracy) for record in records]
+    if min(distances) <= tolerance + ROUNDING:
+        return Rival(best_rule(records, accuracy, tolerance), True)
+    # Of two that are as near, the more accurate one: it flatters less.
+    nearest = min(records, key=lambda r: (abs(r["accuracy"] - accuracy), -float(r["accuracy"]), float(r["nfe"])))
+    return Rival(nearest, False)
+
+
+@dataclass(frozen=True)
+class AccuracyTest:
+    """Who of two is right more often, and could it be chance.
+
+    Attributes:
+        p: two-sided, of one test; nothing is corrected.
+        is_paired: whether both kept what became of the same problems.
+        only_first: problems that only the first solved; None where the test counts no problems.
+        only_second: likewise.
+    """
+
+    p: float
+    is_paired: bool
+    only_first: int | None = None
+    only_second: int | None = None
+
+
+def are_paired(first: Outcomes | None, second: Outcomes | None) -> bool:
+    """Tell whether both outcomes were kept, and are of the same problems."""
+    if first is None or second is None:
+        return False
+    return first["task"] == second["task"] and first["index"] == second["index"]
+
+
+def compare_accuracy(
+    first: Record, second: Record, outcomes: tuple[Outcomes | None, Outcomes | None] = (None, None)
+) -> AccuracyTest:
+    """Test two accuracies.
+
+    Paired where both kept outcomes of the same problems: McNemar's exact test, or Wilcoxon's of scores that are shares.
+    Otherwise `fisher`'s.
+    """
+    mine, theirs = outcomes
+    if mine is None or theirs is None or not are_paired(mine, theirs):
+        return AccuracyTest(fisher(first, second), False)
+    scores = [np.asarray(entry["score"], np.float64) for entry in (mine, theirs)]
+    if not all(is_right_or_wrong(values.tolist()) for values in scores):
+        return AccuracyTest(wilcoxon(*scores), True)
+    solved = [values == 1 for values in scores]
+    only = int((solved[0] & ~solved[1]).sum()), int((solved[1] & ~solved[0]).sum())
+    return AccuracyTest(mcnemar(*only), True, *only)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a policy saves against a rule, if anything may be claimed.
+
+    Attributes:
+        record: the policy's.
+        rule: the rule's record.
+        is_comparable: see `Rival`.
+        is_less_accurate: whether the policy is, significantly: p below 5 %, without any correction, as it is a warning.
+        saved: share of the rule's forwards that the policy does without, negative if it needs more; None where nothing
+            may be claimed, as no rule was measured at that accuracy or the policy is less accurate than it.
+    """
+
+    record: Record
+    rule: Record
+    is_comparable: bool
+    is_less_accurate: bool
+    saved: float | None
+
+
+def gain(record: Record, rules: Sequence[Record], outcomes: Mapping[Key, Outcomes] | None = None) -> Gain:
+    """Set a policy against the best rule at its accuracy.
+
+    Args:
+        record: of the policy.
+        rules: records of rules on the same problems; at least one.
+        outcomes: problem by problem, where they were kept.
+    """
+    known = outcomes or {}
+    rival = find_rival(rules, record["accuracy"])
+    is_less = False
+    if record["accuracy"] < rival.record["accuracy"]:
+        pair = known.get(key_of(record)), known.get(key_of(rival.record))
+        is_less = compare_accuracy(record, rival.record, pair).p < LEVEL
+    is_claimed = rival.is_comparable and not is_less
+    saved = 1 - record["nfe"] / rival.record["nfe"] if is_claimed else None
+    return Gain(record, rival.record, rival.is_comparable, is_less, saved)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import KVWriter
 
 from train import parallel
 from train.headline import headline, is_learned
-from train.records import Record
+from train.records import Key, Outcomes, Record, read_outcomes
 from train.run_folder import UserError, write_atomic
 
 STEP = "time/total_timesteps"
@@ -156,11 +156,12 @@ class Tracker:
         if self.run.disabled:
             self.run.finish()
             return
+        outcomes = read_outcomes(self.folder)
         columns = list(records[0])
         rows = [[str(v) if isinstance(v, list) else v for v in record.values()] for record in records]
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
-        self.run.summary.update({f"eval/{name}": value for name, value in headline(records).items()})
+        self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})
         for name in FILES:
             if (self.folder / name).is_file():
                 # A copy, because wandb would leave a link, and a run is often moved before it is synced.
@@ -168,7 +169,7 @@ class Tracker:
                 self.run.save(f"{self.run.dir}/{name}", base_path=self.run.dir, policy="now")
         for policy in policies:
             own = records if len(policies) == 1 else _without_others(records, policy.name)
-            self.run.log_artifact(policy_artifact(policy, own), aliases=["latest", _allowed(self.run.name)])
+            self.run.log_artifact(policy_artifact(policy, own, outcomes), aliases=["latest", _allowed(self.run.name)])
         self.run.finish()
 
     def abandon(self) -> None:
@@ -176,7 +177,7 @@ class Tracker:
         self.run.finish(exit_code=1)
 
 
-def policy_artifact(policy: Path, records: Sequence[Record]) -> Any:
+def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[Key, Outcomes]) -> Any:
     """Make an artifact of an exported policy, with its training and its evaluation as metadata.
 
     The name is that of the dLLM (and the filter), the same in all runs of a project, so that versions line up.
@@ -184,12 +185,13 @@ def policy_artifact(policy: Path, records: Sequence[Record]) -> Any:
     Args:
         policy: a folder that `policies.save` wrote.
         records: of the policy, and of rules on the same problems.
+        outcomes: of them, problem by problem, where they were kept.
     """
     import wandb
 
     trained = json.loads((policy / "config.json").read_text()).get("trained") or {}
     parts = ["policy", Path(str(trained.get("model", ""))).name, "" if policy.name == "policy" else policy.name]
-    metadata = {"evaluation": headline(records), "trained": trained}
+    metadata = {"evaluation": headline(records, outcomes), "trained": trained}
     artifact = wandb.Artifact(_allowed("-".join(part for part in parts if part)), type="policy", metadata=metadata)
     for file in sorted(policy.iterdir()):
         artifact.add_file(str(file))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from train.escaping import for_html, for_markdown, for_terminal
 
 NOTHING = "—"
 """Shown where there is no value."""
@@ -93,9 +95,15 @@ def interval_texts(value: Any, column: Column) -> list[str]:
     texts = []
     for key, marks in (("problems", "[]"), ("seeds", "{}")):
         if value[key] is not None:
-            low, high = (min(max(edge * column.scale, column.limits[0]), column.limits[1]) for edge in value[key])
+            low, high = _edges(value[key], column)
             texts.append(f"{marks[0]}{low:.{column.digits}f}, {high:.{column.digits}f}{marks[1]}")
     return texts
+
+
+def _edges(interval: Sequence[float], column: Column) -> tuple[float, float]:
+    """Return an interval as it is shown: scaled, and cut off where values end."""
+    low, high = (min(max(edge * column.scale, column.limits[0]), column.limits[1]) for edge in interval)
+    return low, high
 
 
 def cell(value: Any, column: Column) -> str:
@@ -110,11 +118,11 @@ def cell(value: Any, column: Column) -> str:
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
     """Write a report as Markdown; images are named relative to it."""
-    parts = [f"# {title}"]
+    parts = [f"# {for_markdown(title)}"]
     for section in sections:
-        parts += [f"## {section.title}", *section.text]
+        parts += [f"## {for_markdown(section.title)}", *map(for_markdown, section.text)]
         if section.bullets:
-            parts.append("\n".join(f"- {bullet}" for bullet in section.bullets))
+            parts.append("\n".join(f"- {for_markdown(bullet)}" for bullet in section.bullets))
         parts += [f"![{name}]({name}.png)" for name in section.images]
         parts += [table_to_markdown(table) for table in section.tables]
     return "\n\n".join(parts) + "\n"
@@ -122,9 +130,9 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 def table_to_markdown(table: Table) -> str:
     """Write a table as Markdown."""
-    lines = [[column.title for column in table.columns]]
+    lines = [[for_markdown(column.title) for column in table.columns]]
     lines.append(["---" if column.digits is None else "---:" for column in table.columns])
-    lines += [[cell(row.get(column.key), column).replace("|", "\\|") for column in table.columns] for row in table.rows]
+    lines += [[for_markdown(cell(row.get(column.key), column)) for column in table.columns] for row in table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -136,17 +144,17 @@ def to_html(title: str, sections: Sequence[Section], images: Mapping[str, tuple[
         sections: its parts.
         images: PNG files by name, for a light and for a dark screen.
     """
-    links = "\n".join(f'<a href="#part{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
+    links = "\n".join(f'<a href="#part{i}">{for_html(section.title)}</a>' for i, section in enumerate(sections))
     body = "\n".join(_section_to_html(section, i, images) for i, section in enumerate(sections))
     template = Template(Path(__file__).with_name("report.html").read_text())
-    return template.substitute(title=html.escape(title), links=links, body=body)
+    return template.substitute(title=for_html(title), links=links, body=body)
 
 
 def _section_to_html(section: Section, number: int, images: Mapping[str, tuple[Path, Path]]) -> str:
-    parts = [f'<section id="part{number}">', f"<h2>{html.escape(section.title)}</h2>"]
-    parts += [f"<p>{html.escape(text)}</p>" for text in section.text]
+    parts = [f'<section id="part{number}">', f"<h2>{for_html(section.title)}</h2>"]
+    parts += [f"<p>{for_html(text)}</p>" for text in section.text]
     if section.bullets:
-        parts.append("<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in section.bullets) + "</ul>")
+        parts.append("<ul>" + "".join(f"<li>{for_html(text)}</li>" for text in section.bullets) + "</ul>")
     parts += [_image_to_html(name, *images[name]) for name in section.images]
     tables = "\n".join(_table_to_html(table) for table in section.tables)
     rows = sum(len(table.rows) for table in section.tables)
@@ -156,7 +164,7 @@ def _section_to_html(section: Section, number: int, images: Mapping[str, tuple[P
 
 def _table_to_html(table: Table) -> str:
     head = "".join(
-        f'<th scope="col"{_align(column)}><button type="button">{html.escape(column.title)}</button></th>'
+        f'<th scope="col"{_align(column)}><button type="button">{for_html(column.title)}</button></th>'
         for column in table.columns
     )
     is_mixed = not all(row.get("is_learned") for row in table.rows)
@@ -179,10 +187,12 @@ def _highlight(row: Mapping[str, Any]) -> str:
 
 def _cell_to_html(value: Any, column: Column) -> str:
     number = number_of(value, column)
-    key = html.escape(str(value) if number is None else repr(number))
-    intervals = [html.escape(text) for text in interval_texts(value, column)]
+    key = for_html(str(value) if number is None else repr(number))
+    intervals = [for_html(text) for text in interval_texts(value, column)]
     detail = "".join(f'<span class="interval">{text}</span>' for text in intervals)
-    return f'<td{_align(column)} data-key="{key}">{html.escape(main_text(value, column))}{detail}</td>'
+    label = for_html(column.title)
+    text = for_html(main_text(value, column))
+    return f'<td{_align(column)} data-key="{key}" data-title="{label}">{text}{detail}</td>'
 
 
 def _image_to_html(name: str, light: Path, dark: Path) -> str:
@@ -191,21 +201,25 @@ def _image_to_html(name: str, light: Path, dark: Path) -> str:
     )
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{for_dark}">'
-        f'<img alt="{html.escape(name)}" src="{for_light}"></picture>'
+        f'<img alt="{for_html(name)}" src="{for_light}"></picture>'
     )
 
 
 def to_terminal(table: Table, title: str) -> TerminalTable:
     """Lay a table out for a terminal, with seeds' intervals where there are any, else those over problems."""
-    shown = TerminalTable(title=title, title_justify="left")
+    shown = TerminalTable(title=for_terminal(title), title_justify="left")
     for column in table.columns:
-        shown.add_column(column.title, justify="left" if column.digits is None else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if column.digits is None else "right"
+        shown.add_column(for_terminal(column.title), justify=justify, overflow="fold")
     for row in table.rows:
         shown.add_row(*(_terminal_cell(row.get(column.key), column) for column in table.columns))
     return shown
 
 
-def _terminal_cell(value: Any, column: Column) -> str:
+def _terminal_cell(value: Any, column: Column) -> Text:
     edges = (value["seeds"] or value["problems"]) if isinstance(value, dict) else None
-    half = f" ± {(edges[1] - edges[0]) / 2 * column.scale:.{column.digits}f}" if edges else ""
-    return main_text(value, column) + half
+    text = main_text(value, column)
+    if edges:
+        low, high = _edges(edges, column)
+        text += f" [{low:.{column.digits}f}, {high:.{column.digits}f}]"
+    return for_terminal(text)

@@ -6,27 +6,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from train.comparison.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
 from train.measures import (
+    LEVEL,
     Values,
+    are_paired,
     best_rule,
     bootstrap_interval,
+    compare_accuracy,
     difference_of_means,
-    fisher,
+    find_rival,
     holm,
     hypervolume,
-    mcnemar,
     mean_curve,
     share_saved,
     welch,
     wilcoxon,
 )
 from train.progress import progress
-from train.records import Record, is_right_or_wrong, key_of, mean_interval
+from train.records import Record, key_of, mean_interval
 from train.tracking import STEP
 
 ORACLE_TOLERANCE = 0.01
@@ -107,62 +110,83 @@ def same_place(line: Line, lines: Sequence[Line]) -> list[Line]:
     return [other for other in lines if (other.problems, other.block) == (line.problems, line.block)]
 
 
-def rivals(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Replicate | None]:
-    """Return for each seed of a learned line the best rule at its accuracy; None where there is no rule."""
+@dataclass(frozen=True)
+class Match:
+    """One seed of a learned line and the rule that it is set against.
+
+    Attributes:
+        mine: the seed.
+        other: the rule's setting.
+        is_comparable: whether a rule was measured at the seed's accuracy; otherwise `other` is the nearest one.
+    """
+
+    mine: Replicate
+    other: Replicate
+    is_comparable: bool
+
+
+def matches(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Match]:
+    """Return for each seed of a learned line the rule that it is set against; none where there is no rule."""
     candidates = [r for other in same_place(line, lines) if is_rival(other, rules) for r in other.replicates]
+    if not candidates:
+        return []
     by_record = {id(candidate.record): candidate for candidate in candidates}
-    found: list[Replicate | None] = []
+    records = [candidate.record for candidate in candidates]
+    found = []
     for replicate in line.replicates:
-        records = [candidate.record for candidate in candidates]
-        found.append(
-            by_record[id(best_rule(records, replicate.record["accuracy"]))] if records else None,
-        )
+        rival = find_rival(records, replicate.record["accuracy"])
+        found.append(Match(replicate, by_record[id(rival.record)], rival.is_comparable))
     return found
 
 
 def is_rival(line: Line, rules: Sequence[str]) -> bool:
     """Tell whether a line is of a rule to be compared with; the oracle knows the answer and is none."""
-    name = line.family.removesuffix("+eotp")
-    return not line.is_learned and name != "oracle" and ("all" in rules or name in rules)
+    return not line.is_learned and is_rule_of(line.family, rules)
 
 
-def compare_pair(line: Line, mine: Replicate, other: Replicate) -> Row:
+def is_rule_of(family: str, rules: Sequence[str]) -> bool:
+    """Tell whether a rule, with end-of-text prediction or without, is one of those named, or any where all count."""
+    name = family.removesuffix("+eotp")
+    return name != "oracle" and not name.startswith("learned") and ("all" in rules or name in rules)
+
+
+def compare_pair(line: Line, match: Match) -> Row:
     """Test one seed of a learned line against a rule.
 
     Paired where both kept outcomes of the same problems: McNemar's exact test of who is right (of scores that are
     shares, Wilcoxon's), Wilcoxon's signed-rank test of forwards, bootstrap intervals over problems. Otherwise Fisher's
     exact and Welch's test, without intervals.
     """
+    mine, other = match.mine, match.other
     first, second = mine.record, other.record
+    accuracy = compare_accuracy(first, second, (mine.outcomes, other.outcomes))
     row: Row = {
         **identity(line),
         "seed": mine.name,
         "rule": second["policy"],
-        "paired": is_paired(mine, other),
+        "is_comparable": match.is_comparable,
+        "paired": accuracy.is_paired,
         "n": first["episodes"],
-        "only_policy": None,
-        "only_rule": None,
+        "only_policy": accuracy.only_first,
+        "only_rule": accuracy.only_second,
         "accuracy_difference": estimate([first["accuracy"] - second["accuracy"]]),
-        "saved": estimate([1 - first["nfe"] / second["nfe"]]),
+        "accuracy_p": accuracy.p,
+        "nfe_difference": estimate([first["nfe"] - second["nfe"]]),
+        "saved": estimate([1 - first["nfe"] / second["nfe"]]) if match.is_comparable else None,
     }
-    if not row["paired"]:
-        return row | {"accuracy_p": fisher(first, second), "nfe_p": welch(first, second)}
+    if not accuracy.is_paired:
+        return row | {"nfe_p": welch(first, second)}
     right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)
     row["accuracy_difference"]["problems"] = bootstrap_interval(difference_of_means, *right)
-    row["saved"]["problems"] = bootstrap_interval(share_saved, *forwards)
-    row["nfe_p"] = wilcoxon(*forwards)
-    if not all(is_right_or_wrong(values.tolist()) for values in right):
-        return row | {"accuracy_p": wilcoxon(*right)}
-    solved = [values == 1 for values in right]
-    row["only_policy"], row["only_rule"] = int((solved[0] & ~solved[1]).sum()), int((solved[1] & ~solved[0]).sum())
-    return row | {"accuracy_p": mcnemar(row["only_policy"], row["only_rule"])}
+    row["nfe_difference"]["problems"] = bootstrap_interval(difference_of_means, *forwards)
+    if row["saved"] is not None:
+        row["saved"]["problems"] = bootstrap_interval(share_saved, *forwards)
+    return row | {"nfe_p": wilcoxon(*forwards)}
 
 
 def is_paired(first: Replicate, second: Replicate) -> bool:
     """Tell whether both kept outcomes, and of the same problems."""
-    if first.outcomes is None or second.outcomes is None:
-        return False
-    return all(first.outcomes[key] == second.outcomes[key] for key in ("task", "index"))
+    return are_paired(first.outcomes, second.outcomes)
 
 
 def _columns(name: str, *replicates: Replicate) -> list[Values]:
@@ -170,51 +194,85 @@ def _columns(name: str, *replicates: Replicate) -> list[Values]:
 
 
 def significance(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
-    """Test every seed of every learned line against the best rule at its accuracy, with Holm's correction.
+    """Test every seed of every learned line against the rule that it is set against, with Holm's correction.
 
-    The correction is over all rows, for accuracy and for forwards each on its own.
+    The correction is over all rows, for accuracy and for forwards each on its own. A row's ``tests`` is their number.
     """
     rows = []
     for line in progress([line for line in lines if line.is_learned], desc="testing", unit="policy", delay=SOON):
-        for mine, other in zip(line.replicates, rivals(line, lines, rules), strict=True):
-            if other is not None:
-                rows.append(compare_pair(line, mine, other))
+        rows += [compare_pair(line, match) for match in matches(line, lines, rules)]
     for name in ("accuracy", "nfe"):
         for row, adjusted in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
             row[f"{name}_holm"] = adjusted
     for row in rows:
+        row["tests"] = len(rows)
+        # A warning needs no correction: missing a loss of accuracy is what would mislead.
+        row["is_less_accurate"] = row["accuracy_difference"]["mean"] < 0 and row["accuracy_p"] < LEVEL
         row["verdict"] = verdict(row)
     return rows
 
 
 def verdict(row: Row) -> str:
-    """Say in words what a test found at the 5 % level, after Holm's correction."""
-    accuracy, saved = row["accuracy_difference"]["mean"], row["saved"]["mean"]
+    """Say in words what a test found at the 5 % level.
+
+    After Holm's correction, except that a policy which is less accurate before it is never called anything better.
+    """
     words = []
-    if row["accuracy_holm"] < 0.05:
-        words.append("more accurate" if accuracy > 0 else "less accurate")
-    if row["nfe_holm"] < 0.05:
-        words.append("faster" if saved > 0 else "slower")
+    if row["is_less_accurate"]:
+        words.append("less accurate" if row["accuracy_holm"] < LEVEL else "less accurate before Holm's correction")
+    elif row["accuracy_holm"] < LEVEL:
+        words.append("more accurate")
+    if row["nfe_holm"] < LEVEL:
+        needs_fewer = row["nfe_difference"]["mean"] < 0
+        if not needs_fewer:
+            words.append("slower")
+        elif row["is_comparable"] and not row["is_less_accurate"]:
+            words.append("faster")
+    if not row["is_comparable"]:
+        words.append("no rule at its accuracy")
     return ", ".join(words) or "no difference shown"
 
 
 def savings(lines: Sequence[Line], rules: Sequence[str], tests: Sequence[Row]) -> list[Row]:
-    """Average over seeds what learned lines save against the best rule at their accuracy."""
+    """Average over seeds what learned lines save against the rules that they are set against.
+
+    ``saved`` is None where nothing may be claimed: for some seed no rule was measured at its accuracy
+    (``is_comparable``), or some seed is significantly less accurate than its rule (``is_less_accurate``).
+    """
     rows = []
     for line in lines:
-        others = rivals(line, lines, rules) if line.is_learned else []
-        if not others or others[0] is None:
+        matched = matches(line, lines, rules) if line.is_learned else []
+        if not matched:
             continue
-        chosen = [other.record for other in others if other is not None]
         own = [t for t in tests if identity(line).items() <= t.items()]
+        chosen = [match.other.record for match in matched]
         row = describe(line)
         row["rule"] = join_rules([record["policy"] for record in chosen])
         chosen = _once(chosen)
         row["rule_accuracy"] = estimate([r["accuracy"] for r in chosen], [r["accuracy_ci95"] for r in chosen])
         row["rule_nfe"] = estimate([r["nfe"] for r in chosen], [r["nfe_ci95"] for r in chosen])
-        row["saved"] = estimate([t["saved"]["mean"] for t in own], [t["saved"]["problems"] for t in own])
+        row["is_comparable"] = all(match.is_comparable for match in matched)
+        # Over the line's own seeds: with many of them, one below 5 % is to be expected.
+        worse = holm([t["accuracy_p"] for t in own])
+        row["is_less_accurate"] = any(
+            p < LEVEL and t["accuracy_difference"]["mean"] < 0 for p, t in zip(worse, own, strict=True)
+        )
+        is_claimed = row["is_comparable"] and not row["is_less_accurate"]
+        row["saved"] = (
+            estimate([t["saved"]["mean"] for t in own], [t["saved"]["problems"] for t in own]) if is_claimed else None
+        )
+        row["claim"] = claim(row)
         rows.append(row)
     return rows
+
+
+def claim(row: Row) -> str:
+    """Say in a few words what may be claimed of a learned line."""
+    if row["is_less_accurate"]:
+        return "none: less accurate than the rule"
+    if not row["is_comparable"]:
+        return "none: no rule measured at this accuracy"
+    return "fewer forwards" if row["saved"]["mean"] > 0 else "none: no fewer forwards"
 
 
 def _once(records: Sequence[Record]) -> list[Record]:
@@ -247,7 +305,7 @@ def leads(lines: Sequence[Line], saved: Sequence[Row]) -> list[Line]:
         own = [line for line in own if line.block == max(o.block for o in own)]
         own = [line for line in own if line.decision == "deterministic"] or own
         score = {
-            i: next((r["saved"]["mean"] for r in saved if identity(o).items() <= r.items()), 0.0)
+            i: next((r["saved"]["mean"] for r in saved if r["saved"] and identity(o).items() <= r.items()), 0.0)
             for i, o in enumerate(own)
         }
         found.append(own[max(score, key=lambda i: score[i])])
@@ -258,10 +316,10 @@ def by_task(lines: Sequence[Line], rules: Sequence[str], chosen: Sequence[Line])
     """Split some learned lines by task, against the one rule that is the best at their accuracy on all tasks."""
     rows = []
     for line in chosen:
-        others = rivals(line, lines, rules)
+        others = [match.other for match in matches(line, lines, rules)]
         for task in line.replicates[0].tasks:
             mine = [r.tasks[task] for r in line.replicates if task in r.tasks]
-            theirs = _once([r.tasks[task] for r in others if r is not None and task in r.tasks])
+            theirs = _once([r.tasks[task] for r in others if task in r.tasks])
             row = {**identity(line), "task": task}
             for prefix, records in (("", mine), ("rule_", theirs)):
                 for name in ("accuracy", "nfe"):
