@@ -149,10 +149,20 @@ def test_all_is_every_rule_at_every_knob_of_its_sweep() -> None:
     assert len(set(names)) == len(names) // 2
 
 
-def test_list_prints_the_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(EvaluateConfig(policy=["list"], out=tmp_path / "none"))
-    assert capsys.readouterr().out.split() == list(RULES)
-    assert not (tmp_path / "none").exists()
+def test_list_tells_of_every_rule_and_of_learned_policies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(EvaluateConfig(policy=["list"], out=tmp_path / "run")) == []
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    rows = {row[0]: row for row in cells}
+    assert [name for name in rows if name] == list(RULES)
+    assert rows["factor"][:4] == ["factor", "factor", "1", "0 or more"]
+    assert rows["low_confidence"][1:4] == ["tokens_per_step", "1", "a whole number of 1 or more"]
+    assert rows["threshold"][4].startswith("Commit every position whose confidence")
+    for name in RULES:
+        assert rows[name][5] in (RULES[name].__doc__ or "")
+        assert all(rows[name])
+    assert "the name of one that ships: tiny" in shown
 
 
 def test_zero_episodes_are_refused_by_name(toy: ToyDenoiser) -> None:

@@ -3,7 +3,8 @@
 ``python train/evaluate.py --policy threshold:0.9 --policy runs/ppo/policy`` prints a table and writes
 ``evaluation.json``, ``outcomes.json`` (problem by problem, for `train/compare.py`) and ``pareto.png`` to the run's
 folder. ``--policy all`` sweeps the knob of every rule, in full diffusion and in blocks, on as many processes as there
-are cores; ``--policy list`` prints the rules' names. ``--resume`` goes on where a killed evaluation stopped.
+are cores; ``--policy list`` prints a table of the rules, and how to name a policy. ``--resume`` goes on where a killed
+evaluation stopped.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from train.records import (
     summarise,
     write_outcomes,
 )
+from train.rule_list import print_rules
 from train.run_folder import open_run, write_json
 from train.tracking import Tracker, WandbConfig
 
@@ -63,7 +65,7 @@ class EvaluateConfig:
     policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
     FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
-    every rule, list prints their names."""
+    every rule, list prints a table of them."""
     out: Path = Path("runs/evaluate")
     """The run's folder; it must be new or empty."""
     resume: bool = False
@@ -425,7 +427,7 @@ def start_worker(device: str, numbers: SimpleQueue[int]) -> None:
 def main(config: EvaluateConfig) -> list[Record]:
     """Evaluate every policy at every block length; print the table, write records and plot."""
     if "list" in config.policy:
-        print("\n".join(RULES))
+        print_rules()
         return []
     blocks = config.block_length or (
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from policies import RULES
 from train.config import to_yaml
+from train.rule_list import print_rules
 from train.run_folder import UserError, open_run, write_atomic
 from train.watching.gif import draw_gif
 from train.watching.page import page
@@ -24,7 +24,7 @@ from train.watching.terminal import ansi_frames
 def main(config: WatchConfig) -> None:
     """Record every policy on every problem and write, or print, what there is to see."""
     if "list" in config.policy:
-        print("\n".join(RULES))
+        print_rules()
         return
     torch.set_num_threads(config.model.threads)
     writes = config.format != "ansi"

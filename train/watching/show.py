@@ -27,7 +27,7 @@ class WatchConfig:
 
     policy: list[str] = field(default_factory=lambda: ["low_confidence:4", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies, as python train/evaluate.py takes them; a plain
-    folder decides as it was saved to. list prints the rules' names."""
+    folder decides as it was saved to. list prints a table of the rules."""
     task: str = "replace"
     """Task by name, or suite for one problem of each in turn."""
     format: Literal["html", "gif", "ansi"] = "html"
