@@ -119,12 +119,15 @@ def read_beliefs(
         DenoiserError: if a logit is NaN or a position has no finite one.
     """
     names = sorted(features & (FEATURES.keys() | _WITH_MASK_TOKEN.keys()))
+    # Noise is float64, made in several steps of that size.
+    batch, length, vocabulary = logits.shape
+    chunks = _chunks(batch, length, vocabulary, CHUNK if noise is None else CHUNK // 4)
     parts = [
         [
             _read(logits[at], mask_id, end_ids, names, None if noise is None else noise(*at), with_distribution)
             for at in columns
         ]
-        for columns in _chunks(*logits.shape)
+        for columns in chunks
     ]
     rows = [[_join(pieces, 1) for pieces in zip(*columns, strict=True)] for columns in parts]
     confidence, prediction, *readings = [_join(pieces, 0) for pieces in zip(*rows, strict=True)]
@@ -140,10 +143,10 @@ def read_beliefs(
     return Beliefs(confidence, prediction, named, log_probabilities, best)
 
 
-def _chunks(batch: int, length: int, vocabulary: int) -> list[list[tuple[slice, slice]]]:
-    """Cut (B, L) into rows of pieces of at most `CHUNK` logits each, where a position's fit."""
-    rows = max(1, CHUNK // (length * vocabulary))
-    columns = max(1, min(length, CHUNK // vocabulary))
+def _chunks(batch: int, length: int, vocabulary: int, size: int) -> list[list[tuple[slice, slice]]]:
+    """Cut (B, L) into rows of pieces of at most `size` logits each, where a position's fit."""
+    rows = max(1, size // (length * vocabulary))
+    columns = max(1, min(length, size // vocabulary))
     return [
         [(slice(i, i + rows), slice(j, j + columns)) for j in range(0, length, columns)] for i in range(0, batch, rows)
     ]

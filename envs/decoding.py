@@ -48,6 +48,9 @@ class DecodingSettings:
         features: names of `VIEW_FEATURES` and `VIEW_TENSORS` to compute.
         end_of_text_prediction: once an end-of-text is committed, everything after it is end-of-text at once and
             leaves the computation (EoTP of Learn2PD, arXiv 2509.25188).
+        early_end: a sequence ends once everything before a committed end-of-text is known, and the rest becomes
+            end-of-text. False decodes every position, as arXiv 2512.09106 and most released code do; the text, which
+            ends at the first end-of-text, can differ in what later forwards see only.
 
     Raises:
         ValueError: for a length, temperature or feature that is not possible.
@@ -58,6 +61,7 @@ class DecodingSettings:
     temperature: float = 0.0
     features: frozenset[str] = frozenset()
     end_of_text_prediction: bool = False
+    early_end: bool = True
 
     def __post_init__(self) -> None:
         if self.buffer_length < 1:
@@ -153,7 +157,7 @@ class DecodingBatch:
         self,
         rows: Sequence[int],
         prompts: Sequence[Sequence[int]],
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         length: int | None = None,
         block_lengths: Sequence[int] | None = None,
@@ -164,7 +168,8 @@ class DecodingBatch:
         Args:
             rows: rows to overwrite.
             prompts: token ids, one list a row.
-            seed: of the random numbers that sampling decoders and policies draw.
+            seed: of the random numbers that sampling decoders and policies draw, one for all rows or one a row. Rows
+                with the same prompt and seed draw the same.
             length: masks to start from; None for the whole buffer.
             block_lengths: positions of a block, one a row; None for that of the settings.
             given: for each row None or its whole text, at most the buffer's length, as token ids with the mask token
@@ -175,7 +180,9 @@ class DecodingBatch:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length, a block
                 length or a given text is not possible.
         """
-        for name, entries in {"prompts": prompts, "block_lengths": block_lengths, "given": given}.items():
+        seeds = [seed] * len(rows) if isinstance(seed, int | np.integer) else list(seed)
+        lists = {"prompts": prompts, "seed": seeds, "block_lengths": block_lengths, "given": given}
+        for name, entries in lists.items():
             if entries is not None and len(entries) != len(rows):
                 raise ValueError(f"{name} has {len(entries)} entries: it must have one a row, {len(rows)}")
         if length is not None and not 1 <= length <= self.settings.buffer_length:
@@ -196,7 +203,8 @@ class DecodingBatch:
         index = torch.as_tensor(list(rows), device=device)
         self.prompt[index] = torch.tensor(padded, device=device)
         self.prompt_length[index] = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.key[index] = torch.tensor([sequence_key(prompt, seed) for prompt in prompts], device=device)
+        keys = [sequence_key(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
+        self.key[index] = torch.tensor(keys, device=device)
         self.length[index] = self.settings.buffer_length if length is None else length
         self.masked[index] = self._positions < self.length[index].unsqueeze(1)
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
@@ -210,8 +218,9 @@ class DecodingBatch:
             record[index] = 0
         self.memory = {name: values.index_fill(0, index, 0) for name, values in self.memory.items()}
         self._settled[index] = False
-        for row, text in texts.items():
-            self._give(row, text, seed)
+        for row, own in zip(rows, seeds, strict=True):
+            if row in texts:
+                self._give(row, texts[row], own)
         if texts:
             self._move_blocks(torch.zeros_like(self._settled))  # past blocks without a blank
 
@@ -256,14 +265,21 @@ class DecodingBatch:
 
     # What the dLLM believes.
 
-    def forward(self) -> View:
+    def forward(self, rows: Tensor | None = None) -> View:
         """Run the dLLM once on the running rows and return what it believes.
 
         After an action with drafts, this is the forward that runs on all of them and settles which one counts.
 
+        Args:
+            rows: (N,) bool, the rows to run, where the others are to keep what their last forward saw (rows that were
+                loaded while the others wait). None runs all that are running.
+
         Raises:
             DenoiserError: if the dLLM returns NaN.
         """
+        if rows is not None:
+            self._view = _merge(self._view, self._believe(self.running & rows), rows)
+            return self._view
         action, self._drafted = self._drafted, None
         self._view = self._believe(self.running) if action is None else self._settle(action)
         return self._view
@@ -418,8 +434,9 @@ class DecodingBatch:
         return draw
 
     def time(self) -> Tensor:
-        """(N,) float32 in [0, 1], share of L steps that was used before this one."""
-        return ((self.nfe - 1).clamp(min=0).float() / self.settings.buffer_length).clamp(max=1.0)
+        """(N,) float32 in [0, 1], share of L steps that was used before this one, or by the finished row."""
+        used = self.nfe - self.running.long()
+        return (used.clamp(min=0).float() / self.settings.buffer_length).clamp(max=1.0)
 
     def blank_view(self) -> View:
         """Return the view of rows that are all finished: nothing masked, every confidence 1."""
@@ -470,8 +487,9 @@ class DecodingBatch:
     def apply(self, action: Action) -> Tensor:
         """Do what a policy decided on the view of the last `forward`.
 
-        A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or when
-        everything before a committed end-of-text is known: the rest then becomes end-of-text. An action with
+        A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or, where the
+        settings say ``early_end``, when everything before a committed end-of-text is known: the rest then becomes
+        end-of-text. An action with
         drafts is carried out by the next `forward`, and the rows that it finishes are reported by the next call.
 
         Returns:
@@ -524,12 +542,13 @@ class DecodingBatch:
         self.commit_confidence = torch.where(chosen, view.confidence, self.commit_confidence)
         self.masked = self.masked & ~chosen
         first_eos, complete = self._end_of_text()
-        finished = was_running & complete
         if self.settings.end_of_text_prediction:
             self.length = torch.minimum(self.length, first_eos + 1)
             gone = self._positions >= self.length.unsqueeze(1)
             self._mask(gone)
             self._fill(gone)
+        # What end-of-text prediction took away may have been the last masks.
+        finished = was_running & (complete if self.settings.early_end else ~self.masked.any(1))
         self._fill(finished.unsqueeze(1) & self.masked)
         self._move_blocks(was_running)
         return finished
@@ -686,6 +705,19 @@ _STATE = (
     *("block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
     *("_previous", "_settled"),
 )
+
+
+def _merge(old: View, new: View, is_new: Tensor) -> View:
+    """Return a view with some rows of a new one, the others those of an old one; what only one of them has is new."""
+
+    def choose(kept: Any, fresh: Any) -> Any:
+        if not isinstance(fresh, Tensor):
+            return {name: choose(kept.get(name), value) for name, value in fresh.items()}
+        if kept is None or kept.shape != fresh.shape:  # tensors of the first forward; wider prompts
+            return fresh
+        return torch.where(is_new.view(-1, *[1] * (fresh.ndim - 1)), fresh, kept)
+
+    return View(**{field.name: choose(getattr(old, field.name), getattr(new, field.name)) for field in fields(View)})
 
 
 def _rows_of(view: View, index: Tensor) -> View:

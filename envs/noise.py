@@ -16,6 +16,9 @@ from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
+_BELOW_ONE = 1.0 - 2.0**-53
+"""The largest float64 below 1."""
+
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Mix 64 bits (the finaliser of splitmix64; Steele et al. 2014, "Fast splittable PRNGs")."""
@@ -25,9 +28,23 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def sequence_key(prompt_ids: Sequence[int], seed: int) -> int:
-    """Return the key of a sequence: it depends on its prompt and the seed, not on its place in a batch."""
+    """Return the key of a sequence: it depends on its prompt and the seed, not on its place in a batch.
+
+    Several samples of one prompt need a seed each; see `sample_seed`.
+    """
     data = np.asarray([seed, *prompt_ids], dtype=np.int64).tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """Return the seed of one of several samples of a prompt; the first sample's is `seed` itself.
+
+    A hash, so that the samples of neighbouring seeds have nothing in common.
+    """
+    if sample == 0:
+        return seed
+    data = np.asarray([seed, sample], dtype=np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"sample").digest(), "big") >> 1
 
 
 def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0, skip: int = 0) -> Tensor:
@@ -41,17 +58,19 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
         skip: numbers of a larger draw that come before these.
 
     Returns:
-        (B, *shape) float32 in (0, 1).
+        (B, *shape) float64 in (0, 1), of 53 random bits: with the 24 of a float32, rare events of a large vocabulary
+        would hardly ever come about (arXiv 2409.02908).
     """
     counters = np.arange(1 + skip, 1 + skip + int(np.prod(shape)), dtype=np.uint64) * _GOLDEN
     with np.errstate(over="ignore"):
         rows = _mix(keys.cpu().numpy().astype(np.uint64) + np.uint64(stream + 1) * _GOLDEN)
         rows = _mix(rows + steps.cpu().numpy().astype(np.uint64) * _GOLDEN)
         bits = _mix(rows[:, None] + counters)
-    values = ((bits >> np.uint64(41)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+    # In the upper half the sum is rounded to a whole number, which must not become 1.
+    values = np.minimum(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53, _BELOW_ONE)
     return torch.from_numpy(values.reshape(len(values), *shape)).to(keys.device)
 
 
 def gumbel(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 1, skip: int = 0) -> Tensor:
-    """Draw standard Gumbel noise for each sequence: (B, *shape) float32; arguments as of `uniform`."""
+    """Draw standard Gumbel noise for each sequence: (B, *shape) float64; arguments as of `uniform`."""
     return -torch.log(-torch.log(uniform(keys, steps, shape, stream, skip)))

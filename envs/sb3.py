@@ -48,7 +48,9 @@ class SB3VecEnv(VecEnv):
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
         for i in np.flatnonzero(terminated | truncated):
             infos[i] |= infos[i].pop("final_info", {})
-            infos[i]["terminal_observation"] = infos[i].pop("final_obs")
+            # Where no row is reset by itself, the closing observation is the one returned.
+            closing = {name: values[i] for name, values in obs.items()} if isinstance(obs, dict) else obs[i]
+            infos[i]["terminal_observation"] = infos[i].pop("final_obs", closing)
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return obs, rewards.astype(np.float32), terminated | truncated, infos
 
@@ -57,8 +59,9 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> list[np.ndarray | None]:
-        """Return row 0's image, the one that the batch draws."""
-        return [self.env.render()]  # type: ignore[list-item]
+        """Return one image a row."""
+        frames: Any = self.env.render()
+        return list(frames or ())
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of the batch, once a row asked for."""
@@ -71,8 +74,15 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuse: a native batch has no sub-envs to call."""
-        raise NotImplementedError("a natively batched env has no sub-envs to call")
+        """Return each row's `action_masks`, for algorithms that mask; refuse all else.
+
+        Raises:
+            NotImplementedError: for another method: a native batch has no sub-envs to call.
+        """
+        if method_name != "action_masks":
+            raise NotImplementedError(f"method is {method_name!r}: a natively batched env has no sub-envs to call")
+        masks = self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
+        return [masks[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """Return False for each row."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -12,14 +13,16 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from torch import Tensor
 
 from envs.beliefs import BEST_K
 from envs.decoding import DecodingBatch, DecodingSettings, check_block
 from envs.denoiser import Denoiser, load_denoiser
+from envs.episodes import Episodes
 from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
-from envs.tasks import SUITE, Problem, Split, make_tasks
+from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
@@ -29,6 +32,9 @@ NATS = ("entropy", "logit_gap")
 
 MAX_NATS = 32.0
 """Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
+
+OPTIONS = ("problem", "reset_mask")
+"""What `UnmaskingVectorEnv.reset` can be told."""
 
 
 def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
@@ -70,7 +76,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     ## Action Space
     `MultiBinary(L)`: 1 commits a position. Bits at ineligible positions are ignored. An action with no eligible
-    bit commits the most confident eligible position, so every step makes progress.
+    bit commits the most confident eligible position, so every step makes progress. A float commits from one half on.
+    `action_masks` says which bits matter, as sb3-contrib's MaskablePPO asks for it.
 
     ## Observation Space
     `Dict` of float32 boxes:
@@ -89,13 +96,23 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     ## Starting State
     A problem drawn uniformly from the tasks and the split, every buffer position masked; where a problem gives part of
-    the answer, only its blanks.
+    the answer, only its blanks. ``reset(options={"problem": ...})`` asks for a problem. Every random number, those of
+    sampled tokens included, follows from the seed and differs by row and episode.
 
     ## Episode End
-    Terminates when nothing is masked, or when everything before a committed end-of-text token is known (the rest
-    becomes end-of-text). Never truncates: an episode takes at most L steps, 2 L if a policy remasks. Its last ``info``
-    holds ``score``, ``nfe``, ``token_positions``, ``task`` and ``text``. The batch resets finished rows within the same
-    step (`AutoresetMode.SAME_STEP`): one forward serves the rows that go on and the rows that begin.
+    Terminates when nothing is masked, or (``early_end``) when everything before a committed end-of-text token is known
+    (the rest becomes end-of-text). Never truncates: an episode takes at most L steps, 2 L if a policy remasks.
+
+    ## Info
+    After every reset and step: ``nfe`` (forwards of the episode so far), ``commits`` (positions that the step
+    committed) and ``masks_left``. At the end also ``score``, ``token_positions``, ``task`` and ``text``.
+
+    ## Autoreset
+    `AutoresetMode.SAME_STEP` by default: one forward serves the rows that go on and the rows that begin. Observation
+    wrappers of `gymnasium.wrappers.vector` (such as FlattenObservation) need ``"NextStep"``, in which a finished row
+    rests blank for the step that restarts it, or ``"Disabled"``, in which it rests until it is reset:
+    ``reset(options={"reset_mask": finished})`` resets some rows and leaves the others as they are. The actions of a
+    row that rests are ignored and unpaid.
 
     ## Arguments
     Args:
@@ -114,11 +131,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             `envs.view.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
-        group_size: rows of a group, which share each problem, block length and alpha, for algorithms that compare
-            attempts (GRPO). No row is then reset by itself (`AutoresetMode.DISABLED`): a finished one waits, blank, its
-            actions ignored and unpaid, until `reset` starts the next problems. None for independent rows.
-        expert_blocks: block lengths of the last rows of each group, which a rule rather than the policy is to decode.
-        render_mode: None, ``"ansi"`` or ``"rgb_array"``; both show row 0.
+        early_end: see `envs.decoding.DecodingSettings`.
+        autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
+        episodes: makes what decides which problem, block length and alpha each row takes next, called as
+            `envs.episodes.Episodes` is.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
     Raises:
         ValueError: if an argument is not possible; the message names it.
@@ -148,15 +165,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         features: Sequence[str] = (),
         end_of_text_prediction: bool = False,
         initial_length: int | None = None,
-        group_size: int | None = None,
-        expert_blocks: Sequence[int] = (),
+        early_end: bool = True,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        episodes: Callable[..., Episodes] = Episodes,
         render_mode: str | None = None,
     ) -> None:
-        if group_size is not None and (group_size <= len(expert_blocks) or num_envs % group_size):
-            raise ValueError(
-                f"group_size is {group_size}: it must divide num_envs, {num_envs}, and exceed a group's experts, "
-                f"{len(expert_blocks)}"
-            )
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -164,15 +177,13 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         blocks: Sequence[int | None] = block_length if isinstance(block_length, Sequence) else [block_length]
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
-        # The first is the settings'; making them of each checks it.
-        settings, *_ = [
-            DecodingSettings(buffer_length, block, temperature, frozenset(features), end_of_text_prediction)
-            for block in (*blocks, *expert_blocks)
-        ]
+        settings = DecodingSettings(
+            buffer_length, blocks[0], temperature, frozenset(features), end_of_text_prediction, early_end
+        )
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
-        for block in (*blocks, *expert_blocks):
-            check_block(self.denoiser, block or buffer_length)
-        self.tasks = {task.name: task for task in make_tasks(tasks)}
+        self.tasks: dict[str, Task] = {task.name: task for task in make_tasks(tasks)}
         self.split: Split = split
         self.reward = get_reward(reward)
         self.has_dial = not isinstance(alpha, int | float)
@@ -182,20 +193,27 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.preference = Preference(ends[0], ends[-1])
         self.speed = np.zeros(num_envs, dtype=np.float32)
         """(N,) float32 in [0, 1], each row's place on the dial."""
+        self.episodes = episodes(
+            num_envs,
+            tasks=list(self.tasks.values()),
+            split=split,
+            block_lengths=[int(block or buffer_length) for block in blocks],
+            has_dial=self.has_dial,
+        )
+        for block in sorted(self.episodes.possible_blocks):
+            replace(settings, block_length=block)  # which checks it
+            check_block(self.denoiser, block)
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
-        self.group_size, self.expert_blocks = group_size, list(expert_blocks)
-        if group_size is not None:
-            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        self.block_lengths = [int(block or buffer_length) for block in blocks]
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
+        """N, what each row was last asked."""
+        self._resting: list[int] = []  # rows that the next step restarts
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
         self.single_action_space = spaces.MultiBinary(buffer_length)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._generators = [np.random.default_rng() for _ in range(num_envs)]
 
     @property
     def view(self) -> View:
@@ -205,24 +223,74 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode in every row.
+        """Start a new episode in every row, or in some.
 
         Args:
-            seed: row i draws its problems from ``seed + i``; a list gives one seed a row; None goes on with the
-                generators as they are.
-            options: not used.
+            seed: row i draws its problems, and its random numbers when tokens are sampled, from ``seed + i``; a list
+                gives one seed a row; None goes on with the generators as they are.
+            options: ``"problem"``: what to begin with instead of a problem that is drawn, one for all rows or a list
+                with one a row, None where it is drawn. A `Problem` of one of the tasks, the index of one, or a pair
+                (task's name, index); indices are of the env's split. ``"reset_mask"``: (N,) bool, the rows to reset;
+                the others go on as they are.
+
+        Raises:
+            ValueError: if the seeds or an option are not possible.
         """
+        options = options or {}
+        unknown = sorted(options.keys() - set(OPTIONS))
+        if unknown:
+            raise ValueError(f"options has {unknown[0]!r}: it can have {' and '.join(OPTIONS)}")
+        rows = self._rows_of(options.get("reset_mask"))
+        problems = self._problems_of(options.get("problem"), rows)
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
         if seeds is not None:
             if len(seeds) != self.num_envs:
                 raise ValueError(f"seed has {len(seeds)} entries: it must have one a row, {self.num_envs}")
-            for i, row_seed in enumerate(seeds):
+            for row in rows:
+                row_seed = seeds[row]
                 if row_seed is not None:
                     # The generator that Gymnasium's single env makes from the same seed.
-                    self._generators[i] = gym.utils.seeding.np_random(int(row_seed))[0]
-        self.begin(range(self.num_envs))
-        self.batch.forward()
-        return self.observe(self.batch.view), {}
+                    self.episodes.seed(row, gym.utils.seeding.np_random(int(row_seed))[0])
+        self._begin(rows, problems)
+        self._resting = [row for row in self._resting if row not in rows]
+        fresh = np.zeros(self.num_envs, dtype=np.bool_)
+        fresh[rows] = True
+        self.batch.forward(None if fresh.all() else torch.as_tensor(fresh, device=self.batch.masked.device))
+        return self.observe(self.batch.view), self._counters(np.zeros(self.num_envs, dtype=np.int64))
+
+    def _rows_of(self, mask: npt.ArrayLike | None) -> list[int]:
+        """Return the rows to reset."""
+        if mask is None:
+            return list(range(self.num_envs))
+        chosen = np.asarray(mask)
+        if chosen.shape != (self.num_envs,) or chosen.dtype != np.bool_ or not chosen.any():
+            raise ValueError(
+                f"reset_mask is {chosen.dtype} of shape {chosen.shape}, {int(chosen.astype(bool).sum())} of them true: "
+                f"it must be bool of shape ({self.num_envs},), one or more true"
+            )
+        return [int(row) for row in np.flatnonzero(chosen)]
+
+    def _problems_of(self, asked: Any, rows: Sequence[int]) -> dict[int, Problem]:
+        """Return the problems that are asked for, by row."""
+        each = list(asked) if isinstance(asked, list) else [asked] * self.num_envs
+        if len(each) != self.num_envs:
+            raise ValueError(f"problem has {len(each)} entries: a list must have one a row, {self.num_envs}")
+        return {row: self._problem_of(each[row]) for row in rows if each[row] is not None}
+
+    def _problem_of(self, asked: Any) -> Problem:
+        if isinstance(asked, Problem):
+            name, index = asked.task, None
+        elif isinstance(asked, int | np.integer) and len(self.tasks) == 1:
+            name, index = next(iter(self.tasks)), int(asked)
+        elif isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[1], int | np.integer):
+            name, index = str(asked[0]), int(asked[1])
+        else:
+            raise ValueError(
+                f"problem is {asked!r}: it must be a Problem, a pair (task's name, index), or, with one task, an index"
+            )
+        if name not in self.tasks:
+            raise ValueError(f"problem is of task {name!r}: this env has {', '.join(self.tasks)}")
+        return asked if index is None else self.tasks[name].problem(self.split, index)
 
     def observe(self, view: View) -> Observation:
         """Return a view as the env's observation."""
@@ -237,49 +305,63 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         Args:
             actions: (N, L) of 0 and 1, or what an `UnmaskingPolicy` decided on `view`.
         """
+        step = self.batch.nfe.clone()
         rewards, terminated, finals = self.commit(actions)
         infos: dict[str, Any] = {}
-        if finals:
-            closing = self.observe(self.batch.blank_view())
+        beginning = self._resting
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            beginning = list(finals)
+            closing = self.observe(self.batch.blank_view()) if finals else {}
             for row, final_info in finals.items():
                 final_obs = {name: values[row] for name, values in closing.items()}
                 infos = self._add_info(infos, {"final_obs": final_obs, "final_info": final_info}, row)
-            if self.group_size is None:
-                self.begin(list(finals))
+        else:
+            for row, final_info in finals.items():
+                infos = self._add_info(infos, final_info, row)
+            if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+                self._resting = list(finals)
+        self._begin(beginning)
         self.batch.forward()
+        commits = self._commits(step)
+        commits[beginning] = 0
+        infos |= self._counters(commits)
         return self.observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
 
-    def begin(self, rows: Sequence[int]) -> None:
-        """Load the next problem of each of these rows; of a group, all rows, of which the first draws."""
-        names = list(self.tasks)
-        prompts: list[list[int]] = []
-        blocks: list[int] = []
-        for row in rows:
-            first = row - row % (self.group_size or 1)
-            if row != first:
-                self.problems[row], self.speed[row] = self.problems[first], self.speed[first]
-                prompts.append(prompts[-1])
-                blocks.append(blocks[-1])
-                continue
-            generator = self._generators[row]
-            task = self.tasks[names[int(generator.integers(len(names)))]]
-            self.problems[row] = task.wrapped_problem(self.split, int(generator.integers(2**31)))
-            prompts.append(self.denoiser.encode_prompt(self.problems[row].prompt))
-            if self.has_dial:
-                self.speed[row] = generator.random()
-            # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
-            choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0
-            blocks.append(self.block_lengths[choice])
-        blocks = [self._expert_block(row) or block for row, block in zip(rows, blocks, strict=True)]
-        given = encode_all_given(self.denoiser, [self.problems[row].given for row in rows])
-        self.batch.load(rows, prompts, length=self.initial_length, block_lengths=blocks, given=given)
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Return (N, 2 L) bool, for each bit whether 0 and whether 1 may be chosen; 1 may where eligible."""
+        eligible = self.batch.view.eligible.cpu().numpy()
+        return np.stack([np.ones_like(eligible), eligible], -1).reshape(self.num_envs, -1)
 
-    def _expert_block(self, row: int) -> int | None:
-        """Return the block length of an expert's row, None for others."""
-        if self.group_size is None:
-            return None
-        place = row % self.group_size - (self.group_size - len(self.expert_blocks))
-        return self.expert_blocks[place] if place >= 0 else None
+    def _begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> None:
+        """Load the next episode of each of these rows."""
+        episodes = self.episodes.begin(rows, problems)
+        for row, episode in zip(rows, episodes, strict=True):
+            self.problems[row], self.speed[row] = episode.problem, episode.speed
+        self.batch.load(
+            rows,
+            [self.denoiser.encode_prompt(episode.problem.prompt) for episode in episodes],
+            [episode.seed for episode in episodes],
+            length=self.initial_length,
+            block_lengths=[episode.block_length for episode in episodes],
+            given=encode_all_given(self.denoiser, [episode.problem.given for episode in episodes]),
+        )
+
+    def _commits(self, step: Tensor) -> npt.NDArray[np.int64]:
+        """Return (N,) int64, the positions that each row committed in its step of this number, from 1."""
+        counts: npt.NDArray[np.int64] = (
+            ((self.batch.commit_step == step.unsqueeze(1)) & (step > 0).unsqueeze(1)).sum(1).cpu().numpy()
+        )
+        return counts
+
+    def _counters(self, commits: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Return the info that every row has."""
+        counts = {
+            "nfe": self.batch.nfe.cpu().numpy().copy(),
+            "commits": commits,
+            "masks_left": self.batch.masked.sum(1).cpu().numpy(),
+        }
+        everywhere = np.ones(self.num_envs, dtype=np.bool_)
+        return counts | {f"_{name}": everywhere.copy() for name in counts}
 
     def commit(
         self, actions: npt.ArrayLike | Action
@@ -292,15 +374,16 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             finals: the closing info of each finished row.
         """
         if not isinstance(actions, Action):
-            actions = Action(torch.from_numpy(np.asarray(actions) != 0).to(self.batch.masked.device))
+            actions = Action(torch.from_numpy(_bits(np.asarray(actions))).to(self.batch.masked.device))
         if actions.commit.shape != self.batch.masked.shape:
             shapes = f"{tuple(actions.commit.shape)}: expected {tuple(self.batch.masked.shape)}"
             raise ValueError(f"actions have shape {shapes}")
-        running = self.batch.running.cpu().numpy()
+        running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
         terminated = self.batch.apply(actions).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
         rewards = np.where(running, self.reward.per_step(alpha), 0.0)
-        finals = {int(row): self._final_info(int(row)) for row in np.flatnonzero(terminated)}
+        commits = self._commits(step) if terminated.any() else step.cpu().numpy()
+        finals = {int(row): self._final_info(int(row), int(commits[row])) for row in np.flatnonzero(terminated)}
         if finals:
             rows = list(finals)
             scores = np.array([finals[row]["score"] for row in rows])
@@ -308,23 +391,48 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             rewards[rows] += self.reward.final(scores, nfe, self.batch.settings.buffer_length, alpha[rows])
         return rewards, terminated, finals
 
-    def _final_info(self, row: int) -> dict[str, Any]:
+    def _final_info(self, row: int, commits: int) -> dict[str, Any]:
         problem = self.problems[row]
         text = self.denoiser.decode(self.batch.tokens(row))
         return {
             "score": self.tasks[problem.task].score(text, problem),
             "nfe": int(self.batch.nfe[row]),
+            "commits": commits,
+            "masks_left": 0,
             "token_positions": int(self.batch.token_positions[row]),
             "task": problem.task,
             "text": text,
         }
 
-    def render(self) -> Any:
-        """Show row 0: a coloured line (``"ansi"``) or an image (``"rgb_array"``)."""
+    def render(self) -> tuple[Any, ...]:
+        """Return one picture a row: coloured text (``"ansi"``) or (H, W, 3) uint8 (``"rgb_array"``)."""
         if self.render_mode is None:
             raise ValueError("render_mode is None: make the env with render_mode='ansi' or 'rgb_array'")
         draw = render_ansi if self.render_mode == "ansi" else render_rgb
-        return draw(self.batch, 0, self.problems[0].prompt)
+        return tuple(draw(self.batch, row, problem.prompt) for row, problem in enumerate(self.problems))
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(repr(one.value) for one in AutoresetMode)
+        raise ValueError(f"autoreset_mode is {mode!r}: choose one of {known}") from None
+
+
+def _bits(actions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return what commits: every whole number but 0, every float from one half on.
+
+    Raises:
+        ValueError: for NaN, or what is no number.
+    """
+    if actions.dtype.kind == "f":
+        if np.isnan(actions).any():
+            raise ValueError("actions hold NaN: they must be 0 or 1, or floats that commit from one half on")
+        return np.asarray(actions >= 0.5)
+    if actions.dtype.kind not in "biu":
+        raise ValueError(f"actions are {actions.dtype}: they must be 0 or 1, or floats that commit from one half on")
+    return np.asarray(actions != 0)
 
 
 class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
@@ -339,7 +447,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
 
     Args:
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
-        **kwargs: the arguments of `UnmaskingVectorEnv`, without ``num_envs``.
+        **kwargs: the arguments of `UnmaskingVectorEnv`, without ``num_envs`` and ``autoreset_mode``.
     """
 
     metadata: dict[str, Any] = {
@@ -348,7 +456,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
     }
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
-        self.rows = UnmaskingVectorEnv(1, render_mode=render_mode, **kwargs)
+        self.rows = UnmaskingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **kwargs)
         self.render_mode = render_mode
         self.observation_space = self.rows.single_observation_space
         self.action_space = self.rows.single_action_space
@@ -358,21 +466,31 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start a new episode; see `gymnasium.Env.reset`."""
         super().reset(seed=seed)
-        self.rows._generators = [self.np_random]
-        obs, info = self.rows.reset()
-        return _first_row(obs), info
+        self.rows.episodes.seed(0, self.np_random)
+        obs, infos = self.rows.reset(options=options)
+        return _first_row(obs), _first_info(infos)
 
     def step(self, action: npt.NDArray[np.int8]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Commit and, unless that ends the episode, run the dLLM; see `gymnasium.Env.step`."""
-        rewards, terminated, finals = self.rows.commit(np.asarray(action)[None])
-        self.rows.batch.forward()
-        obs = _first_row(self.rows.observe(self.rows.view))
-        return obs, float(rewards[0]), bool(terminated[0]), False, finals.get(0, {})
+        obs, rewards, terminated, _, infos = self.rows.step(np.asarray(action)[None])
+        return _first_row(obs), float(rewards[0]), bool(terminated[0]), False, _first_info(infos)
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Return (2 L,) bool; see `UnmaskingVectorEnv.action_masks`."""
+        [masks] = self.rows.action_masks()
+        return np.asarray(masks)
 
     def render(self) -> Any:
-        """Show the buffer; see `UnmaskingVectorEnv.render`."""
-        return self.rows.render()
+        """Return a picture; see `UnmaskingVectorEnv.render`."""
+        [picture] = self.rows.render()
+        return picture
 
 
 def _first_row(obs: Observation) -> Observation:
     return {name: values[0] for name, values in obs.items()}
+
+
+def _first_info(infos: Mapping[str, Any]) -> dict[str, Any]:
+    """Return row 0's info in Python's own types."""
+    own = {name: values[0] for name, values in infos.items() if not name.startswith("_")}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}

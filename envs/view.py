@@ -71,7 +71,7 @@ class View:
         masked: (N, L) bool, True where no token is committed yet.
         eligible: (N, L) bool, True where masked and in the row's current block.
         step: (N,) int64, forwards that the row has used, this one included.
-        time: (N,) float32 in [0, 1], (step - 1) / L.
+        time: (N,) float32 in [0, 1], (step - 1) / L; in a finished row, step / L.
         block_start: (N,) int64, first position of the current block.
         block_end: (N,) int64, the position after its last.
         block_step: (N,) int64, steps that the row has already spent in the current block.

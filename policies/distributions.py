@@ -151,8 +151,9 @@ class PlackettLuce:
     def sample(self) -> Tensor:
         """Draw (B, L) int64 from torch's global generator: 1 for the position drawn first, 2 for the second, ..."""
         rows, length = self.logits.shape
-        exponential = torch.empty(rows, 2, length + 1, device=self.logits.device).exponential_()
-        return self.sample_with(-exponential.clamp(min=1e-30).log())
+        # In float32 the least exponential is 6e-8: unlikely positions would be drawn too seldom or too often.
+        exponential = torch.empty(rows, 2, length + 1, device=self.logits.device, dtype=torch.float64).exponential_()
+        return self.sample_with(-exponential.clamp(min=1e-300).log())
 
     def sample_with(self, noise: Tensor) -> Tensor:
         """Draw as `sample` does, from given standard Gumbel noise (B, 2, L + 1).

@@ -52,7 +52,7 @@ def generate(
     """Decode an answer to each prompt.
 
     A sequence's tokens and NFE do not depend on the other prompts or the batch size (up to the rounding of the
-    dLLM's own batched arithmetic), and are those of the env with the same settings.
+    dLLM's own batched arithmetic). Where nothing is random they are those of the env with the same settings.
 
     Args:
         model: a transformers masked language model (absorbing diffusion).

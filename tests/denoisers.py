@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
 from envs.decoding import DecodingBatch, DecodingSettings
+from envs.episodes import Episode, Episodes
 from envs.tasks import SUITE, make_tasks
 from envs.view import Action, View
 from train.pretrain import PretrainConfig, build_model, build_tokenizer
@@ -71,6 +73,13 @@ class Mixing:
         logits[..., PAD] = -20.0
         logits[..., EOS] -= 2.0  # else hardly a row lives long
         return logits
+
+
+class SeedZero(Episodes):
+    """Draws problems as always, but gives each the random numbers that decoding outside the env gives it."""
+
+    def begin(self, *args: Any) -> list[Episode]:
+        return [replace(episode, seed=0) for episode in super().begin(*args)]
 
 
 def start(denoiser: Any, prompts: Sequence[Sequence[int]], length: int, **kwargs: Any) -> DecodingBatch:

@@ -679,7 +679,7 @@ class Plain:
         if ends and self.settings.end_of_text_prediction:
             self.length = min(self.length, ends[0] + 1)
             self.fill(self.length)
-        if not self.masks() or (ends and ends[0] < self.masks()[0]):
+        if not self.masks() or (self.settings.early_end and ends and ends[0] < self.masks()[0]):
             self.is_done = True
             self.fill(0)
         else:
@@ -724,8 +724,9 @@ def as_bits(rows: Sequence[Chosen], length: int) -> Tensor:
 @pytest.mark.parametrize(
     "uses",
     [
-        *("", "scope", "tokens", "remask", "block_end", "length", "predict"),
+        *("", "scope", "tokens", "remask", "block_end", "length", "predict", "late", "predict late"),
         "scope tokens remask block_end length",
+        "scope tokens remask block_end length late",
         "scope tokens remask block_end predict",
     ],
 )
@@ -734,7 +735,7 @@ def test_any_actions_do_what_a_plain_account_says(uses: str, length: int, block:
     denoiser, rng = Mixing(), random.Random(uses + str(block))
     is_used = {name: name in uses.split() for name in ("scope", "tokens", "remask", "block_end", "length")}
     for _ in range(4):
-        settings = DecodingSettings(length, block, 0.0, READINGS, "predict" in uses)
+        settings = DecodingSettings(length, block, 0.0, READINGS, "predict" in uses, early_end="late" not in uses)
         batch = empty(denoiser, settings)
         order = rng.sample(PROMPTS, 4)  # a row does the same anywhere in the batch
         plain = [Plain(prompt, settings) for prompt in order]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import permutations, product
 from typing import Any
 
@@ -20,6 +21,7 @@ from envs.tasks import TASKS
 from envs.toy import ToyDenoiser
 from envs.unmasking import UnmaskingVectorEnv
 from envs.view import READINGS, View, ensure_progress
+from train.group_episodes import GroupEpisodes
 
 # Known decodes.
 
@@ -103,6 +105,32 @@ def test_end_of_text_ends_a_row_in_its_first_block() -> None:
     batch = start(fixed((EOS, 0.9), *[(A, 0.5)] * 5), [[A]], 6, block_length=3)
     assert commit(batch, "x.....") == [True]
     assert batch.tokens(0) == [EOS] * 6
+
+
+def test_without_the_early_end_every_position_is_decoded() -> None:
+    """As released code does: what follows an end-of-text costs forwards, and is written."""
+    believed = ((A, 0.9), (EOS, 0.8), (C, 0.7), (EOS, 0.6), (D, 0.5), (B, 0.4))
+    early = start(fixed(*believed), [[A]], 6, block_length=2)
+    assert [commit(early, step)[0] for step in ("x.....", ".x....")] == [False, True]
+    late = start(fixed(*believed), [[A]], 6, block_length=2, early_end=False)
+    steps = ("x.....", ".x....", "..xx..", "....xx")
+    assert [commit(late, step)[0] for step in steps] == [False, False, False, True]
+    assert late.tokens(0) == [A, EOS, C, EOS, D, B]
+    assert (late.nfe.item(), late.commit_step[0].tolist()) == (4, [1, 2, 3, 3, 4, 4])
+    assert early.tokens(0)[:2] == late.tokens(0)[:2]
+
+
+def test_rows_with_the_same_prompt_and_another_seed_draw_other_numbers() -> None:
+    batch = DecodingBatch(Mixing(), 4, DecodingSettings(5, temperature=3.0))
+    batch.load(range(4), [[A, B]] * 4, [7, 8, 7, 9])
+    rows = [tuple(row) for row in batch.forward().prediction.tolist()]
+    assert rows[0] == rows[2]
+    assert len(set(rows)) == 3
+    alone = DecodingBatch(Mixing(), 1, DecodingSettings(5, temperature=3.0))
+    alone.load([0], [[A, B]], [9])
+    assert alone.forward().prediction.tolist() == [list(rows[3])]
+    with pytest.raises(ValueError, match="seed has 2 entries: it must have one a row, 1"):
+        alone.load([0], [[A]], [1, 2])
 
 
 def test_features_is_eos_and_changed() -> None:
@@ -421,7 +449,10 @@ def test_impossible_block_lengths_of_rows_are_refused(blocks: list[int], message
     assert batch.block_end.tolist() == [4, 2]
 
 
-@pytest.mark.parametrize("lengths", [{"block_length": [4, 8]}, {"expert_blocks": [8], "group_size": 2}])
+EXPERTS = partial(GroupEpisodes, group_size=2, expert_blocks=[8])
+
+
+@pytest.mark.parametrize("lengths", [{"block_length": [4, 8]}, {"episodes": EXPERTS}])
 def test_an_env_refuses_each_impossible_block_length(lengths: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="block_length is 8: this dLLM sees only blocks of 4"):
         UnmaskingVectorEnv(2, denoiser=BlockCausal(), buffer_length=8, **{"block_length": 4, **lengths})

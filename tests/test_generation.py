@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from denoisers import SeedZero
 from test_network import perturbed
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
@@ -203,7 +204,8 @@ def test_every_rule_decodes_as_the_env_does(
     about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
     about["end_of_text_prediction"] = predict
     problems_of: dict[str, Any] = {"tasks": ["copy", "add", "sort"], "features": tuple(rule.features)}
-    env = UnmaskingVectorEnv(4, denoiser=toy, initial_length=rule.initial_length(12), **problems_of, **about)
+    length = rule.initial_length(12)
+    env = UnmaskingVectorEnv(4, denoiser=toy, initial_length=length, episodes=SeedZero, **problems_of, **about)
     env.reset(seed=2)
     policy = rule.bind(env.denoiser, env.batch.settings)
     prompts: list[str] = []

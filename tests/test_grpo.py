@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from train.build import make_env, make_model
 from train.cli import run
 from train.evaluate import evaluate
 from train.experts import log_mixture
+from train.group_episodes import GroupEpisodes
 from train.group_rollouts import advantages, is_informative
 from train.grpo import algorithm, learning_rate, train
 from train.grpo_algorithm import GRPO
@@ -91,8 +94,14 @@ def gradient(model: GRPO, loss: Tensor) -> Tensor:
 # The env's groups.
 
 
+def grouped(rows: int, size: int, experts: Sequence[int] = (), **kwargs: Any) -> UnmaskingVectorEnv:
+    episodes = partial(GroupEpisodes, group_size=size, expert_blocks=experts)
+    defaults = {"denoiser": "toy", "buffer_length": 8, "autoreset_mode": "Disabled", "episodes": episodes}
+    return UnmaskingVectorEnv(rows, **{**defaults, **kwargs})
+
+
 def test_rows_of_a_group_share_a_problem_and_wait_for_each_other() -> None:
-    env = UnmaskingVectorEnv(6, denoiser="toy", tasks=["copy"], buffer_length=8, group_size=3, reward="forward_cost")
+    env = grouped(6, 3, tasks=["copy"], reward="forward_cost")
     env.reset(seed=0)
     assert [env.problems[row].prompt for row in range(6)] == [env.problems[row - row % 3].prompt for row in range(6)]
     assert env.problems[0].prompt != env.problems[3].prompt
@@ -100,7 +109,8 @@ def test_rows_of_a_group_share_a_problem_and_wait_for_each_other() -> None:
     everything[1] = 1
     obs, rewards, done, _, infos = env.step(everything)
     assert done.tolist() == [False, True, False, False, False, False]
-    assert infos["final_info"]["nfe"][1] == 1
+    assert infos["score"][1] == float(infos["text"][1] == env.problems[1].answer)
+    assert infos["_score"].tolist() == done.tolist()
     assert not obs["masked"][1].any()
     assert not obs["eligible"][1].any()
     assert obs["masked"][[0, 2, 3, 4, 5]].any(1).all()
@@ -117,9 +127,7 @@ def test_rows_of_a_group_share_a_problem_and_wait_for_each_other() -> None:
 
 
 def test_groups_share_block_and_alpha_and_experts_have_their_own_blocks() -> None:
-    env = UnmaskingVectorEnv(
-        8, denoiser="toy", buffer_length=8, block_length=[2, 8], alpha=[1.0, 9.0], group_size=4, expert_blocks=[4]
-    )
+    env = grouped(8, 4, [4], block_length=[2, 8], alpha=[1.0, 9.0])
     seen = set()
     for seed in range(6):
         env.reset(seed=8 * seed)
@@ -134,7 +142,7 @@ def test_groups_share_block_and_alpha_and_experts_have_their_own_blocks() -> Non
 @pytest.mark.parametrize(("rows", "group", "experts"), [(6, 4, []), (4, 2, [4, 4]), (4, 0, [])])
 def test_impossible_groups_are_refused(rows: int, group: int, experts: list[int]) -> None:
     with pytest.raises(ValueError, match=f"group_size is {group}"):
-        UnmaskingVectorEnv(rows, denoiser="toy", buffer_length=8, group_size=group, expert_blocks=experts)
+        grouped(rows, group, experts)
 
 
 # The objective.

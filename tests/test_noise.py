@@ -8,16 +8,16 @@ import pytest
 import torch
 from scipy import stats
 
-from envs.noise import gumbel, sequence_key, uniform
+from envs.noise import gumbel, sample_seed, sequence_key, uniform
 
 N = 20_000
 
 
 def draw(
     keys: list[int] | torch.Tensor, step: int = 0, shape: tuple[int, ...] = (1,), stream: int = 0
-) -> npt.NDArray[np.float32]:
+) -> npt.NDArray[np.float64]:
     keys = torch.as_tensor(keys)
-    numbers: npt.NDArray[np.float32] = uniform(keys, torch.full_like(keys, step), shape, stream).numpy()
+    numbers: npt.NDArray[np.float64] = uniform(keys, torch.full_like(keys, step), shape, stream).numpy()
     return numbers
 
 
@@ -29,7 +29,7 @@ def test_row_does_not_depend_on_its_batch(sampler: type) -> None:
     keys, steps = torch.tensor([11, 2**62, 0, 11]), torch.tensor([0, 3, 9, 1])
     batch = sampler(keys, steps, (4, 3))
     assert batch.shape == (4, 4, 3)
-    assert batch.dtype == torch.float32
+    assert batch.dtype == torch.float64
     for i in range(4):
         assert torch.equal(sampler(keys[i : i + 1], steps[i : i + 1], (4, 3))[0], batch[i])
     order = torch.tensor([2, 0, 3, 1])
@@ -47,11 +47,11 @@ def test_row_does_not_depend_on_its_batch(sampler: type) -> None:
         pytest.param(np.ravel([draw([7], shape=(100,), stream=s) for s in range(200)]), id="streams"),
     ],
 )
-def test_uniform(numbers: npt.NDArray[np.float32]) -> None:
+def test_uniform(numbers: npt.NDArray[np.float64]) -> None:
     assert numbers.size == N
     assert numbers.min() > 0
     assert numbers.max() < 1
-    assert stats.kstest(numbers.astype(np.float64), "uniform").pvalue > 1e-3
+    assert stats.kstest(numbers, "uniform").pvalue > 1e-3
     assert len(np.unique(numbers)) > 0.99 * N
 
 
@@ -66,7 +66,7 @@ def test_uniform(numbers: npt.NDArray[np.float32]) -> None:
         pytest.param(draw(list(range(N))), draw(list(range(1, N + 1))), id="next key"),
     ],
 )
-def test_independent(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> None:
+def test_independent(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> None:
     assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 4 / np.sqrt(N)
     cells = np.histogram2d(one.ravel(), two.ravel(), bins=8, range=((0, 1), (0, 1)))[0]
     assert stats.chisquare(cells.ravel()).pvalue > 1e-3
@@ -80,12 +80,33 @@ def test_extremes_stay_inside(bits: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert gumbel(key, step, (1,)).isfinite().all()
 
 
+@pytest.mark.parametrize(("bits", "below_one"), [(2**64 - 1, 2.0**-53), (2**64 - 2**20, 2.0**-44), (2**63, 0.5)])
+def test_noise_reaches_as_far_as_53_bits_do(bits: int, below_one: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 23 bits no noise exceeds 16.6, and a tail of 0.1 % of a vocabulary of 126,464 is never drawn."""
+    monkeypatch.setattr("envs.noise._mix", lambda x: np.full_like(x, bits))
+    key, step = torch.tensor([1]), torch.tensor([1])
+    assert 1 - uniform(key, step, (1,)).item() == pytest.approx(below_one, rel=0.01)
+    assert gumbel(key, step, (1,)).item() == pytest.approx(-np.log(-np.log1p(-below_one)), abs=0.01)
+
+
+def test_no_two_of_a_million_draws_are_equal() -> None:
+    numbers = draw([5], shape=(1_000_000,)).ravel()  # of 23 bits, 60,000 would be
+    assert len(np.unique(numbers)) == numbers.size
+
+
+def test_samples_of_a_prompt_have_seeds_of_their_own() -> None:
+    seeds = [sample_seed(seed, sample) for seed in range(20) for sample in range(50)]
+    assert len(set(seeds)) == 1000
+    assert [sample_seed(seed, 0) for seed in range(20)] == list(range(20))
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_longer_draw_extends_a_shorter_one() -> None:
     assert np.array_equal(draw([3], shape=(9,))[:, :4], draw([3], shape=(4,)))
 
 
 def test_gumbel() -> None:
-    numbers = gumbel(torch.tensor([1, 2]), torch.tensor([0, 0]), (50, 1000)).double().numpy().ravel()
+    numbers = gumbel(torch.tensor([1, 2]), torch.tensor([0, 0]), (50, 1000)).numpy().ravel()
     assert np.isfinite(numbers).all()
     assert numbers.mean() == pytest.approx(0.5772, abs=0.02)
     assert numbers.var() == pytest.approx(np.pi**2 / 6, abs=0.05)

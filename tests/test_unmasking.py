@@ -99,7 +99,7 @@ def test_make() -> None:
     assert list(env.observation_space.spaces) == ["confidence", "eligible", "masked", "time"]  # type: ignore[attr-defined]
     obs, info = env.reset(seed=0)
     assert obs["eligible"].tolist() == [1] * 4 + [0] * 8
-    assert info == {}
+    assert info == {"nfe": 1, "commits": 0, "masks_left": 12}
     assert env.unwrapped.rows.problems[0].task == "sort"
 
 
@@ -141,7 +141,7 @@ def test_final_observation_has_nothing_left_to_do() -> None:
     assert terminated.tolist() == infos["_final_obs"].tolist() == [False, True]
     final = infos["final_obs"][1]
     assert final["confidence"].tolist() == [1] * L
-    assert final["time"].tolist() == [1 / L]
+    assert final["time"].tolist() == [2 / L]
     assert not any(final[name].any() for name in ["masked", "eligible", *VIEW_FEATURES])
     assert obs["masked"][1].tolist() == [1] * L  # the row begins again in the same step
     assert obs["time"].tolist() == [[2 / L], [0]]
@@ -263,10 +263,11 @@ def test_closing_info() -> None:
     env = single()
     env.reset(seed=0)
     problem = env.rows.problems[0]
-    assert env.step(NOTHING)[4] == {}
+    assert env.step(NOTHING)[4] == {"nfe": 2, "commits": 1, "masks_left": L - 1}
     *_, terminated, truncated, info = env.step(EVERYTHING)
     assert (terminated, truncated) == (True, False)
-    assert info == {"score": 1.0, "nfe": 2, "token_positions": 2 * (21 + L), "task": "copy", "text": problem.answer}
+    closing = {"score": 1.0, "token_positions": 2 * (21 + L), "task": "copy", "text": problem.answer}
+    assert info == {"nfe": 2, "commits": L - 1, "masks_left": 0, **closing}
 
 
 @pytest.mark.parametrize("block_length", [1, 4, 8])
@@ -433,12 +434,13 @@ def test_render_rgb_array(length: int) -> None:
     assert 0 < (np.ptp(after, axis=2) > 50).mean() < 1.2 / length  # one coloured cell
 
 
-def test_render_shows_row_0_of_the_batch() -> None:
-    batch = native(2, render_mode="ansi")
+def test_render_shows_every_row_of_the_batch() -> None:
+    batch = native(2, render_mode="ansi", autoreset_mode="Disabled")
     batch.reset(seed=0)
     batch.step(np.array([NOTHING, EVERYTHING]))
-    assert plain(batch.render())[0] == batch.problems[0].prompt
-    assert plain(batch.render())[1].count("·") == L - 1
+    first, second = (plain(picture) for picture in batch.render())
+    assert (first[0], second[0]) == (batch.problems[0].prompt, batch.problems[1].prompt)
+    assert (first[1].count("·"), second[1].count("·")) == (L - 1, 0)
 
 
 # Errors.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
+from envs.episodes import Episodes
 from envs.sb3 import SB3VecEnv
 from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
@@ -23,6 +25,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.dit import DiTNetwork
 from policies.learned import CommitNetwork, PolicyNetwork, check_hidden, describe
 from train import parallel
+from train.group_episodes import GroupEpisodes
 from train.job_config import JobConfig
 from train.run_folder import UserError
 
@@ -145,6 +148,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
     for rule in algorithm.experts:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
+    mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
@@ -156,10 +160,11 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
-        group_size=None if group is None else group + experts,
-        expert_blocks=[algorithm.expert_block] * experts,
+        autoreset_mode=mode,
+        episodes=Episodes
+        if group is None
+        else partial(GroupEpisodes, group_size=group + experts, expert_blocks=[algorithm.expert_block] * experts),
     )
-    mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
     return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
 
 

@@ -16,6 +16,7 @@ from envs.unmasking import UnmaskingVectorEnv
 from envs.view import View
 from policies import make_rule
 from policies.distributions import order
+from train.group_episodes import GroupEpisodes
 
 
 class Experts:
@@ -23,17 +24,18 @@ class Experts:
 
     Args:
         rules: as `policies.make_rule` takes them, one a row of a group.
-        env: the env, with an ``expert_blocks`` for each rule.
+        env: the env, whose episodes are `GroupEpisodes` with an ``expert_blocks`` for each rule.
     """
 
     def __init__(self, rules: Sequence[str], env: UnmaskingVectorEnv) -> None:
         made = [make_rule(rule) for rule in rules]
-        settings = env.batch.settings
+        settings, episodes = env.batch.settings, env.episodes
+        assert isinstance(episodes, GroupEpisodes)
         self.rules = [
             rule.bind(env.denoiser, replace(settings, block_length=block))
-            for rule, block in zip(made, env.expert_blocks, strict=True)
+            for rule, block in zip(made, episodes.expert_blocks, strict=True)
         ]
-        size = env.group_size or 1
+        size = episodes.group_size
         place = np.arange(env.num_envs) % size - (size - len(rules))
         self.rule_of = torch.as_tensor(place)
         """(N,) int64, the number of each row's rule, below 0 in the policy's rows."""

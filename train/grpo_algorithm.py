@@ -37,6 +37,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import Bernoulli, CommitDistribution
 from train import parallel
 from train.experts import Experts, log_mixture
+from train.group_episodes import GroupEpisodes
 from train.group_rollouts import Batch, Steps, advantages, is_informative, join, join_batches, make_batch
 
 
@@ -45,7 +46,7 @@ class GRPO(OnPolicyAlgorithm):
 
     Args:
         policy: `UnmaskingActorCritic`, without a critic.
-        env: an `UnmaskingVectorEnv` with a ``group_size`` of `group_size` and one more for each expert.
+        env: an `UnmaskingVectorEnv` with `GroupEpisodes` of `group_size` rows and one more for each expert.
         learning_rate: of the optimiser, or a schedule.
         group_size: G, the policy's rollouts of a group.
         n_epochs: inner iterations, one optimiser step each, on the rollouts of a round.
@@ -172,7 +173,8 @@ class GRPO(OnPolicyAlgorithm):
         Raises:
             ValueError: if the env's groups are of another size.
         """
-        [found] = env.get_attr("group_size", [0])
+        [episodes] = env.get_attr("episodes", [0])
+        found = episodes.group_size if isinstance(episodes, GroupEpisodes) else None
         size = self.group_size + len(self.experts)
         if found != size:
             raise ValueError(

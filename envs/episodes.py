@@ -1,0 +1,87 @@
+"""What each row of the env decodes next: a problem, a block length, a place on the dial, random numbers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.tasks import Problem, Split, Task
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One sequence to decode.
+
+    Attributes:
+        problem: what is asked.
+        block_length: positions of a block.
+        speed: in [0, 1], place on the dial; 0 without one.
+        seed: of every random number that its decoding draws.
+    """
+
+    problem: Problem
+    block_length: int
+    speed: float
+    seed: int
+
+
+class Episodes:
+    """Independent rows: each draws its episodes from a generator of its own.
+
+    Args:
+        num_rows: N.
+        tasks: to draw from, uniformly.
+        split: of the problems.
+        block_lengths: to draw from, uniformly.
+        has_dial: whether each episode draws a place on the dial.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        tasks: Sequence[Task],
+        split: Split,
+        block_lengths: Sequence[int],
+        has_dial: bool = False,
+    ) -> None:
+        self.tasks, self.split = list(tasks), split
+        self.block_lengths, self.has_dial = list(block_lengths), has_dial
+        self._generators = [np.random.default_rng() for _ in range(num_rows)]
+        self._noise = [generator.spawn(1)[0] for generator in self._generators]
+
+    @property
+    def possible_blocks(self) -> set[int]:
+        """Every block length that an episode can have."""
+        return set(self.block_lengths)
+
+    def seed(self, row: int, generator: np.random.Generator) -> None:
+        """Let a row draw from this generator from now on; the generator that it already has changes nothing."""
+        if generator is not self._generators[row]:
+            self._generators[row] = generator
+            # A child has a stream of its own: what sampling draws shifts no later problem.
+            self._noise[row] = generator.spawn(1)[0]
+
+    def begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> list[Episode]:
+        """Return the next episode of each of these rows.
+
+        Args:
+            rows: in rising order.
+            problems: by row, those that are asked for rather than drawn.
+        """
+        return [self._draw(row, (problems or {}).get(row)) for row in rows]
+
+    def _draw(self, row: int, problem: Problem | None) -> Episode:
+        generator = self._generators[row]
+        if problem is None:
+            task = self.tasks[int(generator.integers(len(self.tasks)))]
+            problem = task.wrapped_problem(self.split, int(generator.integers(2**31)))
+        speed = generator.random(dtype=np.float64) if self.has_dial else 0.0
+        # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
+        choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0
+        return Episode(problem, self.block_lengths[choice], float(speed), self._draw_seed(row))
+
+    def _draw_seed(self, row: int) -> int:
+        return int(self._noise[row].integers(2**63))
