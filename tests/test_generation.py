@@ -46,7 +46,8 @@ POLICIES = ["low_confidence:3", "random:2", "threshold:0.9", "learned:determinis
 def test_decode_equals_the_env(toy: ToyDenoiser, name: str, block: int, temperature: float) -> None:
     policy = policy_of(name)
     about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
-    env = UnmaskingVectorEnv(5, denoiser=toy, tasks=["copy", "add", "sudoku"], features=tuple(policy.features), **about)
+    problems_of: dict[str, Any] = {"tasks": ["copy", "add", "sudoku"], "episodes": SeedZero}
+    env = UnmaskingVectorEnv(5, denoiser=toy, features=tuple(policy.features), **problems_of, **about)
     env.reset(seed=1)
     prompts: list[str] = []
     from_env: list[tuple[Any, ...]] = []
