@@ -80,6 +80,7 @@ def test_gsm8k_reference_has_any_form() -> None:
         score_gsm8k("1", "#### none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
@@ -153,6 +154,7 @@ def test_final_expression(text: str, expression: str) -> None:
     assert final_expression(text) == expression
 
 
+@pytest.mark.slow
 def test_hopeless_algebra_ends_and_leaves_a_working_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_answer("b+a", "a+b")
     monkeypatch.setattr(equivalence, "SECONDS", 0.5)

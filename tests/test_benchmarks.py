@@ -95,6 +95,7 @@ def test_splits_are_disjoint_and_complete(name: str) -> None:
     assert len({problem.prompt for split in splits_of(name) for problem in problems_of(name, split)}) == len(every)
 
 
+@pytest.mark.slow
 @every_benchmark
 def test_reference_answer_scores_one(name: str) -> None:
     task = task_of(name)
@@ -106,6 +107,7 @@ def test_reference_answer_scores_one(name: str) -> None:
         assert task.score(problem.answer + ending, problem) == 1.0
 
 
+@pytest.mark.slow
 @every_benchmark
 def test_wrong_and_garbled_answers_score_zero(name: str) -> None:
     task = task_of(name)

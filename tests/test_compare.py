@@ -110,6 +110,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder) for folder in made] + [str((bare / "evaluation.json").rename(place / "bare.json"))]
 
 
+@pytest.mark.slow
 def test_a_report_of_mixed_runs(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report"
     found = main(CompareConfig(folders, out=out))
@@ -137,6 +138,7 @@ def test_a_report_of_mixed_runs(folders: list[str], tmp_path: Path, capsys: pyte
         main(CompareConfig(folders, out=out))
 
 
+@pytest.mark.slow
 def test_all_rules_and_no_learned_policy(folders: list[str], tmp_path: Path) -> None:
     main(CompareConfig(folders[:3], rules=["all"], out=tmp_path / "all"))
     assert "klass:0.9" in (tmp_path / "all" / "report.md").read_text()
@@ -189,6 +191,7 @@ def test_options_are_checked() -> None:
     assert parse(CompareConfig, None, paths, positional="runs").runs == paths
 
 
+@pytest.mark.slow
 def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
     """From policies to the page: two untrained networks and two rules on the toy dLLM."""
     for seed in (0, 1):
@@ -211,6 +214,7 @@ def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
     assert failed.stderr == "error: run is 'nowhere': there is no such folder or file\n"
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_same(folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))

@@ -80,6 +80,7 @@ def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
     assert config.ppo.learning_rate == 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -96,6 +97,7 @@ def test_unknown_keys_and_wrong_types_in_a_file_are_errors(tmp_path: Path, text:
         parse(TrainPPOConfig, None, ["--config", write(tmp_path, text)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config_class", list(ENTRY_POINTS.values()))
 def test_unknown_flags_are_errors(config_class: type[Any]) -> None:
     with pytest.raises(ConfigError, match=r"there is no flag --sede: did you mean --seed\?"):

@@ -281,6 +281,7 @@ different_settings = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @different_settings
 def test_row_alone_is_row_in_a_batch(toy: ToyDenoiser, kwargs: dict[str, Any]) -> None:
     together = decode(toy, prompts(toy), **kwargs)
@@ -312,6 +313,7 @@ def test_each_step_samples_anew() -> None:
     assert 5 < (first != second).sum() < 31  # two draws agree with probability 0.4**2 + 5 * 0.12**2 = 0.23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_samples_follow_the_tempered_distribution(temperature: float) -> None:
     batch = start(fixed(*[(A, 0.4)] * 32), [[A]], 32, temperature=temperature)
@@ -354,6 +356,7 @@ def test_ensure_progress_stays_eligible_when_every_score_is_minus_infinity() -> 
     assert not (chosen & ~eligible).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:

@@ -248,6 +248,7 @@ def trained(config: JobConfig, algorithm: Algorithm, toy: ToyDenoiser) -> OnPoli
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_each_variant_is_trained_exported_loaded_and_evaluated(

@@ -61,6 +61,7 @@ def test_the_estimate_follows_from_what_is_measured(made: Any) -> None:
     assert estimate.memory_gib > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha_range", "blocks"), [([], [4, 2]), ([1.0, 4.0], [])], ids=["one_alpha", "dial"])
 def test_it_counts_the_answers_that_the_job_decodes(
     tmp_path: Path, alpha_range: list[float], blocks: list[int]
@@ -92,6 +93,7 @@ class Wrong(Copy):
         return replace(super().make(split, index), given="z z [MASK]")
 
 
+@pytest.mark.slow
 def test_its_rollouts_keep_what_the_problems_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "copy", Wrong)
     config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16))
@@ -117,6 +119,7 @@ def test_groups_of_a_trial_fill_one_backward_pass() -> None:
     assert trial_rows(TrainPPOConfig(), ppo.algorithm(TrainPPOConfig()), 2.0) == 64
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_largest_forward() -> None:
     config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16))
     estimate = dry_run(config, ppo.algorithm(config))

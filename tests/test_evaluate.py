@@ -214,6 +214,7 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     assert [r for r in again if r["accuracy"] != 0.123] == [r for r in whole if r not in lost]
 
 
+@pytest.mark.slow
 def test_processes_change_no_record(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0.5", "random:1"],
@@ -245,6 +246,7 @@ def test_policies_on_the_command_line(words: list[str]) -> None:
     assert parse(EvaluateConfig, None, words).policy == ["threshold:0", "random:1"]
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path) -> None:
     flags = ["--model=toy", '--policy=["threshold:0"]', '--tasks=["copy"]', "--episodes=5", "--buffer_length=8"]
     command = [sys.executable, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=run"]

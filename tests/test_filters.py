@@ -401,6 +401,7 @@ def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role
     assert network.features == {"margin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "kind"), [("both", "transformer"), ("feature", "transformer"), ("feature", "block")])
 def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, kind: str) -> None:
     config = on_filter(tmp_path, role, block_filter() if kind == "block" else None)

@@ -41,6 +41,7 @@ def policy_of(name: str) -> UnmaskingPolicy:
 POLICIES = ["low_confidence:3", "random:2", "threshold:0.9", "learned:deterministic", "learned:sample"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize(("block", "temperature"), [(12, 0.0), (4, 0.0), (4, 3.0)])
 def test_decode_equals_the_env(toy: ToyDenoiser, name: str, block: int, temperature: float) -> None:
@@ -196,6 +197,7 @@ def test_impossible_arguments_are_named(model: Model, prompts: list[str], more: 
 EVERY_RULE = [name for name in RULES if name != "guided"]  # it needs a model of the toy's words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_RULE)
 @pytest.mark.parametrize(("block", "temperature", "predict"), [(12, 0.0, True), (4, 1.0, False), (6, 1.0, True)])
 def test_every_rule_decodes_as_the_env_does(

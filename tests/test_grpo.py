@@ -318,6 +318,7 @@ def test_experts_decode_by_their_rule_and_are_scored_as_a_mixture(tmp_path: Path
 # Learning.
 
 
+@pytest.mark.slow
 def test_grpo_finds_the_known_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PPO must: commit the even positions, then the odd ones, which misleading confidence forbids."""
     monkeypatch.setitem(TASKS, "copy", ShortCopy)
@@ -352,6 +353,7 @@ def test_the_learning_rate_by_hand() -> None:
 # The job.
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_evaluated_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(
         tmp_path / "run",

@@ -170,6 +170,7 @@ def made(kind: str) -> UnmaskingNetwork | BlockFilter:
     return UnmaskingNetwork(NetworkConfig(hidden_size=16, feedforward_size=32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "truth", "least"),
     [
@@ -272,6 +273,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if not name.startswith("minutes")}
 
 
+@pytest.mark.slow
 def test_the_whole_job_on_the_toy_and_its_resumption(
     tmp_path: Path, toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_unknown_decision_is_refused() -> None:
         made("guess")
 
 
+@pytest.mark.slow
 def test_using_a_policy_imports_no_trainer(folder: Path) -> None:
     program = f"""
 import sys

@@ -39,6 +39,7 @@ def test_there_is_a_file_for_every_setting() -> None:
     assert sorted(file.stem for file in FOLDER.glob("*.yaml")) == sorted(NAMES)
 
 
+@pytest.mark.slow
 def test_each_file_is_what_its_name_says() -> None:
     first = common(read(NAMES[0]))
     for name in NAMES:
@@ -79,6 +80,7 @@ def test_what_all_files_share_is_the_papers() -> None:
     assert sum(weights.numel() for weights in DiTNetwork(config.dit).parameters()) == 331_265
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada_block32_alpha3", "dream_block256_es_alpha0.3"])
 def test_a_dry_run_passes_on_the_embedded_model(name: str) -> None:
     small = ["--model.name=toy", "--model.device=cpu", "--model.dtype=float32", "--env.tasks=[copy]"]

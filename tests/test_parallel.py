@@ -103,6 +103,7 @@ with parallel.process_group("cpu"):
 """
 
 
+@pytest.mark.slow
 def test_the_processes_gradient_is_that_of_one_process(tmp_path: Path) -> None:
     model = begun(tiny(tmp_path / "alone"))
     whole = model._batch
@@ -160,6 +161,7 @@ torch.save(kept, folder / f"rank{parallel.rank()}.pt")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_two_processes_learn_one_policy(tmp_path: Path, name: str) -> None:
     script = tmp_path / "script.py"

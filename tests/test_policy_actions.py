@@ -86,6 +86,7 @@ def test_choices_repeat_alone_and_in_any_batch() -> None:
         assert torch.equal(policy.select(take(view, [row]))[0], chosen[row])
 
 
+@pytest.mark.slow
 def test_temperature_and_beta_by_hand() -> None:
     p = 1 / (1 + math.exp(1.0))
     assert rate(coin(-1.0)) == near(p)
@@ -143,6 +144,7 @@ def test_folders_are_evaluated_at_a_beta_or_temperature(tmp_path: Path) -> None:
         plan([f"{folder}@colour=1"], [8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_ppo_trains_each_distribution(name: Any, tmp_path: Path, toy: ToyDenoiser) -> None:
     config = replace(tiny(tmp_path, 0), actions=ActionConfig(name))
@@ -159,6 +161,7 @@ def test_ppo_trains_each_distribution(name: Any, tmp_path: Path, toy: ToyDenoise
     torch.testing.assert_close(log_prob, data.old_log_prob)
 
 
+@pytest.mark.slow
 def test_long_orders_survive_ppos_buffer(tmp_path: Path, toy: ToyDenoiser) -> None:
     config = tiny(tmp_path, 0)
     hasty = NetworkConfig(hidden_size=8, feedforward_size=8, init="random", bias=6.0)

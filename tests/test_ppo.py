@@ -66,6 +66,7 @@ class Trap(ToyDenoiser):
         return logits.scatter(-1, prediction.unsqueeze(-1), p.log())
 
 
+@pytest.mark.slow
 def test_ppo_finds_the_known_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimum is to commit the even positions, then the odd ones: right, in two forwards."""
     monkeypatch.setitem(TASKS, "copy", ShortCopy)  # lists that fit the buffer of 6 with an end-of-text
@@ -107,6 +108,7 @@ def tiny(out: Path, seed: int) -> TrainPPOConfig:
     )
 
 
+@pytest.mark.slow
 def test_one_seed_trains_to_bit_equal_weights(tmp_path: Path, toy: ToyDenoiser) -> None:
     weights = [trained(tiny(tmp_path / str(i), seed), toy).policy.state_dict() for i, seed in enumerate((3, 3, 4))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -179,6 +181,7 @@ def finished(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
     return smoke[0]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_every_file(finished: Path) -> None:
     assert contents(finished).keys() >= {
         "config.yaml",
@@ -234,6 +237,7 @@ def test_the_exported_policy_is_the_last_checkpoints(finished: Path) -> None:
     assert all(torch.equal(values, weights[name]) for name, values in checkpoint.policy.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_used_folder_is_refused(finished: Path) -> None:
     before = contents(finished)
     done = subprocess.run(command(finished), capture_output=True, text=True, check=False)
@@ -245,6 +249,7 @@ def test_a_used_folder_is_refused(finished: Path) -> None:
     assert contents(finished) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["flags", "config first", "config last"])
 def test_resuming_a_finished_run_changes_no_result(
     finished: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -275,6 +280,7 @@ def test_a_damaged_checkpoint_is_named(
     assert capsys.readouterr().err.startswith(f"error: checkpoint {checkpoint}")
 
 
+@pytest.mark.slow
 def test_a_run_started_over_is_evaluated_again(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,6 +338,7 @@ def test_resuming_another_configuration_or_nothing_is_refused(
     assert "holds no run to resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,6 +364,7 @@ def test_a_killed_run_resumes(
     assert rates[-1] == pytest.approx(1e-3 / updates, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "named"),
     [

@@ -74,6 +74,7 @@ def test_shares_are_not_counted_as_right_or_wrong() -> None:
     assert fisher(near_one, records[1]) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_paired_shares_are_ranked(tmp_path: Path) -> None:
     first, second = [0.5, 0.7, 0.9, 0.6, 0.8, 0.75, 0.55, 0.65], [0.4, 0.5, 0.6, 0.2, 0.3, 0.15, 0.65, 0.35]
     entries = [outcomes("learned", first, [2, 3] * 4), outcomes("threshold:0.9", second, [3, 4] * 4)]
@@ -238,6 +239,7 @@ def test_a_significant_loss_is_never_praised_even_within_half_a_point(tmp_path: 
     assert "significantly more accurate: no saving is claimed" in headlines(found)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["learned", "rule", "both", "other problems"])
 def test_without_outcomes_of_the_same_problems_tests_are_unpaired(tmp_path: Path, missing: str) -> None:
     change = {"index": [*range(4, 8), *range(4, 8)]} if missing == "other problems" else {}
@@ -254,6 +256,7 @@ def test_without_outcomes_of_the_same_problems_tests_are_unpaired(tmp_path: Path
     assert (row["accuracy_p"], row["nfe_p"]) == (fisher(*records), welch(*records))
 
 
+@pytest.mark.slow
 def test_seeds_are_tested_one_by_one_with_holm_over_all(tmp_path: Path) -> None:
     rule = outcomes("threshold:0.9", [1] * 20, [3, 4] * 10)
     folders = [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from train.reproduce import (
     reproduce,
     run_step,
     run_steps,
-    section,
+    with_results,
 )
 from train.run_folder import UserError, write_json
 
@@ -43,6 +44,7 @@ SCRIPTS: dict[str, tuple[type, str | None]] = {
 STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in experiment.steps()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("folder", STEPS)
 def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tmp_path: Path) -> None:
@@ -72,18 +74,17 @@ def test_steps_use_only_folders_of_earlier_ones() -> None:
             earlier.append(step.folder)
 
 
+@pytest.mark.parametrize("page", [module.RESULTS_PAGE, module.README], ids=lambda page: page.name)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_readme_holds_the_results_and_nothing_else(name: str) -> None:
-    experiment, text = EXPERIMENTS[name], module.README.read_text()
-    summary = json.loads((RESULTS / f"{name}.json").read_text())
-    assert replace_section(text, name, section(experiment, summary)) == text
+def test_the_pages_hold_the_results_and_nothing_else(name: str, page: Path) -> None:
+    text = page.read_text()
+    assert with_results(text, page, EXPERIMENTS[name]) == text
 
 
-def test_figures_of_the_readme_are_there() -> None:
-    text = module.README.read_text()
-    shown = [part.partition(")")[0] for part in text.split("](benchmarks/results/")[1:]]
-    assert shown
-    assert all((RESULTS / name).is_file() for name in shown)
+def test_the_readme_shows_the_main_job_only() -> None:
+    summaries = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in EXPERIMENTS}
+    assert [name for name, summary in summaries.items() if EXPERIMENTS[name].headline(summary)] == ["main_job"]
+    assert re.findall(r"<!-- results: (\w+) -->", module.README.read_text()) == ["main_job"]
 
 
 # Running.
@@ -198,18 +199,25 @@ class Counting(Experiment):
     def markdown(self, summary: Summary) -> str:
         return f"called\n{summary['calls']} times"
 
+    def headline(self, summary: Summary) -> str:
+        return f"{summary['calls']}"
+
     def draw(self, summary: Summary, folder: Path) -> None:
         (folder / "counting.png").write_bytes(b"picture")
 
 
 @pytest.fixture
 def counting(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    readme = tmp_path / "README.md"
-    readme.write_text("Before.\n<!-- results: counting -->\nold\n<!-- end of counting -->\nAfter.\n")
+    """Return the page of results; the README beside it has a section too."""
+    page = tmp_path / "results.md"
+    for file in (page, page.with_name("README.md")):
+        file.write_text("Before.\n<!-- results: counting -->\nold\n<!-- end of counting -->\nAfter.\n")
     monkeypatch.setattr(module, "EXPERIMENTS", {"counting": Counting(script)})
-    monkeypatch.setattr(module, "README", readme)
+    monkeypatch.setattr(module, "RESULTS_PAGE", page)
+    monkeypatch.setattr(module, "README", page.with_name("README.md"))
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    return readme
+    monkeypatch.setattr(module, "FIGURES", tmp_path / "images")
+    return page
 
 
 def test_nothing_is_published_unless_asked(counting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,13 +228,15 @@ def test_nothing_is_published_unless_asked(counting: Path, tmp_path: Path, capsy
     assert json.loads((tmp_path / "out/results/counting.json").read_text())["calls"] == 1
 
 
-def test_published_results_go_to_the_readme(counting: Path, tmp_path: Path) -> None:
+def test_published_results_go_to_the_pages(counting: Path, tmp_path: Path) -> None:
     reproduce(ReproduceConfig(tmp_path / "out", publish=True))
     source = "*`python train/reproduce.py --only counting` (a machine, 2 minutes; commit c0ffee)*"
     assert counting.read_text() == (
         f"Before.\n<!-- results: counting -->\ncalled 1 times\n\n{source}\n<!-- end of counting -->\nAfter.\n"
     )
-    assert (tmp_path / "results/counting.png").read_bytes() == b"picture"
+    readme = (tmp_path / "README.md").read_text()
+    assert readme == "Before.\n<!-- results: counting -->\n1\n<!-- end of counting -->\nAfter.\n"
+    assert (tmp_path / "images/counting.png").read_bytes() == b"picture"
     assert json.loads((tmp_path / "results/counting.json").read_text())["calls"] == 1
 
 
@@ -243,8 +253,8 @@ def test_impossible_requests_are_refused(arguments: dict[str, Any], message: str
 
 
 def test_missing_marks_are_refused() -> None:
-    with pytest.raises(UserError, match="must hold '<!-- results: x -->'"):
-        replace_section("nothing here", "x", "new")
+    with pytest.raises(UserError, match=r"README\.md must hold '<!-- results: x -->'"):
+        replace_section("nothing here", "x", "new", "README.md")
 
 
 # What is computed.
@@ -272,6 +282,7 @@ def test_hypervolumes_of_families() -> None:
     assert low < np.mean(found["dial"]["seeds"]) - found["rules"]["seeds"][0] < high
 
 
+@pytest.mark.slow
 def test_hypervolumes_in_token_positions() -> None:
     plain = outcomes("low_confidence:1", [1.0] * 4, [4] * 4, token_positions=[40] * 4)
     dial = outcomes("learned:dial_s0@speed=0", [1.0] * 4, [2] * 4, token_positions=[20] * 4)
@@ -342,6 +353,7 @@ def test_summary_of_every_rule(tmp_path: Path) -> None:
     assert text.index("`oracle`") < text.index("`eb_sampler`") < text.index("`threshold`") < text.index("`random`")
 
 
+@pytest.mark.slow
 def test_summary_of_the_transfer(tmp_path: Path) -> None:
     experiment = EXPERIMENTS["transfer"]
     for step in experiment.steps():
@@ -383,6 +395,7 @@ def dial_folder(tmp_path: Path) -> Path:
     return write_run(tmp_path / "dial/frontier", entries)
 
 
+@pytest.mark.slow
 def test_summary_of_the_dial(tmp_path: Path) -> None:
     folder, experiment = dial_folder(tmp_path), EXPERIMENTS["dial"]
     finish(experiment, tmp_path)

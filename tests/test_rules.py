@@ -194,6 +194,7 @@ def two_steps(policy: Rule, rows: Sequence[int] | Tensor = range(ROWS)) -> list[
     return [(first, action), (second, policy.act(second))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_RULE)
 def test_every_rule_commits_what_it_may_and_makes_progress(name: str) -> None:
     for view, action in two_steps(bound(name)):
@@ -220,6 +221,7 @@ def test_every_rule_commits_what_it_may_and_makes_progress(name: str) -> None:
         assert (action.drafts is None) == (action.choose is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_RULE)
 def test_every_rule_decides_each_row_by_itself(name: str) -> None:
     policy = bound(name)
@@ -288,6 +290,7 @@ def test_every_rule_reads_no_more_than_it_asks_for(name: str) -> None:
                 policy.act(lacking)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, cls in RULES.items() if issubclass(cls, CommitRule)])
 def test_commit_rules_act_as_they_select(name: str) -> None:
     policy, view = bound(name), random_view(ROWS, LENGTH)

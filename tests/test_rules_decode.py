@@ -71,6 +71,7 @@ VARIANTS = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [LENGTH, 4])
 @pytest.mark.parametrize("rule", VARIANTS)
 def test_every_rule_finishes_with_the_right_text(
@@ -210,6 +211,7 @@ def test_the_context_denoiser_depends_on_the_order() -> None:
     assert sum(Context.eos_id in done.tokens for done in one) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_end", [True, False])
 @pytest.mark.parametrize("block", [12, 4, 3])
 def test_freedave_loses_nothing(block: int, with_end: bool) -> None:
@@ -226,6 +228,7 @@ def test_freedave_loses_nothing(block: int, with_end: bool) -> None:
     assert saved[4] >= saved[2] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [name for name in RULES if name not in ("guided", "pc_sampler", "adablock", "tccf")])
 def test_every_rule_is_the_same_in_any_company_where_order_counts(rule: str) -> None:
     together = run(Context(), rule, NUMBERS[:6], 4, batch_size=4)

@@ -312,6 +312,7 @@ def test_pc_sampler_counts_a_file_with_one_added(toy: ToyDenoiser, tmp_path: Pat
     assert rule.name == f"pc_sampler:1,frequencies={path}"
 
 
+@pytest.mark.slow
 def test_pc_sampler_finds_end_of_text_common_in_the_suite(toy: ToyDenoiser) -> None:
     rule = PCSampler().bind(toy, DecodingSettings(8, 8))
     assert rule.surprise is not None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-import policies.rules
 from policies import RULES
+from train.config import ROOT
 
-TABLE = Path(policies.rules.__file__).with_name("README.md").read_text()
+TABLE = (ROOT / "docs" / "rules.md").read_text()
 ROWS = {row.split("`")[1]: row for row in TABLE.splitlines() if row.startswith("| `")}
 SPECIAL = {("adablock", "delimiters"), ("pc_sampler", "frequencies"), ("tccf", "marker")}  # written in words
 

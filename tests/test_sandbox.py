@@ -53,6 +53,7 @@ def test_bad_programs_fail(program: str) -> None:
     assert not passes(program, seconds=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(60)"])
 def test_time_is_limited(program: str) -> None:
     began = time.monotonic()

@@ -112,6 +112,7 @@ def test_tokenizer(heavy: MaskedLMDenoiser) -> None:
 # Decoding.
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_in_any_company(heavy: MaskedLMDenoiser) -> None:
     task = Antibody()
     problems = [task.problem("train", index) for index in range(6)]
@@ -144,6 +145,7 @@ def recovered(denoiser: MaskedLMDenoiser, rule: str, seeds: int = 1) -> float:
     )
 
 
+@pytest.mark.slow
 def test_order_matters_on_trastuzumab(heavy: MaskedLMDenoiser) -> None:
     # Measured before, with 8 residues a forward: 0.55 in the order of confidence, 0.22 at random (4 draws). A chain
     # of equal residues would have 0.13 at most.
@@ -157,6 +159,7 @@ def test_generate_takes_the_plain_model(heavy: MaskedLMDenoiser) -> None:
     assert done.text == text.replace(BLANK, "L")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["threshold:0.3", "tiny"])
 def test_rules_and_learned_policies_run_on_it(heavy: MaskedLMDenoiser, policy: str) -> None:
     made = load("tiny") if policy == "tiny" else make_rule(policy)
@@ -165,6 +168,7 @@ def test_rules_and_learned_policies_run_on_it(heavy: MaskedLMDenoiser, policy: s
     assert all(2 <= nfe < 100 for nfe in outcomes["nfe"])
 
 
+@pytest.mark.slow
 def test_a_policy_trains_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--out", str(tmp_path / "run"), "--total_timesteps=16", "--env.num_envs=4", "--ppo.n_steps=4"]
     flags += ["--ppo.batch_size=8", "--evaluation.episodes=1", "--wandb.mode=disabled"]

@@ -66,6 +66,7 @@ def assert_same_course(one: VecEnv, two: VecEnv, steps: int) -> tuple[int, int]:
     return ended, cut
 
 
+@pytest.mark.slow
 def test_agrees_with_sb3s_own_vec_env() -> None:
     single_envs = DummyVecEnv([lambda: UnmaskingEnv(**KWARGS)] * N)
     env = adapter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from envs.decoding import DecodingSettings
 from envs.denoiser import load_denoiser
 from envs.tasks import SUITE, make_tasks
@@ -17,6 +19,7 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
     assert load("tiny").trained["split"] == "train"
 
 
+@pytest.mark.slow
 def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
     denoiser = load_denoiser("tiny")
     about = {"split": "validation", "episodes": 20}
@@ -26,6 +29,7 @@ def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
     assert learned["nfe"] < 0.85 * rule["nfe"]
 
 
+@pytest.mark.slow
 def test_the_calibrated_dial_is_monotone() -> None:
     policy = load("tiny")
     assert policy.calibration is not None

@@ -138,6 +138,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_it_finds_what_is_best(tmp_path: Path, file: Path, trained: list[Path]) -> None:
     trials = main(SweepConfig(out=tmp_path / "out", file=file, trials=40))
     assert len(trials) == len(trained) == 40
@@ -158,6 +159,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path, file: Path
     assert [folder.name for folder in trained] == [f"trial_{n}" for n in range(5, 14)]
 
 
+@pytest.mark.slow
 def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
     values = {
         "model.name": "toy",

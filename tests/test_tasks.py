@@ -51,6 +51,7 @@ def ask(prompt: str) -> Problem:
 # The same five tests for each task.
 
 
+@pytest.mark.slow
 @every_task
 def test_same_index_gives_the_same_problem(name: str) -> None:
     again = TASKS[name]()

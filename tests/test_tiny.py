@@ -39,6 +39,7 @@ def test_card_shows_a_real_trade_off() -> None:
     assert rows["sudoku"][0] - rows["sudoku"][1] >= 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["copy", "insert", "shuffle"])
 def test_measured_accuracy_agrees_with_the_card(task: str) -> None:
     denoiser = load_denoiser("tiny")
@@ -49,6 +50,7 @@ def test_measured_accuracy_agrees_with_the_card(task: str) -> None:
     assert abs(100 * fast - told_fast) <= 20
 
 
+@pytest.mark.slow
 def test_generate_answers_with_the_transformers_objects() -> None:
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
     task = make_tasks("copy")[0]
@@ -61,6 +63,7 @@ def test_generate_answers_with_the_transformers_objects() -> None:
     assert sum(scores) >= 7
 
 
+@pytest.mark.slow
 def test_every_word_of_the_suite_is_one_token() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for task in make_tasks("suite"):

@@ -126,6 +126,7 @@ def assert_same(found: Columns, expected: Columns) -> None:
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_length", [8, 4, 2])
 def test_traces_against_a_replay_by_hand(fickle: Fickle, tmp_path: Path, block_length: int) -> None:
     config = about(tmp_path, block_length=block_length)
@@ -160,6 +161,7 @@ def test_what_the_toy_says_is_always_final(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["oracle"], found["eligible"])
 
 
+@pytest.mark.slow
 def test_a_behaviour_records_its_own_states(fickle: Fickle, tmp_path: Path) -> None:
     network = UnmaskingNetwork(NetworkConfig(threshold=0.5, features=("margin",)))
     folder = save(LearnedPolicy(network, "sample"), tmp_path / "policy")
@@ -173,6 +175,7 @@ def test_a_behaviour_records_its_own_states(fickle: Fickle, tmp_path: Path) -> N
     assert len(loose) < len(own["oracle"])
 
 
+@pytest.mark.slow
 def test_a_lost_shard_alone_is_collected_again(fickle: Fickle, tmp_path: Path) -> None:
     config = about(tmp_path)
     collect(config)
@@ -198,6 +201,7 @@ def test_nothing_missing_starts_no_process(fickle: Fickle, tmp_path: Path, monke
     assert len(collect(about(tmp_path))) == len(traces)
 
 
+@pytest.mark.slow
 def test_processes_write_what_this_one_does(tmp_path: Path) -> None:
     """The only test with real processes: their start takes seconds."""
     config = replace(about(tmp_path / "there"), problems=66)

@@ -98,6 +98,7 @@ def history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record["history"]["item"] for record in log if record["type"] == "history"]
 
 
+@pytest.mark.slow
 def test_an_offline_run_reads_back(offline: Path) -> None:
     run = json.loads(inspect(offline, "--summary"))
     assert run["config"] == SETTINGS
@@ -116,6 +117,7 @@ def test_an_offline_run_reads_back(offline: Path) -> None:
     assert summary["pareto"]["_type"] == "image-file"
 
 
+@pytest.mark.slow
 def test_the_history_of_a_metric_reads_back(history: list[dict[str, Any]]) -> None:
     assert [(row[STEP], row["rollout/score"]) for row in history if "rollout/score" in row] == [
         (100, 0.25),
@@ -177,6 +179,7 @@ def facts(run: Any) -> tuple[Any, ...]:
     return (run.project, run.entity, run.group, run.job_type, run.name, sorted(run.tags))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "variables", "expected"),
     [
@@ -208,6 +211,7 @@ def test_a_flag_beats_the_variable_beats_the_default(
     assert tracker.place == f"offline; send it with: wandb sync {next(folder.glob('wandb/offline-run-*'))}"
 
 
+@pytest.mark.slow
 def test_a_variable_can_turn_it_off_or_move_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("WANDB_MODE", "disabled")
     tracker = track(WandbConfig(), tmp_path / "a")
@@ -253,6 +257,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     wandb.teardown()
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_under_its_id(resumed: Path) -> None:
     files = sorted(resumed.glob("wandb/offline-run-*/run-*.wandb"))
     runs = [json.loads(inspect_file(file, "--summary")) for file in files]
@@ -271,6 +276,7 @@ def test_no_secret_of_the_environment_is_written(resumed: Path) -> None:
         assert not [name for name, value in SECRETS.items() if value.encode() in file.read_bytes()], file
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> None:
     (tmp_path / "wandb_id.txt").write_text("abcd1234\n")
     tracker = Tracker(WandbConfig(), tmp_path, SETTINGS, "train")
@@ -281,6 +287,7 @@ def test_a_failed_run_says_so_and_a_resumed_one_keeps_its_id(tmp_path: Path) -> 
     assert (tmp_path / "wandb_id.txt").read_text() == "abcd1234\n"
 
 
+@pytest.mark.slow
 def test_each_of_several_policies_has_its_own_numbers(tmp_path: Path) -> None:
     """As train/learn2pd.py logs its filters."""
     network = LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8)), trained={"model": "some/tiny"})

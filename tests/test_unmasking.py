@@ -117,6 +117,7 @@ def test_make_vec() -> None:
 # The batch is N single envs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [*SETTINGS, TENSORS])
 def test_batch_equals_single_envs(kwargs: dict[str, Any]) -> None:
     kwargs = {"tasks": "suite", **kwargs}

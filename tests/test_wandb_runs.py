@@ -74,6 +74,7 @@ def path_of(folder: Path) -> str:
     return f"{PROJECT}/{(folder / 'wandb_id.txt').read_text().strip()}"
 
 
+@pytest.mark.slow
 def test_a_run_comes_back_as_it_was(local: list[Path], tmp_path: Path) -> None:
     [found] = fetch(path_of(local[0]), tmp_path)
     assert (found.source, found.name) == (path_of(local[0]), "net_s0")
@@ -134,6 +135,7 @@ def test_a_comparison_is_the_same_from_either_side(local: list[Path], tmp_path: 
     assert found_in(tmp_path, str(local[0]), *there) == here
 
 
+@pytest.mark.slow
 def test_a_comparison_is_a_run_with_links_to_what_it_used(
     server: WandbServer, local: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_comparison_is_a_run_with_links_to_what_it_used(
     ]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_under_its_id(server: WandbServer, tmp_path: Path) -> None:
     """Killed at step 200, resumed from a checkpoint at step 100."""
     folder, config = tmp_path / "run", WandbConfig(mode="online")
@@ -174,6 +177,7 @@ def test_a_resumed_run_goes_on_under_its_id(server: WandbServer, tmp_path: Path)
     assert read_progress(found.folder) == read_progress(folder)
 
 
+@pytest.mark.slow
 def test_offline_runs_are_synced_later(server: WandbServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(folder, 0, WandbConfig(mode="offline"), (100, 200)).abandon()

@@ -306,6 +306,7 @@ def test_embedded_json_is_the_same_json() -> None:
 # Whole runs.
 
 
+@pytest.mark.slow
 def test_html_run(tmp_path: Path, folder: Path) -> None:
     command = ["--model", "toy", "--task", "sort", "--problems", "2", "--heatmap_problems", "3", "--buffer_length", "8"]
     command += ["--policy", "threshold:0.9", "--policy", str(folder), "--out", str(tmp_path / "watch")]

@@ -1,8 +1,9 @@
-"""Make the README's results again: ``python train/reproduce.py``, or ``--quick`` to see in minutes that it works.
+"""Make the published results again: ``python train/reproduce.py``, or ``--quick`` to see in minutes that it works.
 
 Runs the commands of every experiment in `train.experiments` that its folder lacks, so a killed reproduction goes on
 where it stopped, and writes ``results/NAME.json`` and the figures. With ``--publish`` these replace those of the
-repository, and the README's results are written anew from them: nothing in those sections is typed.
+repository, and the sections of ``docs/results.md`` and ``README.md`` are written anew from them: nothing in those is
+typed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from train.experiments.base import fill, marker
 from train.run_folder import UserError, write_atomic, write_json
 
 RESULTS = ROOT / "benchmarks" / "results"
-"""What the README shows: one JSON file an experiment, and the figures."""
+"""The published numbers: one JSON file an experiment."""
 
-README = ROOT / "README.md"
+RESULTS_PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+"""All results in words and tables, and the few that a newcomer meets."""
+
+FIGURES = ROOT / "docs" / "images"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ReproduceConfig:
     quick: bool = False
     """Cut every run short: the commands are tried, the numbers mean nothing."""
     publish: bool = False
-    """Replace the repository's results, and the README's sections made from them."""
+    """Replace the repository's results, and the sections of docs/results.md and README.md made from them."""
     workers: int = 1
     """Commands that run side by side; with more than one, what they print goes to ``logs/``."""
 
@@ -162,7 +166,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Summary]:
 
 
 def section(experiment: Experiment, summary: Summary) -> str:
-    """Word an experiment's results and where they come from."""
+    """Word all of an experiment's results, and where they come from."""
     source = summary["provenance"]
     machines, commits = ", ".join(source["machines"]), ", ".join(source["commits"])
     took = "" if source["minutes"] is None else f", {source['minutes']:.0f} minutes"
@@ -171,20 +175,37 @@ def section(experiment: Experiment, summary: Summary) -> str:
 
 
 def publish(experiments: Sequence[Experiment], results: Path) -> None:
-    """Copy results into the repository and write the README's sections from them."""
+    """Copy results into the repository and write the pages' sections from them."""
     RESULTS.mkdir(parents=True, exist_ok=True)
+    FIGURES.mkdir(parents=True, exist_ok=True)
     names = {experiment.name for experiment in experiments}
     for file in sorted(results.iterdir()):
         if file.name.partition(".")[0] in names:
-            shutil.copyfile(file, RESULTS / file.name)
-    text = README.read_text()
-    for experiment in experiments:
-        summary = json.loads((RESULTS / f"{experiment.name}.json").read_text())
-        text = replace_section(text, experiment.name, section(experiment, summary))
-    write_atomic(README, text)
+            shutil.copyfile(file, (RESULTS if file.suffix == ".json" else FIGURES) / file.name)
+    for page in (RESULTS_PAGE, README):
+        text = page.read_text()
+        for experiment in experiments:
+            text = with_results(text, page, experiment)
+        write_atomic(page, text)
 
 
-def replace_section(text: str, name: str, content: str) -> str:
+def with_results(text: str, page: Path, experiment: Experiment) -> str:
+    """Return a page's text with the section of one experiment written from its published results.
+
+    Args:
+        text: what the page says.
+        page: `RESULTS_PAGE` or `README`; the latter has a section of few experiments.
+        experiment: the experiment.
+
+    Raises:
+        UserError: if the page has no place for it.
+    """
+    summary = json.loads((RESULTS / f"{experiment.name}.json").read_text())
+    content = section(experiment, summary) if page == RESULTS_PAGE else fill(experiment.headline(summary))
+    return replace_section(text, experiment.name, content, page.name) if content else text
+
+
+def replace_section(text: str, name: str, content: str, page: str = "the page") -> str:
     """Return a Markdown text with the part between an experiment's marks replaced.
 
     >>> print(replace_section("a <!-- results: x -->old<!-- end of x --> b", "x", "new"))
@@ -198,7 +219,7 @@ def replace_section(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- results: {name} -->", f"<!-- end of {name} -->"
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise UserError(f"README.md must hold '{begin}' and '{end}' once: put them where the results belong")
+        raise UserError(f"{page} must hold '{begin}' and '{end}' once: put them where the results belong")
     return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
 
 

@@ -1,4 +1,4 @@
-"""Hand-made decoding rules, one file each; `README.md` here is the table of them all."""
+"""Hand-made decoding rules, one file each; ``docs/rules.md`` is the table of them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment is: the commands that make it, the numbers that are kept, and how the README words them."""
+"""What an experiment is: the commands that make it, the numbers that are kept, and how the results are worded."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Step:
 
 
 class Experiment(ABC):
-    """One section of the README's results.
+    """One section of ``docs/results.md``.
 
     Attributes:
-        name: on the command line, of its file of results and of its place in the README.
+        name: on the command line, of its file of results and of its place on the page.
     """
 
     name: str
@@ -66,7 +66,11 @@ class Experiment(ABC):
 
     @abstractmethod
     def markdown(self, summary: Summary) -> str:
-        """Word it for the README; every number in the text comes from the summary."""
+        """Word it for ``docs/results.md``; every number in the text comes from the summary."""
+
+    def headline(self, summary: Summary) -> str:
+        """Word the little of it that the README shows; an empty text if that is nothing."""
+        return ""
 
     def draw(self, summary: Summary, folder: Path) -> None:  # noqa: B027
         """Draw the figures that the text shows, if there are any, as PNG files."""

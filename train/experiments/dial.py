@@ -148,7 +148,7 @@ class Dial(Experiment):
 
 {table(["speed", *columns], speeds)}
 
-![Accuracy against forwards](benchmarks/results/dial.png)
+![Accuracy against forwards](images/dial.png)
 
 **Against the union of the rules, and a policy for each alpha.** Hypervolume: what a family covers of the plane
 of accuracy

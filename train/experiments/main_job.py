@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -109,6 +110,21 @@ The gain is where several answers are right: the policy commits an uncertain ite
 certain, and several items at once where their predictions differ. It pays most on *{weakest}*, {behind:.1f}
 points below the
 threshold."""
+
+    def headline(self, summary: Summary) -> str:
+        """Compare with the rules at the same accuracy, in full diffusion."""
+        full = next(e for e in summary["comparisons"] if e["block_length"] == 64 and e["decision"] == "deterministic")
+        seeds = full["seeds"]
+        rows = [["**`python train/ppo.py`**, about 5 minutes", *_headline_cells(seeds), ""]]
+        for rule, name in (("threshold", "a threshold"), ("eb_sampler", "`eb_sampler`, the best published rule")):
+            saved = over_seeds([100 * seed[rule]["saved"] for seed in seeds])
+            cells = _headline_cells([seed[rule] for seed in seeds])
+            rows.append([f"{name}, at its cheapest setting that is as accurate", *cells, saved])
+        return table(["decided by", "right %", "forwards an answer", "the policy saves %"], rows)
+
+
+def _headline_cells(seeds: Sequence[Summary]) -> list[str]:
+    return [over_seeds([100 * seed["accuracy"] for seed in seeds]), over_seeds([seed["nfe"] for seed in seeds], 2)]
 
 
 class FirstRun(Experiment):
