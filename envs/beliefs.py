@@ -5,20 +5,26 @@ Letters: B sequences, L buffer positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 2**24
-"""Logits that are worked on at a time: float32 copies of a 126k vocabulary would take several times the logits' memory.
-Positions don't mix, so this changes no number."""
+CHUNK = 2**20
+"""Logits that are worked on at a time on the CPU: float32 copies of a 126k vocabulary would take several times the
+logits' memory. Positions don't mix, so this changes no number."""
+
+ACCELERATOR_CHUNK = 2**24
+"""The same on other devices, where each piece costs the start of some ten kernels."""
 
 BEST_K = 50
 """Probabilities in ``best_probabilities``."""
+
+TOP_K = 8
+"""Tokens in ``top``."""
 
 
 class DenoiserError(RuntimeError):
@@ -32,16 +38,15 @@ class Beliefs:
     Attributes:
         confidence: (B, L) float32 in [0, 1], probability of `prediction`.
         prediction: (B, L) int64, the most likely token, never the mask token.
-        features: further (B, L) float32 readings by name, those of `FEATURES` that were asked for.
-        log_probabilities: (B, L, V) float32, the whole distribution, where it was asked for; mask token -inf.
-        best_probabilities: (B, L, `BEST_K`) float32, where they were asked for; see `envs.view.VIEW_TENSORS`.
+        features: further (B, L) float32 readings by name, those that were asked for.
+        tensors: (B, L, K) readings by name, those that were asked for: ``top_probabilities`` and ``top_ids`` (both of
+            ``top``), ``probabilities`` and ``best_probabilities``; see `envs.view.VIEW_TENSORS`.
     """
 
     confidence: Tensor
     prediction: Tensor
-    features: Mapping[str, Tensor]
-    log_probabilities: Tensor | None = None
-    best_probabilities: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def _logit_gap(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
@@ -56,8 +61,9 @@ def _margin(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> T
 
 def _entropy(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
     log_probs = logits - log_normalizer.unsqueeze(-1)
+    probabilities = log_probs.exp()
     # The mask token's probability is 0, and 0 log 0 is 0.
-    return -(log_probs.exp() * log_probs.clamp(min=-1e9)).sum(-1)
+    return -probabilities.mul_(log_probs.clamp_(min=-1e9)).sum(-1)
 
 
 def _eos_probability(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
@@ -97,7 +103,7 @@ def read_beliefs(
     end_ids: Sequence[int],
     features: frozenset[str] = frozenset(),
     noise: Callable[[slice, slice], Tensor] | None = None,
-    with_distribution: bool = False,
+    standing: Tensor | None = None,
 ) -> Beliefs:
     """Read predictions and confidences from a dLLM's logits.
 
@@ -108,61 +114,60 @@ def read_beliefs(
         logits: (B, L, V) float of any dtype.
         mask_id: token that must never be predicted.
         end_ids: tokens that end a text.
-        features: names of `FEATURES` to compute too, ``top_probability`` (see `envs.view.FULL_READINGS`) and
-            ``best_probabilities`` (see `envs.view.VIEW_TENSORS`).
+        features: what to compute too: names of `FEATURES`, ``top_probability`` (see `envs.view.FULL_READINGS`),
+            ``token_probability`` (see `envs.view.COMMITTED_READINGS`), and ``top``, ``probabilities`` and
+            ``best_probabilities`` (see `envs.view.VIEW_TENSORS`). Other names are left to others.
         noise: gives for slices of rows and positions what is added to those logits before the argmax only (Gumbel
             noise times the temperature makes the prediction a sample); it is never whole in memory, as the logits are
             large. The confidence is the noise-free probability of the predicted token.
-        with_distribution: also return the log-probabilities.
+        standing: (B, L) int64, the tokens whose probability ``token_probability`` is.
 
     Raises:
         DenoiserError: if a logit is NaN or a position has no finite one.
     """
-    names = sorted(features & (FEATURES.keys() | _WITH_MASK_TOKEN.keys()))
-    # Noise is float64, made in several steps of that size.
+    found: dict[str, Tensor] = {}
+    # Noise is made on the CPU, in several steps of 64 bits a logit.
+    chunk = CHUNK if logits.device.type == "cpu" or noise is not None else ACCELERATOR_CHUNK
     batch, length, vocabulary = logits.shape
-    chunks = _chunks(batch, length, vocabulary, CHUNK if noise is None else CHUNK // 4)
-    parts = [
-        [
-            _read(logits[at], mask_id, end_ids, names, None if noise is None else noise(*at), with_distribution)
-            for at in columns
-        ]
-        for columns in chunks
-    ]
-    rows = [[_join(pieces, 1) for pieces in zip(*columns, strict=True)] for columns in parts]
-    confidence, prediction, *readings = [_join(pieces, 0) for pieces in zip(*rows, strict=True)]
+    for at in _chunks(batch, length, vocabulary, chunk):
+        drawn, tokens = (None if noise is None else noise(*at)), (None if standing is None else standing[at])
+        for name, values in _read(logits[at], mask_id, end_ids, features, drawn, tokens):
+            if name not in found:
+                # Filled piece by piece: to join the pieces at the end would hold everything twice.
+                found[name] = values.new_empty((*logits.shape[:2], *values.shape[2:]))
+            found[name][at] = values
+    confidence, prediction = found.pop("confidence"), found.pop("prediction")
     if not bool(torch.isfinite(confidence).all()):
         row, position = (~torch.isfinite(confidence)).nonzero()[0].tolist()
         raise DenoiserError(
             f"the dLLM returned NaN or infinite logits (row {row}, buffer position {position}): check its weights "
             "and dtype (float16 overflows in many models; use bfloat16 or float32)"
         )
-    log_probabilities = readings.pop() if with_distribution else None
-    named = dict(zip(names, readings, strict=True))
-    best = named.pop("best_probabilities", None)
-    return Beliefs(confidence, prediction, named, log_probabilities, best)
+    tensors = {name: values for name, values in found.items() if values.ndim == 3}
+    return Beliefs(confidence, prediction, {n: v for n, v in found.items() if n not in tensors}, tensors)
 
 
-def _chunks(batch: int, length: int, vocabulary: int, size: int) -> list[list[tuple[slice, slice]]]:
-    """Cut (B, L) into rows of pieces of at most `size` logits each, where a position's fit."""
-    rows = max(1, size // (length * vocabulary))
-    columns = max(1, min(length, size // vocabulary))
-    return [
-        [(slice(i, i + rows), slice(j, j + columns)) for j in range(0, length, columns)] for i in range(0, batch, rows)
-    ]
+def _chunks(batch: int, length: int, vocabulary: int, chunk: int) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, L) into pieces of at most `chunk` logits each, where a position's fit."""
+    rows = max(1, chunk // (length * vocabulary))
+    columns = max(1, min(length, chunk // vocabulary))
+    for i in range(0, batch, rows):
+        for j in range(0, length, columns):
+            yield slice(i, i + rows), slice(j, j + columns)
 
 
 def _read(
     logits: Tensor,
     mask_id: int,
     end_ids: Sequence[int],
-    names: Sequence[str],
+    features: frozenset[str],
     noise: Tensor | None,
-    with_distribution: bool,
-) -> list[Tensor]:
-    """Return the confidence, the prediction, each reading and, where wanted, the log-probabilities of a piece."""
+    standing: Tensor | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the confidence, the prediction and each further reading of a piece, by name."""
     logits = logits.to(torch.float32, copy=True)
-    readings = {name: _WITH_MASK_TOKEN[name](logits) for name in names if name in _WITH_MASK_TOKEN}
+    for name in sorted(features & _WITH_MASK_TOKEN.keys()):
+        yield name, _WITH_MASK_TOKEN[name](logits)
     logits[..., mask_id] = -torch.inf
     log_normalizer = logits.logsumexp(-1)
     if noise is None:
@@ -170,10 +175,24 @@ def _read(
     else:
         prediction = (logits + noise).argmax(-1)
         best = logits.gather(-1, prediction.unsqueeze(-1)).squeeze(-1)
-    readings |= {name: FEATURES[name](logits, log_normalizer, end_ids) for name in names if name in FEATURES}
-    log_probabilities = [logits - log_normalizer.unsqueeze(-1)] if with_distribution else []
-    return [(best - log_normalizer).exp(), prediction, *(readings[name] for name in names), *log_probabilities]
+    yield "confidence", (best - log_normalizer).exp()
+    yield "prediction", prediction
+    for name in sorted(features & FEATURES.keys()):
+        yield name, FEATURES[name](logits, log_normalizer, end_ids)
+    if features & {"token_probability", "top", "probabilities"}:
+        yield from _read_distribution(logits.sub_(log_normalizer.unsqueeze(-1)), features, standing)
 
 
-def _join(pieces: Sequence[Tensor], dim: int) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim)
+def _read_distribution(
+    log_probabilities: Tensor, features: frozenset[str], standing: Tensor | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield what is read of a piece's log-probabilities, which are overwritten."""
+    if "token_probability" in features:
+        assert standing is not None
+        yield "token_probability", log_probabilities.gather(-1, standing.unsqueeze(-1)).squeeze(-1).exp()
+    if "top" in features:
+        best, ids = log_probabilities.topk(min(TOP_K, log_probabilities.shape[-1]), dim=-1)
+        yield "top_probabilities", best.exp()
+        yield "top_ids", ids
+    if "probabilities" in features:
+        yield "probabilities", log_probabilities.exp_()

@@ -8,7 +8,7 @@ Letters: N rows of the batch, P prompt tokens (left-padded), L buffer positions,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from envs.view import (
     COMMITTED_READINGS,
     FULL_READINGS,
     OBSERVED_TENSORS,
-    TOP_K,
     VIEW_FEATURES,
     VIEW_TENSORS,
     Action,
@@ -299,11 +298,13 @@ class DecodingBatch:
         tokens = tokens.masked_fill(~present, self.denoiser.pad_id)
         self.nfe[rows] += 1
         self.token_positions[rows] += self.prompt_length[rows] + self.length[rows]
-        extra: dict[str, Tensor] = {}
+        readings: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         if "hidden" in features:
-            logits, extra["hidden"] = self.denoiser.logits_and_hidden(tokens, present, buffer_width)
+            logits, hidden = self.denoiser.logits_and_hidden(tokens, present, buffer_width)
+            tensors["hidden"] = hidden.to(torch.float32, copy=True)
         elif "leave_one_out" in features:
-            logits, extra["leave_one_out"] = self._shadow_forward(rows, tokens, present, prompt_width)
+            logits, readings["leave_one_out"] = self._shadow_forward(rows, tokens, present, prompt_width)
         else:
             logits = self.denoiser.logits(tokens, present, buffer_width)
         beliefs = read_beliefs(
@@ -312,13 +313,13 @@ class DecodingBatch:
             self.denoiser.end_ids,
             features,
             self._noise(logits, rows),
-            with_distribution=bool(features & {"probabilities", "top", "token_probability"}),
+            self.buffer[rows, :buffer_width],
         )
-        if beliefs.best_probabilities is not None:
-            extra["best_probabilities"] = beliefs.best_probabilities
-        return self._make_view(rows, beliefs, extra)
+        del logits  # as large as all that follows together
+        beliefs = replace(beliefs, features={**beliefs.features, **readings}, tensors={**beliefs.tensors, **tensors})
+        return self._make_view(rows, beliefs)
 
-    def _make_view(self, rows: Tensor, beliefs: Beliefs, extra: dict[str, Tensor]) -> View:
+    def _make_view(self, rows: Tensor, beliefs: Beliefs) -> View:
         """Spread the computed rows' and columns' beliefs over all rows and positions."""
         wanted = self.settings.features
         width = beliefs.confidence.shape[1]
@@ -326,9 +327,9 @@ class DecodingBatch:
         def spread(values: Tensor, blank: Tensor, where: Tensor) -> Tensor:
             full = blank.clone()
             full[rows, :width] = values.to(blank.dtype)
-            return torch.where(where.view(*where.shape, *[1] * (full.ndim - 2)), full, blank)
+            return torch.where(where, full, blank)
 
-        blank = self.blank_view()
+        blank = self._blank_view({})  # the large tensors come from the beliefs
         prediction = spread(beliefs.prediction, self.buffer, self.masked)
         readings = dict(beliefs.features)
         if "is_eos" in wanted:
@@ -336,8 +337,12 @@ class DecodingBatch:
         features = dict(blank.features)
         inside = self._positions < self.length.unsqueeze(1)
         for name, values in readings.items():
-            where = inside if name in FULL_READINGS else self.masked
-            features[name] = spread(values, blank.features[name], where)
+            if name in COMMITTED_READINGS:
+                committed = spread(values, blank.features[name], ~self.masked & inside)
+                # No policy is to doubt what it can't take back.
+                features[name] = committed.masked_fill(self.given & inside, 1.0)
+            else:
+                features[name] = spread(values, blank.features[name], inside if name in FULL_READINGS else self.masked)
         if "changed" in wanted:
             began = (self.nfe <= 1).unsqueeze(1)
             features["changed"] = ((prediction != self._previous) & self.masked & ~began).float()
@@ -347,25 +352,8 @@ class DecodingBatch:
             repeated = _repeated(prediction[rows], confidence[rows], self.masked[rows])
             features["repeated"][rows] = repeated.float()
         tensors = dict(blank.tensors)
-        if beliefs.log_probabilities is not None:
-            log_probabilities = beliefs.log_probabilities
-            if "token_probability" in wanted:
-                standing = self.buffer[rows, :width].unsqueeze(-1)
-                extra["token_probability"] = log_probabilities.gather(-1, standing).squeeze(-1).exp()
-            if "top" in wanted:
-                top, ids = log_probabilities.topk(min(TOP_K, log_probabilities.shape[-1]), dim=-1)
-                tensors["top_probabilities"] = spread(top.exp(), self._blank_tensor(top), self.masked)
-                tensors["top_ids"] = spread(ids, self._blank_tensor(ids), self.masked)
-            if "probabilities" in wanted:
-                probabilities = log_probabilities.exp()
-                tensors["probabilities"] = spread(probabilities, self._blank_tensor(probabilities), self.masked)
-        for name in wanted & COMMITTED_READINGS:
-            committed = spread(extra[name], blank.features[name], ~self.masked & inside)
-            # No policy is to doubt what it can't take back.
-            features[name] = committed.masked_fill(self.given & inside, 1.0)
-        for name in sorted(wanted & OBSERVED_TENSORS):
-            values = extra[name].float()
-            tensors[name] = spread(values, self._blank_tensor(values), inside)
+        for name, values in beliefs.tensors.items():
+            tensors[name] = self._spread_tensor(rows, values, inside if name in OBSERVED_TENSORS else self.masked)
         self._tensor_kinds = {
             name: (values.shape[2:], values.dtype)
             for name, values in tensors.items()
@@ -381,9 +369,16 @@ class DecodingBatch:
             tensors=tensors,
         )
 
-    def _blank_tensor(self, like: Tensor) -> Tensor:
-        shape = (*self.masked.shape, *like.shape[2:])
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    def _spread_tensor(self, rows: Tensor, values: Tensor, where: Tensor) -> Tensor:
+        """Spread (B, L', K) values of some rows and columns over all; 0 elsewhere and where `where`, (N, L), is False.
+
+        They may be the largest thing in memory: they are written over where they fit, and else copied once.
+        """
+        if values.shape[:2] != self.masked.shape:
+            full = values.new_zeros((*self.masked.shape, *values.shape[2:]))
+            full[rows, : values.shape[1]] = values
+            values = full
+        return values.masked_fill_(~where.unsqueeze(-1), 0)
 
     def _shadow_forward(
         self, rows: Tensor, tokens: Tensor, present: Tensor, prompt_width: int
@@ -440,11 +435,15 @@ class DecodingBatch:
 
     def blank_view(self) -> View:
         """Return the view of rows that are all finished: nothing masked, every confidence 1."""
+        return self._blank_view(self._tensor_kinds)
+
+    def _blank_view(self, kinds: Mapping[str, tuple[torch.Size, torch.dtype]]) -> View:
+        """Return a blank view with zeros for tensors of these shapes, a position's, and dtypes."""
         ones = torch.ones(self.masked.shape, device=self.masked.device)
         none = torch.zeros_like(self.masked)
         tensors = {
             name: torch.zeros((*none.shape, *shape), dtype=dtype, device=none.device)
-            for name, (shape, dtype) in self._tensor_kinds.items()
+            for name, (shape, dtype) in kinds.items()
         }
         if "prompt" in self.settings.features:
             width = self.prompt.shape[1]

@@ -208,7 +208,8 @@ class MaskedLMDenoiser:
             return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
         # The head is applied to the positions that are asked about, not to the prompt.
         states = self.model.base_model(input_ids=tokens, attention_mask=seen, position_ids=numbers)
-        hidden = states.last_hidden_state[:, -keep:]
+        # In half precision on the CPU a layer copies its weights once a row unless its input is in one piece.
+        hidden = states.last_hidden_state[:, -keep:].contiguous()
         return self.model.lm_head(hidden), hidden
 
     def _run_masked(

@@ -57,9 +57,6 @@ In finished rows the first four are 0, and so are the first two at committed pos
 OBSERVED_TENSORS = frozenset({"best_probabilities", "hidden"})
 """Those of `VIEW_TENSORS` that the env's observation holds too, of all that were asked for."""
 
-TOP_K = 8
-"""Tokens in ``top``."""
-
 
 @dataclass(frozen=True)
 class View:

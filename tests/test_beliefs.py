@@ -127,15 +127,22 @@ def test_no_finite_logit_raises() -> None:
 @pytest.mark.parametrize("chunk", [1, V, 3 * V, 7 * V, 20 * V])
 def test_pieces_change_no_number(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     logits, noise = random_logits(dtype=torch.bfloat16), 4 * random_logits().roll(3, dims=-1)
-    whole = read_beliefs(logits, MASK, (EOS, 7), ALL, slices(noise), with_distribution=True)
+    everything = ALL | {"top", "probabilities", "best_probabilities", "token_probability"}
+    standing = random_logits().argmin(-1)
+    whole = read_beliefs(logits, MASK, (EOS, 7), everything, slices(noise), standing)
     monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
-    pieces = read_beliefs(logits, MASK, (EOS, 7), ALL, slices(noise), with_distribution=True)
+    pieces = read_beliefs(logits, MASK, (EOS, 7), everything, slices(noise), standing)
     assert torch.equal(whole.confidence, pieces.confidence)
     assert torch.equal(whole.prediction, pieces.prediction)
-    assert whole.log_probabilities is not None
-    assert pieces.log_probabilities is not None
-    assert torch.equal(whole.log_probabilities, pieces.log_probabilities)
-    assert all(torch.equal(whole.features[name], pieces.features[name]) for name in ALL)
+    assert whole.features.keys() == ALL | {"token_probability"}
+    assert whole.tensors.keys() == {"top_probabilities", "top_ids", "probabilities", "best_probabilities"}
+    for one, two in ((whole.features, pieces.features), (whole.tensors, pieces.tensors)):
+        assert all(torch.equal(values, two[name]) for name, values in one.items())
+    p = probabilities(logits)
+    assert whole.tensors["probabilities"].numpy() == pytest.approx(p, abs=5e-6)
+    assert whole.tensors["top_ids"][..., 0].equal(whole.tensors["probabilities"].argmax(-1))
+    at_standing = whole.tensors["probabilities"].gather(-1, standing.unsqueeze(-1)).squeeze(-1)
+    assert torch.equal(whole.features["token_probability"], at_standing)
 
 
 def test_every_end_token_counts() -> None:

@@ -94,10 +94,10 @@ def test_the_mask_token_counts_and_a_small_vocabulary_is_filled_up() -> None:
     logits = torch.tensor([[[0.1, 0.4, 0.2, 0.3]]]).log()
     names = frozenset({"best_probabilities", "top_probability"})
     beliefs = read_beliefs(logits, mask_id=1, end_ids=(0,), features=names)
-    assert beliefs.best_probabilities is not None
-    torch.testing.assert_close(beliefs.best_probabilities[0, 0], torch.tensor([0.4, 0.3, 0.2, 0.1, *[0.0] * 46]))
-    assert torch.equal(beliefs.best_probabilities[..., 0], beliefs.features["top_probability"])
-    assert read_beliefs(logits, mask_id=1, end_ids=(0,)).best_probabilities is None
+    best = beliefs.tensors["best_probabilities"]
+    torch.testing.assert_close(best[0, 0], torch.tensor([0.4, 0.3, 0.2, 0.1, *[0.0] * 46]))
+    assert torch.equal(best[..., 0], beliefs.features["top_probability"])
+    assert read_beliefs(logits, mask_id=1, end_ids=(0,)).tensors == {}
 
 
 def test_best_probabilities_of_finished_rows_and_beyond_the_length_are_zero() -> None:

@@ -9,10 +9,11 @@ import torch
 from denoisers import EOS, MASK, A, B, C, D, HandWritten, Mixing, V, act, bits, commit, fixed, start, tiny_model
 from torch import Tensor
 
+from envs.beliefs import TOP_K
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import MaskedLMDenoiser
 from envs.toy import ToyDenoiser
-from envs.view import FULL_READINGS, READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS, Action, View
+from envs.view import FULL_READINGS, READINGS, VIEW_FEATURES, VIEW_TENSORS, Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 TEXTS = ["copy", "copy . . : a b", "sort . : c d e =", "reverse . . : a b c d . . ="]

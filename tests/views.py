@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.beliefs import TOP_K
 from envs.noise import sequence_key
-from envs.view import COMMITTED_READINGS, TOP_K, VIEW_FEATURES, Action, View
+from envs.view import COMMITTED_READINGS, VIEW_FEATURES, Action, View
 from policies import UnmaskingPolicy
 
 

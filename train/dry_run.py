@@ -293,7 +293,8 @@ def step_gib(denoiser: Denoiser, rows: int, prompt: int, length: int) -> float |
     if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.route == "remote":
         return None
     model = denoiser.model
-    return step_memory(model.config, rows, prompt, length, model.dtype)["peak"] / 2**30
+    device = str(denoiser.device)
+    return step_memory(model.config, rows, prompt, length, model.dtype, device=device)["peak"] / 2**30
 
 
 def memory_gib(device: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from envs.beliefs import CHUNK
+from envs.beliefs import ACCELERATOR_CHUNK, BEST_K, CHUNK, TOP_K
 
 CAUSAL = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -31,7 +31,16 @@ def count_parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def step_memory(config: Any, batch: int, prompt: int, length: int, dtype: torch.dtype) -> dict[str, int]:
+def step_memory(
+    config: Any,
+    batch: int,
+    prompt: int,
+    length: int,
+    dtype: torch.dtype,
+    features: frozenset[str] = frozenset(),
+    is_sampled: bool = False,
+    device: str = "cpu",
+) -> dict[str, int]:
     """Compute the peak memory of one forward and of reading its logits.
 
     The attention kernel's own workspace and what the allocator keeps in reserve come on top; allow a tenth more.
@@ -42,14 +51,19 @@ def step_memory(config: Any, batch: int, prompt: int, length: int, dtype: torch.
         prompt: tokens of the longest prompt.
         length: L.
         dtype: of the weights.
+        features: what is read of the logits; see `envs.view.VIEW_FEATURES` and `envs.view.VIEW_TENSORS`.
+        is_sampled: whether tokens are drawn (a temperature above 0).
+        device: a torch device; the CPU works on smaller pieces.
 
     Returns:
-        Bytes of each part: ``weights``; ``layer``, the most that one layer holds; ``logits``, (B, L, V) in the
-        weights' dtype; ``beliefs``, the float32 working copies; ``hidden``, the last states; and ``peak``, of all that
-        are there at once.
+        Bytes of each part: ``weights``; ``layer``, the most that one layer holds; ``logits`` in the weights' dtype,
+        (B, L, V), or of all B T positions in a masked language model, whose head runs on the prompt too; ``beliefs``,
+        the working copies; ``hidden``, the last states, or those of every layer where a masked language model must
+        return them; ``view``, what a policy is shown; and ``peak``, of all that are there at once.
     """
     size, positions = dtype.itemsize, batch * (prompt + length)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    is_native = config.model_type in CAUSAL
     head = getattr(config, "head_dim", None) or width // heads
     queries, keys = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
     # Embeddings, the layer's input, the residual and its normed copy; and gate, up and their product,
@@ -57,13 +71,38 @@ def step_memory(config: Any, batch: int, prompt: int, length: int, dtype: torch.
     # or queries, keys and values, the turned queries and three terms of the turned keys.
     attention = 4 * width + queries + 2 * keys + max(3 * queries, queries + 3 * keys)
     scores = batch * length * config.vocab_size
+    states = 1 if is_native or "hidden" not in features else config.num_hidden_layers + 1
+    chunk = CHUNK if torch.device(device).type == "cpu" or is_sampled else ACCELERATOR_CHUNK
+    # The last step's view is still there when this one's is made.
+    view = 2 * batch * length * _shown(config, features)
     parts = {
         "weights": count_parameters(config) * size,
         "layer": positions * max(feed_forward, attention) * size,
-        "hidden": positions * width * size,
-        "logits": scores * size,
-        # A float32 copy without the mask token, and the one inside the log-sum-exp.
-        "beliefs": 2 * 4 * min(scores, max(CHUNK, config.vocab_size)),
+        "hidden": positions * width * size * states,
+        "logits": (scores if is_native else positions * config.vocab_size) * size,
+        "beliefs": _copies(features, is_sampled) * min(scores, max(chunk, config.vocab_size)),
+        "view": view,
     }
-    reading = parts["hidden"] + parts["logits"] + parts["beliefs"]
-    return parts | {"peak": parts["weights"] + max(parts["layer"], reading)}
+    reading = parts["hidden"] + parts["logits"] + parts["beliefs"] + view
+    return parts | {"peak": parts["weights"] + max(parts["layer"] + view // 2, reading)}
+
+
+def _shown(config: Any, features: frozenset[str]) -> int:
+    """Return the bytes of a position's tensors in a view; the (N, L) readings are too small to count."""
+    sizes = {
+        "probabilities": 4 * config.vocab_size,
+        "hidden": 4 * config.hidden_size,
+        "best_probabilities": 4 * BEST_K,
+        "top": (4 + 8) * TOP_K,
+    }
+    return sum(bytes_ for name, bytes_ in sizes.items() if name in features)
+
+
+def _copies(features: frozenset[str], is_sampled: bool) -> int:
+    """Return the bytes of all working copies of a logit: one without the mask token, and those made of it in turn."""
+    largest = 4  # inside the log-sum-exp
+    if "entropy" in features:
+        largest = 3 * 4  # log-probabilities, probabilities, and log-probabilities without infinity
+    if is_sampled:
+        largest = 4 * 8  # counters, their hashes and uniforms, of 64 bits
+    return 4 + largest
