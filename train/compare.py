@@ -22,14 +22,14 @@ from rich.console import Console
 
 from policies import RULES
 from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
-from train.comparison.report import find, is_rival, is_rule_of
+from train.comparison.report import find, is_rival, is_rule_of, is_shown
 from train.comparison.runs import Line, Run, collect_lines, read_runs
 from train.comparison.sections import AGAINST, letter, sections_of
 from train.comparison.wandb_runs import logged_policies
 from train.config import to_plain, to_yaml
 from train.escaping import for_markdown, for_terminal
 from train.measures import Gain, find_rival, gain
-from train.plot import DARK, plot_curves, plot_pareto, plot_tasks
+from train.plot import DARK, Arrow, plot_curves, plot_pareto, plot_tasks, styles_of
 from train.records import Key, Outcomes, Record, mean_interval
 from train.run_folder import open_run, write_atomic, write_json
 from train.tracking import Mode, Tracker, WandbConfig, chosen_mode
@@ -203,34 +203,42 @@ def draw_all(lines: Sequence[Line], found: Mapping[str, Any], rules: Sequence[st
         Their names, without ``.png``.
     """
     names = []
+    styles = styles_of(line.family for line in lines if line.is_learned)
+    several = len(found["problems"]) > 1
     for i, text in enumerate(found["problems"]):
         here = [line for line in lines if line.problems.text == text]
         shown = [line for line in here if line.is_learned or line.family == "oracle" or is_rival(line, rules)]
         records = [_renamed(line, replicate.record) for line in shown for replicate in line.replicates]
         # Where a run did not keep a cost there is nothing to draw.
         if records and all("token_positions" in record for record in records):
-            names.append("pareto" if len(found["problems"]) == 1 else f"pareto_{letter(i)}")
-            about = f"problems {letter(i)}" if len(found["problems"]) > 1 else ""
-            plot_pareto(records, folder / f"{names[-1]}.png", about)
+            names.append(f"pareto_{letter(i)}" if several else "pareto")
+            own = [row for row in found["savings"] if row["problems"] == text]
+            arrows = [_arrow(row) for row in own if row["saved"] is not None and is_shown(row)]
+            about = f"problems {letter(i)}" if several else ""
+            plot_pareto(records, folder / f"{names[-1]}.png", about, arrows=arrows, styles=styles)
     if found["tasks"]:
         names.append("tasks")
-        several = len(found["problems"]) > 1
         letters = {text: f", problems {letter(i)}" if several else "" for i, text in enumerate(found["problems"])}
         rows = [{**row, "label": f"{row['policy']}{letters[row['problems']]}"} for row in found["tasks"]]
-        plot_tasks(rows, folder / "tasks.png")
+        plot_tasks(rows, folder / "tasks.png", styles)
     if all(found["curves"].values()):
         names.append("curves")
-        plot_curves(found["curves"], folder / "curves.png")
+        # Runs whose policies are not among the lines, such as those of another kind, are told apart too.
+        labels = {group["label"] for groups in found["curves"].values() for group in groups}
+        plot_curves(found["curves"], folder / "curves.png", styles | styles_of(labels - styles.keys()))
     return names
+
+
+def _arrow(row: Mapping[str, Any]) -> Arrow:
+    rule, policy = (tuple(row[f"{who}{name}"]["mean"] for name in ("nfe", "accuracy")) for who in ("rule_", ""))
+    return Arrow(row["block"], row["decision"], rule, policy, row["saved"]["mean"])
 
 
 def _renamed(line: Line, record: Record) -> Record:
     """Return a record under its line's name, so that seeds are drawn alike."""
-    name = line.policy
-    if line.is_learned:
-        several = "" if line.family == "learned" else f": {line.family}"
-        name = "learned" + several + line.policy.removeprefix(line.family)
-    return {**record, "policy": name}
+    if not line.is_learned:
+        return {**record, "policy": line.policy}
+    return {**record, "policy": f"learned{line.policy.removeprefix(line.family)}", "series": line.family}
 
 
 def log_comparison(

@@ -447,7 +447,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
-        plot_pareto(records, config.out / "pareto.png", title)
+        plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
         tracker.finish(records, config.out / "pareto.png")
     except BaseException:
         tracker.abandon()

@@ -23,7 +23,7 @@ from train.finish import evaluate_all, evaluated_blocks, export
 from train.job_config import JobConfig
 from train.learning import learn
 from train.plot import plot_pareto
-from train.records import Record, print_table
+from train.records import Record, print_table, read_outcomes
 from train.run_folder import UserError, open_run
 from train.tracking import Tracker
 
@@ -56,7 +56,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             return []
         export(own, model)
         records = evaluate_all(own)
-        plot_pareto(records, config.out / "pareto.png", f"{config.model.name}, seed {config.seed}")
+        title = f"{config.model.name}, seed {config.seed}"
+        plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
     except BaseException:
         if tracker is not None:

@@ -44,7 +44,7 @@ from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
-from train.records import Record, print_table
+from train.records import Record, print_table, read_outcomes
 from train.run_folder import open_run, versions, write_json
 from train.traces import TraceConfig, Traces, collect
 from train.tracking import Tracker, WandbConfig
@@ -352,7 +352,8 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
         workers=config.workers,
     )
     records = run_jobs(about, jobs, config.out / "evaluation.json")
-    plot_pareto(records, config.out / "pareto.png", f"Learn2PD filters, {config.model.name}, seed {config.seed}")
+    about = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
+    plot_pareto(records, config.out / "pareto.png", about, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

@@ -129,6 +129,16 @@ def compare_accuracy(
     return AccuracyTest(mcnemar(*only), True, *only)
 
 
+def compare_forwards(
+    first: Record, second: Record, outcomes: tuple[Outcomes | None, Outcomes | None] = (None, None)
+) -> float:
+    """Return the two-sided p-value of a test of forwards: `wilcoxon`'s on the same problems, otherwise `welch`'s."""
+    mine, theirs = outcomes
+    if mine is None or theirs is None or not are_paired(mine, theirs):
+        return welch(first, second)
+    return wilcoxon(np.asarray(mine["nfe"], np.float64), np.asarray(theirs["nfe"], np.float64))
+
+
 @dataclass(frozen=True)
 class Gain:
     """What a policy saves against a rule, if anything may be claimed.

@@ -1,24 +1,48 @@
 """Plots of evaluations and comparisons, as PNG files that appear whole or not at all.
 
-They follow matplotlib's settings: ``with rc_context(DARK)`` draws for a dark page.
+Panels stand one above the other and letters are large, so that a phone shows them. A policy has the same colour,
+marker and line in every plot, told apart by all three; colours are those of Okabe and Ito, which the colour-blind can
+tell apart. The plots follow matplotlib's settings: ``with rc_context(DARK)`` draws for a dark page.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps, rcParams
+import numpy as np
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from train.records import Record
+from policies import RULES
+from train.escaping import for_plot
+from train.headline import gains, is_learned, is_oracle
+from train.measures import LEVEL, compare_forwards
+from train.records import Key, Outcomes, Record, key_of
 
 COSTS = {"nfe": "forwards per answer (NFE)", "token_positions": "token positions per answer"}
-MARKERS = "os^vD<>P"
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, without black, which is the oracle's, and yellow, which white swallows."""
+
+MARKERS = ("*", "D", "P", "X", "p", "h", "8")
+RULE_MARKERS = ("o", "s", "^", "v", "<", ">", "d")
+LINES = ("-", "--", "-.", ":")
+
+WIDTH, DPI = 6.4, 150
+"""Of a panel, in inches, and pixels per inch: a third of the width still has letters to read."""
+
+LETTERS = {"font.size": 12, "legend.fontsize": 10.5, "axes.titlesize": 12}
+
+GREY = "#8a939c"
+"""Of what is there for completeness."""
 
 DARK = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), "#14171a"),
@@ -28,158 +52,393 @@ DARK = {
 """Settings of matplotlib for a dark page, that of `train/comparison/report.html`."""
 
 
-def plot_pareto(records: Sequence[Record], file: Path, title: str = "") -> None:
-    """Draw a panel for each block length and cost, and write it as PNG, atomically.
+@dataclass(frozen=True)
+class Style:
+    """How a policy is drawn.
+
+    Attributes:
+        color: of `PALETTE`.
+        marker: matplotlib's name.
+        line: likewise.
+    """
+
+    color: str
+    marker: str
+    line: str
+
+
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """Choose each policy's style by its name, so that it is the same in every plot and in the next report too.
+
+    Of two names that would have the same colour the later in the alphabet takes the next that is free.
+
+    >>> styles_of(["ppo"])["ppo"] == styles_of(["ppo", "ppo"])["ppo"]
+    True
+    """
+    found: dict[str, Style] = {}
+    for name in sorted(set(names)):
+        code, used = zlib.crc32(name.encode("utf-8", "replace")), list(found.values())
+        found[name] = Style(
+            _least_used(PALETTE, [style.color for style in used], code),
+            _least_used(MARKERS, [style.marker for style in used], code // 7),
+            _least_used(LINES, [style.line for style in used], 0),
+        )
+    return found
+
+
+def _least_used(choices: Sequence[str], used: Sequence[str], start: int) -> str:
+    """Return the least used choice, of equals the first from a start on."""
+    order = [choices[(start + i) % len(choices)] for i in range(len(choices))]
+    return min(order, key=used.count)
+
+
+def rule_style(family: str) -> Style:
+    """Return the style of a rule, which its place among all rules decides."""
+    place = list(RULES).index(name) if (name := family.removesuffix("+eotp")) in RULES else 0
+    return Style(PALETTE[place % len(PALETTE)], RULE_MARKERS[place % len(RULE_MARKERS)], "-")
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A gain to point out: from a rule to the policy that needs fewer forwards at its accuracy.
+
+    Attributes:
+        block: block length.
+        decision: of the policy.
+        rule: (NFE, accuracy) of the rule.
+        policy: likewise.
+        saved: share of the rule's forwards.
+    """
+
+    block: int
+    decision: str
+    rule: tuple[float, float]
+    policy: tuple[float, float]
+    saved: float
+
+
+def arrows_of(records: Sequence[Record], outcomes: Mapping[Key, Outcomes] | None = None) -> list[Arrow]:
+    """Return an arrow for each gain that may be claimed, and that chance does not explain at the 5 % level."""
+    known, found = outcomes or {}, []
+    for one in gains(records, known):
+        if one.saved is None or one.saved <= 0:
+            continue
+        if compare_forwards(one.record, one.rule, (known.get(key_of(one.record)), known.get(key_of(one.rule)))) < LEVEL:
+            rule, policy = ((record["nfe"], record["accuracy"]) for record in (one.rule, one.record))
+            found.append(Arrow(one.record["block_length"], one.record["decision"], rule, policy, one.saved))
+    return found
+
+
+@rc_context(LETTERS)
+def plot_pareto(
+    records: Sequence[Record],
+    file: Path,
+    title: str = "",
+    outcomes: Mapping[Key, Outcomes] | None = None,
+    arrows: Sequence[Arrow] | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> None:
+    """Draw accuracy against cost, a panel for each block length and cost, and write it as PNG, atomically.
+
+    Learned policies stand out, the frontier of all rules is a line, and the largest gain that may be claimed is pointed
+    out. Where token positions say the same as forwards they have no panel.
 
     Args:
-        records: of `train.evaluate.evaluate`; only those of all tasks are drawn.
+        records: of `train.evaluate.evaluate`; only those of all tasks are drawn. A learned policy's may have a
+            ``series``, what it is called; seeds share it.
         file: where.
         title: above the panels.
+        outcomes: problem by problem, for a sharper test of what may be claimed.
+        arrows: the gains, where they are known already.
+        styles: of the series, where other plots show them too.
     """
     suite = [record for record in records if record["task"] == "all"]
-    blocks = sorted({record["block_length"] for record in suite}, reverse=True)
-    families = list(dict.fromkeys(_family(record) for record in suite))
-    is_one = len(blocks) == 1  # then the costs are side by side
-    shape = (1, len(COSTS)) if is_one else (len(COSTS), len(blocks))
-    figure = Figure(figsize=(4.6 * shape[1] + 2.4, 4.1 * shape[0]), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(*shape, squeeze=False, sharey=True)
-    for row, cost in zip(panels.T if is_one else panels, COSTS, strict=True):
-        for axes, block in zip(row, blocks, strict=True):
-            here = [record for record in suite if record["block_length"] == block]
-            _draw_panel(axes, here, cost, families)
-            axes.set_title(f"block length {block}", fontsize=10)
-    for row in panels:
-        row[0].set_ylabel("accuracy %")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    styles = styles or styles_of(_series(record) for record in suite if is_learned(record))
+    arrows = arrows_of(suite, outcomes) if arrows is None else arrows
+    panels = [
+        (block, cost)
+        for block in sorted({record["block_length"] for record in suite}, reverse=True)
+        for cost in COSTS
+        if cost == "nfe" or not _says_the_same([r for r in suite if r["block_length"] == block])
+    ]
+    figure, rows = _stack(len(panels), 4.4)
+    entries: dict[str, Any] = {}
+    for axes, (block, cost) in zip(rows, panels, strict=True):
+        here = [record for record in suite if record["block_length"] == block]
+        entries |= _draw_panel(axes, here, cost, styles, entries)
+        shown = [arrow for arrow in arrows if arrow.block == block]
+        if cost == "nfe" and shown:
+            _point_out(axes, max(shown, key=lambda arrow: (arrow.decision == "deterministic", arrow.saved)))
+        axes.set_title(f"block length {block}" if len(panels) > 1 else "", fontsize=12)
+    figure.suptitle(for_plot(title, 64), fontsize=13)
+    _legend(figure, entries)
     _write(figure, file)
+
+
+def _series(record: Record) -> str:
+    """Return what a policy's settings have in common: a rule's name, or the learned policy's without its setting."""
+    policy = str(record["policy"])
+    eotp = "+eotp" if policy.endswith("+eotp") else ""
+    if is_learned(record):
+        return str(record.get("series") or policy.removesuffix("+eotp").partition("@")[0] + eotp)
+    return policy.removesuffix("+eotp").partition(":")[0] + eotp
+
+
+def _says_the_same(records: Sequence[Record]) -> bool:
+    """Tell whether token positions are, within a tenth, in proportion to forwards."""
+    ratios = [record["token_positions"] / record["nfe"] for record in records]
+    return max(ratios) <= 1.1 * min(ratios)
+
+
+def frontier_of(records: Sequence[Record], cost: str) -> list[Record]:
+    """Return the records that no other beats in accuracy at its cost or less, from cheap to dear."""
+    found: list[Record] = []
+    for record in sorted(records, key=lambda r: (r[cost], -r["accuracy"])):
+        if not found or record["accuracy"] > found[-1]["accuracy"]:
+            found.append(record)
+    return found
+
+
+def _draw_panel(
+    axes: Axes, records: Sequence[Record], cost: str, styles: Mapping[str, Style], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Draw one panel; return the legend's entries by label."""
+    entries: dict[str, Any] = {}
+    rules = [record for record in records if not is_learned(record) and not is_oracle(record)]
+    frontier = frontier_of(rules, cost)
+    _focus(axes, records, cost, frontier)
+    on_it = {_series(record) for record in frontier} | set(known)
+    for record in rules:
+        family = _series(record)
+        style, is_shown = rule_style(family), family in on_it
+        is_best = any(record is one for one in frontier)
+        (handle,) = axes.plot(
+            record[cost],
+            100 * record["accuracy"],
+            marker=style.marker if is_shown else ".",
+            color=style.color if is_shown else GREY,
+            markerfacecolor="none" if family.endswith("+eotp") else None,
+            markersize=7 if is_best else 5,
+            alpha=1 if is_best else 0.55,
+            linestyle="none",
+            zorder=3 if is_best else 2,
+        )
+        label = family if is_shown else "other rules"
+        if is_best or label not in entries:
+            entries[label] = handle
+    if frontier:
+        points = [record[cost] for record in frontier], [100 * record["accuracy"] for record in frontier]
+        (entries["frontier of the rules"],) = axes.plot(*points, color=GREY, linewidth=2, zorder=1)
+    for record in records:
+        if is_oracle(record):
+            entries["oracle (knows the answer)"] = axes.plot(
+                record[cost],
+                100 * record["accuracy"],
+                marker="d",
+                color=rcParams["text.color"],
+                markerfacecolor="none",
+                markersize=10,
+                linestyle="none",
+                zorder=3,
+            )[0]
+    entries |= _draw_learned(axes, [record for record in records if is_learned(record)], cost, styles)
+    axes.set(xlabel=COSTS[cost], ylabel="accuracy %")
+    axes.grid(alpha=0.3)
+    return entries
+
+
+def _draw_learned(axes: Axes, records: Sequence[Record], cost: str, styles: Mapping[str, Style]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for series, decision in dict.fromkeys((_series(record), record["decision"]) for record in records):
+        own = [record for record in records if (_series(record), record["decision"]) == (series, decision)]
+        own.sort(key=lambda record: float(record[cost]))
+        style = styles[series]
+        accuracy = [100 * record["accuracy"] for record in own]
+        edges = [[100 * edge for edge in record["accuracy_ci95"]] for record in own]
+        has_settings = len({record["policy"] for record in own}) > 1
+        entries[f"{series} ({decision})"] = axes.errorbar(
+            [record[cost] for record in own],
+            accuracy,
+            yerr=[
+                [max(0.0, mean - low) for mean, (low, _) in zip(accuracy, edges, strict=True)],
+                [max(0.0, high - mean) for mean, (_, high) in zip(accuracy, edges, strict=True)],
+            ],
+            color=style.color,
+            marker=style.marker,
+            markersize=15,
+            # Filled is deterministic: the colour is the policy's under both decisions.
+            markerfacecolor=style.color if decision == "deterministic" else rcParams["axes.facecolor"],
+            markeredgecolor=style.color if decision == "sample" else rcParams["axes.facecolor"],
+            markeredgewidth=1.6,
+            linestyle=style.line if has_settings else "none",
+            linewidth=1.2,
+            elinewidth=1,
+            capsize=3,
+            zorder=5,
+        )
+    return entries
+
+
+def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[Record]) -> None:
+    """Choose the part of the plane that tells most, and say what lies outside.
+
+    With learned policies it is around them: sloppy rules, and those of many forwards, would leave them a corner.
+    """
+    learned = [record for record in records if is_learned(record)]
+    costs = np.array([record[cost] for record in records])
+    accuracies = 100 * np.array([record["accuracy"] for record in records])
+    left, right, bottom, top = costs.min(), costs.max(), accuracies.min(), accuracies.max()
+    if learned:
+        lowest = 100 * min(record["accuracy"] for record in learned)
+        bottom = max(bottom, lowest - max(8.0, 1.2 * (100 - lowest)))
+        # Up to the first rule that is as accurate as the best of them, or the dearest of them, and some more.
+        as_good = [
+            record for record in frontier if 100 * record["accuracy"] >= 100 * max(r["accuracy"] for r in learned)
+        ]
+        right = min(right, 1.7 * max(float(record[cost]) for record in [*learned, *as_good[:1]]))
+        right = costs[costs <= right].max()
+    is_wide = right > 8 * left
+    if is_wide:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    # Room for what is written beside the leftmost policy.
+    margin, side = 0.06 * (top - bottom) + 0.3, 0.12 * (right - left) + 0.02 * left
+    axes.set_ylim(bottom - margin, min(top + margin, 100.9))
+    axes.set_xlim(left / 1.25 if is_wide else left - side, 1.1 * right if is_wide else right + side / 2)
+    outside = int(((costs > right) | (accuracies < bottom - margin)).sum())
+    if outside:
+        what = "setting lies" if outside == 1 else "settings lie"
+        text = f"{outside} {what} outside, at up to {costs.max():.4g} or down to {accuracies.min():.0f} %"
+        axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", fontsize=9.5, color=GREY)
+
+
+def _point_out(axes: Axes, arrow: Arrow) -> None:
+    (start, low), (end, high) = arrow.rule, arrow.policy
+    color = rcParams["text.color"]
+    axes.annotate(
+        "",
+        (end, 100 * high),
+        (start, 100 * low),
+        arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 5, "shrinkB": 10},
+        zorder=6,
+    )
+    axes.annotate(
+        f"{-100 * arrow.saved:.0f} % forwards\nat the same accuracy".replace("-", "\N{MINUS SIGN}"),
+        ((start + end) / 2, 50 * (low + high)),
+        xytext=(0, -14),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontweight="bold",
+        fontsize=11.5,
+        color=color,
+        bbox={"facecolor": rcParams["axes.facecolor"], "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        zorder=6,
+    )
+
+
+def _stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of some panels, one above the other."""
+    figure = Figure(figsize=(WIDTH, height * count + 1.3), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
+    labels = [for_plot(label, 40) for label in entries]
+    columns = 1 if max(map(len, labels), default=0) > 32 else 2
+    figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _write(figure: Figure, file: Path) -> None:
     partial = file.with_name(file.name + ".tmp")
-    figure.savefig(partial, format="png")
+    with warnings.catch_warnings():
+        # A name may have letters that matplotlib's own font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(partial, format="png")
     os.replace(partial, file)
 
 
-def _family(record: Record) -> str:
-    policy = str(record["policy"])
-    eotp = "+eotp" if policy.endswith("+eotp") else ""
-    name = policy.removesuffix("+eotp").partition("@")[0]
-    return f"{name}{eotp} ({record['decision']})" if name.startswith("learned") else name.partition(":")[0] + eotp
-
-
-def _draw_panel(axes: Axes, records: Sequence[Record], cost: str, families: Sequence[str]) -> None:
-    colors = colormaps["tab10" if len(families) <= 10 else "tab20"]
-    for i, family in enumerate(families):
-        points = sorted((record for record in records if _family(record) == family), key=lambda record: record[cost])
-        accuracy = [100 * record["accuracy"] for record in points]
-        errors = [
-            [100 * (record["accuracy"] - record["accuracy_ci95"][0]) for record in points],
-            [100 * (record["accuracy_ci95"][1] - record["accuracy"]) for record in points],
-        ]
-        stands_out = family.startswith(("learned", "oracle"))
-        axes.errorbar(
-            [record[cost] for record in points],
-            accuracy,
-            yerr=errors if family.startswith("learned") else None,
-            label=family,
-            color=rcParams["text.color"] if family == "oracle" else colors(i % colors.N),
-            marker="*" if stands_out else MARKERS[i % len(MARKERS)],
-            markersize=13 if stands_out else 4,
-            linestyle="none" if stands_out else "-",
-            linewidth=1,
-            capsize=3,
-            zorder=3 if stands_out else 2,
-        )
-    spent = [record[cost] for record in records]
-    if max(spent) > 8 * min(spent):  # a narrower range has too few powers of two to read
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel(COSTS[cost])
-    axes.grid(alpha=0.3)
-
-
-def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
+@rc_context(LETTERS)
+def plot_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], file: Path, styles: Mapping[str, Style] | None = None
+) -> None:
     """Draw training curves, a panel a metric: the mean over seeds, and its interval as a band.
 
     Args:
         curves: by metric, what `train.comparison.report.curves` returns.
         file: where.
+        styles: of the labels, where other plots show them too.
     """
-    columns = len(curves) if len(curves) < 4 else 2
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(5.2 * columns + 2, 4 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()[: len(curves)]
+    styles = styles or styles_of(group["label"] for groups in curves.values() for group in groups)
+    figure, panels = _stack(len(curves), 3.4)
+    entries: dict[str, Any] = {}
     for axes, (metric, groups) in zip(panels, curves.items(), strict=True):
-        for i, group in enumerate(groups):
-            color = colormaps["tab10"](i % 10)
+        for group in groups:
+            style = styles[group["label"]]
             label = group["label"] + (f", {group['seeds']} seeds" if group["seeds"] > 1 else "")
-            axes.plot(group["steps"], group["mean"], color=color, label=label, linewidth=2)
+            (entries[label],) = axes.plot(
+                group["steps"], group["mean"], color=style.color, linestyle=style.line, linewidth=2
+            )
             if group["seeds"] > 1:
-                axes.fill_between(group["steps"], group["low"], group["high"], color=color, alpha=0.15, linewidth=0)
+                band = {"color": style.color, "alpha": 0.15, "linewidth": 0}
+                axes.fill_between(group["steps"], group["low"], group["high"], **band)
                 for track in group["each"]:
-                    axes.plot(group["steps"], track, color=color, linewidth=0.6, alpha=0.6)
+                    axes.plot(group["steps"], track, color=style.color, linewidth=0.6, alpha=0.6)
         # An interval over few seeds is wide; what was measured says where to look.
         values = [value for group in groups for track in group["each"] for value in track]
         margin = 0.1 * (max(values) - min(values)) + 1e-3
         axes.set_ylim(min(values) - margin, max(values) + margin)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-        axes.set(xlabel="environment steps", title=metric)
+        axes.set(xlabel="environment steps", title=for_plot(metric))
         axes.grid(alpha=0.3)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    _legend(figure, entries)
     _write(figure, file)
 
 
-def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw accuracy and forwards task by task: each policy beside the rule it is compared with.
+@rc_context(LETTERS)
+def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path, styles: Mapping[str, Style] | None = None) -> None:
+    """Draw accuracy and forwards task by task: each policy beside the rule that it is set against.
 
     Args:
         rows: what `train.comparison.report.by_task` returns, each with a ``label``.
         file: where.
+        styles: by family, where other plots show them too.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(12, 1.2 + len(tasks) * (0.3 + 0.16 * len(labels))), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (name, title, scale) in zip(
-        panels, (("accuracy", "accuracy %", 100), ("nfe", COSTS["nfe"], 1)), strict=True
-    ):
+    styles = styles or styles_of(row["family"] for row in rows)
+    figure, panels = _stack(2, 0.5 + len(tasks) * (0.26 + 0.14 * len(labels)))
+    costs = (("accuracy", "accuracy %", 100), ("nfe", COSTS["nfe"], 1))
+    entries: dict[str, Any] = {}
+    for axes, (name, title, scale) in zip(panels, costs, strict=True):
         for row in rows:
-            i = labels.index(row["label"])
+            i, style = labels.index(row["label"]), styles[row["family"]]
             height = tasks.index(row["task"]) + (i - (len(labels) - 1) / 2) * 0.7 / len(labels)
-            _draw_pair(axes, row[name], row[f"rule_{name}"], height, scale, colormaps["tab10"](i % 10))
+            entries[row["label"]] = _draw_pair(axes, row[name], row[f"rule_{name}"], height, scale, style)
         axes.set_xlabel(title)
+        axes.set_yticks(range(len(tasks)), [for_plot(task, 24) for task in tasks])
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.grid(alpha=0.3)
-    panels[0].set_yticks(range(len(tasks)), tasks)
-    panels[0].set_ylim(len(tasks) - 0.5, -0.5)
-    for i, label in enumerate(labels):
-        panels[0].plot([], [], "o", color=colormaps["tab10"](i % 10), label=label)
-    panels[0].plot([], [], "o", color="gray", markerfacecolor="none", label="its best rule")
-    figure.legend(loc="outside upper center", ncols=min(4, len(labels) + 1), fontsize=8)
+    (entries["the rule it is set against"],) = axes.plot([], [], "o", color=GREY, markerfacecolor="none")
+    _legend(figure, entries)
     _write(figure, file)
 
 
 def _draw_pair(
-    axes: Axes,
-    mine: Mapping[str, Any],
-    other: Mapping[str, Any] | None,
-    height: float,
-    scale: float,
-    color: tuple[float, ...],
-) -> None:
+    axes: Axes, mine: Mapping[str, Any], other: Mapping[str, Any] | None, height: float, scale: float, style: Style
+) -> Any:
     low, high = mine["problems"]
-    axes.plot([scale * low, scale * high], [height, height], color=color, alpha=0.35, linewidth=4)
+    axes.plot([scale * low, scale * high], [height, height], color=style.color, alpha=0.35, linewidth=4)
     if other is not None:
-        axes.plot([scale * mine["mean"], scale * other["mean"]], [height, height], color="gray", linewidth=1)
-        axes.plot(scale * other["mean"], height, "o", color=color, markerfacecolor="none", markersize=6)
-    axes.plot(scale * mine["mean"], height, "o", color=color, markersize=6)
+        axes.plot([scale * mine["mean"], scale * other["mean"]], [height, height], color=GREY, linewidth=1)
+        axes.plot(scale * other["mean"], height, "o", color=style.color, markerfacecolor="none", markersize=7)
+    place = {"color": style.color, "marker": style.marker, "markersize": 8, "linestyle": "none"}
+    return axes.plot(scale * mine["mean"], height, **place)[0]
 
 
+@rc_context(LETTERS)
 def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]], file: Path) -> None:
     """Draw accuracy against forwards for families of settings, a panel a way of decoding.
 
@@ -187,21 +446,20 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[
         panels: by title and family, one list of (NFE, accuracy) points a seed. Dominated points are faint.
         file: where.
     """
-    figure = Figure(figsize=(5.4 * len(panels) + 2.6, 4.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    styles = styles_of(family for families in panels.values() for family in families)
+    figure, row = _stack(len(panels), 4.2)
+    entries: dict[str, Any] = {}
     for axes, (title, families) in zip(row, panels.items(), strict=True):
-        for i, (family, seeds) in enumerate(families.items()):
-            color = colormaps["tab10"](i % 10)
-            for j, points in enumerate(seeds):
+        for family, seeds in families.items():
+            style = styles[family]
+            for points in seeds:
                 everything = sorted((nfe, 100 * accuracy) for nfe, accuracy in points)
                 frontier = [p for k, p in enumerate(everything) if all(p[1] > q[1] for q in everything[:k])]
-                axes.plot(*zip(*everything, strict=True), ".", color=color, alpha=0.25, markersize=4)
-                label = family if j == 0 else None
-                axes.plot(*zip(*frontier, strict=True), "o-", color=color, markersize=4, linewidth=1, label=label)
-        axes.set(title=title, xlabel=COSTS["nfe"], xlim=(0.9, 3.2))
+                axes.plot(*zip(*everything, strict=True), ".", color=style.color, alpha=0.25, markersize=4)
+                (entries[family],) = axes.plot(
+                    *zip(*frontier, strict=True), style.line, marker=style.marker, color=style.color, markersize=5
+                )
+        axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, 3.2))
         axes.grid(alpha=0.3)
-    row[0].set_ylabel("accuracy %")
-    handles, labels = row[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    _legend(figure, entries)
     _write(figure, file)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from train.escaping import for_terminal
 from train.run_folder import UserError, write_atomic
 
 Record = dict[str, Any]
@@ -157,25 +158,29 @@ def read_records(source: Path) -> list[Record]:
 
 
 def make_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> Table:
-    """Lay records out as an aligned table: the suite's, and with `per_task` each task's."""
-    table = Table(title=title or None, title_justify="left")
+    """Lay records out as an aligned table: the suite's, and with `per_task` each task's.
+
+    Intervals of an accuracy lie askew around it, so that both of their edges are shown.
+    """
+    table = Table(title=for_terminal(title) if title else None, title_justify="left")
     for column in ("policy", "decision", "block", "task"):
         table.add_column(column)
     for column in ("accuracy %", "NFE", "token positions"):
         table.add_column(column, justify="right")
     for record in records:
         if per_task or record["task"] == "all":
-            half = 100 * (record["accuracy_ci95"][1] - record["accuracy_ci95"][0]) / 2
+            low, high = (100 * edge for edge in record["accuracy_ci95"])
             half_nfe = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2
-            table.add_row(
+            cells = (
                 record["policy"],
                 record["decision"],
                 str(record["block_length"]),
                 record["task"],
-                f"{100 * record['accuracy']:.1f} ± {half:.1f}",
+                f"{100 * record['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
                 f"{record['nfe']:.2f} ± {half_nfe:.2f}",
                 f"{record['token_positions']:.0f}",
             )
+            table.add_row(*map(for_terminal, cells))
     return table
 
 

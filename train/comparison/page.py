@@ -15,6 +15,9 @@ from rich.text import Text
 
 from train.escaping import for_html, for_markdown, for_terminal
 
+SHORT = 16
+"""Letters of a name that a terminal's table doesn't fold."""
+
 NOTHING = "—"
 """Shown where there is no value."""
 
@@ -178,7 +181,7 @@ def _table_to_html(table: Table) -> str:
 
 
 def _align(column: Column) -> str:
-    return "" if column.digits is None else ' class="number"'
+    return ' class="word"' if column.digits is None else ' class="number"'
 
 
 def _highlight(row: Mapping[str, Any]) -> str:
@@ -192,7 +195,7 @@ def _cell_to_html(value: Any, column: Column) -> str:
     detail = "".join(f'<span class="interval">{text}</span>' for text in intervals)
     label = for_html(column.title)
     text = for_html(main_text(value, column))
-    return f'<td{_align(column)} data-key="{key}" data-title="{label}">{text}{detail}</td>'
+    return f'<td{_align(column)} data-key="{key}" data-title="{label}"><div class="value">{text}{detail}</div></td>'
 
 
 def _image_to_html(name: str, light: Path, dark: Path) -> str:
@@ -210,7 +213,10 @@ def to_terminal(table: Table, title: str) -> TerminalTable:
     shown = TerminalTable(title=for_terminal(title), title_justify="left")
     for column in table.columns:
         justify: Literal["left", "right"] = "left" if column.digits is None else "right"
-        shown.add_column(for_terminal(column.title), justify=justify, overflow="fold")
+        # Names stay whole as long as they are short; numbers' intervals go to a second line first.
+        widest = max((len(str(row.get(column.key))) for row in table.rows), default=0)
+        is_name = column.digits is None and widest <= SHORT
+        shown.add_column(for_terminal(column.title), justify=justify, overflow="fold", no_wrap=is_name)
     for row in table.rows:
         shown.add_row(*(_terminal_cell(row.get(column.key), column) for column in table.columns))
     return shown
@@ -218,8 +224,8 @@ def to_terminal(table: Table, title: str) -> TerminalTable:
 
 def _terminal_cell(value: Any, column: Column) -> Text:
     edges = (value["seeds"] or value["problems"]) if isinstance(value, dict) else None
-    text = main_text(value, column)
+    text = for_terminal(main_text(value, column))
     if edges:
         low, high = _edges(edges, column)
-        text += f" [{low:.{column.digits}f}, {high:.{column.digits}f}]"
-    return for_terminal(text)
+        text.append(f"\n[{low:.{column.digits}f}, {high:.{column.digits}f}]", style="dim")
+    return text

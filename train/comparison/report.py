@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from train.comparison.runs import Line, Replicate, Run, common_name, fingerprint, problems_of, training_seconds
+from train.comparison.runs import (
+    Line,
+    Replicate,
+    Run,
+    common_name,
+    fingerprint,
+    flatten,
+    problems_of,
+    training_seconds,
+)
 from train.measures import (
     LEVEL,
     Values,
@@ -19,14 +28,13 @@ from train.measures import (
     best_rule,
     bootstrap_interval,
     compare_accuracy,
+    compare_forwards,
     difference_of_means,
     find_rival,
     holm,
     hypervolume,
     mean_curve,
     share_saved,
-    welch,
-    wilcoxon,
 )
 from train.progress import progress
 from train.records import Record, key_of, mean_interval
@@ -174,14 +182,15 @@ def compare_pair(line: Line, match: Match) -> Row:
         "nfe_difference": estimate([first["nfe"] - second["nfe"]]),
         "saved": estimate([1 - first["nfe"] / second["nfe"]]) if match.is_comparable else None,
     }
+    row["nfe_p"] = compare_forwards(first, second, (mine.outcomes, other.outcomes))
     if not accuracy.is_paired:
-        return row | {"nfe_p": welch(first, second)}
+        return row
     right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)
     row["accuracy_difference"]["problems"] = bootstrap_interval(difference_of_means, *right)
     row["nfe_difference"]["problems"] = bootstrap_interval(difference_of_means, *forwards)
     if row["saved"] is not None:
         row["saved"]["problems"] = bootstrap_interval(share_saved, *forwards)
-    return row | {"nfe_p": wilcoxon(*forwards)}
+    return row
 
 
 def is_paired(first: Replicate, second: Replicate) -> bool:
@@ -272,7 +281,18 @@ def claim(row: Row) -> str:
         return "none: less accurate than the rule"
     if not row["is_comparable"]:
         return "none: no rule measured at this accuracy"
-    return "fewer forwards" if row["saved"]["mean"] > 0 else "none: no fewer forwards"
+    if row["saved"]["mean"] <= 0:
+        return "none: no fewer forwards"
+    return "fewer forwards" if is_shown(row) else "none: could be chance"
+
+
+def is_shown(row: Row) -> bool:
+    """Tell whether what a learned line saves is more than chance: its 95 % interval lies above 0.
+
+    That is the one over seeds where there are several, else the one over problems; without either nothing is known.
+    """
+    edges = row["saved"]["seeds"] or row["saved"]["problems"]
+    return edges is not None and edges[0] > 0
 
 
 def _once(records: Sequence[Record]) -> list[Record]:
@@ -402,21 +422,6 @@ def oracle_distances(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
     return rows
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name nested values by their path.
-
-    >>> flatten({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': '[2]'}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
-    return found
-
-
 def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
     """Return, for each kind of run, the fields in which its runs differ, one row a run.
 
@@ -436,8 +441,13 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
     return found
 
 
-def curves(runs: Sequence[Run], metric: str) -> list[Row]:
+def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list[Row]:
     """Return a training metric by environment steps, seeds averaged.
+
+    Args:
+        runs: to read it from.
+        metric: a column of their progress.
+        lines: whose learned ones give runs the names that they have elsewhere in the report.
 
     Returns:
         One `train.measures.mean_curve` a group of seeds.
@@ -446,15 +456,17 @@ def curves(runs: Sequence[Run], metric: str) -> list[Row]:
     for run in runs:
         if any(metric in row for row in run.progress):
             groups.setdefault(fingerprint(run), []).append(run)
+    known = {r.training.path: line.family for line in lines for r in line.replicates if r.training is not None}
     found = []
     for own in groups.values():
+        name = known.get(own[0].path) or common_name([run.name for run in own])
         tracks = [
             np.array([(row[STEP], row[metric]) for row in run.progress if metric in row], np.float64).T for run in own
         ]
         first, last = max(track[0][0] for track in tracks), min(track[0][-1] for track in tracks)
         steps = tracks[0][0][(tracks[0][0] >= first) & (tracks[0][0] <= last)]
         values = [np.interp(steps, *track) for track in tracks]
-        found.append(mean_curve(common_name([run.name for run in own]), steps.tolist(), [v.tolist() for v in values]))
+        found.append(mean_curve(name, steps.tolist(), [v.tolist() for v in values]))
     return found
 
 
@@ -487,6 +499,6 @@ def find(runs: Sequence[Run], lines: Sequence[Line], rules: Sequence[str], refer
         "reference_accuracy": reference_accuracy,
         "oracle": oracle_distances(shown, rules),
         "differences": differences(runs),
-        "curves": {metric: curves(runs, metric) for metric in ("rollout/score", "rollout/nfe")},
+        "curves": {metric: curves(runs, metric, lines) for metric in ("rollout/score", "rollout/nfe")},
         "settings": [describe(line) for line in shown],
     }

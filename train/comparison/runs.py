@@ -271,6 +271,21 @@ def fingerprint(run: Run) -> str:
     return json.dumps({k: v for k, v in run.config.items() if k not in NOT_COMPARED}, sort_keys=True, default=str)
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by their path.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': '[2]'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
+    return found
+
+
 def policy_folders(run: Run) -> dict[str, Path]:
     """Return the folders of the learned policies that a run evaluated, by the names in its records."""
     if run.kind != "evaluation":
@@ -355,11 +370,17 @@ def _origin(run: Run, policy: str) -> _Origin:
 
 
 class _Labels:
-    """Names for learned policies that seeds share."""
+    """Names for learned policies that seeds share.
+
+    Groups of seeds whose runs would have the same name are told apart by the settings in which they differ, or by the
+    folders that they stand in.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[str, list[str]] = {}
         self.origins: dict[tuple[str, str], _Origin] = {}
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.places: dict[str, str] = {}
 
     def _origin(self, run: Run, policy: str) -> _Origin:
         if (run.name, policy) not in self.origins:
@@ -368,18 +389,34 @@ class _Labels:
 
     def add(self, run: Run, policy: str) -> None:
         """Take note of a policy."""
-        group, name, _, _ = self._origin(run, policy)
+        group, name, _, training = self._origin(run, policy)
         names = self.groups.setdefault(group, [])
         if name not in names:
             names.append(name)
+        source = training or run
+        config = {key: value for key, value in source.config.items() if key not in NOT_COMPARED}
+        self.settings.setdefault(group, flatten(config) if training else {})
+        self.places.setdefault(group, source.path.resolve().parent.name)
 
     def _label(self, group: str) -> str:
-        labels: dict[str, str] = {}
-        for key, names in self.groups.items():
-            stem = common_name(names)
-            tries = itertools.chain([stem, "+".join(names)], (f"{stem} ({n})" for n in itertools.count(2)))
-            labels[key] = next(name for name in tries if name not in labels.values())
-        return labels[group]
+        stems = {key: common_name(names) for key, names in self.groups.items()}
+        alike = [key for key in stems if stems[key] == stems[group]]
+        if len(alike) == 1:
+            return stems[group]
+        for details in (self._differences(alike), {key: f"in {self.places[key]}" for key in alike}):
+            if len(set(details.values())) == len(alike):
+                return f"{stems[group]} [{details[group]}]".replace(" []", "")
+        return f"{stems[group]} [{chr(ord('a') + alike.index(group))}]"
+
+    def _differences(self, groups: Sequence[str]) -> dict[str, str]:
+        """Return in short, for each group, the settings in which they differ: two of them at most."""
+        settings = [self.settings[group] for group in groups]
+        names = dict.fromkeys(name for values in settings for name in values)
+        different = [name for name in names if len({repr(values.get(name)) for values in settings}) > 1][:2]
+        return {
+            group: ", ".join(f"{name.rpartition('.')[2]} {values.get(name)}" for name in different)
+            for group, values in zip(groups, settings, strict=True)
+        }
 
     def of(self, run: Run, policy: str) -> tuple[str, str, str, Run | None]:
         """Return a policy's family, its label, its seed's name and its training run."""
