@@ -352,8 +352,8 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
         workers=config.workers,
     )
     records = run_jobs(about, jobs, config.out / "evaluation.json")
-    about = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
-    plot_pareto(records, config.out / "pareto.png", about, read_outcomes(config.out))
+    title = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
+    plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

@@ -187,7 +187,7 @@ def _series(record: Record) -> str:
 def _says_the_same(records: Sequence[Record]) -> bool:
     """Tell whether token positions are, within a tenth, in proportion to forwards."""
     ratios = [record["token_positions"] / record["nfe"] for record in records]
-    return max(ratios) <= 1.1 * min(ratios)
+    return bool(max(ratios) <= 1.1 * min(ratios))
 
 
 def frontier_of(records: Sequence[Record], cost: str) -> list[Record]:
@@ -382,7 +382,7 @@ def plot_curves(
                 group["steps"], group["mean"], color=style.color, linestyle=style.line, linewidth=2
             )
             if group["seeds"] > 1:
-                band = {"color": style.color, "alpha": 0.15, "linewidth": 0}
+                band: dict[str, Any] = {"color": style.color, "alpha": 0.15, "linewidth": 0}
                 axes.fill_between(group["steps"], group["low"], group["high"], **band)
                 for track in group["each"]:
                     axes.plot(group["steps"], track, color=style.color, linewidth=0.6, alpha=0.6)
@@ -434,7 +434,7 @@ def _draw_pair(
     if other is not None:
         axes.plot([scale * mine["mean"], scale * other["mean"]], [height, height], color=GREY, linewidth=1)
         axes.plot(scale * other["mean"], height, "o", color=style.color, markerfacecolor="none", markersize=7)
-    place = {"color": style.color, "marker": style.marker, "markersize": 8, "linestyle": "none"}
+    place: dict[str, Any] = {"color": style.color, "marker": style.marker, "markersize": 8, "linestyle": "none"}
     return axes.plot(scale * mine["mean"], height, **place)[0]
 
 
