@@ -15,7 +15,8 @@ from envs.decoding import DecodingBatch, DecodingSettings
 from envs.episodes import Episode, Episodes
 from envs.tasks import SUITE, make_tasks
 from envs.view import Action, View
-from train.pretrain import PretrainConfig, build_model, build_tokenizer
+from train.architectures import build_model, build_tokenizer
+from train.pretrain import PretrainConfig
 
 PAD, MASK, EOS, A, B, C, D = range(7)
 V = 7

@@ -14,7 +14,8 @@ from envs import DecodingBatch, DecodingSettings, Denoiser, MaskedLMDenoiser, lo
 from envs.beliefs import DenoiserError
 from envs.tasks import SUITE, TASKS, make_tasks
 from envs.toy import ToyDenoiser
-from train.pretrain import PretrainConfig, build_model, build_tokenizer
+from train.architectures import build_model, build_tokenizer
+from train.pretrain import PretrainConfig
 
 MAX_LENGTH = 40
 

@@ -23,7 +23,8 @@ from policies import (
     generate,
     make_rule,
 )
-from train.pretrain import PretrainConfig, build_model, build_tokenizer
+from train.architectures import build_model, build_tokenizer
+from train.pretrain import PretrainConfig
 
 Model = tuple[RobertaPreLayerNormForMaskedLM, PreTrainedTokenizerFast]
 FEATURES = ("margin", "entropy", "eos_probability", "is_eos", "changed")

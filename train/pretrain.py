@@ -1,8 +1,10 @@
-"""Pretrain the embedded dLLM: a small bidirectional transformer with LLaDA's objective.
+"""Pretrain an embedded dLLM: a small bidirectional transformer with LLaDA's objective.
 
-``python train/pretrain.py`` writes an ordinary Hugging Face checkpoint folder, ``OUT/model``, and resumes by itself
-when run again with the same ``--out``; `train/model_card.py` measures it and writes its card.
-``--objective causal`` trains a left-to-right model on the same problems instead, the guide of guided diffusion.
+``python train/pretrain.py`` writes an ordinary checkpoint folder, ``OUT/model``, and resumes by itself when run again
+with the same ``--out``: a run that was killed ends with the same weights as one that was not.
+`train/model_card.py` measures the model and writes its card. ``--suite prose --architecture llada`` trains a model of
+LLaDA's format for the prose suite; ``--objective causal`` trains a left-to-right model on the same problems instead,
+the guide of guided diffusion.
 ``torchrun --nproc-per-node 2 train/pretrain.py`` shares each batch between two single-threaded processes: on two idle
 cores about 1.3 times faster than one process with two threads.
 
@@ -12,43 +14,47 @@ Departures from the paper:
 1. Of a buffer's L positions exactly ``ceil(t L)`` are masked, t stratified over the batch, instead of each with
    probability t: the same expectation with less variance (the paper does so when it evaluates, Eq. 6). The weight
    1/t then makes a row's loss its mean cross-entropy over masked positions.
-2. The buffer's length varies from batch to batch, so that the model decodes into buffers of several lengths.
+2. The buffer's length varies, so that the model decodes into buffers of several lengths.
 3. Muon for matrices and AdamW for the rest instead of AdamW for all: it needs fewer steps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    RobertaPreLayerNormConfig,
-    RobertaPreLayerNormForMaskedLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from envs.tasks import SUITE, Task, make_tasks, vocabulary
+from envs.tasks import SUITE, SUITES, make_tasks
 from train import parallel
+from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.progress import progress
-from train.run_folder import write_json
+from train.run_folder import UserError, write_json
 
-TASK_WEIGHTS = {"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5}
+TASK_WEIGHTS = {
+    **{"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5},
+    **{"story": 2.0, "trace": 1.5, "route": 1.5, "record": 0.6, "puzzle": 0.8},
+}
 """How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
-CAUSAL_LENGTH = 24
-"""Answer positions of a causal model's sequences; every answer of the suite and its end-of-text fit."""
+SHORTEST = 0
+"""Stands among the buffer lengths for a buffer that just holds a group's answers."""
+
+MOST_SPARE = 8
+"""Most end-of-text positions that follow the longest answer of a group with a `SHORTEST` buffer."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,23 @@ class PretrainConfig:
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoint and the training state."""
     seed: int = 0
-    """Seed of the weights and of the masks."""
+    """Seed of the weights, the problems and the masks."""
+    suite: str = SUITE
+    """The tasks to learn: the name of an embedded suite."""
     objective: Literal["diffusion", "causal"] = "diffusion"
     """diffusion trains a dLLM, causal an autoregressive model with the same tokenizer."""
+    architecture: Architecture = "roberta"
+    """The dLLM's class and file format: RoBERTa with pre-layer-norm, or LLaDA's."""
     steps: int = 10_000
-    """Optimiser steps."""
+    """Optimiser steps; a run can be continued with more or fewer."""
     batch_size: int = 64
     """Sequences a step, over all processes."""
+    group_size: int = 64
+    """Sequences that share one forward and one buffer length; those of a batch are grouped by length."""
     hidden_size: int = 128
     """Width of the transformer."""
+    inner_size: int | None = None
+    """Width of its feed-forward layers; None is 4 times hidden_size for roberta, twice for the others."""
     num_layers: int = 4
     """Layers of the transformer."""
     num_heads: int = 4
@@ -80,7 +94,8 @@ class PretrainConfig:
     decay: float = 0.5
     """Share of the steps, at the end, in which it falls linearly to 0."""
     buffer_lengths: list[tuple[int, float]] = field(default_factory=lambda: [(33, 0.8), (64, 0.19), (256, 0.01)])
-    """(buffer length, share of the steps) pairs; lengths over 64 use a smaller batch of as many tokens."""
+    """(buffer length, share of the groups) pairs; length 0 just holds the answers of the group. Groups with a buffer
+    over 64 are smaller, as many tokens as with one of 64."""
     max_positions: int = 640
     """Longest prompt and buffer together."""
     threads: int = 1
@@ -88,140 +103,128 @@ class PretrainConfig:
     save_every: int = 250
     """Steps between two savings of the training state."""
 
+    def __post_init__(self) -> None:
+        """Refuse what can't be trained.
 
-def build_tokenizer(tasks: list[Task]) -> PreTrainedTokenizerFast:
-    """Build a tokenizer with one token a word of the tasks.
+        Raises:
+            ValueError: if the suite is unknown, or a size or share is not possible.
+        """
+        if self.suite not in SUITES:
+            raise ValueError(f"suite is {self.suite!r}: choose from {', '.join(SUITES)}")
+        for name in ("steps", "batch_size", "group_size", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads is {self.num_heads}: it must divide hidden_size {self.hidden_size}")
 
-    Returns:
-        A tokenizer whose ids 0 to 3 are padding, mask, end of text and unknown.
+
+FREE = ("out", "steps", "decay", "threads", "save_every")
+"""Settings that may differ when a run goes on; any other makes it another run."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences of one forward.
+
+    Attributes:
+        inputs: (B, T) int64, left-padded prompts and answers, the latter partly masked.
+        targets: (B, T) int64, the same without masks.
+        present: (B, T) bool, False on padding.
+        masked: (B, T) bool, True where the loss counts.
+        length: L, positions of the buffer at the end.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    specials = ["[PAD]", "[MASK]", "[EOS]", "[UNK]"]
-    words = [*specials, *vocabulary(tasks)]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        mask_token="[MASK]",
-        eos_token="[EOS]",
-        unk_token="[UNK]",
-        padding_side="left",
-        model_max_length=640,
-    )
-
-
-def build_guide(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Build a left-to-right transformer with random weights."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=2 * config.hidden_size,
-            max_position_embeddings=config.max_positions,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    )
-
-
-def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> RobertaPreLayerNormForMaskedLM:
-    """Build the transformer with random weights.
-
-    Chosen by CPU speed among transformers' bidirectional models (docs in ``benchmarks/architectures.py``); its
-    position ids skip padding, so a left-padded row gives the same logits as the row alone.
-    """
-    return RobertaPreLayerNormForMaskedLM(
-        RobertaPreLayerNormConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=4 * config.hidden_size,
-            max_position_embeddings=config.max_positions + 1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            type_vocab_size=1,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-            mask_token_id=tokenizer.mask_token_id,
-        )
-    )
+    inputs: Tensor
+    targets: Tensor
+    present: Tensor
+    masked: Tensor
+    length: int
 
 
 class ProblemStream:
-    """Endless batches of training problems as token ids.
+    """Batches of training problems as token ids; a batch is a function of its number.
 
     Args:
         tokenizer: made by `build_tokenizer`.
-        seed: seeds of the problems, the masks and the buffer lengths.
+        config: of the pretraining.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, seed: list[int]) -> None:
-        self.tasks = make_tasks(SUITE)
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
+        self.tasks = make_tasks(config.suite)
         self.vocab = tokenizer.get_vocab()
-        self.eos_id, self.mask_id = tokenizer.eos_token_id, tokenizer.mask_token_id
+        self.eos_id, self.mask_id, self.pad_id = tokenizer.eos_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id
         self.config = config
-        self.rng = np.random.default_rng(seed)
         weights = np.array([TASK_WEIGHTS.get(task.name, 1.0) for task in self.tasks])
         self.weights = weights / weights.sum()
 
-    def sequences(self, count: int, length: int) -> Tensor:
-        """Draw problems of the training split.
+    def batch(self, step: int) -> list[Group]:
+        """Draw this process's share of one step's batch, from random numbers that are the step's own."""
+        rng = np.random.default_rng([self.config.seed, step, parallel.rank()])
+        count = max(1, self.config.batch_size // parallel.world_size())
+        problems = sorted(self._problems(rng, count), key=lambda pair: len(pair[0]) + len(pair[1]))
+        ratios = (rng.permutation(count) + 1 - rng.random()) / count  # (B,) in (0, 1], stratified
+        starts = range(0, count, self.config.group_size)
+        return [
+            self._group(rng, problems[i : i + self.config.group_size], ratios[i : i + self.config.group_size])
+            for i in starts
+        ]
 
-        Returns:
-            (count, 21 + length) int64 token ids, answers padded with end-of-text.
-        """
-        rows = []
-        for which in self.rng.choice(len(self.tasks), size=count, p=self.weights):
-            problem = self.tasks[which].problem("train", int(self.rng.integers(2**40)))
-            answer = problem.answer.split()
-            ids = [self.vocab[word] for word in problem.prompt.split() + answer]
-            rows.append(ids + [self.eos_id] * (length - len(answer)))
-        return torch.tensor(rows)
+    def _problems(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
+        """Draw problems of the training split as the ids of prompt and answer."""
+        drawn = []
+        for which in rng.choice(len(self.tasks), size=count, p=self.weights):
+            problem = self.tasks[which].problem("train", int(rng.integers(2**40)))
+            drawn.append((self._ids(problem.prompt), self._ids(problem.answer)))
+        return drawn
 
-    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw one batch.
+    def _ids(self, text: str) -> list[int]:
+        return [self.vocab[word] for word in text.split()]
 
-        Returns:
-            inputs: (B, T) int64, answers partly masked.
-            targets: (B, T) int64.
-            masked: (B, T) bool, True where the loss counts.
-        """
+    def _group(
+        self, rng: np.random.Generator, problems: list[tuple[list[int], list[int]]], ratios: np.ndarray
+    ) -> Group:
         lengths, shares = zip(*self.config.buffer_lengths, strict=True)
-        length = int(self.rng.choice(lengths, p=shares))
-        share = self.config.batch_size // parallel.world_size()
-        count = max(1, min(share, share * 64 // length))
-        targets = self.sequences(count, length)
-        ratio = (self.rng.permutation(count) + 1 - self.rng.random()) / count  # (B,) in (0, 1], stratified
-        quota = torch.from_numpy(np.ceil(ratio * length).clip(1, length)).long()
-        order = torch.from_numpy(self.rng.random((count, length))).argsort(1).argsort(1)
-        masked = torch.zeros_like(targets, dtype=torch.bool)
+        length = int(rng.choice(lengths, p=shares))
+        if length > 64:
+            kept = max(1, len(problems) * 64 // length)
+            # Any of the group's ratios and lengths, not its shortest sequences alone.
+            chosen = np.sort(rng.permutation(len(problems))[:kept])
+            problems, ratios = [problems[i] for i in chosen], ratios[chosen]
+        longest = max(len(answer) for _, answer in problems)
+        if length == SHORTEST or self.config.objective == "causal":
+            length = longest + int(rng.integers(1, MOST_SPARE + 1))
+        elif longest > length:
+            raise UserError(f"buffer_lengths holds {length}: an answer of {longest} tokens needs a longer one")
+        widest = max(len(prompt) for prompt, _ in problems)
+        rows = [
+            [self.pad_id] * (widest - len(prompt)) + prompt + answer + [self.eos_id] * (length - len(answer))
+            for prompt, answer in problems
+        ]
+        targets = torch.tensor(rows)
+        padding = torch.tensor([widest - len(prompt) for prompt, _ in problems])
+        present = torch.arange(targets.shape[1]) >= padding[:, None]
+        quota = torch.from_numpy(np.ceil(ratios * length).clip(1, length)).long()
+        order = torch.from_numpy(rng.random((len(problems), length))).argsort(1).argsort(1)
+        masked = torch.zeros_like(present)
         masked[:, -length:] = order < quota[:, None]
-        return targets.masked_fill(masked, self.mask_id), targets, masked
+        return Group(targets.masked_fill(masked, self.mask_id), targets, present, masked, length)
 
 
 def diffusion_loss(logits: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
-    """LLaDA's training loss for one batch.
+    """LLaDA's training loss, summed over the rows of one forward.
 
     Args:
-        logits: (B, T, V) float.
+        logits: (M, V) float, a row for each masked position, row by row.
         targets: (B, T) int64.
         masked: (B, T) bool, True at the masked answer positions; each row has at least one.
 
     Returns:
-        Scalar, nats: mean over rows of ``1 / (t L) * sum of the masked positions' cross-entropy``, with t the
+        Scalar, nats: sum over rows of ``1 / (t L) * sum of the masked positions' cross-entropy``, with t the
         row's share of masked positions.
     """
     rows = masked.nonzero(as_tuple=True)[0]
-    loss = F.cross_entropy(logits[masked], targets[masked], reduction="none")
-    return (loss / masked.sum(1)[rows]).sum() / len(masked)
+    loss = F.cross_entropy(logits, targets[masked], reduction="none")
+    return (loss / masked.sum(1)[rows]).sum()
 
 
 def causal_loss(logits: Tensor, targets: Tensor, length: int, eos_id: int) -> Tensor:
@@ -262,78 +265,140 @@ def learning_rate_factor(step: int, config: PretrainConfig) -> float:
     return min(1.0, rise, fall)
 
 
+class Pretraining:
+    """A training run in memory: model, optimisers, and how far it is.
+
+    Args:
+        config: of the pretraining; what its folder holds is continued.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.tokenizer = build_tokenizer(make_tasks(config.suite), config.architecture)
+        self.model = build_model(config, self.tokenizer)
+        self.optimizers = build_optimizers(self.model, config)
+        self.stream = ProblemStream(self.tokenizer, config)
+        self.step, self.seconds, self.average = 0, 0.0, math.nan
+        if self._file.exists():
+            self._load(torch.load(self._file, weights_only=True))
+        self._began = time.monotonic() - self.seconds
+
+    @property
+    def _file(self) -> Path:
+        return self.config.out / "state.pt"
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if state["settings"].get(name) != value:
+                raise UserError(
+                    f"{name} is {value!r}: {self.config.out} was trained with {state['settings'].get(name)!r}; "
+                    "set it to that, or choose another out"
+                )
+        self.step, self.seconds, self.average = state["step"], state["seconds"], state["average"]
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that make this run this run, as plain values."""
+        values = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        return values | {"buffer_lengths": [list(pair) for pair in self.config.buffer_lengths]}
+
+    def advance(self) -> None:
+        """Take one optimiser step."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * learning_rate_factor(self.step, self.config)
+        batch = self.stream.batch(self.step)
+        rows, loss = sum(len(group.inputs) for group in batch), 0.0
+        for group in batch:
+            # Groups differ in rows; each row of the batch counts the same.
+            part = self._loss(group) / rows
+            part.backward()
+            loss += part.item()
+        parallel.average_gradients(self.model.parameters())
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self.average = loss if math.isnan(self.average) else 0.98 * self.average + 0.02 * loss
+
+    def _loss(self, group: Group) -> Tensor:
+        """Return a group's loss, summed over its rows."""
+        if self.config.objective == "diffusion":
+            logits = answer_logits(self.model, group.inputs, group.present, group.masked)
+            return diffusion_loss(logits, group.targets, group.masked)
+        logits = self.model(input_ids=group.targets, attention_mask=group.present.long()).logits
+        loss = causal_loss(logits, group.targets, group.length, self.tokenizer.eos_token_id)
+        return loss * len(group.targets)
+
+    def save(self) -> None:
+        """Write the checkpoint folder, then the training state, the latter atomically."""
+        self.seconds = time.monotonic() - self._began
+        folder = self.config.out / "model"
+        is_llada = self.config.architecture == "llada" and self.config.objective == "diffusion"
+        save_checkpoint(self.model, self.tokenizer, folder, is_llada)
+        facts = {
+            "suite": self.config.suite,
+            "steps": self.step,
+            "sequences": self.step * self.config.batch_size,
+            "minutes": round(self.seconds / 60),
+            "seed": self.config.seed,
+        }
+        write_json(folder / "training.json", facts)
+        state = {
+            "settings": self._settings(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "average": self.average,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        partial = self._file.with_name("state.pt.tmp")
+        torch.save(state, partial)
+        os.replace(partial, self._file)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collect the SIGTERMs that arrive, instead of dying of the first: a run ends its step and saves."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def pretrain(config: PretrainConfig) -> Path:
-    """Train the embedded dLLM, or go on where a killed run stopped.
+    """Train an embedded dLLM, or go on where a stopped run was last saved.
 
     Returns:
         The checkpoint folder, ``config.out / "model"``.
+
+    Raises:
+        UserError: if the folder holds a run with other settings, or the run was told to stop (it is saved).
     """
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    tokenizer = build_tokenizer(make_tasks(SUITE))
-    is_causal = config.objective == "causal"
-    model = (build_guide if is_causal else build_model)(config, tokenizer)
-    optimizers = build_optimizers(model, config)
-    state_file, start, elapsed = config.out / "state.pt", 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        start, elapsed = state["step"], state["elapsed"]
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-    # A resumed run draws new problems instead of replaying those it has seen.
-    stream = ProblemStream(tokenizer, config, seed=[config.seed, start, parallel.rank()])
+    run = Pretraining(config)
     if parallel.is_main():
-        print(f"{sum(p.numel() for p in model.parameters()):,} parameters, steps {start} to {config.steps}", flush=True)
-    began, average = time.monotonic() - elapsed, math.nan
-    steps = range(start, config.steps)
-    hidden = not parallel.is_main()
-    for step in (bar := progress(steps, initial=start, total=config.steps, desc="training", disable=hidden)):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        if is_causal:
-            targets = stream.sequences(config.batch_size // parallel.world_size(), CAUSAL_LENGTH)
-            loss = causal_loss(model(input_ids=targets).logits, targets, CAUSAL_LENGTH, tokenizer.eos_token_id)
-        else:
-            inputs, targets, masked = stream.batch()
-            loss = diffusion_loss(model(input_ids=inputs).logits, targets, masked)
-        loss.backward()
-        parallel.average_gradients(model.parameters())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{average:.4f}", refresh=False)
-        if parallel.is_main() and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            save(config, step + 1, time.monotonic() - began, model, optimizers, tokenizer)
-            tqdm.write(f"step {step + 1} loss {average:.4f} seconds {time.monotonic() - began:.0f}")
+        size = sum(p.numel() for p in run.model.parameters())
+        print(f"{size:,} parameters, steps {run.step} to {config.steps}", flush=True)
+    todo = range(run.step, config.steps)
+    bar = progress(todo, initial=run.step, total=config.steps, desc="training", disable=not parallel.is_main())
+    with _asked_to_stop() as signals:
+        for _ in bar:
+            run.advance()
+            bar.set_postfix(loss=f"{run.average:.4f}", refresh=False)
+            is_last = run.step == config.steps or bool(signals)
+            if parallel.is_main() and (run.step % config.save_every == 0 or is_last):
+                run.save()
+                tqdm.write(f"step {run.step} loss {run.average:.4f} seconds {run.seconds:.0f}")
+            if signals:
+                raise UserError(f"stopped after step {run.step}, which is saved; run the same command to go on")
     return config.out / "model"
-
-
-def save(
-    config: PretrainConfig,
-    step: int,
-    elapsed: float,
-    model: PreTrainedModel,
-    optimizers: list[torch.optim.Optimizer],
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    """Write the checkpoint folder, then the training state, the latter atomically."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(config.out / "model")
-    tokenizer.save_pretrained(config.out / "model")
-    facts = {"steps": step, "sequences": step * config.batch_size, "minutes": round(elapsed / 60), "seed": config.seed}
-    write_json(config.out / "model" / "training.json", facts)
-    state = {
-        "step": step,
-        "elapsed": elapsed,
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    torch.save(state, config.out / "state.pt.tmp")
-    os.replace(config.out / "state.pt.tmp", config.out / "state.pt")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The embedded procedural suite and the benchmarks of the field, one file a task, and mixtures of tasks."""
+"""The embedded procedural suites and the benchmarks of the field, one file a task, and mixtures of tasks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from envs.tasks.insert import Insert
 from envs.tasks.math500 import Math500
 from envs.tasks.mbpp import MBPP
 from envs.tasks.parallel_bench import ParallelBench
+from envs.tasks.prose import PROSE
 from envs.tasks.reasoning_gym import ReasoningGym
 from envs.tasks.remove import Remove
 from envs.tasks.replace import Replace
@@ -29,7 +30,9 @@ from envs.tasks.sudoku_text import Sudoku4x4, Sudoku9x9
 
 __all__ = [
     "BENCHMARKS",
+    "PROSE",
     "SUITE",
+    "SUITES",
     "TASKS",
     "Problem",
     "ProceduralTask",
@@ -47,7 +50,7 @@ __all__ = [
 TASKS: dict[str, type[ProceduralTask]] = {
     task.name: task for task in (Copy, Reverse, Sort, Shuffle, Replace, Insert, Remove, Addition, Sudoku)
 }
-"""Every task of the embedded suite by name; a new one is one file and one word here."""
+"""Every task of the first embedded suite by name; a new one is one file and one word here."""
 
 BENCHMARKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {
@@ -61,9 +64,12 @@ BENCHMARKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
 SUITE = "suite"
 """The name that stands for all of `TASKS`."""
 
+SUITES: Mapping[str, Mapping[str, type[ProceduralTask]]] = MappingProxyType({SUITE: TASKS, "prose": PROSE})
+"""The embedded suites: a name that stands for several tasks, and these. Each has an embedded dLLM that knows them."""
+
 
 def make_tasks(names: str | Sequence[str]) -> list[Task]:
-    """Build tasks from their texts, as `make_task` reads them; ``"suite"`` is all of `TASKS`.
+    """Build tasks from their texts, as `make_task` reads them; a name of `SUITES` is all of its tasks.
 
     Raises:
         ValueError: if a text is not understood, there is none, or two tasks have one name.
@@ -74,8 +80,8 @@ def make_tasks(names: str | Sequence[str]) -> list[Task]:
     wanted = [names] if isinstance(names, str) else list(names)
     if not wanted:
         raise ValueError(f"task is {names!r}: choose from {_choices()}")
-    # "suite" stands for every task, and a task named twice is drawn no more often.
-    wanted = list(dict.fromkeys(name for word in wanted for name in (TASKS if word == SUITE else [word])))
+    # A suite stands for each of its tasks, and a task named twice is drawn no more often.
+    wanted = list(dict.fromkeys(name for word in wanted for name in SUITES.get(word, [word])))
     tasks = [make_task(text) for text in wanted]
     for text, task in zip(wanted, tasks, strict=True):
         if [other.name for other in tasks].count(task.name) > 1:
@@ -93,7 +99,7 @@ def make_task(text: str) -> Task:
     'q i w j p'
     """
     name, _, rest = text.partition(":")
-    build = TASKS.get(name) or BENCHMARKS.get(name)
+    build = TASKS.get(name) or PROSE.get(name) or BENCHMARKS.get(name)
     if build is None:
         raise ValueError(f"task is {name!r}: choose from {_choices()}")
     options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
@@ -145,7 +151,7 @@ def _read(what: str, value: str, default: Any) -> Any:
 
 
 def _choices() -> str:
-    return ", ".join([SUITE, *TASKS, *BENCHMARKS])
+    return ", ".join([*SUITES, *TASKS, *PROSE, *BENCHMARKS])
 
 
 def need_splits(tasks: Sequence[Task], splits: Sequence[Split]) -> None:

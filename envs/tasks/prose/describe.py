@@ -1,0 +1,107 @@
+"""Descriptions: facts in, sentences out, in any order and any wording.
+
+The answer is read back: each fact once and none that is false. Before anything is written, every sentence could be
+about any fact in any wording; two sentences written at once may state the same fact, and two wordings mixed in one
+sentence state none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from envs.tasks.base import Problem, ProceduralTask
+from envs.tasks.prose.words import HOMES, NAMES, between, check_range, draw, words_in
+
+VALUES = {
+    "home": HOMES,
+    "drink": ("tea", "milk", "juice", "water", "cocoa", "beer"),
+    "sport": ("chess", "tennis", "golf", "rugby", "judo", "polo"),
+    "colour": ("red", "blue", "green", "black", "white", "pink"),
+}
+"""What can be said of a person."""
+
+WORDINGS = {
+    "home": "{who} lives in the town {what} .",
+    "drink": "{who} drinks {what} all day long .",
+    "sport": "{who} plays {what} all day long .",
+    "colour": "{who} likes {what} best of all .",
+}
+"""One wording a relation beside `PLAIN`; all have seven words, so that a sentence's place is certain."""
+
+PLAIN = ("the {relation} of {who} is {what} .", "{what} is the {relation} of {who} .")
+
+PEOPLE = 2
+Fact = tuple[str, str, str]
+
+
+def wordings(relation: str) -> tuple[str, ...]:
+    """Return the wordings of a relation, with ``{who}`` and ``{what}`` for its ends.
+
+    >>> wordings("home")[0]
+    'the home of {who} is {what} .'
+    """
+    return (*(plain.replace("{relation}", relation) for plain in PLAIN), WORDINGS[relation])
+
+
+_PATTERNS = [
+    (relation, re.compile(wording.replace(".", r"\.").format(who=r"(?P<who>\S+)", what=r"(?P<what>\S+)")))
+    for relation in VALUES
+    for wording in wordings(relation)
+]
+
+
+def read_fact(sentence: str) -> Fact | None:
+    """Read a sentence back: who, relation, what; None if it says nothing that is understood.
+
+    >>> read_fact("rome is the home of ann .")
+    ('ann', 'home', 'rome')
+    """
+    for relation, pattern in _PATTERNS:
+        if found := pattern.fullmatch(sentence):
+            return found["who"], relation, found["what"]
+    return None
+
+
+class Describe(ProceduralTask):
+    """``describe ann home rome , ann drink tea . =`` is answered ``tea is the drink of ann . ann lives in the ...``.
+
+    Args:
+        fewest: fewest facts; they are about two people at most.
+        most: most facts, at most 8.
+    """
+
+    name = "describe"
+    words = (
+        *NAMES,
+        *VALUES,
+        *(value for values in VALUES.values() for value in values),
+        *words_in(*PLAIN, *WORDINGS.values(), ","),
+    )
+
+    def __init__(self, fewest: int = 3, most: int = 6) -> None:
+        check_range("facts", fewest, most, 1, PEOPLE * len(VALUES))
+        self.fewest, self.most = fewest, most
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one problem; the order of the answer's sentences and their wordings are uniform."""
+        people = [NAMES[i] for i in rng.permutation(len(NAMES))[:PEOPLE]]
+        places = [(who, relation) for who in people for relation in VALUES]
+        chosen = rng.permutation(len(places))[: between(rng, self.fewest, self.most)]
+        facts = [(*places[i], draw(rng, VALUES[places[i][1]])) for i in chosen]
+        sentences = [
+            draw(rng, wordings(facts[i][1])).format(who=facts[i][0], what=facts[i][2])
+            for i in rng.permutation(len(facts))
+        ]
+        return f"{self.name} {' , '.join(map(' '.join, facts))} . =", " ".join(sentences)
+
+    def score(self, text: str, problem: Problem) -> float:
+        """Return 1.0 if the sentences state each fact of the prompt exactly once, and nothing else."""
+        wanted = problem.prompt.removeprefix(self.name).partition(" . ")[0].split(" , ")
+        # What follows the last full stop is a sentence too, and one that can't be read.
+        sentences = [f"{part.strip()} ." for part in " ".join(text.split()).removesuffix(" .").split(" . ")]
+        stated = Counter(read_fact(sentence) for sentence in sentences)
+        is_whole = text.split()[-1:] == ["."]
+        return float(is_whole and stated == Counter(tuple(fact.split()) for fact in wanted))

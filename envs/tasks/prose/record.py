@@ -1,0 +1,83 @@
+"""Records: prose into a fixed form, and back.
+
+Long answers of which nearly every word can be written at once.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from envs.tasks.base import Problem, ProceduralTask
+from envs.tasks.prose.words import HOMES, MARKS, NAMES, NUMBERS, PETS, between, check_range, draw, words_in
+
+FORM = "name : {name} ; age : {age} ; home : {home} ; pet : {pet} ."
+WORDINGS = (
+    "{name} , aged {age} , lives in {home} with a {pet} .",
+    "in {home} lives {name} , aged {age} , with a {pet} .",
+    "with a {pet} in {home} lives {name} , aged {age} .",
+)
+"""How prose states a record; a reference answer uses the first."""
+
+AGES = NUMBERS[6:]
+MOST_TOLD = 3
+"""Most records that are told in prose: the form is the longer of the two, and a prompt has at most 64 words."""
+
+
+def _read(text: str, layouts: tuple[str, ...]) -> list[dict[str, str]] | None:
+    """Read numbered records; None if one is not laid out as any of `layouts`."""
+    patterns = [re.sub(r"\{(\w+)\}", r"(?P<\1>\\S+)", layout.replace(".", r"\.")) for layout in layouts]
+    lines = re.split(r"(?:^| )\S+\) ", " ".join(text.split()))[1:]
+    marks = re.findall(r"(?:^| )(\S+\))(?= )", " ".join(text.split()))
+    found = [next((one for p in patterns if (one := re.fullmatch(p, line))), None) for line in lines]
+    if marks != list(MARKS[: len(marks)]) or None in found or not found or not text.strip().startswith(MARKS[0]):
+        return None
+    return [one.groupdict() for one in found if one is not None]
+
+
+class Record(ProceduralTask):
+    """``record file 1) ann , aged 12 , lives in rome with a cat . 2) ... =`` is answered ``1) name : ann ; age ...``.
+
+    ``record tell 1) name : ann ; ... =`` asks the other way round, in any of three wordings.
+
+    Args:
+        fewest: fewest records.
+        most: most records, at most 4; no more than three are told.
+    """
+
+    name = "record"
+    words = (
+        *NAMES,
+        *NUMBERS,
+        *HOMES,
+        *PETS,
+        *MARKS,
+        *words_in(FORM, *WORDINGS, "file tell"),
+    )
+
+    def __init__(self, fewest: int = 2, most: int = 4) -> None:
+        check_range("records", fewest, most, 1, 4)
+        self.fewest, self.most = fewest, most
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one problem, either way with the same chance; names differ within it."""
+        is_told = rng.random() < 0.5
+        most = max(self.fewest, min(self.most, MOST_TOLD)) if is_told else self.most
+        names = [NAMES[i] for i in rng.permutation(len(NAMES))[: between(rng, self.fewest, most)]]
+        prose, forms = [], []
+        for mark, name in zip(MARKS, names, strict=False):
+            facts = {"name": name, "age": draw(rng, AGES), "home": draw(rng, HOMES), "pet": draw(rng, PETS)}
+            wording = WORDINGS[0] if is_told else draw(rng, WORDINGS)
+            prose.append(f"{mark} {wording.format(**facts)}")
+            forms.append(f"{mark} {FORM.format(**facts)}")
+        if is_told:
+            return f"{self.name} tell {' '.join(forms)} =", " ".join(prose)
+        return f"{self.name} file {' '.join(prose)} =", " ".join(forms)
+
+    def score(self, text: str, problem: Problem) -> float:
+        """Return 1.0 if the records are the prompt's, in their order, laid out as asked."""
+        is_told = problem.prompt.split()[1] == "tell"
+        layouts = WORDINGS if is_told else (FORM,)
+        wanted = _read(problem.answer, layouts)
+        return float(_read(text, layouts) == wanted)

@@ -1,0 +1,58 @@
+"""Traces: a small program run line by line; every line's values follow from those of the line before.
+
+There is one right answer and its layout is certain, so it takes about as many steps as the program has lines.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.tasks.base import ProceduralTask
+from envs.tasks.prose.words import LARGEST, MARKS, NUMBERS, between, check_range, draw
+
+VARIABLES = ("a", "b", "c")
+LARGEST_STEP = 5
+"""Most that one line adds or takes away."""
+
+
+class Trace(ProceduralTask):
+    """``trace a 4 b 7 c 2 . 1) a + 3 2) b = a . =`` is answered ``1) a 7 b 7 c 2 2) a 7 b 7 c 2``.
+
+    Args:
+        fewest: fewest lines of the program.
+        most: most lines, at most 8.
+    """
+
+    name = "trace"
+    words = (*NUMBERS, *VARIABLES, *MARKS, *"+-=.")
+
+    def __init__(self, fewest: int = 3, most: int = 7) -> None:
+        check_range("lines", fewest, most, 1, len(MARKS))
+        self.fewest, self.most = fewest, most
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw one problem."""
+        values = {name: between(rng, 0, LARGEST // 2) for name in VARIABLES}
+        program, lines = [f"{self.name} {_state(values)} ."], []
+        for mark in MARKS[: between(rng, self.fewest, self.most)]:
+            program.append(f"{mark} {_step(rng, values)}")
+            lines.append(f"{mark} {_state(values)}")
+        return " ".join([*program, ". ="]), " ".join(lines)
+
+
+def _state(values: dict[str, int]) -> str:
+    return " ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _step(rng: np.random.Generator, values: dict[str, int]) -> str:
+    """Draw a line of the program and change `values` as it says."""
+    name = draw(rng, VARIABLES)
+    if rng.random() < 0.25:
+        other = draw(rng, [one for one in VARIABLES if one != name])
+        values[name] = values[other]
+        return f"{name} = {other}"
+    number = between(rng, 1, LARGEST_STEP)
+    # Out of range one way is in range the other way.
+    is_sum = values[name] < number or (values[name] + number <= LARGEST and rng.random() < 0.5)
+    values[name] += number if is_sum else -number
+    return f"{name} {'+' if is_sum else '-'} {number}"
