@@ -98,6 +98,8 @@ class PretrainConfig:
     over 64 are smaller, as many tokens as with one of 64."""
     max_positions: int = 640
     """Longest prompt and buffer together."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrices are multiplied in; bfloat16 is a fifth faster on processors that have it. Weights stay float32."""
     threads: int = 1
     """Torch threads; 2 are slower than 1 when anything else runs on two cores."""
     save_every: int = 250
@@ -327,12 +329,16 @@ class Pretraining:
 
     def _loss(self, group: Group) -> Tensor:
         """Return a group's loss, summed over its rows."""
-        if self.config.objective == "diffusion":
-            logits = answer_logits(self.model, group.inputs, group.present, group.masked)
-            return diffusion_loss(logits, group.targets, group.masked)
-        logits = self.model(input_ids=group.targets, attention_mask=group.present.long()).logits
-        loss = causal_loss(logits, group.targets, group.length, self.tokenizer.eos_token_id)
-        return loss * len(group.targets)
+        is_causal = self.config.objective == "causal"
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if is_causal:
+                logits = self.model(input_ids=group.targets, attention_mask=group.present.long()).logits
+            else:
+                logits = answer_logits(self.model, group.inputs, group.present, group.masked)
+        if is_causal:
+            loss = causal_loss(logits.float(), group.targets, group.length, self.tokenizer.eos_token_id)
+            return loss * len(group.targets)
+        return diffusion_loss(logits.float(), group.targets, group.masked)
 
     def save(self) -> None:
         """Write the checkpoint folder, then the training state, the latter atomically."""
