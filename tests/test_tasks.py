@@ -280,7 +280,7 @@ def test_make_tasks() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_tasks("sums"), "task is 'sums': choose from suite, copy, "),
+        (lambda: make_tasks("sums"), "task is 'sums': choose from suite, prose, copy, "),
         (lambda: make_tasks(["copy", "sums"]), "task is 'sums'"),
         (lambda: make_tasks([]), r"task is \[\]"),
         (lambda: Copy().problem("dev", 0), "split is 'dev': choose one of train, validation, test"),  # type: ignore[arg-type]

@@ -185,15 +185,17 @@ class ProblemStream:
     def _group(
         self, rng: np.random.Generator, problems: list[tuple[list[int], list[int]]], ratios: np.ndarray
     ) -> Group:
-        lengths, shares = zip(*self.config.buffer_lengths, strict=True)
-        length = int(rng.choice(lengths, p=shares))
+        length = SHORTEST
+        if self.config.objective == "diffusion":
+            lengths, shares = zip(*self.config.buffer_lengths, strict=True)
+            length = int(rng.choice(lengths, p=shares))
         if length > 64:
             kept = max(1, len(problems) * 64 // length)
             # Any of the group's ratios and lengths, not its shortest sequences alone.
             chosen = np.sort(rng.permutation(len(problems))[:kept])
             problems, ratios = [problems[i] for i in chosen], ratios[chosen]
         longest = max(len(answer) for _, answer in problems)
-        if length == SHORTEST or self.config.objective == "causal":
+        if length == SHORTEST:
             length = longest + int(rng.integers(1, MOST_SPARE + 1))
         elif longest > length:
             raise UserError(f"buffer_lengths holds {length}: an answer of {longest} tokens needs a longer one")

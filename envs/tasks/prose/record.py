@@ -6,6 +6,8 @@ Long answers of which nearly every word can be written at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -25,15 +27,33 @@ MOST_TOLD = 3
 """Most records that are told in prose: the form is the longer of the two, and a prompt has at most 64 words."""
 
 
-def _read(text: str, layouts: tuple[str, ...]) -> list[dict[str, str]] | None:
-    """Read numbered records; None if one is not laid out as any of `layouts`."""
-    patterns = [re.sub(r"\{(\w+)\}", r"(?P<\1>\\S+)", layout.replace(".", r"\.")) for layout in layouts]
-    lines = re.split(r"(?:^| )\S+\) ", " ".join(text.split()))[1:]
-    marks = re.findall(r"(?:^| )(\S+\))(?= )", " ".join(text.split()))
-    found = [next((one for p in patterns if (one := re.fullmatch(p, line))), None) for line in lines]
-    if marks != list(MARKS[: len(marks)]) or None in found or not found or not text.strip().startswith(MARKS[0]):
-        return None
-    return [one.groupdict() for one in found if one is not None]
+def read_records(text: str, layouts: Sequence[str]) -> list[dict[str, str]] | None:
+    """Read numbered records; None if their numbers are not in order or one is not laid out as any of `layouts`.
+
+    >>> read_records("1) name : ann ; age : 9 ; home : rome ; pet : cat .", [FORM])
+    [{'name': 'ann', 'age': '9', 'home': 'rome', 'pet': 'cat'}]
+    """
+    lines: list[list[str]] = []
+    for word in text.split():
+        if len(lines) < len(MARKS) and word == MARKS[len(lines)]:
+            lines.append([])
+        elif lines:
+            lines[-1].append(word)
+        else:
+            return None
+    patterns = [_pattern(layout) for layout in layouts]
+    records = []
+    for line in lines:
+        found = next((one for pattern in patterns if (one := pattern.fullmatch(" ".join(line)))), None)
+        if found is None:
+            return None
+        records.append(found.groupdict())
+    return records
+
+
+@cache
+def _pattern(layout: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\S+)", re.escape(layout)))
 
 
 class Record(ProceduralTask):
@@ -79,5 +99,4 @@ class Record(ProceduralTask):
         """Return 1.0 if the records are the prompt's, in their order, laid out as asked."""
         is_told = problem.prompt.split()[1] == "tell"
         layouts = WORDINGS if is_told else (FORM,)
-        wanted = _read(problem.answer, layouts)
-        return float(_read(text, layouts) == wanted)
+        return float(read_records(text, layouts) == read_records(problem.answer, layouts))

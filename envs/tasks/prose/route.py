@@ -77,7 +77,7 @@ class Route(ProceduralTask):
             if left.get(start) == far:
                 break
         maze = [square if square in is_free else WALL for square in SQUARES]
-        return f"{self.name} {' '.join(maze)} . {start} to {goal} =", _path(rng, start, left)
+        return f"{self.name} {' '.join(maze)} . {start} to {goal} =", shortest_path(rng, start, left)
 
     def score(self, text: str, problem: Problem) -> float:
         """Return 1.0 if the moves lead from start to goal through free squares, as few as can be."""
@@ -102,17 +102,31 @@ def _without_walls(start: str, goal: str) -> int:
     return abs(one % SIDE - other % SIDE) + abs(one // SIDE - other // SIDE)
 
 
-def _path(rng: np.random.Generator, start: str, left: dict[str, int]) -> str:
-    """Write a shortest path, each as likely: a move in proportion to the shortest paths that go on from it."""
-    ways = {square: 1 for square, far in left.items() if far == 0}
+def shortest_path(rng: np.random.Generator, start: str, left: dict[str, int]) -> str:
+    """Write a shortest path, each as likely: a move in proportion to the shortest paths that go on from it.
+
+    Args:
+        rng: random numbers.
+        start: the first square.
+        left: moves to the goal from each square, of `distances`.
+
+    Returns:
+        The answer's text.
+    """
+    ways: dict[str, int] = {}
     for square in sorted(left, key=lambda square: left[square]):
-        nearer = [after for move in MOVES if left.get(after := step(square, move) or "", -2) == left[square] - 1]
-        ways.setdefault(square, sum(ways[after] for after in nearer))
+        ways[square] = sum(ways[after] for after in _nearer(square, left).values()) or 1
     moves, square = [], start
     while left[square]:
-        choices = {move: after for move in MOVES if left.get(after := step(square, move) or "", -2) == left[square] - 1}
+        choices = _nearer(square, left)
         counts = np.array([ways[after] for after in choices.values()])
         move = list(choices)[int(rng.choice(len(counts), p=counts / counts.sum()))]
         square = choices[move]
         moves.append(f"{move} to {square}")
     return " , ".join(moves) + " ."
+
+
+def _nearer(square: str, left: dict[str, int]) -> dict[str, str]:
+    """Return the moves that bring one nearer to the goal, and the squares they lead to."""
+    around = {move: after for move in MOVES if (after := step(square, move)) in left}
+    return {move: after for move, after in around.items() if after and left[after] == left[square] - 1}
