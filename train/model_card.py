@@ -1,21 +1,24 @@
 """Measure an embedded dLLM and write its model card.
 
 ``python train/model_card.py --model envs/checkpoints/tiny`` decodes held-out problems one token per step by
-confidence, and all positions in one step, and writes both accuracies to the folder's ``README.md``.
+confidence, all positions in one step, and by the rules in between, and writes what they reach to the folder's
+``README.md``. What the model is, and which suite it was trained on, is read from the folder.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from envs.denoiser import load_denoiser
-from envs.tasks import SUITE, make_tasks
-from policies import LowConfidence, Threshold
+from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.tasks import BUFFER_LENGTHS, SUITE, SUITES
+from policies import LowConfidence, Threshold, UnmaskingPolicy
+from policies.rules import Oracle
 from train.evaluate import evaluate
 from train.progress import progress
 from train.records import Record
@@ -26,22 +29,35 @@ library_name: transformers
 pipeline_tag: fill-mask
 license: mit
 ---
-# Embedded masked diffusion language model
+# Embedded masked diffusion language model `{name}`
 
-A small bidirectional transformer (`RobertaPreLayerNormForMaskedLM`, {parameters:,} parameters) trained from scratch
-with LLaDA's objective (arXiv 2502.09992) on the procedural suite of `envs/tasks`, so that learning an unmasking policy
-needs no GPU and no model hub. It is a test bed, not a language model: it knows the words of its tasks only.
+A small bidirectional transformer ({kind}, {parameters:,} parameters) trained from scratch
+with LLaDA's objective (arXiv 2502.09992) on the procedural suite `{suite}` of `envs/tasks`, so that learning an
+unmasking policy needs no GPU and no model hub. It is a test bed, not a language model: it knows the words of its tasks
+only.
 
 {provenance}
 
-Accuracy on {episodes} held-out problems a task (95 % Wilson intervals), buffer of 64 masks, full diffusion:
+Accuracy on {episodes} held-out problems a task (95 % Wilson intervals), buffer of {length} masks, full diffusion:
 
-| task | one token per step, by confidence | all positions in one step |
-| --- | --- | --- |
-{rows}
+{ends}
 
-Made by `python train/model_card.py --model envs/checkpoints/tiny --episodes {episodes}` at commit {commit}.
+Between these two, accuracy and forwards a problem:
+
+{between}
+
+Made by `python train/model_card.py --model {folder} --episodes {episodes}` at commit {commit}.
 """
+
+ENDS: dict[str, UnmaskingPolicy] = {
+    "one token per step, by confidence": LowConfidence(1),
+    "all positions in one step": Threshold(0.0),
+}
+BETWEEN: dict[str, UnmaskingPolicy] = {
+    **{f"threshold {threshold}": Threshold(threshold) for threshold in (0.95, 0.9, 0.8, 0.7, 0.5)},
+    "oracle": Oracle(),
+}
+"""Published rules at several settings, and the limit of what a policy could know."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +72,89 @@ class CardConfig:
     """Torch threads."""
 
 
-def _cell(record: Record) -> str:
+def table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """Write a table whose first column is the task.
+
+    >>> print(table(["score"], {"copy": ["100 %"]}))
+    | task | score |
+    | --- | --- |
+    | copy | 100 % |
+    """
+    lines = [["task", *columns], ["---"] * (len(columns) + 1), *([task, *cells] for task, cells in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def accuracy_cell(record: Record) -> str:
+    """Write an accuracy with its interval.
+
+    >>> accuracy_cell({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]})
+    '50.0 % (40.0 to 60.0)'
+    """
     low, high = record["accuracy_ci95"]
     return f"{100 * record['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def cost_cell(record: Record) -> str:
+    """Write an accuracy and what it costs.
+
+    >>> cost_cell({"accuracy": 0.5, "nfe": 4.25})
+    '50.0 % in 4.2'
+    """
+    return f"{100 * record['accuracy']:.1f} % in {record['nfe']:.1f}"
+
+
+def kind_of(denoiser: MaskedLMDenoiser) -> str:
+    """Say what class a checkpoint is loaded into, and which family's format it has if that has a name of its own."""
+    name = f"`{type(denoiser.model).__name__}`"
+    return (
+        name
+        if denoiser.family.route == "masked_lm"
+        else f"{name} from a checkpoint of the {denoiser.family.name} format"
+    )
 
 
 def write_card(config: CardConfig) -> None:
     """Evaluate the model and write the card.
 
     Raises:
-        UserError: if the folder holds no checkpoint.
+        UserError: if the folder holds no checkpoint, or one that was trained on an unknown suite.
     """
     if not (config.model / "config.json").is_file():
         raise UserError(f"model is {str(config.model)!r}: it holds no checkpoint; run train/pretrain.py first")
     torch.set_num_threads(config.threads)
     denoiser = load_denoiser(str(config.model))
-    problems = 2 * len(make_tasks(SUITE)) * config.episodes
-    with progress(total=problems, desc="measuring", unit="problem") as bar:
-        about: dict[str, Any] = {"episodes": config.episodes, "batch_size": 128, "on_finish": bar.update}
-        slow = evaluate(denoiser, LowConfidence(1), **about)
-        fast = evaluate(denoiser, Threshold(0.0), **about)
-    rows = [f"| {s['task']} | {_cell(s)} | {_cell(f)} |" for s, f in zip(slow, fast, strict=True)]
+    assert isinstance(denoiser, MaskedLMDenoiser)
     training = config.model / "training.json"
-    facts = json.loads(training.read_text()) if training.is_file() else {}
-    provenance = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    facts: dict[str, Any] = json.loads(training.read_text()) if training.is_file() else {}
+    suite = facts.get("suite", SUITE)
+    if suite not in SUITES:
+        raise UserError(f"{training} says suite {suite!r}: choose from {', '.join(SUITES)}")
+    length = BUFFER_LENGTHS[suite]
+    policies = ENDS | BETWEEN
+    with progress(total=len(policies) * len(SUITES[suite]) * config.episodes, desc="measuring", unit="problem") as bar:
+        about: dict[str, Any] = {"tasks": suite, "episodes": config.episodes, "buffer_length": length}
+        records = {
+            name: evaluate(denoiser, policy, batch_size=128, on_finish=bar.update, **about)
+            for name, policy in policies.items()
+        }
+    tasks = [record["task"] for record in records[next(iter(ENDS))]]
+    ends = {task: [accuracy_cell(records[name][i]) for name in ENDS] for i, task in enumerate(tasks)}
+    between = {task: [cost_cell(records[name][i]) for name in BETWEEN] for i, task in enumerate(tasks)}
     text = CARD.format(
-        parameters=sum(p.numel() for p in denoiser.model.parameters()),  # type: ignore[attr-defined]
-        provenance=provenance,
+        name=config.model.name,
+        kind=kind_of(denoiser),
+        parameters=sum(p.numel() for p in denoiser.model.parameters()),
+        suite=suite,
+        provenance="\n".join(f"- {key}: {value}" for key, value in facts.items()),
         episodes=config.episodes,
-        rows="\n".join(rows),
+        length=length,
+        ends=table(list(ENDS), ends),
+        between=table(list(BETWEEN), between),
+        folder=config.model,
         commit=commit(),
     )
     write_atomic(config.model / "README.md", text)
-    print("\n".join(rows))
+    print(f"{table(list(ENDS), ends)}\n\n{table(list(BETWEEN), between)}")
 
 
 if __name__ == "__main__":

@@ -312,8 +312,8 @@ class Pretraining:
     def advance(self) -> None:
         """Take one optimiser step."""
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * learning_rate_factor(self.step, self.config)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = self.config.learning_rate * learning_rate_factor(self.step, self.config)
         batch = self.stream.batch(self.step)
         rows, loss = sum(len(group.inputs) for group in batch), 0.0
         for group in batch:

@@ -30,6 +30,7 @@ from envs.tasks.sudoku_text import Sudoku4x4, Sudoku9x9
 
 __all__ = [
     "BENCHMARKS",
+    "BUFFER_LENGTHS",
     "PROSE",
     "SUITE",
     "SUITES",
@@ -66,6 +67,9 @@ SUITE = "suite"
 
 SUITES: Mapping[str, Mapping[str, type[ProceduralTask]]] = MappingProxyType({SUITE: TASKS, "prose": PROSE})
 """The embedded suites: a name that stands for several tasks, and these. Each has an embedded dLLM that knows them."""
+
+BUFFER_LENGTHS: Mapping[str, int] = MappingProxyType({SUITE: 64, "prose": 128})
+"""Masks that hold every answer of a suite and its end-of-text."""
 
 
 def make_tasks(names: str | Sequence[str]) -> list[Task]:
