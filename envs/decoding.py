@@ -63,7 +63,13 @@ class DecodingSettings:
     early_end: bool = True
 
     def __post_init__(self) -> None:
-        if self.buffer_length < 1:
+        for name in ("buffer_length", "block_length"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{name} is {value!r}: it must be a whole number")
+        if not isinstance(self.temperature, int | float):
+            raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
+        if self.buffer_length is None or self.buffer_length < 1:
             raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
         if self.block < 1 or self.buffer_length % self.block:
             divisors = [d for d in range(1, self.buffer_length + 1) if self.buffer_length % d == 0]
@@ -100,12 +106,18 @@ class DecodingBatch:
         settings: lengths, temperature and features.
 
     Raises:
-        ValueError: if the dLLM is block-causal and the block length does not divide its blocks.
+        ValueError: if the buffer leaves no room for a prompt, or the dLLM is block-causal and the block length does not
+            divide its blocks.
     """
 
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
         length, device = settings.buffer_length, denoiser.device
         check_block(denoiser, settings.block)
+        if length >= denoiser.max_length:
+            raise ValueError(
+                f"buffer_length is {length}: it must be {denoiser.max_length - 1} or less, as this dLLM takes "
+                f"{denoiser.max_length} tokens of prompt and buffer together"
+            )
         self.denoiser, self.settings = denoiser, settings
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:

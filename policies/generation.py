@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser, MaskedLMDenoiser
 from envs.infilling import encode_all_given
+from envs.noise import sample_seed
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
+
+Message = Mapping[str, str]
+"""One turn of a conversation: ``{"role": "user", "content": "What is 2 + 2?"}``."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,10 @@ class Generation:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[Message]],
     policy: UnmaskingPolicy,
     *,
+    samples: int = 1,
     given: Sequence[str | None] | None = None,
     buffer_length: int = 64,
     block_length: int | None = None,
@@ -45,20 +52,24 @@ def generate(
     batch_size: int = 64,
     seed: int = 0,
     end_of_text_prediction: bool = False,
+    early_end: bool = True,
     speed: float | None = None,
     accuracy_target: float | None = None,
     nfe_target: float | None = None,
 ) -> list[Generation]:
-    """Decode an answer to each prompt.
+    """Decode answers to each prompt.
 
     A sequence's tokens and NFE do not depend on the other prompts or the batch size (up to the rounding of the
-    dLLM's own batched arithmetic). Where nothing is random they are those of the env with the same settings.
+    dLLM's own batched arithmetic), and are those of the env with the same settings. So equal prompts have equal
+    answers; several different ones are `samples`. The model is left as it was: trainable, in training mode or not.
 
     Args:
         model: a transformers masked language model (absorbing diffusion).
         tokenizer: its tokenizer, with mask and end-of-text tokens.
-        prompts: texts, chat template already applied where the model has one.
+        prompts: texts, chat template already applied where the model has one; or conversations, each a list of
+            messages, that the tokenizer's chat template is applied to.
         policy: a rule or a learned policy.
+        samples: answers to each prompt, each with random numbers of its own; the first is what one alone would be.
         given: for each prompt None, or the text to fill in, with "[MASK]" for each missing token (infilling).
         buffer_length: L, masks to start from, or the longest given text.
         block_length: of semi-autoregressive blocks; None for full diffusion.
@@ -66,27 +77,35 @@ def generate(
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
+        early_end: see `envs.decoding.DecodingSettings`.
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
         nfe_target: of a policy with a dial, instead of a speed.
 
     Returns:
-        One `Generation` a prompt, in order.
+        `samples` `Generation` objects a prompt, in order, those of a prompt one after the other.
 
     Raises:
-        ValueError: for impossible lengths, a prompt that is empty or too long, a given text that is too long or has no
-            blank, or a speed or target that the policy does not have.
+        ValueError: for an argument of another kind, impossible lengths, a prompt that is empty or too long, a given
+            text that is too long or has no blank, or a speed or target that the policy does not have.
         DenoiserError: if the model returns NaN.
     """
+    texts = [_as_text(prompt, tokenizer, i) for i, prompt in enumerate(_as_list("prompts", prompts))]
+    _check_policy(policy)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {model!r}: give a transformers model; policies.decode takes a loaded dLLM by name")
     if (speed, accuracy_target, nfe_target) != (None, None, None):
         if not isinstance(policy, LearnedPolicy):
             raise ValueError(f"speed or a target is given, but {policy.name} has no dial; change its knob instead")
         policy = policy.tuned(
             block_length or buffer_length, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target
         )
-    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
-    denoiser = MaskedLMDenoiser(model, tokenizer)
-    return decode(denoiser, prompts, policy, settings, given=given, batch_size=batch_size, seed=seed)
+    settings = DecodingSettings(
+        buffer_length, block_length, temperature, policy.features, end_of_text_prediction, early_end
+    )
+    with _left_as_it_was(model):
+        denoiser = MaskedLMDenoiser(model, tokenizer)
+        return decode(denoiser, texts, policy, settings, samples=samples, given=given, batch_size=batch_size, seed=seed)
 
 
 def decode(
@@ -95,12 +114,13 @@ def decode(
     policy: UnmaskingPolicy,
     settings: DecodingSettings,
     *,
+    samples: int = 1,
     given: Sequence[str | None] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
 ) -> list[Generation]:
-    """Decode an answer to each prompt; `generate` for a dLLM that is already wrapped.
+    """Decode answers to each prompt; `generate` for a dLLM that is already wrapped.
 
     Finished rows take the next prompt before the next forward, so no row ever idles.
 
@@ -109,33 +129,42 @@ def decode(
         prompts: texts.
         policy: a rule or a learned policy.
         settings: lengths and temperature; the policy's features must be among its features.
+        samples: answers to each prompt.
         given: for each prompt None, or the text to fill in; see `envs.infilling`.
         batch_size: most rows at a time.
         seed: of every random choice.
         on_finish: called with the number of sequences that just finished.
+
+    Raises:
+        ValueError: as `generate` does.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be 1 or more")
+    prompts = _as_list("prompts", prompts)
+    _check_policy(policy)
+    _check_whole("batch_size", batch_size, 1)
+    _check_whole("samples", samples, 1)
+    _check_whole("seed", seed, -(2**63), 2**63 - 1)
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompts[{i}] is {prompt!r}: it must be a text")
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
     policy = policy.bind(denoiser, settings)
     encoded = [denoiser.encode_prompt(prompt) for prompt in prompts]
-    texts = encode_all_given(denoiser, [None] * len(prompts) if given is None else given)
-    if len(texts) != len(prompts):
-        raise ValueError(f"given has {len(texts)} entries: it must have one a prompt, {len(prompts)}")
-    batch = DecodingBatch(denoiser, min(batch_size, max(1, len(prompts))), settings)
-    results: list[Generation | None] = [None] * len(prompts)
+    texts = encode_all_given(denoiser, _check_given(given, len(prompts)))
+    batch = DecodingBatch(denoiser, min(batch_size, max(1, samples * len(prompts))), settings)
+    results: list[Generation | None] = [None] * (samples * len(prompts))
     owner = [-1] * len(batch.masked)
     length = policy.initial_length(settings.buffer_length)
-    waiting = iter(range(len(prompts)))
+    waiting = iter(range(len(results)))
     free = list(range(len(owner)))
     while True:
         started = list(zip(free, waiting, strict=False))
-        for row, prompt in started:
-            owner[row] = prompt
-        rows, which = [row for row, _ in started], [prompt for _, prompt in started]
-        batch.load(rows, [encoded[i] for i in which], seed, length=length, given=[texts[i] for i in which])
+        for row, answer in started:
+            owner[row] = answer
+        rows, which = [row for row, _ in started], [answer // samples for _, answer in started]
+        seeds = [sample_seed(seed, answer % samples) for _, answer in started]
+        batch.load(rows, [encoded[i] for i in which], seeds, length=length, given=[texts[i] for i in which])
         if not bool(batch.running.any()):
             break
         finished = batch.apply(policy.act(batch.forward()))
@@ -147,3 +176,64 @@ def decode(
         if on_finish is not None and free:
             on_finish(len(free))
     return [result for result in results if result is not None]
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give a model back as it came, whatever happens: what is trainable, and what is in training mode."""
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in trainable:
+            parameter.requires_grad_(requires_grad)
+        for module, mode in training:
+            module.training = mode
+
+
+def _as_list(name: str, values: Any) -> list[Any]:
+    """Return what an argument lists; a text lists nothing, though Python would take its letters."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}: give a list, such as [{str(values)!r}]")
+    return list(values)
+
+
+def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
+    """Return a prompt's text, of a conversation by the tokenizer's chat template."""
+    if isinstance(prompt, str):
+        return prompt
+    is_conversation = isinstance(prompt, list | tuple) and all(isinstance(turn, Mapping) for turn in prompt)
+    if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):  # type: ignore[union-attr]
+        raise ValueError(
+            f'prompts[{place}] is {prompt!r}: it must be a text, or a list of messages {{"role": ..., "content": ...}}'
+        )
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
+    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _check_policy(policy: Any) -> None:
+    if not isinstance(policy, UnmaskingPolicy):
+        raise ValueError(
+            f"policy is {policy!r}: give a policy, such as policies.make_rule('threshold:0.9') or policies.load(FOLDER)"
+        )
+
+
+def _check_given(given: Sequence[str | None] | None, count: int) -> list[str | None]:
+    if given is None:
+        return [None] * count
+    texts = _as_list("given", given)
+    if len(texts) != count:
+        raise ValueError(f"given has {len(texts)} entries: it must have one a prompt, {count}")
+    for i, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"given[{i}] is {text!r}: it must be a text with blanks, or None")
+    return texts
+
+
+def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of {allowed}")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from denoisers import SeedZero
@@ -173,7 +175,7 @@ def test_generate_takes_every_policy(model: Model, name: str) -> None:
 
 
 def test_generate_without_prompts(model: Model) -> None:
-    assert generate(*model, [], LowConfidence(1)) == []
+    assert generate(*model, [], LowConfidence(1), buffer_length=8) == []
 
 
 @pytest.mark.parametrize(
@@ -186,11 +188,87 @@ def test_generate_without_prompts(model: Model) -> None:
         (["copy a"], {"buffer_length": 0}, "buffer_length is 0"),
         (["copy a"], {"temperature": -1.0}, "temperature is -1.0"),
         (["copy a"], {"batch_size": 0}, "batch_size"),
+        ("a b", {}, r"prompts is 'a b': give a list, such as \['a b'\]"),
+        (None, {}, "prompts is None: give a list"),
+        ({"role": "user", "content": "a"}, {}, "prompts is {'role'.*: give a list"),
+        ([None], {}, r"prompts\[0\] is None: it must be a text, or a list of messages"),
+        (["a", (1, 2)], {}, r"prompts\[1\] is \(1, 2\): it must be a text"),
+        ([{"role": "user", "content": "a"}], {}, r"prompts\[0\] is {.*}: it must be a text"),
+        ([[]], {}, r"prompts\[0\] is \[\]: it must be a text"),
+        ([[{"content": "a"}]], {}, r"prompts\[0\] is .*: it must be a text"),
+        ([[{"role": "user", "content": "a"}]], {}, "is a list of messages, but the tokenizer has no chat template"),
+        (["copy a"], {"buffer_length": 4096}, "buffer_length is 4096: it must be 47 or less, as this dLLM takes 48"),
+        (["copy a"], {"buffer_length": 8.0}, "buffer_length is 8.0: it must be a whole number"),
+        (["copy a"], {"buffer_length": None}, "buffer_length is None"),
+        (["copy a"], {"block_length": "4"}, "block_length is '4': it must be a whole number"),
+        (["copy a"], {"temperature": "1"}, "temperature is '1': it must be a number"),
+        (["copy a"], {"batch_size": 2.5}, "batch_size is 2.5: it must be a whole number of 1 or more"),
+        (["copy a"], {"samples": 0}, "samples is 0: it must be a whole number of 1 or more"),
+        (["copy a"], {"seed": 2**63}, "seed is 9223372036854775808: it must be a whole number of -9223"),
+        (["copy a"], {"given": "a [MASK]"}, r"given is 'a \[MASK\]': give a list"),
+        (["copy a"], {"given": [3]}, r"given\[0\] is 3: it must be a text with blanks, or None"),
+        (["copy a"], {"given": [None, None]}, "given has 2 entries: it must have one a prompt, 1"),
+        (
+            ["copy a"],
+            {"policy": "threshold:0.9"},
+            "policy is 'threshold:0.9': give a policy, such as policies.make_rule",
+        ),
+        (["copy a"], {"model": "tiny"}, "model is 'tiny': give a transformers model"),
     ],
 )
-def test_impossible_arguments_are_named(model: Model, prompts: list[str], more: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        generate(*model, prompts, LowConfidence(1), **{"buffer_length": 8, **more})
+def test_impossible_arguments_are_named(model: Model, prompts: Any, more: dict[str, Any], named: str) -> None:
+    given = {"model": model[0], "policy": LowConfidence(1), "buffer_length": 8, **more}
+    with pytest.raises(ValueError, match=named) as caught:
+        generate(tokenizer=model[1], prompts=prompts, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_list_of_prompts_will_do(model: Model) -> None:
+    done = generate(*model, PROMPTS[:2], LowConfidence(1), buffer_length=8)
+    for prompts in (tuple(PROMPTS[:2]), iter(PROMPTS[:2]), np.array(PROMPTS[:2])):
+        assert generate(*model, prompts, LowConfidence(1), buffer_length=8) == done  # type: ignore[arg-type]
+
+
+def test_a_conversation_is_written_by_the_chat_template(model: Model) -> None:
+    tokenizer = copy.deepcopy(model[1])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}="
+    conversation = [{"role": "user", "content": "copy a b"}, {"role": "assistant", "content": ":"}]
+    done = generate(model[0], tokenizer, [conversation, "copy a b : ="], LowConfidence(1), buffer_length=8)
+    assert done[0] == done[1] == generate(*model, ["copy a b : ="], LowConfidence(1), buffer_length=8)[0]
+
+
+@pytest.mark.parametrize("name", ["low_confidence:3", "random:2", "learned:sample"])
+def test_samples_are_different_and_each_its_own(model: Model, name: str) -> None:
+    """Alone or in any batch, of how many samples and beside whatever prompts."""
+    about: dict[str, Any] = {"buffer_length": 12, "temperature": 1.0, "seed": 5}
+    done = generate(*model, PROMPTS, policy_of(name), samples=4, **about)
+    assert len(done) == 4 * len(PROMPTS)
+    assert len({tuple(one.tokens) for one in done[:4]}) == 4
+    assert done[::4] == generate(*model, PROMPTS, policy_of(name), **about)
+    assert done[4:6] == generate(*model, PROMPTS[1:2], policy_of(name), samples=2, batch_size=1, **about)
+    about["seed"] = 6
+    assert not {tuple(one.tokens) for one in done} & {
+        tuple(one.tokens) for one in generate(*model, PROMPTS, policy_of(name), samples=4, **about)
+    }
+
+
+def test_the_model_is_left_as_it_was(model: Model) -> None:
+    made = copy.deepcopy(model[0]).train()
+    frozen = next(parameter for name, parameter in made.named_parameters() if "word_embeddings" in name)
+    frozen.requires_grad_(False)
+    made.roberta_prelayernorm.encoder.eval()
+
+    def state() -> tuple[list[bool], list[bool]]:
+        return [p.requires_grad for p in made.parameters()], [module.training for module in made.modules()]
+
+    before = state()
+    assert len(set(before[0])) == len(set(before[1])) == 2
+    generate(made, model[1], PROMPTS[:1], LowConfidence(4), buffer_length=8)
+    assert state() == before
+    with pytest.raises(ValueError, match="prompt has 0 tokens"):
+        generate(made, model[1], [""], LowConfidence(1), buffer_length=8)
+    assert state() == before
+    made(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
 
 
 # Every rule decodes the same through the env.
