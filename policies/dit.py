@@ -39,7 +39,7 @@ class DiTConfig:
     num_blocks: int = 1
     """Transformer blocks."""
     time_size: int = 128
-    """Width of the time embedding, even."""
+    """Width of the time embedding; where it is odd, its last entry is 0."""
     time_period: float = 1.0
     """Longest period of the time embedding; at 1 all its frequencies are 1."""
     num_probabilities: int = 1
@@ -63,9 +63,7 @@ class DiTConfig:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
             )
-        if self.time_size % 2:
-            raise ValueError(f"time_size is {self.time_size}: it must be even, for as many sines as cosines")
-        if self.time_period <= 0:
+        if not 0 < self.time_period < math.inf:
             raise ValueError(f"time_period is {self.time_period}: it must be above 0")
         if not 1 <= self.num_probabilities <= BEST_K:
             raise ValueError(f"num_probabilities is {self.num_probabilities}: it must be 1 to {BEST_K}")
@@ -82,11 +80,12 @@ class DiTConfig:
 
 
 def embed_time(time: Tensor, size: int, period: float) -> Tensor:
-    """Embed (B, 1) times as (B, size) cosines, then sines, rounded to bfloat16 as the released code does."""
+    """Embed (B, 1) times as (B, size) cosines, sines, and a 0 if that is odd, in bfloat16 as the released code does."""
     half = size // 2
     frequency = torch.exp(-math.log(period) * torch.arange(half, dtype=torch.float32, device=time.device) / half)
     angle = time.float() * frequency
-    return torch.cat([angle.cos(), angle.sin()], -1).to(torch.bfloat16).float()
+    both = torch.cat([angle.cos(), angle.sin()], -1)
+    return F.pad(both, (0, size % 2)).to(torch.bfloat16).float()
 
 
 class DiTBlock(nn.Module):

@@ -204,7 +204,7 @@ def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str
     if isinstance(prompt, str):
         return prompt
     is_conversation = isinstance(prompt, list | tuple) and all(isinstance(turn, Mapping) for turn in prompt)
-    if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):  # type: ignore[union-attr]
+    if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):
         raise ValueError(
             f'prompts[{place}] is {prompt!r}: it must be a text, or a list of messages {{"role": ..., "content": ...}}'
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from scipy.special import erf
 
 from envs import UnmaskingVectorEnv
 from policies import LearnedPolicy, load, save
+from policies.actions import ActionConfig
+from policies.base import Decision
 from policies.dit import DiTConfig, DiTNetwork, embed_time
 from policies.learned import build, describe
 from policies.ml_rl_dllm import write_checkpoint
@@ -162,8 +165,9 @@ def test_the_architecture_is_read_off_the_shapes(tmp_path: Path) -> None:
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     weights = random_weights()
     several = {**weights, "confidence_proj.weight": torch.zeros(128, 51)}
-    with pytest.raises(ValueError, match="num_probabilities is 51: it must be 1 to 50"):
+    with pytest.raises(ValueError, match="reads the best 51 probabilities, but policies here read 50 at mos") as caught:
         load(checkpoint(tmp_path / "top_p", several))
+    assert "is damaged" not in str(caught.value)  # their code takes it
     hidden = {name: values for name, values in weights.items() if not name.startswith("confidence_proj")}
     with pytest.raises(ValueError, match=r"base_policy\.confidence_proj\.weight"):
         load(checkpoint(tmp_path / "hidden", hidden))
@@ -230,3 +234,80 @@ def test_export_converts_both_ways(tmp_path: Path) -> None:
         export(ExportConfig(str(ours), tmp_path / "back"))
     with pytest.raises(ValueError, match="dit section"):
         export(ExportConfig("tiny", tmp_path / "none"))
+
+
+def everything(policy: LearnedPolicy) -> tuple[Any, ...]:
+    assert isinstance(policy.network, DiTNetwork)
+    settings = (policy.decision, policy.threshold, policy.speed, policy.beta, policy.actions, policy.trained)
+    return (policy.network.config, *settings)
+
+
+@pytest.mark.parametrize("decision", ["sample", "deterministic"])
+@pytest.mark.parametrize(
+    "actions",
+    [
+        ActionConfig(),
+        ActionConfig("bernoulli", temperature=0.5),
+        ActionConfig("plackett_luce", temperature=1 / 3, stop_logit=-1.7),
+    ],
+    ids=lambda actions: actions.distribution,
+)
+def test_whatever_a_policy_holds_survives_export_and_import(
+    tmp_path: Path, decision: Decision, actions: ActionConfig
+) -> None:
+    config = DiTConfig(hidden_size=16, num_heads=2, feedforward_size=24, num_blocks=2, time_size=7)
+    config = replace(config, time_period=math.pi * 1e-7, num_probabilities=3, bias=-1 / 3)
+    policy = LearnedPolicy(DiTNetwork(config), decision, {"steps": 3}, threshold=0.7, actions=actions)
+    theirs = export(ExportConfig(str(save(policy, tmp_path / "ours")), tmp_path / "theirs", "ml-rl-dllm"))
+    back = load(export(ExportConfig(str(theirs), tmp_path / "back", "folder")))
+    assert everything(back) == everything(load(theirs)) == everything(policy)
+    weights, expected = back.network.state_dict(), policy.network.state_dict()
+    assert all(torch.equal(weights[name], values) for name, values in expected.items())
+
+
+def test_what_would_be_lost_is_refused(tmp_path: Path) -> None:
+    policy = LearnedPolicy(DiTNetwork(DiTConfig(hidden_size=16, feedforward_size=8)), "sample", beta=0.7)
+    with pytest.raises(ValueError, match=r"beta 0\.7: ml-rl-dllm has no field for that, so it would be lost"):
+        write_checkpoint(policy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("policy_full_context: false", "policy_full_context False: such a policy sees one block alone"),
+        ("sampling_mode: argmax", "sampling_mode 'argmax': choose one of bernoulli, bernoulli-argmax, dpls"),
+        ("sampling_mode: [1]", r"sampling_mode \[1\]"),
+        ("policy_type: dit_hidden", "policy_type 'dit_hidden': only dit_confidence is read"),
+        ("policy_time_period: soon", "policy_time_period 'soon': it must be a number"),
+        ("policy_time_period: .nan", "policy_time_period nan: it must be a number"),
+        ("temperature_policy: 0", "temperature of the policy is 0"),
+        ("a: [", "policy.yaml is no YAML"),
+        ("- 1", r"it holds \[1\], not fields"),
+        ("[" * 5000, "policy.yaml is no YAML"),
+    ],
+)
+def test_a_policy_yaml_that_says_what_can_not_be(tmp_path: Path, text: str, message: str) -> None:
+    folder = checkpoint(tmp_path / "theirs")
+    (folder / "policy.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_fields_of_their_yaml(tmp_path: Path) -> None:
+    """A whole YAML of theirs may lie there; numbers come as YAML reads them, 1e-3 as a text."""
+    folder = checkpoint(tmp_path / "theirs")
+    fields = (
+        "learning_rate: 3e-5\nsampling_mode: dpls\ndpls_stop_logit: 1e-3\npolicy_time_period: 10\ntemperature: 0.5\n"
+    )
+    (folder / "policy.yaml").write_text(fields)
+    policy = load(folder)
+    assert policy.actions == ActionConfig("plackett_luce", 1.0, 0.001)
+    assert isinstance(policy.network, DiTNetwork)
+    assert policy.network.config.time_period == 10
+
+
+def test_an_odd_time_embedding_ends_in_a_zero() -> None:
+    time = torch.tensor([[0.3]])
+    even = embed_time(time, 6, 10.0)
+    assert torch.equal(embed_time(time, 7, 10.0), torch.cat([even, torch.zeros(1, 1)], 1))

@@ -44,6 +44,8 @@ def main(config: ExportConfig) -> Path:
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
     if config.format == "ml-rl-dllm":
         write_checkpoint(policy, config.out)
+        if policy.decision == "deterministic":
+            print("decision    deterministic, which only the way back knows: ml-rl-dllm always draws")
     else:
         save(policy, config.out)
     print(f"policy      {config.out}, {config.format}")
