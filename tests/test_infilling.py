@@ -19,7 +19,7 @@ from envs.tasks import TASKS, Problem, ProceduralTask, Split
 from envs.toy import ToyDenoiser
 from policies import RULES, LowConfidence, decode, generate, make_rule
 from train.evaluate import measure
-from train.traces import TraceConfig, problems_of
+from train.filters.traces import TraceConfig, problems_of
 from train.watching.recording import record
 
 LENGTH = 12

@@ -17,10 +17,12 @@ from envs.decoding import DecodingSettings
 from envs.toy import ToyDenoiser
 from policies import NetworkConfig, UnmaskingNetwork, load
 from policies.block_filter import BlockFilter, BlockFilterConfig
-from train.learn2pd import Learn2PDConfig, fit, main, report, weighted_loss
+from train.filters.fit import FitSettings, fit, weighted_loss
+from train.filters.report import report
+from train.filters.traces import Traces
+from train.learn2pd import Learn2PDConfig, main
 from train.model_config import ModelConfig
 from train.run_folder import UserError
-from train.traces import Traces
 from train.tracking import WandbConfig
 
 
@@ -184,7 +186,7 @@ def test_a_known_function_is_learned(tmp_path: Path, kind: str, truth: Truth, le
     held_out = synthetic(tmp_path / "held_out", 500, 2, truth)
     network = made(kind)
     epochs, learning_rate = (8, 1e-2) if kind == "transformer" else (15, 2e-2)
-    config = Learn2PDConfig(learning_rate=learning_rate, batch_size=32, epochs=epochs, patience=4)
+    config = FitSettings(learning_rate=learning_rate, batch_size=32, epochs=epochs, patience=4)
     result = fit(network, [train], [held_out], config)
     assert accuracy(network, held_out) > least, result
     assert held_out_loss(network, held_out) == pytest.approx(result["held_out_loss"], rel=1e-5)
@@ -193,7 +195,7 @@ def test_a_known_function_is_learned(tmp_path: Path, kind: str, truth: Truth, le
 def test_a_weight_on_false_commits_makes_them_rarer(tmp_path: Path) -> None:
     """On bits that nothing predicts, the best answer is the share of final ones, 1 / (1 + weight)."""
     train, held_out = synthetic(tmp_path / "train", 2000, 1, None), synthetic(tmp_path / "held_out", 2000, 2, None)
-    config = Learn2PDConfig(learning_rate=1e-2, batch_size=500, epochs=12, patience=3)
+    config = FitSettings(learning_rate=1e-2, batch_size=500, epochs=12, patience=3)
     [rows] = held_out.batches(10**6)
     means = []
     for weight in (1.0, 4.0):
@@ -208,7 +210,7 @@ def test_training_stops_early_and_leaves_the_best(tmp_path: Path) -> None:
     """Noise can only be learned by heart, which is worse and worse on others."""
     train = synthetic(tmp_path / "train", 96, 1, noisily_confident)
     held_out = synthetic(tmp_path / "held_out", 500, 2, noisily_confident)
-    config = Learn2PDConfig(learning_rate=3e-2, batch_size=32, epochs=100, patience=6)
+    config = FitSettings(learning_rate=3e-2, batch_size=32, epochs=100, patience=6)
     network = made("block_filter")
     result = fit(network, [train], [held_out], config)
     epochs = int(result["epochs"])
@@ -234,7 +236,7 @@ def test_several_traces_are_all_learned_from(tmp_path: Path) -> None:
         about = {"confidence": confidence, "eligible": ones, "masked": ones, "time": ones[:, :1], "oracle": bits}
         parts.append(written(tmp_path / name, **about))
     network = made("block_filter")
-    config = Learn2PDConfig(learning_rate=1e-2, batch_size=64, epochs=15, patience=15)
+    config = FitSettings(learning_rate=1e-2, batch_size=64, epochs=15, patience=15)
     fit(network, parts, parts, config)
     assert min(accuracy(network, part) for part in parts) > 0.9
 
@@ -277,7 +279,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
 def test_the_whole_job_on_the_toy_and_its_resumption(
     tmp_path: Path, toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("train.traces.ProcessPoolExecutor", InThreads)
+    monkeypatch.setattr("train.filters.traces.ProcessPoolExecutor", InThreads)
     out = tmp_path / "run"
     config = Learn2PDConfig(
         out=out,

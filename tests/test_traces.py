@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.traces as traces_module
+import train.filters.traces as traces_module
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
+from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 from train.model_config import ModelConfig
-from train.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
 FEATURES = ("is_eos", "margin", "repeated")
 COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}

@@ -3,12 +3,12 @@
 ``python train/learn2pd.py`` with no argument, on the embedded dLLM:
 
 1. decodes training problems one token per step, replays them under the extremely-greedy-parallel oracle and stores
-   each step's beliefs and the oracle's bits (`train/traces.py`);
+   each step's beliefs and the oracle's bits (`train/filters/traces.py`);
 2. trains filters by binary cross-entropy, stopping early on held-out traces: the published two-layer perceptron over
    one block of 32 confidences, and the policy network's transformer, which works at any block length;
 3. reports precision, recall, false commits and calibration by threshold;
 4. exports each filter in the policy format, ``filters/NAME``, for `policies.load`, ``--policy FOLDER@THRESHOLD`` and
-   ``--policy.filter FOLDER`` of `train/ppo.py`;
+   ``--filter.folder FOLDER`` of `train/ppo.py`;
 5. decodes held-out problems with every filter at every threshold, against the threshold rule, in full diffusion and
    in blocks.
 
@@ -21,19 +21,13 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE, make_tasks
@@ -41,12 +35,13 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, 
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from train.config import to_plain, to_yaml
 from train.evaluate import EvaluateConfig, plan, run_jobs
+from train.filters.fit import FitSettings, fit
+from train.filters.report import print_report, report
+from train.filters.traces import TraceConfig, Traces, collect
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
-from train.progress import progress
 from train.records import Record, print_table, read_outcomes
 from train.run_folder import open_run, versions, write_json
-from train.traces import TraceConfig, Traces, collect
 from train.tracking import Tracker, WandbConfig
 
 
@@ -116,104 +111,6 @@ class Learn2PDConfig:
             DecodingSettings(self.buffer_length, block)
 
 
-def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) -> Tensor:
-    """Binary cross-entropy to the oracle's bits over eligible positions.
-
-    Args:
-        logits: (B, L) float.
-        rows: of `Traces.rows`.
-        weight: of positions that the oracle does not commit.
-
-    Returns:
-        Scalar, nats a position.
-    """
-    eligible, target = rows["eligible"] > 0, rows["oracle"]
-    weights = _weights(rows, weight)
-    loss = F.binary_cross_entropy_with_logits(logits[eligible], target[eligible], reduction="none")
-    return (loss * weights).sum() / weights.sum()
-
-
-def _weights(rows: dict[str, Tensor], weight: float) -> Tensor:
-    """Return the weight of each eligible position."""
-    return torch.where(rows["oracle"] > 0, 1.0, weight)[rows["eligible"] > 0]
-
-
-def fit(
-    network: UnmaskingNetwork | BlockFilter,
-    train: Sequence[Traces],
-    held_out: Sequence[Traces],
-    config: Learn2PDConfig,
-    weight: float = 1.0,
-) -> dict[str, float]:
-    """Train a filter until the held-out loss stops falling, and leave it at its best.
-
-    Returns:
-        ``epochs`` run, and the best ``held_out_loss`` in nats a position.
-    """
-    rng = np.random.default_rng([config.seed, 1])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
-    best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
-    bar = progress(range(1, config.epochs + 1), desc="training", unit="epoch")
-    for epoch in bar:
-        network.train()
-        for traces in train:
-            for rows in traces.batches(config.batch_size, rng):
-                loss = weighted_loss(network(rows), rows, weight)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-        network.eval()
-        with torch.inference_mode():
-            parts = [(weighted_loss(network(r), r, weight), r) for t in held_out for r in t.batches(4096)]
-        sizes = [float(_weights(r, weight).sum()) for _, r in parts]
-        score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
-        bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
-        if score < best:
-            best, best_epoch, best_state = score, epoch, copy.deepcopy(network.state_dict())
-        elif epoch - best_epoch >= config.patience:
-            break
-    network.load_state_dict(best_state)
-    return {"epochs": epoch, "held_out_loss": best}
-
-
-@torch.inference_mode()
-def report(network: nn.Module, traces: Sequence[Traces], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Measure a filter on held-out traces.
-
-    Returns:
-        ``calibration_error``: expected, 15 equal bins, in [0, 1]; and ``thresholds``, one mapping each of
-        ``precision`` (committed positions that are final), ``recall`` (final positions that are committed),
-        ``false_commit_rate`` (other positions that are committed) and ``wrong_steps`` (steps with a false commit).
-    """
-    probability, final, step_of = [], [], []
-    seen = 0
-    for part in traces:
-        for rows in part.batches(4096):
-            eligible = rows["eligible"] > 0
-            probability.append(network(rows).sigmoid()[eligible])
-            final.append(rows["oracle"][eligible] > 0)
-            step_of.append(seen + eligible.nonzero()[:, 0])
-            seen += len(eligible)
-    p, y, step = (torch.cat(parts).numpy() for parts in (probability, final, step_of))
-    bins = np.minimum((p * 15).astype(int), 14)
-    gaps = [abs(p[bins == b].mean() - y[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-    found = []
-    for threshold in thresholds:
-        chosen = p >= threshold
-        right, wrong = int((chosen & y).sum()), int((chosen & ~y).sum())
-        found.append(
-            {
-                "threshold": threshold,
-                "precision": right / max(1, right + wrong),
-                "recall": right / max(1, int(y.sum())),
-                "false_commit_rate": wrong / max(1, int((~y).sum())),
-                "wrong_steps": len(np.unique(step[chosen & ~y])) / seen,
-            }
-        )
-    return {"calibration_error": float(sum(gaps)), "positions": len(p), "steps": seen, "thresholds": found}
-
-
 def main(config: Learn2PDConfig) -> dict[str, Any]:
     """Collect, train, report, export, evaluate and log.
 
@@ -261,6 +158,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
         b: gather(f"validation_block{b}", held_out_problems, block_length=b, split="validation") for b in blocks
     }
     filters: dict[str, Any] = {}
+    settings = FitSettings(config.seed, config.learning_rate, config.batch_size, config.epochs, config.patience)
 
     def finish(name: str, network: UnmaskingNetwork | BlockFilter, result: dict[str, float], on: list[int]) -> str:
         """Report a trained filter and export it."""
@@ -288,20 +186,20 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     published = BlockFilter(BlockFilterConfig(config.published_block))
     block = config.published_block
-    finish("published", published, fit(published, [train[block]], [held_out[block]], config), [block])
+    finish("published", published, fit(published, [train[block]], [held_out[block]], settings), [block])
     steps = [train[b] for b in config.block_lengths]
     stops = [held_out[b] for b in config.block_lengths]
     shape = NetworkConfig(features=tuple(config.features), init="threshold")
     folder = ""
     for name, weight in (("transformer", 1.0), ("weighted", config.false_commit_weight)):
         network = UnmaskingNetwork(shape)
-        folder = finish(name, network, fit(network, steps, stops, config, weight), config.block_lengths)
+        folder = finish(name, network, fit(network, steps, stops, settings, weight), config.block_lengths)
     own = [
         gather(f"own_block{b}", config.problems, block_length=b, behaviour=folder, threshold=0.5)
         for b in config.block_lengths
     ]
     network = UnmaskingNetwork(shape)
-    result = fit(network, [*steps, *own], stops, config, config.false_commit_weight)
+    result = fit(network, [*steps, *own], stops, settings, config.false_commit_weight)
     finish("own_states", network, result, config.block_lengths)
     minutes = (time.monotonic() - began) / 60
     found = {"minutes_to_collect_and_train": round(minutes, 1), "filters": filters}
@@ -309,27 +207,6 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     print_report(filters)
     print(f"collected and trained in {minutes:.1f} minutes")
     return found
-
-
-def print_report(filters: dict[str, Any]) -> None:
-    """Print precision, recall and false commits by threshold."""
-    table = Table(title="held-out traces", title_justify="left")
-    for column in (
-        "filter",
-        "calibration error %",
-        "threshold",
-        "precision %",
-        "recall %",
-        "false commits %",
-        "wrong steps %",
-    ):
-        table.add_column(column, justify="left" if column == "filter" else "right")
-    for name, found in filters.items():
-        for row in found["thresholds"]:
-            shares = [row[key] for key in ("precision", "recall", "false_commit_rate", "wrong_steps")]
-            error = f"{100 * found['calibration_error']:.2f}"
-            table.add_row(name, error, f"{row['threshold']:g}", *(f"{100 * share:.2f}" for share in shares))
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:

@@ -16,15 +16,18 @@ from policies.rules.fixed import LowConfidence
 
 
 class References:
-    """What one-token-per-step decoding makes of each sequence, decoded when first asked for.
+    """What a careful decoding makes of each sequence, decoded when first asked for.
 
     Args:
         denoiser: the frozen dLLM.
         settings: lengths and temperature of the decoding that asks.
+        rule: the careful decoding; None is one token per step, by confidence.
     """
 
-    def __init__(self, denoiser: Denoiser, settings: DecodingSettings) -> None:
-        self.denoiser, self.settings = denoiser, replace(settings, features=frozenset())
+    def __init__(self, denoiser: Denoiser, settings: DecodingSettings, rule: CommitRule | None = None) -> None:
+        chosen = LowConfidence(1) if rule is None else rule
+        self.denoiser, self.settings = denoiser, replace(settings, features=chosen.features)
+        self.rule = chosen.bind(denoiser, self.settings)
         self._known: dict[int, Tensor] = {}
 
     def of(self, keys: Tensor, prompts: Tensor, given: Tensor, lengths: Tensor) -> Tensor:
@@ -50,9 +53,8 @@ class References:
             prompt_ids = [[token for token in row if token >= 0] for row in rows]
             batch.load(range(len(missing)), prompt_ids, given=texts)
             batch.key = keys[missing].clone()  # the same random numbers at a temperature
-            rule = LowConfidence(1)
             while bool(batch.running.any()):
-                batch.apply(rule.act(batch.forward()))
+                batch.apply(self.rule.act(batch.forward()))
             self._known |= {int(keys[i]): batch.buffer[row].clone() for row, i in enumerate(missing)}
         return torch.stack([self._known[key] for key in keys.tolist()])
 
@@ -89,12 +91,15 @@ class Oracle(CommitRule):
 
     def agreement_with(self, view: View) -> Tensor:
         """Return (N, L) bool, True at eligible positions whose prediction is the reference's token."""
+        return (view.prediction == self.reference_of(view)) & view.eligible
+
+    def reference_of(self, view: View) -> Tensor:
+        """Return (N, L) int64, the reference's tokens; in rows where nothing is eligible, the predictions."""
         if self.references is None:
             raise ValueError(f"{self.rule} has no references yet: call bind(denoiser, settings) first")
+        tokens = view.prediction.clone()
         rows = view.eligible.any(1).nonzero().squeeze(1)
-        agrees = torch.zeros_like(view.eligible)
         if len(rows):
             prompt, given = view.tensors["prompt"][rows], view.tensors["given"][rows]
-            reference = self.references.of(view.key[rows], prompt, given, view.length[rows])
-            agrees[rows] = view.prediction[rows] == reference
-        return agrees & view.eligible
+            tokens[rows] = self.references.of(view.key[rows], prompt, given, view.length[rows])
+        return tokens

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import Denoiser
 from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
-from policies import UnmaskingPolicy, load
+from policies import UnmaskingPolicy, load, make_rule
 from policies.rules import Oracle
+from policies.rules.oracle import References
 from train.model_config import ModelConfig
 from train.progress import progress
 
@@ -47,6 +49,8 @@ class TraceConfig:
         features: per-position readings to keep beside the confidence.
         behaviour: a policy's folder whose own states are recorded, at `threshold`; None records the oracle's.
         threshold: probability at which the behaviour commits.
+        reference: the rule whose result the oracle knows; the published one is one token per step.
+        only_right: leave out problems that the reference answers wrong.
         model: the dLLM.
         tasks: by name, or suite.
     """
@@ -60,6 +64,8 @@ class TraceConfig:
     behaviour: str | None = None
     threshold: float = 0.5
     model: ModelConfig = field(default_factory=ModelConfig)
+    reference: str = "low_confidence:1"
+    only_right: bool = False
     tasks: tuple[str, ...] = (SUITE,)
 
 
@@ -73,8 +79,25 @@ def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
     return [tasks[n % len(tasks)].problem(config.split, n // len(tasks)) for n in numbers]
 
 
+def right_rows(config: TraceConfig, problems: Sequence[Problem], denoiser: Denoiser, answers: Tensor) -> Tensor:
+    """Tell which problems are answered right.
+
+    Args:
+        config: of the folder.
+        problems: N of them.
+        denoiser: the dLLM.
+        answers: (N, L) int64, decoded buffers.
+
+    Returns:
+        (N,) bool.
+    """
+    tasks = {task.name: task for task in make_tasks(list(config.tasks))}
+    scores = [tasks[p.task].score(denoiser.decode(ids), p) for p, ids in zip(problems, answers.tolist(), strict=True)]
+    return torch.tensor(scores, device=answers.device) == 1
+
+
 def collect_shard(config: TraceConfig, shard: int) -> None:
-    """Decode a shard's problems one token per step, replay them, and write what was seen."""
+    """Decode a shard's problems as the reference does, replay them under the oracle, and write what was seen."""
     torch.set_num_threads(config.model.threads)
     denoiser = config.model.load()
     own = None
@@ -82,16 +105,19 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
-    oracle = Oracle().bind(denoiser, settings)
+    oracle = Oracle(references=References(denoiser, settings, make_rule(config.reference)))
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     problems = problems_of(config, shard)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems]
     batch = DecodingBatch(denoiser, len(prompts), settings)
     batch.load(range(len(prompts)), prompts, given=encode_all_given(denoiser, [problem.given for problem in problems]))
     columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+    wanted = torch.ones_like(batch.running)
     while bool(batch.running.any()):
         view = batch.forward()
-        rows = view.eligible.any(1)
+        if config.only_right and not columns:
+            wanted = right_rows(config, problems, denoiser, oracle.reference_of(view))
+        rows = view.eligible.any(1) & wanted
         inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
         for name, values in inputs.items():
             columns.setdefault(name, []).append(values[rows].cpu().numpy())

@@ -1,0 +1,87 @@
+"""What a dLLM says of buffers that nothing was written to yet: computed once, whoever asks.
+
+Every policy's first forward of a problem is the same one: the prompt, and nothing but masks. Where problems come again
+(several policies on the same held-out ones, a training that goes through its problems many times) more than half of
+all forwards of a fast policy are such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.denoiser import Denoiser
+
+ROWS = 64
+"""Sequences of a forward that fills the memory."""
+
+MOST_BYTES = 2**29
+"""What may be kept. Logits of a large vocabulary would need far more, and are computed each time instead."""
+
+
+class FirstForwards:
+    """A dLLM that remembers its answers about untouched buffers; all else it is asked it computes.
+
+    The answers are computed in batches of their own, so what a row is told depends neither on who asked first nor on
+    the rows beside it. They count as forwards like any other (`envs.decoding` counts what a policy needs).
+
+    Args:
+        denoiser: the frozen dLLM, whose other attributes are this object's.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self._known: dict[bytes, Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser, name)
+
+    def remember(self, prompts: Sequence[Sequence[int]], length: int) -> None:
+        """Compute the first forwards of some problems, unless they would not fit into `MOST_BYTES`.
+
+        Args:
+            prompts: token ids.
+            length: L, masks that follow each prompt.
+        """
+        for start in range(0, len(prompts), ROWS):
+            part = prompts[start : start + ROWS]
+            width = max(map(len, part))
+            masks = [self.mask_id] * length
+            rows = [[self.pad_id] * (width - len(prompt)) + list(prompt) + masks for prompt in part]
+            tokens = torch.tensor(rows, device=self.device)
+            missing = torch.tensor([width - len(prompt) for prompt in part], device=self.device)
+            present = torch.arange(width + length, device=self.device) >= missing.unsqueeze(1)
+            logits = self.denoiser.logits(tokens, present, length)
+            if len(prompts) * logits[0].nbytes > MOST_BYTES:
+                return
+            # Copies: a slice would keep what the model computed about the prompt alive too.
+            self._known |= {_key(*row): answer.clone() for *row, answer in zip(tokens, present, logits, strict=True)}
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
+        """Run one forward for the rows that are not remembered; see `Denoiser.logits`."""
+        if not self._known or attention_mask.ndim != 2 or position_ids is not None:
+            return self.denoiser.logits(tokens, attention_mask, length, position_ids)
+        untouched = ((tokens[:, -length:] == self.mask_id) & attention_mask[:, -length:]).all(1)
+        answers: list[Tensor | None] = [
+            self._known.get(_key(*row)) if is_first else None
+            for *row, is_first in zip(tokens, attention_mask, untouched.tolist(), strict=True)
+        ]
+        rest = [row for row, answer in enumerate(answers) if answer is None]
+        if len(rest) == len(answers):
+            return self.denoiser.logits(tokens, attention_mask, length, position_ids)
+        if rest:
+            # Columns that only the remembered rows needed are left out.
+            first = int(attention_mask[rest].any(0).int().argmax())
+            computed = self.denoiser.logits(tokens[rest, first:], attention_mask[rest, first:], length)
+            for row, answer in zip(rest, computed, strict=True):
+                answers[row] = answer
+        return torch.stack([answer for answer in answers if answer is not None])
+
+
+def _key(tokens: Tensor, present: Tensor) -> bytes:
+    """Return what tells a row from others whatever its padding: its tokens."""
+    key: bytes = tokens[present].cpu().numpy().tobytes()
+    return key

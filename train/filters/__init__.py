@@ -1,0 +1,1 @@
+"""Learn2PD filters: traces of decoding under the oracle, training on them, and what it came to."""

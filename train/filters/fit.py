@@ -1,0 +1,94 @@
+"""Training of a filter: binary cross-entropy to the oracle's bits, stopped early on held-out traces."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policies import UnmaskingNetwork
+from policies.block_filter import BlockFilter
+from train.filters.traces import Traces
+from train.progress import progress
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a filter is trained on its traces."""
+
+    seed: int = 0
+    """Of the order of the traces."""
+    learning_rate: float = 3e-3
+    """Of AdamW."""
+    batch_size: int = 256
+    """Steps of decoding in a minibatch."""
+    epochs: int = 200
+    """Passes over the traces at most."""
+    patience: int = 12
+    """Passes without a better validation loss before stopping."""
+
+
+def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy to the oracle's bits over eligible positions.
+
+    Args:
+        logits: (B, L) float.
+        rows: of `Traces.rows`.
+        weight: of positions that the oracle does not commit.
+
+    Returns:
+        Scalar, nats a position.
+    """
+    eligible, target = rows["eligible"] > 0, rows["oracle"]
+    weights = _weights(rows, weight)
+    loss = F.binary_cross_entropy_with_logits(logits[eligible], target[eligible], reduction="none")
+    return (loss * weights).sum() / weights.sum()
+
+
+def _weights(rows: dict[str, Tensor], weight: float) -> Tensor:
+    """Return the weight of each eligible position."""
+    return torch.where(rows["oracle"] > 0, 1.0, weight)[rows["eligible"] > 0]
+
+
+def fit(
+    network: UnmaskingNetwork | BlockFilter,
+    train: Sequence[Traces],
+    held_out: Sequence[Traces],
+    settings: FitSettings,
+    weight: float = 1.0,
+) -> dict[str, float]:
+    """Train a filter until the held-out loss stops falling, and leave it at its best.
+
+    Returns:
+        ``epochs`` run, and the best ``held_out_loss`` in nats a position.
+    """
+    rng = np.random.default_rng([settings.seed, 1])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
+    bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")
+    for epoch in bar:
+        network.train()
+        for traces in train:
+            for rows in traces.batches(settings.batch_size, rng):
+                loss = weighted_loss(network(rows), rows, weight)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+        network.eval()
+        with torch.inference_mode():
+            parts = [(weighted_loss(network(r), r, weight), r) for t in held_out for r in t.batches(4096)]
+        sizes = [float(_weights(r, weight).sum()) for _, r in parts]
+        score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
+        bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
+        if score < best:
+            best, best_epoch, best_state = score, epoch, copy.deepcopy(network.state_dict())
+        elif epoch - best_epoch >= settings.patience:
+            break
+    network.load_state_dict(best_state)
+    return {"epochs": epoch, "held_out_loss": best}

@@ -1,0 +1,76 @@
+"""The filter that a training starts from: learned for the model in the run's own folder, or the one that is there."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.filters.fit import FitSettings, fit
+from train.filters.traces import TraceConfig, Traces, collect
+from train.run_folder import versions
+
+
+def learn_start(
+    folder: Path,
+    about: TraceConfig,
+    blocks: Sequence[int],
+    shape: NetworkConfig,
+    settings: FitSettings,
+    weight: float,
+    workers: int,
+) -> str:
+    """Learn a filter of the policy's own shape, unless the folder holds one.
+
+    Traces that a killed run has collected are used; they are deleted once the filter is there.
+
+    Args:
+        folder: of the filter.
+        about: what to collect, but for the block length; its folder is not used.
+        blocks: block lengths to collect at.
+        shape: of the network.
+        settings: of its training.
+        weight: of a position that must not be committed.
+        workers: processes that decode.
+
+    Returns:
+        One line about it.
+    """
+    if (folder / "config.json").is_file():
+        return f"taken from {folder}"
+    began = time.monotonic()
+    place = folder.with_name(folder.name + "_traces")
+
+    def gather(name: str, **changes: Any) -> list[Traces]:
+        wanted = [replace(about, folder=place / f"{name}{b}", block_length=b, **changes) for b in blocks]
+        return [collect(one, workers) for one in wanted]
+
+    train = gather("train")
+    held_out = gather("validation", split="validation", problems=max(1, about.problems // 9))
+    torch.manual_seed(settings.seed)
+    network = UnmaskingNetwork(shape)
+    result = fit(network, train, held_out, settings, weight)
+    steps = sum(map(len, train))
+    trained = {
+        "algorithm": "Learn2PD",
+        "model": about.model.name,
+        "tasks": list(about.tasks),
+        "split": "train",
+        "buffer_length": about.buffer_length,
+        "block_lengths": list(blocks),
+        "reference": about.reference,
+        "steps": steps,
+        "seed": settings.seed,
+        "versions": versions(),
+        **result,
+    }
+    card = "# Learn2PD filter\n\nCommits positions that it takes to be final; the policy beside it started from it.\n"
+    save(LearnedPolicy(network, "deterministic", trained, 0.9), folder, card)
+    shutil.rmtree(place)
+    return f"{steps:,} steps of decoding, {result['epochs']} epochs, {time.monotonic() - began:.0f} s"
