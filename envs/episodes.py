@@ -36,6 +36,10 @@ class Episodes:
         split: of the problems.
         block_lengths: to draw from, uniformly.
         has_dial: whether each episode draws a place on the dial.
+        num_problems: of each task, from its first on; None draws from all.
+
+    Raises:
+        ValueError: if there is to be no problem.
     """
 
     def __init__(
@@ -46,7 +50,11 @@ class Episodes:
         split: Split,
         block_lengths: Sequence[int],
         has_dial: bool = False,
+        num_problems: int | None = None,
     ) -> None:
+        if num_problems is not None and num_problems < 1:
+            raise ValueError(f"num_problems is {num_problems}: it must be 1 or more, or None for all")
+        self.num_problems = 2**31 if num_problems is None else num_problems
         self.tasks, self.split = list(tasks), split
         self.block_lengths, self.has_dial = list(block_lengths), has_dial
         self._generators = [np.random.default_rng() for _ in range(num_rows)]
@@ -77,7 +85,7 @@ class Episodes:
         generator = self._generators[row]
         if problem is None:
             task = self.tasks[int(generator.integers(len(self.tasks)))]
-            problem = task.wrapped_problem(self.split, int(generator.integers(2**31)))
+            problem = task.wrapped_problem(self.split, int(generator.integers(self.num_problems)))
         speed = generator.random(dtype=np.float64) if self.has_dial else 0.0
         # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
         choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0

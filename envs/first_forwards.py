@@ -15,9 +15,6 @@ from torch import Tensor
 
 from envs.denoiser import Denoiser
 
-ROWS = 64
-"""Sequences of a forward that fills the memory."""
-
 MOST_BYTES = 2**29
 """What may be kept. Logits of a large vocabulary would need far more, and are computed each time instead."""
 
@@ -39,15 +36,17 @@ class FirstForwards:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser, name)
 
-    def remember(self, prompts: Sequence[Sequence[int]], length: int) -> None:
+    def remember(self, prompts: Sequence[Sequence[int]], length: int, batch_size: int = 64) -> None:
         """Compute the first forwards of some problems, unless they would not fit into `MOST_BYTES`.
 
         Args:
             prompts: token ids.
             length: L, masks that follow each prompt.
+            batch_size: sequences of a forward.
         """
-        for start in range(0, len(prompts), ROWS):
-            part = prompts[start : start + ROWS]
+        # One alone tells how much they are.
+        for start, stop in [(0, 1), *((i, i + batch_size) for i in range(0, len(prompts), batch_size))]:
+            part = prompts[start:stop]
             width = max(map(len, part))
             masks = [self.mask_id] * length
             rows = [[self.pad_id] * (width - len(prompt)) + list(prompt) + masks for prompt in part]

@@ -18,7 +18,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
+from envs.first_forwards import FirstForwards
 from envs.sb3 import SB3VecEnv
+from envs.tasks import make_tasks
 from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
 from policies.actor_critic import UnmaskingActorCritic
@@ -39,6 +41,7 @@ class Algorithm:
         arguments: of its constructor, beyond those that every job gives.
         policy_kwargs: of `UnmaskingActorCritic`, likewise.
         group_size: rollouts of each problem that are compared with each other; None for independent episodes.
+        defaults: the configuration that a command without arguments has.
         experts: rules that decode further rows of each group.
         expert_block: positions of their blocks.
         trial_arguments: of the constructor, where a dry run needs others.
@@ -48,6 +51,7 @@ class Algorithm:
     arguments: Mapping[str, Any]
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
     group_size: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     expert_block: int = 32
     trial_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +72,8 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
         ValueError: if it is tied to another block length.
     """
     folder, role = config.filter.folder, config.filter.role
+    if config.filter.learn:
+        return UnmaskingNetwork(config.policy)  # what will be learned has its shape
     if folder is None:
         return None
     policy = load(folder)
@@ -149,6 +155,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
     mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
+    if env.problems is not None:
+        denoiser = remember_problems(config, denoiser)
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
@@ -161,11 +169,26 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
         autoreset_mode=mode,
-        episodes=Episodes
+        episodes=partial(Episodes, num_problems=env.problems)
         if group is None
-        else partial(GroupEpisodes, group_size=group + experts, expert_blocks=[algorithm.expert_block] * experts),
+        else partial(
+            GroupEpisodes,
+            num_problems=env.problems,
+            group_size=group + experts,
+            expert_blocks=[algorithm.expert_block] * experts,
+        ),
     )
     return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
+
+
+def remember_problems(config: JobConfig, denoiser: Denoiser) -> Denoiser:
+    """Return the dLLM with the first forwards of the training problems computed."""
+    count = config.env.problems or 0
+    problems = [task.wrapped_problem("train", index) for task in make_tasks(config.env.tasks) for index in range(count)]
+    known = FirstForwards(denoiser)
+    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
+    known.remember(prompts, config.env.buffer_length, config.env.num_envs)
+    return known
 
 
 def make_model(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser
+from envs.first_forwards import FirstForwards
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
@@ -337,11 +339,31 @@ def problems_of(config: EvaluateConfig) -> list[Problem]:
     return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
 
 
+@lru_cache(maxsize=1)
+def remembering(
+    model: ModelConfig,
+    tasks: tuple[str, ...],
+    split: Split,
+    first: int,
+    episodes: int,
+    buffer_length: int,
+    batch_size: int,
+) -> Denoiser:
+    """Load the dLLM with the first forwards of some problems computed, which all policies share; kept for a process."""
+    denoiser = model.load()
+    problems = choose_problems(make_tasks(list(tasks)), split, first, episodes)
+    known = FirstForwards(denoiser)
+    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
+    known.remember(prompts, buffer_length, batch_size)
+    return known
+
+
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.model.threads)
+    about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config), config.buffer_length)
     return measure(
-        config.model.load(),
+        remembering(*about, config.batch_size),
         job.make(config.model.device),
         name=job.name,
         tasks=config.tasks,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -14,10 +16,11 @@ from policies.dial import Calibration, DialPoint
 from policies.learned import describe
 from train.build import load_model
 from train.evaluate import EvaluateConfig, evaluate, plan, run_jobs
+from train.headline import is_learned
 from train.job_config import JobConfig
 from train.progress import progress
-from train.records import Record
-from train.run_folder import versions
+from train.records import Record, read_outcomes, read_records, write_outcomes
+from train.run_folder import versions, write_json
 
 DIAL = tuple(i / 8 for i in range(9))
 """Places on a speed dial that are measured."""
@@ -126,6 +129,21 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),
         seed=config.seed,
     )
+
+
+def rules_of(config: JobConfig) -> EvaluateConfig:
+    """Return the part of `evaluation_of` that does not depend on the policy."""
+    return replace(evaluation_of(config, ""), policy=config.evaluation.rules)
+
+
+def forget_policies(file: Path) -> None:
+    """Drop what a file of records and the outcomes beside it say of learned policies; those of rules stay."""
+    if not file.is_file():
+        return
+    outcomes = [entry for entry in read_outcomes(file).values() if not is_learned(entry)]
+    records = [record for record in read_records(file) if not is_learned(record)]
+    write_json(file, records)
+    write_outcomes(file.with_name("outcomes.json"), outcomes)
 
 
 def evaluate_all(config: JobConfig) -> list[Record]:

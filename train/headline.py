@@ -43,7 +43,7 @@ def headline(
     return found
 
 
-def is_learned(record: Record) -> bool:
+def is_learned(record: Record | Outcomes) -> bool:
     """Tell whether a record is of a learned policy, or of a rule."""
     return str(record["policy"]).startswith("learned")
 

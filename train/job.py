@@ -3,12 +3,19 @@
 The algorithm is any of Stable-Baselines3's family whose policy is `UnmaskingActorCritic`. A run's folder holds
 
 * ``config.yaml``, ``command.txt``, ``versions.json``: how it was made;
+* ``filter/``: the Learn2PD filter that training started from, where one was learned for it;
 * ``progress.csv`` and ``checkpoints/``: training, update by update; ``--resume`` goes on from there;
 * ``policy/``: the exported policy, for `policies.load`;
 * ``evaluation.json`` and ``pareto.png``: the policy and the rules on held-out problems.
 """
 
 from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -17,9 +24,23 @@ from envs.decoding import check_block
 from envs.tasks import make_tasks, need_splits
 from policies.actor_critic import UnmaskingActorCritic
 from train import parallel
-from train.build import Algorithm, checkpoint_file, load_filter, load_model, make_env, make_model, share
+from train.aside import Aside
+from train.build import (
+    Algorithm,
+    checkpoint_file,
+    load_filter,
+    load_model,
+    make_env,
+    make_model,
+    share,
+    stream_seed,
+)
 from train.config import to_plain, to_yaml
-from train.finish import evaluate_all, evaluated_blocks, export
+from train.evaluate import plan
+from train.filters.fit import FitSettings
+from train.filters.start import learn_start
+from train.filters.traces import TraceConfig
+from train.finish import blocks_of, evaluate_all, evaluated_blocks, export, forget_policies, rules_of
 from train.job_config import JobConfig
 from train.learning import learn
 from train.plot import plot_pareto
@@ -44,17 +65,27 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     tracker = None
     try:
         with parallel.process_group(own.model.device):
-            model = prepare(own, algorithm, to_yaml(settings))
+            check(own, algorithm)
             if parallel.is_main():
+                open_run(config.out, to_yaml(settings), config.resume)
+                stage("settings", *(changed(settings, algorithm.defaults) or ["the defaults"]))
                 tracker = Tracker(config.wandb, config.out, settings, "train")
+            own = with_filter(own)
+            model = build(own, algorithm)
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
                 raise UserError(
                     f"not all processes see {checkpoint_file(config)}: put --out where all machines read and write"
                 )
+            if parallel.is_main() and model.num_timesteps < config.total_timesteps:
+                # Records of an earlier end of this run are of another policy.
+                forget_policies(config.out / "evaluation.json")
+            aside = start_rules(own) if parallel.is_main() else None
             learn(own, model, tracker)
         if tracker is None:
             return []
         export(own, model)
+        if aside is not None:
+            aside.wait()
         records = evaluate_all(own)
         title = f"{config.model.name}, seed {config.seed}"
         plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
@@ -63,35 +94,121 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         if tracker is not None:
             tracker.abandon()
         raise
-    print_table(records, f"{config.evaluation.episodes} held-out problems a task")
-    print(f"policy      {config.out / 'policy'}\nevaluation  {config.out / 'evaluation.json'}")
-    print(f"plot        {config.out / 'pareto.png'}\nW&B         {tracker.place}")
+    show(own, records, tracker.place)
     return records
 
 
-def prepare(config: JobConfig, algorithm: Algorithm, settings: str) -> OnPolicyAlgorithm:
-    """Check what would else fail at the end, take the run's folder, and build the algorithm.
+def check(config: JobConfig, algorithm: Algorithm) -> None:
+    """Find what would else fail late, before the run's folder is taken.
 
     Args:
         config: this process's part of the job.
         algorithm: to train with.
-        settings: the whole job's configuration, for the run's folder.
+
+    Raises:
+        UserError: if the filter can't be what it is to be.
+        ValueError: if a field of the configuration is not possible.
     """
-    denoiser, inner = load_model(config), load_filter(config)
-    env = make_env(config, denoiser, algorithm, inner)
+    denoiser = load_model(config)
+    # One row, and no problems remembered: this env is only to say what it can't be.
+    env = replace(config.env, num_envs=algorithm.group_size or 1, problems=None)
+    make_env(replace(config, env=env), denoiser, algorithm, load_filter(config)).close()
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
-    # Calibration of a dial needs validation problems.
-    has_dial = bool(config.env.alpha_range)
-    need_splits(make_tasks(config.env.tasks), ("train", "test", "validation") if has_dial else ("train", "test"))
+    # Calibration of a dial, and a filter's early stop, need validation problems.
+    needs_validation = bool(config.env.alpha_range) or config.filter.learn
+    need_splits(
+        make_tasks(config.env.tasks), ("train", "test", "validation") if needs_validation else ("train", "test")
+    )
+
+
+def with_filter(config: JobConfig) -> JobConfig:
+    """Learn the filter to start from, if one is to be, and return the job that builds on its folder."""
+    if not config.filter.learn:
+        return config
+    folder, section = config.out / "filter", config.filter
     if parallel.is_main():
-        open_run(config.out, settings, config.resume)
-        print(settings)
-    model = make_model(config, env, algorithm, inner)
+        about = TraceConfig(
+            folder,
+            section.problems,
+            buffer_length=config.env.buffer_length,
+            features=config.policy.features,
+            reference=section.reference,
+            only_right=True,
+            model=config.model,
+            tasks=tuple(config.env.tasks),
+        )
+        workers = (os.cpu_count() or 1) if config.model.device == "cpu" else 1
+        settings = FitSettings(stream_seed(config.seed, 2))
+        weight = section.false_commit_weight
+        stage("filter", learn_start(folder, about, blocks_of(config), config.policy, settings, weight, workers))
+    while not (folder / "config.json").is_file():
+        time.sleep(0.5)  # the first process is at it
+    return replace(config, filter=replace(section, learn=False, folder=str(folder)))
+
+
+def build(config: JobConfig, algorithm: Algorithm) -> OnPolicyAlgorithm:
+    """Build the algorithm and all that it needs.
+
+    Args:
+        config: this process's part of the job.
+        algorithm: to train with.
+    """
+    inner = load_filter(config)
+    model = make_model(config, make_env(config, load_model(config), algorithm, inner), algorithm, inner)
     assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())
     if parallel.is_main():
         device, threads = config.model.device, torch.get_num_threads()
         processes = f"{parallel.world_size()} processes, " if parallel.world_size() > 1 else ""
-        print(f"device {device}, {processes}{threads} threads, policy of {size:,} parameters")
+        stage("policy", f"{size:,} parameters", f"{processes}{threads} threads on {device}")
     return model
+
+
+def start_rules(config: JobConfig) -> Aside | None:
+    """Start evaluating the rules beside the training, where that is wanted and there is a core for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not config.evaluation.beside_training or cores <= config.model.threads or not config.evaluation.rules:
+        return None
+    about = rules_of(config)
+    return Aside(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
+
+
+def stage(name: str, *facts: str) -> None:
+    """Print a line about a part of the job."""
+    print(f"{name:<11} {', '.join(facts)}", flush=True)
+
+
+def changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """List what a configuration has other than the defaults, as its flags are written.
+
+    >>> changed({"seed": 3, "env": {"alpha": 4.0, "tasks": ["add"]}}, {"seed": 0, "env": {"alpha": 4.0, "tasks": ["copy"]}})
+    ['seed 3', 'env.tasks [add]']
+    """
+    found = []
+    for name, value in settings.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            found += [f"{name}.{line}" for line in changed(value, default)]
+        elif value != default and name != "resume":
+            shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else value
+            found.append(f"{name} {shown}")
+    return found
+
+
+def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
+    """Print what came of a job, where it is, and what to do next.
+
+    Args:
+        config: of the job.
+        records: of the evaluation.
+        place: of the W&B run.
+    """
+    out = config.out
+    print_table(records, f"{config.evaluation.episodes} held-out problems a task")
+    stage("policy", str(out / "policy"))
+    stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
+    stage("settings", str(out / "config.yaml"))
+    stage("W&B", place)
+    stage("next", f"python train/watch.py --policy {out / 'policy'} --policy threshold:0.9")
+    stage("", f"python train/evaluate.py --policy {out / 'policy'} --policy eb_sampler:0.5 --per_task")

@@ -23,6 +23,9 @@ class EnvConfig:
     """Sequences decoded side by side; several processes (torchrun) share them out."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
+    problems: int | None = None
+    """Training problems a task, gone through again and again, their first forwards computed once; null draws new ones
+    all the time."""
     buffer_length: int = 64
     """Masks a sequence starts from."""
     block_lengths: list[int] = field(default_factory=list)
@@ -45,11 +48,35 @@ class EnvConfig:
 class FilterSection:
     """A Learn2PD filter to build on."""
 
+    learn: bool = False
+    """Learn one for the model first, in the run's folder, from its own careful decoding of training problems."""
     folder: str | None = None
-    """Folder of a filter that train/learn2pd.py exported; null for none."""
+    """Folder of a filter that train/learn2pd.py exported, instead; null for none."""
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""
+    problems: int = 1152
+    """Training problems to learn it from."""
+    reference: str = "threshold:0.98"
+    """Rule that decodes them; what it gets right is to be found in as few forwards as an oracle would."""
+    false_commit_weight: float = 16.0
+    """Weight of a position that must not be committed, in its loss."""
+
+    def __post_init__(self) -> None:
+        if self.learn and self.folder is not None:
+            raise ValueError(
+                f"filter.folder is {self.folder!r} and filter.learn is true: set filter.learn to false to take that one"
+            )
+        if self.problems < 1:
+            raise ValueError(f"filter.problems is {self.problems}: it must be 1 or more")
+        if not self.false_commit_weight > 0:
+            raise ValueError(f"filter.false_commit_weight is {self.false_commit_weight}: it must be above 0")
+        make_rule(self.reference)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the training builds on a filter."""
+        return self.learn or self.folder is not None
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,8 @@ class EvaluationConfig:
     """Validation problems a task that each place on a speed dial is measured on."""
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
+    beside_training: bool = False
+    """Evaluate the rules in a process of its own during the training; for a dLLM on a CPU with a core to spare."""
     block_lengths: list[int] = field(default_factory=list)
     """Block lengths to evaluate at; an empty list is those trained with."""
 
@@ -101,9 +130,10 @@ class JobConfig:
     def __post_init__(self) -> None:
         if len(self.env.alpha_range) not in (0, 2):
             raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
-        if self.dit is not None and (self.filter.folder is not None or self.env.alpha_range):
+        if self.dit is not None and (self.filter.is_used or self.env.alpha_range):
             raise ValueError(
-                "dit is given: the paper's network takes neither a filter nor a speed dial (env.alpha_range)"
+                "dit is given: the paper's network takes neither a filter (set filter.learn to false and filter.folder "
+                "to null) nor a speed dial (env.alpha_range)"
             )
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")

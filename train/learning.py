@@ -82,8 +82,6 @@ def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) 
         return
     writers: list[KVWriter] = []
     if tracker is not None:
-        # Records of an earlier end of this run are of another policy.
-        (config.out / "evaluation.json").unlink(missing_ok=True)
         writers = [ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps), TrackerWriter(tracker)]
     model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
     callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
