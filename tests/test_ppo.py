@@ -27,6 +27,7 @@ from train.build import load_filter, make_env, make_model, stream_seed
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
+from train.job import build, with_filter
 from train.job_config import EnvConfig, EvaluationConfig
 from train.learning import learn
 from train.model_config import ModelConfig
@@ -131,6 +132,9 @@ FLAGS = [
     "--env.num_envs=8",
     "--env.buffer_length=8",
     "--env.tasks=[copy]",
+    "--env.problems=null",
+    "--filter.learn=false",
+    "--evaluation.beside_training=false",
     "--policy.hidden_size=8",
     "--policy.feedforward_size=8",
     "--ppo.learning_rate=1e-3",
@@ -209,8 +213,11 @@ def test_a_run_leaves_every_file(finished: Path) -> None:
 
 def test_a_run_shows_its_results(smoke: tuple[Path, subprocess.CompletedProcess[str]], finished: Path) -> None:
     shown = smoke[1].stdout
-    assert "total_timesteps: 192" in shown
-    assert "device cpu, 1 threads" in shown
+    settings = next(line for line in shown.splitlines() if line.startswith("settings"))
+    assert "total_timesteps 192" in settings
+    assert "env.tasks [copy]" in settings
+    assert "env.alpha" not in settings  # as it is by default
+    assert "1 threads on cpu" in shown
     assert "threshold:0.9" in shown
     for name in ("policy", "evaluation.json", "pareto.png"):
         assert str(finished / name) in shown
@@ -292,7 +299,8 @@ def test_a_run_started_over_is_evaluated_again(
         assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume") == 0, capsys.readouterr().err
         assert timesteps(finished) == [UPDATE, 2 * UPDATE, 3 * UPDATE]
         again = json.loads((finished / "evaluation.json").read_text())
-        assert [record["policy"] for record in again if record["nfe"] > 8] == []
+        # Another training, another policy; the rule is the one that was evaluated.
+        assert {record["policy"] for record in again if record["nfe"] > 8} == {"threshold:0.9"}
     finally:
         (finished / "evaluation.json").write_text(records)
 
@@ -436,3 +444,78 @@ def test_seeds_of_two_runs_differ_in_their_first_problems(tmp_path: Path, toy: T
         prompts.append({problem.prompt for problem in problems})
     assert len(prompts[0]) == len(prompts[1]) == 16
     assert not prompts[0] & prompts[1]
+
+
+# The filter that training starts from, remembered problems, and rules evaluated on another core.
+
+WHOLE = [
+    *(flag for flag in FLAGS if not flag.startswith(("--env.problems", "--filter.learn", "--evaluation.beside"))),
+    "--env.problems=20",
+    "--filter.learn=true",
+    "--filter.problems=18",
+    "--evaluation.beside_training=true",
+    "--evaluation.rules=[oracle,'threshold:0.9']",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    words = [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
+    return out, subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = whole
+    assert done.returncode == 0, done.stderr
+    inner = load(out / "filter")
+    assert inner.trained["algorithm"] == "Learn2PD"
+    assert inner.trained["reference"] == "threshold:0.98"
+    assert not (out / "filter_traces").exists()
+    assert load(out / "policy").trained["filter"] == f"{out / 'filter'} as start"
+    # Training begins as the filter: the same network before any update.
+    config = parse(TrainPPOConfig, "ppo.yaml", [f"--out={out}", *WHOLE])
+    own = with_filter(config)
+    assert own.filter.folder == str(out / "filter")
+    start = build(own, algorithm(own)).policy.network
+    assert isinstance(start, torch.nn.Module)
+    weights = inner.network.state_dict()
+    assert all(torch.equal(values, weights[name]) for name, values in start.state_dict().items())
+
+
+def test_rules_evaluated_beside_the_training_are_the_same(
+    whole: tuple[Path, subprocess.CompletedProcess[str]], toy: ToyDenoiser
+) -> None:
+    records = json.loads((whole[0] / "evaluation.json").read_text())
+    about: dict[str, Any] = {"tasks": ["copy"], "episodes": 5, "buffer_length": 8}
+    for name, block in product(("oracle:1", "threshold:0.9"), (8, 4)):
+        [found] = [r for r in records if (r["policy"], r["task"], r["block_length"]) == (name, "copy", block)]
+        assert found == evaluate(toy, make_rule(name), block_length=block, **about, seed=found["seed"])[0]
+    assert {record["policy"] for record in records} == {"learned", "oracle:1", "threshold:0.9"}
+
+
+def test_one_seed_makes_one_run(tmp_path: Path, whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Filter, training and evaluation: bit for bit on one thread."""
+    out = tmp_path / "again"
+    words = [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    for name in ("filter/model.safetensors", "policy/model.safetensors", "evaluation.json"):
+        assert (out / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--filter.folder=x"], "filter.folder is 'x' and filter.learn is true"),
+        (["--dit.hidden_size=16"], "set filter.learn to false"),
+        (["--filter.reference=thresold:0.9"], "thresold"),
+        (["--filter.problems=0"], "filter.problems"),
+        (["--env.problems=0"], "problems is 0"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(monkeypatch, f"--out={tmp_path / 'run'}", *WHOLE, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -292,3 +292,25 @@ def test_training_and_validation_problems_are_apart(tmp_path: Path) -> None:
     assert {task().problem("validation", 29).prompt for task in TASKS.values()} <= prompts["validation"]
     assert {task().problem("train", FIRST_PROBLEM + 29).prompt for task in TASKS.values()} <= prompts["train"]
     assert not prompts["train"] & {TASKS["sudoku"]().problem("train", i).prompt for i in range(100)}
+
+
+def test_only_what_a_careful_rule_gets_right_is_kept(fickle: Fickle, tmp_path: Path) -> None:
+    """The reference is that of the rule: one that commits everything at once is wrong wherever a position is fickle."""
+    hasty = whole(collect(about(tmp_path / "hasty", reference="threshold:0.01")))
+    careful = whole(collect(about(tmp_path / "careful")))
+    assert len(hasty["oracle"]) == 13 * 2  # one forward a block of 4: all that is predicted is the reference
+    assert (hasty["oracle"] == (hasty["eligible"] > 0)).all()
+    assert len(careful["oracle"]) > 13 * 2
+    right = whole(collect(about(tmp_path / "right", only_right=True)))
+    config = about(tmp_path / "right")
+    texts = [
+        done.text
+        for done in decode(
+            fickle, [p for s in range(3) for p in prompts_of(config, s)], LowConfidence(1), DecodingSettings(8, 4)
+        )
+    ]
+    problems = [problem for shard in range(3) for problem in problems_of(config, shard)]
+    scorers = {task.name: task.score for task in make_tasks(["copy", "sort"])}
+    answered = [scorers[problem.task](text, problem) == 1 for problem, text in zip(problems, texts, strict=True)]
+    firsts = right["time"][:, 0] == 0
+    assert firsts.sum() == sum(answered)

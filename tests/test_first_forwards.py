@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs import first_forwards
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.first_forwards import FirstForwards
+from envs.tasks import make_tasks
+from envs.toy import ToyDenoiser
+from policies import Threshold, decode
+
+
+class Counting(ToyDenoiser):
+    """Counts the rows that it computes."""
+
+    rows = 0
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
+        self.rows += len(tokens)
+        return super().logits(tokens, attention_mask, length, position_ids)
+
+
+PROMPTS = [
+    problem.prompt for task in make_tasks(["copy", "sort"]) for problem in (task.problem("test", i) for i in range(9))
+]
+
+
+def remembering(length: int = 8) -> tuple[Counting, FirstForwards]:
+    denoiser = Counting()
+    known = FirstForwards(denoiser)
+    known.remember([denoiser.encode_prompt(prompt) for prompt in PROMPTS], length, batch_size=4)
+    denoiser.rows = 0
+    return denoiser, known
+
+
+def test_texts_and_counts_are_those_of_the_dllm_alone() -> None:
+    settings = DecodingSettings(8, 4)
+    rule = Threshold(0.4)
+    denoiser, known = remembering()
+    for size in (1, 5, 64):
+        assert decode(known, PROMPTS, rule, settings, batch_size=size) == decode(
+            ToyDenoiser(), PROMPTS, rule, settings, batch_size=size
+        )
+    assert denoiser.rows > 0
+
+
+def test_an_untouched_buffer_is_not_computed_again() -> None:
+    denoiser, known = remembering()
+    batch = DecodingBatch(known, len(PROMPTS), DecodingSettings(8))
+    batch.load(range(len(PROMPTS)), [known.encode_prompt(prompt) for prompt in PROMPTS])
+    view = batch.forward()
+    assert denoiser.rows == 0
+    assert batch.nfe.tolist() == [1] * len(PROMPTS)  # they count all the same
+    batch.commit(view.eligible & (torch.arange(8) == 0))
+    batch.forward()
+    assert denoiser.rows == int(batch.running.sum())
+
+
+def test_another_length_or_prompt_is_computed() -> None:
+    denoiser, known = remembering(length=8)
+    other = "copy . . : z z z . . . . . . . . . . . . . ="
+    assert other not in PROMPTS
+    for prompt, length in ((PROMPTS[0], 4), (other, 8)):
+        before = denoiser.rows
+        batch = DecodingBatch(known, 1, DecodingSettings(length))
+        batch.load([0], [known.encode_prompt(prompt)])
+        batch.forward()
+        assert denoiser.rows == before + 1
+
+
+def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_forwards, "MOST_BYTES", 100)
+    denoiser = Counting()
+    known = FirstForwards(denoiser)
+    known.remember([denoiser.encode_prompt(prompt) for prompt in PROMPTS], 8)
+    assert denoiser.rows == 1  # enough to tell
+    batch = DecodingBatch(known, 1, DecodingSettings(8))
+    batch.load([0], [known.encode_prompt(PROMPTS[0])])
+    batch.forward()
+    assert denoiser.rows == 2
