@@ -41,7 +41,6 @@ class Algorithm:
         arguments: of its constructor, beyond those that every job gives.
         policy_kwargs: of `UnmaskingActorCritic`, likewise.
         group_size: rollouts of each problem that are compared with each other; None for independent episodes.
-        defaults: the configuration that a command without arguments has.
         experts: rules that decode further rows of each group.
         expert_block: positions of their blocks.
         trial_arguments: of the constructor, where a dry run needs others.
@@ -51,7 +50,6 @@ class Algorithm:
     arguments: Mapping[str, Any]
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
     group_size: int | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     expert_block: int = 32
     trial_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +70,7 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
         ValueError: if it is tied to another block length.
     """
     folder, role = config.filter.folder, config.filter.role
-    if config.filter.learn:
+    if config.filter.is_learned:
         return UnmaskingNetwork(config.policy)  # what will be learned has its shape
     if folder is None:
         return None

@@ -30,6 +30,7 @@ from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
 from policies.learned import PolicyNetwork
+from policies.rules import Oracle
 from train import parallel
 from train.build import Algorithm, load_filter, load_model, make_env, make_model, stream_seed
 from train.evaluate import (
@@ -41,7 +42,7 @@ from train.evaluate import (
     problems_of,
     score_problems,
 )
-from train.finish import blocks_of, calibration_places, evaluation_of
+from train.finish import blocks_of, calibration_places, evaluation_of, rules_of
 from train.job_config import JobConfig
 from train.run_folder import UserError
 
@@ -67,8 +68,10 @@ class Estimate:
         score: its mean score.
         update_seconds: of learning from one transition in an update.
         job_hours: of the whole training.
-        answers: decoded in calibration and evaluation.
+        answers: decoded to learn a filter, in calibration and in evaluation.
         evaluation_hours: of decoding them, if the trained policy takes as many forwards as the untrained one.
+        answers_beside: decoded by rules beside the training.
+        beside_hours: of decoding those.
         longest_prompt: in tokens, of those that were tried and those of the evaluation.
         step_gib: what a forward of all rows needs with that prompt, computed; None where it can't be.
         memory_gib: the most that the dry run itself used, on the GPU if the dLLM is there.
@@ -84,6 +87,8 @@ class Estimate:
     job_hours: float
     answers: int
     evaluation_hours: float
+    answers_beside: int
+    beside_hours: float
     longest_prompt: int
     step_gib: float | None
     memory_gib: float
@@ -136,7 +141,10 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     trials, about = Trials(config, denoiser, model), evaluation_of(config, UNTRAINED)
     held_out = problems_of(about)
     nfe, score = trials.sample()
-    parts = (trials.calibration(), trials.evaluation(about, len(held_out)))
+    beside = rules_of(config) if config.evaluation.beside_training else replace(about, policy=[])
+    rest = replace(about, policy=[policy for policy in about.policy if policy not in beside.policy])
+    parts = (trials.filter(), trials.calibration(), trials.evaluation(rest, len(held_out)))
+    answers_beside, positions_beside = trials.evaluation(beside, len(held_out))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
     prompt = max(len(denoiser.encode_prompt(problem.prompt)) for problem in (*held_out, *trials.problems))
     estimate = Estimate(
@@ -150,6 +158,8 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         job_hours=config.total_timesteps * (step_seconds / rows + update_seconds) / 3600,
         answers=sum(answers for answers, _ in parts),
         evaluation_hours=sum(positions for _, positions in parts) * step_seconds / step_positions / 3600,
+        answers_beside=answers_beside,
+        beside_hours=positions_beside * step_seconds / step_positions / 3600,
         longest_prompt=prompt,
         step_gib=step_gib(loaded, rows, prompt, config.env.buffer_length),
         memory_gib=memory_gib(device),
@@ -211,6 +221,17 @@ class Trials:
         done = self._decode(self._untrained("sample"), blocks_of(self.config)[0], self.problems)
         scores = score_problems(self.tasks, self.problems, [one.text for one in done])
         return sum(one.nfe for one in done) / len(done), sum(scores) / len(done)
+
+    def filter(self) -> tuple[int, float]:
+        """Return how many answers a filter is learned from, references not counted, and the positions computed."""
+        section = self.config.filter
+        if not section.is_learned:
+            return 0, 0.0
+        count = section.problems + max(1, section.problems // 9)  # and those that stop it
+        blocks = blocks_of(self.config)
+        # Its references are computed too, as the filter's are.
+        oracle = Oracle(careful=make_rule(section.reference))
+        return count * len(blocks), count * sum(self._positions(oracle, block) for block in blocks)
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""
@@ -309,7 +330,8 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
     table = Table(title=f"dry run of {config.model.name} on {config.model.device}", title_justify="left")
     table.add_column("what")
     table.add_column("measured", justify="right")
-    whole = estimate.job_hours + estimate.evaluation_hours
+    whole = max(estimate.job_hours, estimate.beside_hours) + estimate.evaluation_hours
+    beside = (f"rules beside it, {estimate.answers_beside:,} answers", hours(estimate.beside_hours))
     largest = f"needed by a forward of {estimate.rows} rows, prompts of {estimate.longest_prompt} tokens"
     for what, shown in (
         ("loading the dLLM", f"{estimate.load_seconds:.1f} s"),
@@ -318,7 +340,11 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
         ("their score", f"{estimate.score:.2f}"),
         ("an update, for each step learned from", f"{1000 * estimate.update_seconds:.3g} ms"),
         (f"training of {config.total_timesteps:,} env steps", hours(estimate.job_hours)),
-        (f"evaluation, {estimate.answers:,} answers", hours(estimate.evaluation_hours)),
+        *([beside] if estimate.answers_beside else []),
+        (
+            f"{'filter and ' if config.filter.is_learned else ''}evaluation, {estimate.answers:,} answers",
+            hours(estimate.evaluation_hours),
+        ),
         ("the whole job, estimated", hours(whole)),
         (largest, "unknown" if estimate.step_gib is None else f"{estimate.step_gib:.2f} GiB"),
         ("peak memory of this dry run", f"{estimate.memory_gib:.2f} GiB"),

@@ -70,4 +70,4 @@ def train(config: TrainGRPOConfig) -> list[Record]:
 if __name__ == "__main__":
     from train.cli import run
 
-    run(train, TrainGRPOConfig, "grpo.yaml")
+    run(train, TrainGRPOConfig, TrainGRPOConfig.DEFAULTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from envs.decoding import DecodingSettings
 from policies import make_rule
@@ -76,6 +76,8 @@ class ExpertSection:
 @dataclass(frozen=True)
 class TrainGRPOConfig(JobConfig):
     """Everything `python train/grpo.py` can be told."""
+
+    DEFAULTS: ClassVar[str | None] = "grpo.yaml"
 
     out: Path = Path("runs/grpo")
     """The run's folder; it must be new or empty."""

@@ -35,7 +35,7 @@ from train.build import (
     share,
     stream_seed,
 )
-from train.config import to_plain, to_yaml
+from train.config import parse, to_plain, to_yaml
 from train.evaluate import plan
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
@@ -68,7 +68,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             check(own, algorithm)
             if parallel.is_main():
                 open_run(config.out, to_yaml(settings), config.resume)
-                stage("settings", *(changed(settings, algorithm.defaults) or ["the defaults"]))
+                stage(
+                    "settings",
+                    *(changed(settings, to_plain(parse(type(config), config.DEFAULTS, []))) or ["the defaults"]),
+                )
                 tracker = Tracker(config.wandb, config.out, settings, "train")
             own = with_filter(own)
             model = build(own, algorithm)
@@ -116,7 +119,7 @@ def check(config: JobConfig, algorithm: Algorithm) -> None:
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
     # Calibration of a dial, and a filter's early stop, need validation problems.
-    needs_validation = bool(config.env.alpha_range) or config.filter.learn
+    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned
     need_splits(
         make_tasks(config.env.tasks), ("train", "test", "validation") if needs_validation else ("train", "test")
     )
@@ -124,7 +127,7 @@ def check(config: JobConfig, algorithm: Algorithm) -> None:
 
 def with_filter(config: JobConfig) -> JobConfig:
     """Learn the filter to start from, if one is to be, and return the job that builds on its folder."""
-    if not config.filter.learn:
+    if not config.filter.is_learned:
         return config
     folder, section = config.out / "filter", config.filter
     if parallel.is_main():
@@ -182,7 +185,7 @@ def stage(name: str, *facts: str) -> None:
 def changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """List what a configuration has other than the defaults, as its flags are written.
 
-    >>> changed({"seed": 3, "env": {"alpha": 4.0, "tasks": ["add"]}}, {"seed": 0, "env": {"alpha": 4.0, "tasks": ["copy"]}})
+    >>> changed({"seed": 3, "env": {"alpha": 4.0, "tasks": ["add"]}}, {"seed": 0, "env": {"alpha": 4.0}})
     ['seed 3', 'env.tasks [add]']
     """
     found = []

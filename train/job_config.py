@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from envs.decoding import DecodingSettings
 from envs.tasks import SUITE
@@ -42,6 +42,8 @@ class EnvConfig:
     def __post_init__(self) -> None:
         if self.num_envs < 1:
             raise ValueError(f"num_envs is {self.num_envs}: it must be 1 or more")
+        if self.problems is not None and self.problems < 1:
+            raise ValueError(f"problems is {self.problems}: it must be 1 or more, or null for new ones all the time")
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class FilterSection:
     """A Learn2PD filter to build on."""
 
     learn: bool = False
-    """Learn one for the model first, in the run's folder, from its own careful decoding of training problems."""
+    """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
     folder: str | None = None
-    """Folder of a filter that train/learn2pd.py exported, instead; null for none."""
+    """Folder of a filter that train/learn2pd.py exported."""
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""
@@ -63,10 +65,6 @@ class FilterSection:
     """Weight of a position that must not be committed, in its loss."""
 
     def __post_init__(self) -> None:
-        if self.learn and self.folder is not None:
-            raise ValueError(
-                f"filter.folder is {self.folder!r} and filter.learn is true: set filter.learn to false to take that one"
-            )
         if self.problems < 1:
             raise ValueError(f"filter.problems is {self.problems}: it must be 1 or more")
         if not self.false_commit_weight > 0:
@@ -74,9 +72,9 @@ class FilterSection:
         make_rule(self.reference)
 
     @property
-    def is_used(self) -> bool:
-        """Whether the training builds on a filter."""
-        return self.learn or self.folder is not None
+    def is_learned(self) -> bool:
+        """Whether the job learns its filter."""
+        return self.learn and self.folder is None
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,9 @@ class EvaluationConfig:
 class JobConfig:
     """What every training job can be told; each algorithm adds a section of its own."""
 
+    DEFAULTS: ClassVar[str | None] = None
+    """File of `configs/` that a command without arguments takes."""
+
     out: Path = Path("runs/job")
     """The run's folder; it must be new or empty."""
     seed: int = 0
@@ -130,7 +131,7 @@ class JobConfig:
     def __post_init__(self) -> None:
         if len(self.env.alpha_range) not in (0, 2):
             raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
-        if self.dit is not None and (self.filter.is_used or self.env.alpha_range):
+        if self.dit is not None and (self.filter.learn or self.filter.folder is not None or self.env.alpha_range):
             raise ValueError(
                 "dit is given: the paper's network takes neither a filter (set filter.learn to false and filter.folder "
                 "to null) nor a speed dial (env.alpha_range)"

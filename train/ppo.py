@@ -72,4 +72,4 @@ def train(config: TrainPPOConfig) -> list[Record]:
 if __name__ == "__main__":
     from train.cli import run
 
-    run(train, TrainPPOConfig, "ppo.yaml")
+    run(train, TrainPPOConfig, TrainPPOConfig.DEFAULTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from train.job_config import JobConfig
 
@@ -46,6 +47,8 @@ class PPOSection:
 @dataclass(frozen=True)
 class TrainPPOConfig(JobConfig):
     """Everything `python train/ppo.py` can be told."""
+
+    DEFAULTS: ClassVar[str | None] = "ppo.yaml"
 
     out: Path = Path("runs/ppo")
     """The run's folder; it must be new or empty."""

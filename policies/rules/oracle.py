@@ -76,6 +76,8 @@ class Oracle(CommitRule):
 
     agreement: int = 1
     """Always 1: commit what agrees."""
+    careful: CommitRule | None = bound(None)
+    """The rule whose result is known; None is `low_confidence:1`."""
     references: References | None = bound(None)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Oracle(CommitRule):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Get ready to decode references."""
-        return replace(self, references=References(denoiser, settings))
+        return replace(self, references=References(denoiser, settings, self.careful))
 
     def select(self, view: View) -> Tensor:
         """Choose what agrees, else the best."""

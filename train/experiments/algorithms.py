@@ -11,6 +11,7 @@ import numpy as np
 
 from envs.reward import Multiplicative
 from train.experiments.base import (
+    FROM_SCRATCH,
     SEEDS,
     Experiment,
     Step,
@@ -69,7 +70,7 @@ def train(name: str, algorithm: str, seed: int, flags: Iterable[str], steps: int
 
 def setting(start: str, alpha: int, block: int) -> list[str]:
     """Return the flags of a setting."""
-    return ["--policy.init", start, "--env.alpha", str(alpha), "--env.block_lengths", f"[{block}]"]
+    return [*FROM_SCRATCH, "--policy.init", start, "--env.alpha", str(alpha), "--env.block_lengths", f"[{block}]"]
 
 
 def cell(algorithm: str, start: str, alpha: int, block: int, seed: int) -> Step:

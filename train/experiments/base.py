@@ -19,6 +19,9 @@ SEEDS = (0, 1, 2)
 QUICK_TRAINING = ("--total_timesteps", "4096", "--evaluation.episodes", "2")
 """Arguments that make a training short."""
 
+FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null")
+"""Arguments of a training that learns no filter to start from and draws new problems all the time."""
+
 QUICK_DIAL = (*QUICK_TRAINING, "--evaluation.calibration_episodes", "2")
 """Likewise, for a policy that is calibrated."""
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 from policies import RULES as ALL_RULES
 from train.experiments.base import (
+    FROM_SCRATCH,
     QUICK_DIAL,
     SEEDS,
     Experiment,
@@ -44,7 +45,7 @@ REFERENCE = 0.65
 """Accuracy that counts as nothing: committing everything in one forward reaches it."""
 
 FROM_FILTER = ["--filter.folder", WEIGHTED, "--filter.role", "start"]
-TRAIN = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_FILTER, "--wandb.mode", "disabled"]
+TRAIN = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH, *FROM_FILTER, "--wandb.mode", "disabled"]
 
 DIALS = [
     Step(f"dial/dial_s{seed}", [*TRAIN, "--seed", str(seed), "--evaluation.rules", "[]"], QUICK_DIAL) for seed in SEEDS

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from train.experiments.base import (
+    FROM_SCRATCH,
     QUICK_TRAINING,
     SEEDS,
     Experiment,
@@ -38,7 +39,17 @@ LEAST = (0.986, 0.989)
 """Accuracies to be reached with the fewest forwards."""
 
 ROLES = {"none": "not used (threshold start)", "feature": "an input", "start": "the start", "both": "both"}
-TRAIN = ("--total_timesteps", "30000", "--evaluation.rules", "[]", "--wandb.mode", "disabled")
+TRAIN = (
+    *FROM_SCRATCH,
+    "--env.alpha",
+    "10",
+    "--total_timesteps",
+    "30000",
+    "--evaluation.rules",
+    "[]",
+    "--wandb.mode",
+    "disabled",
+)
 
 
 class Filters(Experiment):

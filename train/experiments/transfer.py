@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.experiments.base import (
+    FROM_SCRATCH,
     QUICK_DIAL,
     SEEDS,
     Experiment,
@@ -49,7 +50,7 @@ SMALL = Step(
 
 def dial_on(folder: str, tasks: Sequence[str]) -> Step:
     """Train a dial on some tasks only, from the threshold rule, because the filter has seen all."""
-    command = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", "--total_timesteps", "100000"]
+    command = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH, "--total_timesteps", "100000"]
     command += ["--wandb.mode", "disabled", "--evaluation.rules", "[]", "--env.tasks", f"[{', '.join(tasks)}]"]
     return Step(folder, command, QUICK_DIAL)
 

@@ -25,7 +25,6 @@ from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import UnmaskingPolicy, load, make_rule
 from policies.rules import Oracle
-from policies.rules.oracle import References
 from train.model_config import ModelConfig
 from train.progress import progress
 
@@ -105,7 +104,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
-    oracle = Oracle(references=References(denoiser, settings, make_rule(config.reference)))
+    oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     problems = problems_of(config, shard)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems]
