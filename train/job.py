@@ -211,7 +211,7 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     print_table(records, f"{config.evaluation.episodes} held-out problems a task")
     stage("policy", str(out / "policy"))
     stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
-    stage("settings", str(out / "config.yaml"))
+    stage("all settings", str(out / "config.yaml"))
     stage("W&B", place)
     stage("next", f"python train/watch.py --policy {out / 'policy'} --policy threshold:0.9")
     stage("", f"python train/evaluate.py --policy {out / 'policy'} --policy eb_sampler:0.5 --per_task")
