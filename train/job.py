@@ -68,10 +68,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             check(own, algorithm)
             if parallel.is_main():
                 open_run(config.out, to_yaml(settings), config.resume)
-                stage(
-                    "settings",
-                    *(changed(settings, to_plain(parse(type(config), config.DEFAULTS, []))) or ["the defaults"]),
-                )
+                defaults = to_plain(parse(type(config), config.DEFAULTS, []))
+                stage("settings", *(changed(settings, defaults) or ["the defaults"]))
                 tracker = Tracker(config.wandb, config.out, settings, "train")
             own = with_filter(own)
             model = build(own, algorithm)
@@ -211,7 +209,7 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     print_table(records, f"{config.evaluation.episodes} held-out problems a task")
     stage("policy", str(out / "policy"))
     stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
-    stage("all settings", str(out / "config.yaml"))
+    stage("settings", str(out / "config.yaml"))
     stage("W&B", place)
     stage("next", f"python train/watch.py --policy {out / 'policy'} --policy threshold:0.9")
     stage("", f"python train/evaluate.py --policy {out / 'policy'} --policy eb_sampler:0.5 --per_task")
