@@ -37,9 +37,10 @@ class Episodes:
         block_lengths: to draw from, uniformly.
         has_dial: whether each episode draws a place on the dial.
         num_problems: of each task, from its first on; None draws from all.
+        task_weights: how often each task is drawn, relative to the others; none draws all alike.
 
     Raises:
-        ValueError: if there is to be no problem.
+        ValueError: if there is to be no problem, or the weights are not one a task, 0 or more, and some above 0.
     """
 
     def __init__(
@@ -51,7 +52,14 @@ class Episodes:
         block_lengths: Sequence[int],
         has_dial: bool = False,
         num_problems: int | None = None,
+        task_weights: Sequence[float] = (),
     ) -> None:
+        if task_weights and (len(task_weights) != len(tasks) or min(task_weights) < 0 or not sum(task_weights) > 0):
+            raise ValueError(
+                f"task_weights is {list(task_weights)}: give one of 0 or more for each of {len(tasks)} tasks "
+                f"({', '.join(task.name for task in tasks)}), not all of them 0"
+            )
+        self.shares = np.array(task_weights) / sum(task_weights) if task_weights else None
         if num_problems is not None and num_problems < 1:
             raise ValueError(f"num_problems is {num_problems}: it must be 1 or more, or None for all")
         self.num_problems = 2**31 if num_problems is None else num_problems
@@ -84,7 +92,9 @@ class Episodes:
     def _draw(self, row: int, problem: Problem | None) -> Episode:
         generator = self._generators[row]
         if problem is None:
-            task = self.tasks[int(generator.integers(len(self.tasks)))]
+            count = len(self.tasks)
+            which = generator.integers(count) if self.shares is None else generator.choice(count, p=self.shares)
+            task = self.tasks[int(which)]
             problem = task.wrapped_problem(self.split, int(generator.integers(self.num_problems)))
         speed = generator.random(dtype=np.float64) if self.has_dial else 0.0
         # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.

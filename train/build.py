@@ -167,11 +167,12 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
         autoreset_mode=mode,
-        episodes=partial(Episodes, num_problems=env.problems)
+        episodes=partial(Episodes, num_problems=env.problems, task_weights=env.task_weights)
         if group is None
         else partial(
             GroupEpisodes,
             num_problems=env.problems,
+            task_weights=env.task_weights,
             group_size=group + experts,
             expert_blocks=[algorithm.expert_block] * experts,
         ),

@@ -23,6 +23,8 @@ class EnvConfig:
     """Sequences decoded side by side; several processes (torchrun) share them out."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
+    task_weights: list[float] = field(default_factory=list)
+    """How often each task is drawn in training, relative to the others; an empty list is alike."""
     problems: int | None = None
     """Training problems a task, gone through again and again, their first forwards computed once; null draws new ones
     all the time."""
