@@ -14,8 +14,9 @@ from gymnasium.wrappers.vector import FlattenObservation, RecordEpisodeStatistic
 from test_unmasking import EVERYTHING, NOTHING, L, assert_same, native, single, some
 
 from envs import UnmaskingVectorEnv
+from envs.episodes import Episodes
 from envs.noise import uniform
-from envs.tasks import TASKS
+from envs.tasks import TASKS, make_tasks
 from train.group_episodes import GroupEpisodes
 
 GROUPS = partial(GroupEpisodes, group_size=8)
@@ -280,3 +281,23 @@ def test_render_gives_a_frame_a_row() -> None:
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(ValueError, match=r"autoreset_mode is 'same'.*'NextStep', 'SameStep', 'Disabled'"):
         native(1, autoreset_mode="same")
+
+
+def test_few_problems_come_again_and_each_as_often_as_its_task_weighs() -> None:
+    tasks = make_tasks(["copy", "sort", "add"])
+    episodes = Episodes(1, tasks=tasks, split="train", block_lengths=[8], num_problems=5, task_weights=[0.0, 1.0, 3.0])
+    episodes.seed(0, np.random.default_rng(0))
+    drawn = [episodes.begin([0])[0].problem for _ in range(4000)]
+    counts = {task.name: sum(problem.task == task.name for problem in drawn) for task in tasks}
+    assert counts["copy"] == 0
+    # 5 standard deviations of a binomial of 4000 draws at 1/4.
+    assert abs(counts["sort"] - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5
+    firsts = {task.name: {task.wrapped_problem("train", i).prompt for i in range(5)} for task in tasks}
+    for name in ("sort", "add"):
+        assert {problem.prompt for problem in drawn if problem.task == name} == firsts[name]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
+def test_weights_that_cannot_be_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"task_weights is .* one of 0 or more for each of 2 tasks \(copy, sort\)"):
+        Episodes(1, tasks=make_tasks(["copy", "sort"]), split="train", block_lengths=[8], task_weights=weights)
