@@ -36,7 +36,7 @@ class Episodes:
         split: of the problems.
         block_lengths: to draw from, uniformly.
         has_dial: whether each episode draws a place on the dial.
-        num_problems: of each task, from its first on; None draws from all.
+        num_problems: of each task without end, from its first on; None draws from all.
         task_weights: how often each task is drawn, relative to the others; none draws all alike.
 
     Raises:
@@ -95,7 +95,8 @@ class Episodes:
             count = len(self.tasks)
             which = generator.integers(count) if self.shares is None else generator.choice(count, p=self.shares)
             task = self.tasks[int(which)]
-            problem = task.wrapped_problem(self.split, int(generator.integers(self.num_problems)))
+            limit = self.num_problems if task.size(self.split) is None else 2**31
+            problem = task.wrapped_problem(self.split, int(generator.integers(limit)))
         speed = generator.random(dtype=np.float64) if self.has_dial else 0.0
         # Nothing is drawn where there is no choice, so that problems follow from the seed as they always have.
         choice = int(generator.integers(len(self.block_lengths))) if len(self.block_lengths) > 1 else 0

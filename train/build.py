@@ -153,6 +153,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
     mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
+    weights = env.weights_of([task.name for task in make_tasks(env.tasks)]) if env.task_weights else []
     if env.problems is not None:
         denoiser = remember_problems(config, denoiser)
     batch = UnmaskingVectorEnv(
@@ -167,12 +168,12 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
         autoreset_mode=mode,
-        episodes=partial(Episodes, num_problems=env.problems, task_weights=env.task_weights)
+        episodes=partial(Episodes, num_problems=env.problems, task_weights=weights)
         if group is None
         else partial(
             GroupEpisodes,
             num_problems=env.problems,
-            task_weights=env.task_weights,
+            task_weights=weights,
             group_size=group + experts,
             expert_blocks=[algorithm.expert_block] * experts,
         ),
@@ -183,7 +184,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
 def remember_problems(config: JobConfig, denoiser: Denoiser) -> Denoiser:
     """Return the dLLM with the first forwards of the training problems computed."""
     count = config.env.problems or 0
-    problems = [task.wrapped_problem("train", index) for task in make_tasks(config.env.tasks) for index in range(count)]
+    endless = [task for task in make_tasks(config.env.tasks) if task.size("train") is None]
+    problems = [task.wrapped_problem("train", index) for task in endless for index in range(count)]
     known = FirstForwards(denoiser)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
     known.remember(prompts, config.env.buffer_length, config.env.num_envs)

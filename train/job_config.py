@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from envs.decoding import DecodingSettings
-from envs.tasks import SUITE
+from envs.tasks import BENCHMARKS, SUITE, TASKS
 from policies import NetworkConfig, make_rule
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
+from train.config_values import nearest
 from train.model_config import ModelConfig
 from train.tracking import WandbConfig
 
@@ -23,11 +25,11 @@ class EnvConfig:
     """Sequences decoded side by side; several processes (torchrun) share them out."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks by name, or suite."""
-    task_weights: list[float] = field(default_factory=list)
-    """How often each task is drawn in training, relative to the others; an empty list is alike."""
+    task_weights: list[str] = field(default_factory=list)
+    """How often tasks are drawn in training, as NAME=WEIGHT; a task that is not named has weight 1."""
     problems: int | None = None
-    """Training problems a task, gone through again and again, their first forwards computed once; null draws new ones
-    all the time."""
+    """Training problems of a task that could make them without end, gone through again and again, their first forwards
+    computed once; null draws new ones all the time."""
     buffer_length: int = 64
     """Masks a sequence starts from."""
     block_lengths: list[int] = field(default_factory=list)
@@ -46,6 +48,23 @@ class EnvConfig:
             raise ValueError(f"num_envs is {self.num_envs}: it must be 1 or more")
         if self.problems is not None and self.problems < 1:
             raise ValueError(f"problems is {self.problems}: it must be 1 or more, or null for new ones all the time")
+        for text in self.task_weights:
+            name, _, weight = text.rpartition("=")
+            if name not in (*TASKS, *BENCHMARKS):
+                close = nearest(name, (*TASKS, *BENCHMARKS))
+                meant = f", perhaps {close}" if close else ""
+                raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task{meant}")
+            try:
+                is_possible = 0 <= float(weight) < float("inf")
+            except ValueError:
+                is_possible = False
+            if not is_possible:
+                raise ValueError(f"task_weights holds {text!r}: the weight must be a number of 0 or more")
+
+    def weights_of(self, names: Sequence[str]) -> list[float]:
+        """Return the weights of the tasks of these names."""
+        given = {text.rpartition("=")[0]: float(text.rpartition("=")[2]) for text in self.task_weights}
+        return [given.get(name, 1.0) for name in names]
 
 
 @dataclass(frozen=True)

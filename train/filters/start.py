@@ -41,6 +41,9 @@ def learn_start(
 
     Returns:
         One line about it.
+
+    Raises:
+        ValueError: if the reference answers no problem right.
     """
     if (folder / "config.json").is_file():
         return f"taken from {folder}"
@@ -53,6 +56,12 @@ def learn_start(
 
     train = gather("train")
     held_out = gather("validation", split="validation", problems=max(1, about.problems // 9))
+    for name, traces in {"training": train, "validation": held_out}.items():
+        if not any(map(len, traces)):
+            raise ValueError(
+                f"filter.reference is {about.reference!r}: it answers none of the {name} problems right, so there is "
+                "nothing to learn a filter from; set filter.learn to false"
+            )
     torch.manual_seed(settings.seed)
     network = UnmaskingNetwork(shape)
     result = fit(network, train, held_out, settings, weight)
