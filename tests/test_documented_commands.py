@@ -64,7 +64,10 @@ SHORT = {
 """By script: its folder, and arguments that end it soon, for the lines after it that need its results."""
 
 AT_WORK = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[")
-"""A progress bar that has left zero: a problem was decoded, or an update finished."""
+"""A progress bar that has left zero: a problem was decoded."""
+
+HAS_LEARNED = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[[^]]*step/s")
+"""The bar of a training that has left zero: an update is finished, not only the filter that it starts from."""
 
 PATIENCE = 240.0
 """Seconds that a command may take to get to work."""
@@ -161,6 +164,7 @@ class Folder:
         )
         os.close(inside)
         output, deadline, is_interrupted = "", time.monotonic() + PATIENCE, False
+        is_at_work = HAS_LEARNED if re.search(r"train/(ppo|grpo)\.py", command) else AT_WORK
         try:
             while time.monotonic() < deadline:
                 if select.select([terminal], [], [], 0.1)[0]:
@@ -169,7 +173,7 @@ class Folder:
                         output += os.read(terminal, 65536).decode(errors="replace")
                 if process.poll() is not None:
                     break
-                if not is_interrupted and AT_WORK.search(output):
+                if not is_interrupted and is_at_work.search(output):
                     os.killpg(process.pid, signal.SIGINT)
                     is_interrupted = True
             else:
