@@ -23,7 +23,7 @@ ACCELERATOR_CHUNK = 2**24
 BEST_K = 50
 """Probabilities in ``best_probabilities``."""
 
-TOP_K = 8
+TOP_K = 15
 """Tokens in ``top``."""
 
 

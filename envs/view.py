@@ -44,7 +44,7 @@ VIEW_TENSORS = frozenset({"probabilities", "top", "best_probabilities", "hidden"
 """Larger things that a view has only when they are asked for:
 
 * ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
-* ``top``: gives ``top_probabilities`` (N, L, 8) float32, falling, and ``top_ids`` (N, L, 8) int64.
+* ``top``: gives ``top_probabilities`` (N, L, 15) float32, falling, and ``top_ids`` (N, L, 15) int64.
 * ``best_probabilities``: (N, L, 50) float32, falling, of masked and committed positions alike, the mask token included:
   the first is ``top_probability``. A smaller vocabulary is filled up with zeros.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.

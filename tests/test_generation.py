@@ -26,6 +26,9 @@ from policies import (
     make_rule,
 )
 from train.architectures import build_model, build_tokenizer
+from train.evaluate import evaluate
+from train.finish import evaluation_of
+from train.job_config import EnvConfig, JobConfig
 from train.pretrain import PretrainConfig
 
 Model = tuple[RobertaPreLayerNormForMaskedLM, PreTrainedTokenizerFast]
@@ -273,7 +276,7 @@ def test_the_model_is_left_as_it_was(model: Model) -> None:
 
 # Every rule decodes the same through the env.
 
-EVERY_RULE = [name for name in RULES if name != "guided"]  # it needs a model of the toy's words
+EVERY_RULE = [name for name in RULES if name not in ("guided", "diffuspec")]  # they need a model of the toy's words
 
 
 @pytest.mark.slow
@@ -303,3 +306,23 @@ def test_every_rule_decodes_as_the_env_does(
     for batch_size in (1, 3):
         done = decode(toy, prompts, rule, settings, batch_size=batch_size)
         assert [(g.text, g.nfe, g.token_positions) for g in done] == from_env
+
+
+# The early end.
+
+
+def test_without_the_early_end_generation_and_evaluation_pay_for_every_position(toy: ToyDenoiser) -> None:
+    prompt, rule = PROMPTS[1], LowConfidence(1)
+    [early], [late] = (
+        decode(toy, [prompt], rule, DecodingSettings(12, 12, early_end=early_end)) for early_end in (True, False)
+    )
+    assert late.nfe == 12 > early.nfe
+    assert late.text == early.text
+    about: dict[str, Any] = {"tasks": "copy", "episodes": 4, "buffer_length": 24}
+    assert evaluate(toy, rule, early_end=False, **about)[-1]["nfe"] == 24 > evaluate(toy, rule, **about)[-1]["nfe"]
+
+
+def test_a_job_trains_tries_and_evaluates_with_its_early_end() -> None:
+    config = JobConfig(env=EnvConfig(early_end=False))
+    assert not evaluation_of(config, "policy").early_end
+    assert evaluation_of(JobConfig(), "policy").early_end

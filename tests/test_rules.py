@@ -20,6 +20,7 @@ from envs.toy import ToyDenoiser
 from envs.view import VIEW_FEATURES, VIEW_TENSORS, Action, View
 from policies import RULES, Random, make_rule
 from policies.rules.base import CommitRule, Rule
+from policies.rules.diffuspec import DiffuSpec
 from policies.rules.fixed import FixedStep
 from policies.rules.guided import Guided
 
@@ -73,7 +74,7 @@ def test_a_name_says_every_option_that_is_not_the_default(name: str) -> None:
         if option in TEXTS or isinstance(default, str):
             changed[option] = TEXTS.get(option, "a|b")
         elif isinstance(default, float):
-            changed[option] = default * 0.9
+            changed[option] = default * 0.9 or 0.5
         elif option != "agreement":
             changed[option] = default + 1
     rule = RULES[name](**changed)
@@ -142,7 +143,10 @@ def test_unknown_options_list_what_there_is(name: str) -> None:
         ("dus:1", "dus's base is 1: it must be a whole number of 2 or more"),
         ("oracle:2", "oracle's agreement is 2: it must be 1"),
         ("wino:1.1", r"wino's threshold is 1.1: it must be in \[0, 1\]"),
-        ("low_confidence:1,schedule=sine", "low_confidence's schedule is 'sine': .* linear, cosine, square, root"),
+        (
+            "low_confidence:1,schedule=sine",
+            "low_confidence's schedule is 'sine': .* linear, cosine, square, root, dream",
+        ),
         ("rcr:1,schedule=", "rcr's schedule is ''"),
         ("eb_sampler:1,order=random", "eb_sampler's order is 'random': it must be entropy, confidence or margin"),
         ("bacd:0.8,high=0.7", "bacd's low is 0.8: it must be at most high, 0.7"),
@@ -164,6 +168,8 @@ def bound(text: str) -> Rule:
     rule = make_rule(text)
     if isinstance(rule, Guided):
         return replace(rule, model=Successor())
+    if isinstance(rule, DiffuSpec):
+        return replace(rule, model=Successor(), end_ids=(2,))
     return rule.bind(ToyDenoiser(), DecodingSettings(LENGTH, LENGTH // 2, features=rule.features))
 
 
@@ -283,7 +289,7 @@ def test_every_rule_reads_no_more_than_it_asks_for(name: str) -> None:
         lacking = replace(
             narrow,
             features={key: value for key, value in narrow.features.items() if key != feature},
-            tensors={key: value for key, value in narrow.tensors.items() if key != feature},
+            tensors={k: value for k, value in narrow.tensors.items() if k not in tensors.get(feature, (feature,))},
         )
         if not name.startswith("eb_sampler"):  # reads the margin only when it sorts by it
             with pytest.raises(KeyError, match=feature):

@@ -46,7 +46,8 @@ class CopyGuide:
 @pytest.fixture
 def guide(toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch) -> CopyGuide:
     model = CopyGuide(toy)
-    monkeypatch.setattr("policies.rules.guided.load_guide", lambda name, device: model)
+    for module in ("guided", "diffuspec"):
+        monkeypatch.setattr(f"policies.rules.{module}.load_guide", lambda name, device: model)
     return model
 
 
@@ -89,7 +90,7 @@ def test_every_rule_finishes_with_the_right_text(
         assert not {toy.mask_id, toy.pad_id} & set(done.tokens)
         width = len(toy.encode_prompt(prompt))
         assert done.token_positions >= done.nfe * width
-        if rule.partition(":")[0] not in ("freedave", "info_gain", "guided", "wino"):
+        if rule.partition(":")[0] not in ("freedave", "info_gain", "guided", "diffuspec", "wino"):
             assert done.token_positions <= done.nfe * (width + LENGTH)
     assert run(toy, rule, PROMPTS, block, batch_size=2) == together
     for number in (0, 3):
@@ -113,6 +114,9 @@ def test_forwards_are_exact_when_no_text_ends_early(toy: ToyDenoiser, rule: str,
         ("threshold:2", {12: 12, 4: 12}),
         ("oracle", {12: 1, 4: 3}),
         ("guided", {12: 1, 4: 3}),
+        ("diffuspec", {12: 1, 4: 1}),
+        ("parallel_forced:4", {12: 3, 4: 3}),
+        ("parallel_forced:3,tokens_per_step=2,summary=0.5", {12: 4}),
         ("prophet:0", {12: 1, 4: 1}),
         ("ete:0,ahead=1", {12: 1, 4: 2}),
         ("ete:0,ahead=0", {4: 3}),
@@ -229,7 +233,9 @@ def test_freedave_loses_nothing(block: int, with_end: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [name for name in RULES if name not in ("guided", "pc_sampler", "adablock", "tccf")])
+@pytest.mark.parametrize(
+    "rule", [name for name in RULES if name not in ("guided", "diffuspec", "pc_sampler", "adablock", "tccf")]
+)
 def test_every_rule_is_the_same_in_any_company_where_order_counts(rule: str) -> None:
     together = run(Context(), rule, NUMBERS[:6], 4, batch_size=4)
     assert [run(Context(), rule, [prompt], 4)[0] for prompt in NUMBERS[:3]] == together[:3]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -174,6 +175,46 @@ def test_factor(rows: list[Row], factor: float) -> None:
         return set(order[: max(passing, default=1)])
 
     check(f"factor:{factor}", rows, expected)
+
+
+@many
+@given(rows=several_rows(), margin=st.sampled_from([0.0, 1 / 64, 0.125, 0.25, 0.5, 1.0]))
+def test_frechet(rows: list[Row], margin: float) -> None:
+    def expected(row: Row) -> set[int]:
+        order = row.confident()
+        scores = [
+            sum(row.confidence[i] for i in order[:n]) - (n - 1) - (1 - row.confidence[order[n - 1]])
+            for n in range(1, len(order) + 1)
+        ]
+        return set(order[: max((n for n, score in enumerate(scores, start=1) if score > margin), default=1)])
+
+    check(f"frechet:{margin}", rows, expected)
+
+
+@pytest.mark.parametrize("doubt", [1 / 64, 1 / 16, 1 / 8, 1 / 4])
+@pytest.mark.parametrize("margin", [0.0, 0.25, 0.5])
+def test_frechet_is_factor_where_all_are_equally_sure(doubt: float, margin: float) -> None:
+    view = make_view([[1 - doubt] * 20])
+    by_profile, by_factor = (make_rule(f"frechet:{margin}"), make_rule(f"factor:{1 - margin}"))
+    assert torch.equal(by_profile.act(view).commit, by_factor.act(view).commit)
+
+
+@pytest.mark.parametrize(("size", "k"), [(12, 1), (12, 2), (32, 4), (33, 4), (64, 8), (256, 16), (7, 16)])
+def test_dreams_schedule(size: int, k: int) -> None:
+    """Its released loop by hand, in float32; at least one a step, where it would commit none."""
+    view = make_view([[0.9 - i / 1000 for i in range(size)]])
+    found = [commit.count("x") for commit in steps_of(make_rule(f"low_confidence:{k},schedule=dream"), view)]
+    steps, left, expected = -(-size // k), size, []
+    times = np.linspace(1, 1e-3, steps + 1).astype(np.float32)
+    for i in range(steps):
+        share = np.float32(1) - times[i + 1] / times[i]
+        expected.append(max(1, int(np.float32(left) * share)) if i < steps - 1 else left)
+        left -= expected[-1]
+    assert found == expected
+    assert sum(found) == size
+    assert len(found) == steps
+    if k > 1 and size % k == 0:
+        assert found == [k - 1, *[k] * (steps - 2), k + 1]
 
 
 @many

@@ -164,6 +164,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         buffer_length=env.buffer_length,
         block_length=env.block_lengths or None,
         temperature=env.temperature,
+        early_end=env.early_end,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),

@@ -88,6 +88,9 @@ class EvaluateConfig:
     """Of the sampled token; 0 commits the argmax."""
     end_of_text_prediction: bool = False
     """Drop everything after a committed end-of-text from the computation (EoTP); named +eotp in the records."""
+    early_end: bool = True
+    """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
+    2512.09106 counts forwards."""
     batch_size: int = 64
     """Sequences decoded side by side."""
     workers: int | None = None
@@ -251,6 +254,7 @@ def measure(
     block_length: int | None = None,
     temperature: float = 0.0,
     end_of_text_prediction: bool = False,
+    early_end: bool = True,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
@@ -269,6 +273,7 @@ def measure(
         block_length: None for full diffusion.
         temperature: of the sampled token.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`; the records' policy ends in ``+eotp``.
+        early_end: see `envs.decoding.DecodingSettings`.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         on_finish: called with the number of problems just finished.
@@ -278,7 +283,9 @@ def measure(
     """
     chosen = make_tasks(tasks)
     problems = choose_problems(chosen, split, first, episodes)
-    settings = DecodingSettings(buffer_length, block_length, temperature, policy.features, end_of_text_prediction)
+    settings = DecodingSettings(
+        buffer_length, block_length, temperature, policy.features, end_of_text_prediction, early_end
+    )
     began = time.perf_counter()
     generations = decode_problems(
         denoiser, problems, policy, settings, batch_size=batch_size, seed=seed, on_finish=on_finish
@@ -374,6 +381,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         block_length=job.block_length,
         temperature=config.temperature,
         end_of_text_prediction=config.end_of_text_prediction,
+        early_end=config.early_end,
         batch_size=config.batch_size,
         seed=config.seed,
         on_finish=on_finish,

@@ -124,6 +124,7 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         buffer_length=config.env.buffer_length,
         block_length=evaluated_blocks(config),
         temperature=config.env.temperature,
+        early_end=config.env.early_end,
         workers=1,
         # What fits while training is to fit then too.
         batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),

@@ -1,7 +1,7 @@
 """Learn an unmasking policy with GRPO, the algorithm of arXiv 2512.09106; everything else is as in `train/ppo.py`.
 
 ``python train/grpo.py`` with no argument trains on the embedded dLLM as `configs/grpo.yaml` says, and
-``--config configs/paper/llada_block32_alpha1.yaml`` is a setting of the paper. `train.job` says what a run's folder
+``--config configs/paper/llada_block32.yaml`` is a setting of the paper. `train.job` says what a run's folder
 holds, `train.grpo_algorithm` what is learned.
 """
 

@@ -15,6 +15,19 @@ Departures from the paper, and from its released code:
    that train together take the same optimiser steps whatever each has drawn.
 4. The likelihood that is optimised is that of the distribution sampled from, temperature included.
 5. Gradients are accumulated chunk by chunk, so memory does not grow with the length of the rollouts.
+6. AdamW decays every weight; there biases and norms are left out.
+
+Those of the process and of the data, which `configs/paper` shares:
+7. A sequence ends once everything before a committed end-of-text is known. ``early_end: false`` (as in `configs/paper`)
+   decodes every position, and forwards then agree exactly.
+8. A tenth of each training split is held out for validation (GSM8K trains on 6,727 of 7,473 problems; there on all,
+   14,973 with MATH).
+9. Problems are drawn with replacement, so as many draws as an epoch has see two thirds of them; there each comes once.
+10. Training asks as the evaluation does; there training has a short prompt of its own.
+11. Prompts are never cut; there to their last 200 tokens in training.
+12. A text ends at its first end-of-text before it is scored, and this library's scorers read it (numbers with commas,
+    fractions, the last box); there the whole buffer is scored, and some right answers are read as wrong.
+13. Confidences are without the mask token's share, unless a network reads ``top_probability``, as the paper's does.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ class EnvConfig:
     """Positions of a semi-autoregressive block; of several, each episode draws one. An empty list is full diffusion."""
     temperature: float = 0.0
     """Of the sampled token; 0 commits the argmax."""
+    early_end: bool = True
+    """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
+    2512.09106 counts forwards."""
     reward: str = "multiplicative"
     """multiplicative, additive or forward_cost."""
     alpha: float = 8.0

@@ -11,6 +11,7 @@ from policies.rules.base import CommitRule, Rule, make, top_k
 from policies.rules.cad import CAD
 from policies.rules.ccd import CCD, CCDDynamic
 from policies.rules.credit import CreditDecoding
+from policies.rules.diffuspec import DiffuSpec
 from policies.rules.dus import DUS
 from policies.rules.eb_sampler import EBSampler
 from policies.rules.ete import ETE
@@ -21,13 +22,14 @@ from policies.rules.info_gain import InfoGain
 from policies.rules.klass import Klass
 from policies.rules.localleap import LocalLeap
 from policies.rules.oracle import Oracle
+from policies.rules.parallel_forced import ParallelForced
 from policies.rules.pc_sampler import PCSampler
 from policies.rules.prophet import Prophet
 from policies.rules.rcr import RCR
 from policies.rules.remdm import ReMDM
 from policies.rules.rho_eos import RhoEOS
 from policies.rules.slowfast import SlowFast
-from policies.rules.threshold import Factor, Threshold
+from policies.rules.threshold import Factor, Frechet, Threshold
 from policies.rules.window import Window
 from policies.rules.wino import Wino
 
@@ -37,9 +39,9 @@ RULES: Mapping[str, type[Rule]] = MappingProxyType(
     {
         cls.rule: cls
         for cls in (
-            *(LowConfidence, Random, Margin, Entropy, Threshold, Factor, LocalLeap, EBSampler, Klass, CCD, CCDDynamic),
-            *(BACD, TCCF, CAD, AdaBlock, RhoEOS, ETE, Prophet, SlowFast, PCSampler, DUS, CreditDecoding, FreeDave),
-            *(InfoGain, Wino, ReMDM, RCR, Guided, Window, Oracle),
+            *(LowConfidence, Random, Margin, Entropy, Threshold, Factor, Frechet, LocalLeap, EBSampler, Klass, CCD),
+            *(CCDDynamic, BACD, TCCF, CAD, AdaBlock, RhoEOS, ETE, Prophet, SlowFast, PCSampler, DUS, CreditDecoding),
+            *(FreeDave, InfoGain, Wino, ReMDM, RCR, Guided, DiffuSpec, Window, ParallelForced, Oracle),
         )
     }
 )

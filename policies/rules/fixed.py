@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import torch
@@ -25,6 +26,9 @@ SCHEDULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 )
 """Share of a block that is committed after a share u of its steps. Cosine: MaskGIT, arXiv 2202.04200."""
 
+DREAM_END = 1e-3
+"""Time at which Dream's schedule stops, from 1; its ``eps``."""
+
 
 @dataclass(frozen=True)
 class FixedStep(CommitRule):
@@ -32,7 +36,9 @@ class FixedStep(CommitRule):
 
     A block of n positions takes ``ceil(n / k)`` steps. After step j of S the share ``schedule(j / S)`` of it is
     committed, at least one more each step. The linear schedule commits k each step (LLaDA spreads an uneven
-    remainder over the first steps instead; the number of steps is the same).
+    remainder over the first steps instead; the number of steps is the same). Dream's own schedule, ``dream``, takes as
+    many steps: times fall evenly from 1 to 1e-3, and a step from t to s commits the share ``1 - s / t`` of the masks
+    that are left, rounded down: k - 1 at the first step, k after it, k + 1 at the last.
     """
 
     sweep = (1, 2, 4, 8, 16, 64)
@@ -40,18 +46,21 @@ class FixedStep(CommitRule):
     tokens_per_step: int = 1
     """k, on average."""
     schedule: str = "linear"
-    """linear, cosine, square or root."""
+    """linear, cosine, square, root or dream."""
 
     def __post_init__(self) -> None:
         self.check_count("tokens_per_step")
-        self.check("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        names = (*SCHEDULES, "dream")
+        self.check("schedule", self.schedule in names, f"one of {', '.join(names)}")
 
     def quota(self, view: View) -> int | Tensor:
         """Return the number of positions to commit now, (N,) int64 or the same for all."""
         if self.schedule == "linear":
             return self.tokens_per_step
-        size = view.in_block.sum(1)
-        committed = size - (view.in_block & view.masked).sum(1)
+        size, left = view.in_block.sum(1), (view.in_block & view.masked).sum(1)
+        if self.schedule == "dream":
+            return dream_quota(size, left, view.block_step, self.tokens_per_step)
+        committed = size - left
         return (committed_target(view, self.tokens_per_step, self.schedule) - committed).clamp(min=1)
 
     @abstractmethod
@@ -61,6 +70,31 @@ class FixedStep(CommitRule):
     def select(self, view: View) -> Tensor:
         """Choose the best-scored."""
         return top_k(self.score(view), view.eligible, self.quota(view))
+
+
+def dream_quota(size: Tensor, left: Tensor, step: Tensor, tokens_per_step: int) -> Tensor:
+    """Return (N,) int64, how many masks Dream's released schedule commits, at least one.
+
+    Args:
+        size: (N,) int64, positions of the block.
+        left: (N,) int64, its masks.
+        step: (N,) int64, steps already spent in it.
+        tokens_per_step: k, of which ceil(size / k) steps are made.
+    """
+    steps = (size + tokens_per_step - 1) // tokens_per_step
+    quotas = []
+    for masks, total, done in zip(left.tolist(), steps.tolist(), step.tolist(), strict=True):
+        is_last = done >= total - 1
+        quotas.append(masks if is_last else int(masks * _dream_shares(total)[done]))
+    return torch.tensor(quotas, device=left.device).clamp(min=1)
+
+
+@lru_cache(maxsize=64)
+def _dream_shares(steps: int) -> Tensor:
+    """Return (steps,) float32, the share of the masks left that each step commits."""
+    # In float32, as there: a rounding that falls the other way commits another number.
+    times = torch.linspace(1, DREAM_END, steps + 1)
+    return 1 - times[1:] / times[:-1]
 
 
 def committed_target(view: View, tokens_per_step: int, schedule: str = "linear") -> Tensor:

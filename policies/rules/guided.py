@@ -11,6 +11,7 @@ from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_guide
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
+from policies.rules.guide import judge
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,17 @@ class Guided(Rule):
         """Let the guide check."""
         if self.model is None:
             raise ValueError(f"{self.rule} has no guide yet: call bind(denoiser, settings) first")
-        prompt, length = view.tensors["prompt"], view.masked.shape[1]
         rows = view.eligible.any(1).nonzero().squeeze(1)
-        present = prompt[rows] >= 0
-        text = torch.cat([prompt[rows].clamp(min=0), view.prediction[rows]], 1)
-        seen = torch.cat([present, torch.ones_like(view.masked[rows])], 1)
         commit, tokens = torch.zeros_like(view.masked), view.prediction.clone()
         spent = torch.zeros_like(view.length)
         if len(rows):
-            numbers = (seen.cumsum(1) - 1).clamp(min=0)
-            mask = None if bool(seen.all()) else seen.long()
-            logits = self.model(input_ids=text, attention_mask=mask, position_ids=numbers).logits.float()
-            if self.mask_id >= 0:
-                logits[..., self.mask_id] = -torch.inf
-            # Position i is judged by what the guide says after everything to its left.
-            probabilities = logits[:, -length - 1 : -1].softmax(-1)
+            proposed, masks = view.prediction[rows], view.eligible[rows]
+            probabilities, spent[rows] = judge(self.model, view.tensors["prompt"][rows], proposed, self.mask_id)
             own = probabilities.argmax(-1)
-            given = probabilities.gather(-1, view.prediction[rows].unsqueeze(-1)).squeeze(-1)
-            accepted = (own == view.prediction[rows]) | (given >= self.acceptance)
-            masks = view.eligible[rows]
+            given = probabilities.gather(-1, proposed.unsqueeze(-1)).squeeze(-1)
+            accepted = (own == proposed) | (given >= self.acceptance)
             refused = masks & ~accepted
             before = refused.int().cumsum(1) - refused.int() == 0  # up to the first refusal, it included
             commit[rows] = masks & before
-            tokens[rows] = torch.where(refused, own, view.prediction[rows])
-            spent[rows] = seen.sum(1)
+            tokens[rows] = torch.where(refused, own, proposed)
         return Action(commit, tokens=tokens, extra_positions=spent)

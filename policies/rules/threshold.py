@@ -38,8 +38,9 @@ class Threshold(CommitRule):
 class Factor(CommitRule):
     """Commit the n most confident, n the largest number with ``(n + 1) (1 - c_n) < factor``, at least one.
 
-    Source: arXiv 2505.22618, Theorem 1 and Section 3.3. Released implementations differ at the edges; this is the
-    formula, checked against brute force.
+    Source: arXiv 2505.22618, Theorem 1 and Section 3.3. Released implementations differ at the edges (the authors'
+    own commits a block's last two masks together, about one forward a block fewer); this is the formula, checked
+    against brute force.
     """
 
     rule = "factor"
@@ -56,5 +57,37 @@ class Factor(CommitRule):
         ranks = rank(view.confidence, view.eligible)
         passes = view.eligible & ((ranks + 2) * (1 - view.confidence) < self.factor)
         # Both factors grow with the rank, so what passes is a prefix; the largest passing n says so explicitly.
+        last = torch.where(passes, ranks, -1).amax(1, keepdim=True)
+        return ensure_progress(ranks <= last, view.eligible, view.confidence)
+
+
+@dataclass(frozen=True)
+class Frechet(CommitRule):
+    """Commit the n most confident, n the largest number with ``sum c_1..n - (n - 1) > 1 - c_n + margin``, at least one.
+
+    On the left is the Fréchet bound on the probability that all n are right, whatever their dependence; on the right
+    that of any other choice. With equal confidences it is `factor` at ``1 - margin``; unequal ones let more pass.
+
+    Source: arXiv 2606.02955 (Fast-dLLM++), the Fréchet score. Departure: the left side is not cut at 0, which matters
+    to no margin of 0 or more.
+    """
+
+    rule = "frechet"
+    sweep = (0.75, 0.5, 0.25, 0.1, 0.02, 0.0)
+
+    margin: float = 0.25
+    """delta; smaller commits more."""
+
+    def __post_init__(self) -> None:
+        self.check_not_negative("margin")
+
+    def select(self, view: View) -> Tensor:
+        """Choose by the whole sorted profile."""
+        ranks = rank(view.confidence, view.eligible)
+        # In float64: a sum of 256 confidences near 1 would lose the doubts that it is about.
+        doubt = (1 - view.confidence.double()).masked_fill(~view.eligible, 0.0)
+        order = ranks.argsort(dim=1)
+        summed = torch.zeros_like(doubt).scatter(1, order, doubt.gather(1, order).cumsum(1))
+        passes = view.eligible & (1 - summed - doubt > self.margin)
         last = torch.where(passes, ranks, -1).amax(1, keepdim=True)
         return ensure_progress(ranks <= last, view.eligible, view.confidence)

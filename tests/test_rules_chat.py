@@ -1,0 +1,97 @@
+"""Every rule on checkpoints of LLaDA's and Dream's format with a chat template, as real ones come."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import build
+from torch import Tensor
+
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.tasks import make_tasks
+from policies import RULES, Generation, decode, make_rule
+from policies.rules.adablock import AdaBlock
+from policies.rules.bacd import TCCF
+from policies.rules.pc_sampler import PCSampler, suite_frequencies
+
+LENGTH, BLOCK = 12, 6
+PROMPTS = ["copy a", "a longer prompt, of some words", "b"]
+
+
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MaskedLMDenoiser:
+    denoiser = load_denoiser(str(build(request.param, tmp_path_factory.mktemp("chat") / request.param)))
+    assert isinstance(denoiser, MaskedLMDenoiser)
+    assert denoiser.uses_chat_template
+    return denoiser
+
+
+class ByteGuide:
+    """A causal model of the checkpoints' vocabulary that wants each token to be the one before it plus one."""
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Any:
+        wanted = (input_ids + 1) % 250
+        return SimpleNamespace(logits=4.0 * torch.nn.functional.one_hot(wanted, 320).float())
+
+
+def run(denoiser: MaskedLMDenoiser, name: str, prompts: list[str], **kwargs: Any) -> list[Generation]:
+    rule = make_rule(name)
+    settings = DecodingSettings(LENGTH, BLOCK, features=rule.features)
+    return decode(denoiser, prompts, rule, settings, **kwargs)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
+    chat: MaskedLMDenoiser, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("guided", "diffuspec"):
+        monkeypatch.setattr(f"policies.rules.{module}.load_guide", lambda *_: ByteGuide())
+    if name == "wino" and chat.family.logit_shift:
+        with pytest.raises(ValueError, match="leave_one_out: a model of the dream family can't give it"):
+            run(chat, name, PROMPTS)
+        return
+    together = run(chat, name, PROMPTS)
+    alone = run(chat, name, PROMPTS, batch_size=1)
+    assert [(one.tokens, one.nfe, one.token_positions) for one in alone] == [
+        (one.tokens, one.nfe, one.token_positions) for one in together
+    ]
+    for one in together:
+        assert chat.mask_id not in one.tokens
+        assert 1 <= one.nfe <= 2 * LENGTH
+
+
+def test_delimiters_markers_and_counts_are_those_of_the_text(chat: MaskedLMDenoiser) -> None:
+    """Bytes are the tokens here; a template's own newline or header is none of them."""
+    settings = DecodingSettings(LENGTH, BLOCK)
+    newline, comma, equals = (chat.tokenizer.convert_tokens_to_ids(c) for c in ("Ċ", ",", "="))
+    assert AdaBlock().bind(chat, settings).delimiter_ids == (newline, equals)
+    assert AdaBlock(delimiters="\n|,|no token").bind(chat, settings).delimiter_ids == (newline, comma)
+    assert TCCF().bind(chat, settings).marker_id == equals
+    counts = suite_frequencies(chat)
+    answers = [task.problem("train", index).answer for task in make_tasks("suite") for index in range(500)]
+    assert counts[chat.eos_id] == len(answers)
+    letters = sum(answer.count("a") for answer in answers)
+    assert counts[chat.tokenizer.convert_tokens_to_ids("a")] == letters
+    special = {id_ for id_ in chat.tokenizer.all_special_ids if id_ not in chat.end_ids}
+    assert not special & counts.keys()
+    assert PCSampler().bind(chat, settings).surprise is not None
+
+
+def test_adablock_ends_its_block_at_a_delimiter_on_a_chat_model(chat: MaskedLMDenoiser) -> None:
+    """Whatever the model's weights: the token that it is surest of in the window is declared a delimiter."""
+    settings = DecodingSettings(LENGTH, BLOCK)
+    batch = DecodingBatch(chat, 1, settings)
+    batch.load([0], [chat.encode_prompt(PROMPTS[0])])
+    view = batch.forward()
+    window = LENGTH // 4
+    place = int(view.confidence[0, :window].argmax())
+    text = chat.tokenizer.decode([int(view.prediction[0, place])])
+    rule = AdaBlock(delimiters=text, delimiter_threshold=0.0).bind(chat, settings)
+    assert rule.delimiter_ids == (int(view.prediction[0, place]),)
+    action = rule.act(view)
+    assert action.block_end is not None
+    assert action.block_end.item() == place + 1
