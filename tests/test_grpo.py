@@ -326,11 +326,15 @@ def test_grpo_finds_the_known_optimum(tmp_path: Path, monkeypatch: pytest.Monkey
     assert evaluate(trap, Threshold(0.9), **about)[-1]["accuracy"] == 0.0  # type: ignore[arg-type]
     config = TrainGRPOConfig(
         out=tmp_path,
-        total_timesteps=24 * 1024,
+        total_timesteps=30 * 1024,
         model=ModelConfig("toy"),
-        env=EnvConfig(num_envs=64, tasks=["copy"], buffer_length=6, alpha=3.0),
+        env=EnvConfig(num_envs=64, tasks=["copy"], buffer_length=6, alpha=6.0),
         policy=NetworkConfig(hidden_size=32, feedforward_size=64, init="random", bias=0.0),
-        grpo=GRPOSection(group_size=16, n_epochs=4, learning_rate=5e-3, weight_decay=0.0, max_grad_norm=0.5),
+        # Small steps: with 5e-3 and a clip of 0.5 it depends on the seed, and so on the processor's rounding, whether
+        # the policy ends here or at committing the even positions one after another.
+        grpo=GRPOSection(
+            group_size=16, n_epochs=4, learning_rate=2e-3, clip_range=0.2, weight_decay=0.0, max_grad_norm=0.5
+        ),
         wandb=WandbConfig(mode="disabled"),
     )
     model = trained(config, trap)
