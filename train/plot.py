@@ -32,6 +32,9 @@ COSTS = {"nfe": "forwards per answer (NFE)", "token_positions": "token positions
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, without black, which is the oracle's, and yellow, which white swallows."""
 
+RULE_PALETTE = ("#6b7680", "#a07f3e", "#6f93a8", "#97709a", "#7f9164", "#a8746a")
+"""Of rules: duller, so that none is taken for a learned policy."""
+
 MARKERS = ("*", "D", "P", "X", "p", "h", "8")
 RULE_MARKERS = ("o", "s", "^", "v", "<", ">", "d")
 LINES = ("-", "--", "-.", ":")
@@ -95,7 +98,7 @@ def _least_used(choices: Sequence[str], used: Sequence[str], start: int) -> str:
 def rule_style(family: str) -> Style:
     """Return the style of a rule, which its place among all rules decides."""
     place = list(RULES).index(name) if (name := family.removesuffix("+eotp")) in RULES else 0
-    return Style(PALETTE[place % len(PALETTE)], RULE_MARKERS[place % len(RULE_MARKERS)], "-")
+    return Style(RULE_PALETTE[place % len(RULE_PALETTE)], RULE_MARKERS[place % len(RULE_MARKERS)], "-")
 
 
 @dataclass(frozen=True)
