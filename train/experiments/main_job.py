@@ -28,7 +28,7 @@ from train.records import Record, make_table, read_records
 
 THRESHOLDS = (0.6, 0.7, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.92, 0.95, 0.97, 0.99)
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-BLOCKS = (64, 16, 8)
+BLOCKS = (64, 16)
 TRAIN_QUICK = (
     *(*QUICK_TRAINING, "--evaluation.rules", "[threshold:0.9]"),
     *("--filter.problems", "90", "--env.problems", "32"),
