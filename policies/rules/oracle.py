@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import View, ensure_progress
+from policies.base import UnmaskingPolicy
 from policies.rules.base import CommitRule, bound
 from policies.rules.fixed import LowConfidence
 
@@ -24,8 +25,8 @@ class References:
         rule: the careful decoding; None is one token per step, by confidence.
     """
 
-    def __init__(self, denoiser: Denoiser, settings: DecodingSettings, rule: CommitRule | None = None) -> None:
-        chosen = LowConfidence(1) if rule is None else rule
+    def __init__(self, denoiser: Denoiser, settings: DecodingSettings, rule: UnmaskingPolicy | None = None) -> None:
+        chosen: UnmaskingPolicy = LowConfidence(1) if rule is None else rule
         self.denoiser, self.settings = denoiser, replace(settings, features=chosen.features)
         self.rule = chosen.bind(denoiser, self.settings)
         self._known: dict[int, Tensor] = {}
@@ -76,7 +77,7 @@ class Oracle(CommitRule):
 
     agreement: int = 1
     """Always 1: commit what agrees."""
-    careful: CommitRule | None = bound(None)
+    careful: UnmaskingPolicy | None = bound(None)
     """The rule whose result is known; None is `low_confidence:1`."""
     references: References | None = bound(None)
 
