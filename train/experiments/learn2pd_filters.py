@@ -158,7 +158,7 @@ class FilterStart(Experiment):
             rows.append(cells)
         start, none = (np.mean(summary["roles"][role]["deterministic"], axis=0) for role in ("start", "none"))
         columns = ["filter is", "sampled: accuracy %", "NFE", "deterministic: accuracy %", "NFE"]
-        return f"""30,000 steps instead of the default 120,000, three seeds, 100 held-out problems a task (mean
+        return f"""30,000 steps at alpha 10, new problems all the time, three seeds, 100 held-out problems a task (mean
 and 95 % Student interval):
 
 {table(columns, rows)}
