@@ -31,6 +31,34 @@ class DenoiserError(RuntimeError):
     """The dLLM returned something that no decoding can go on from."""
 
 
+def check_answer(what: str, answer: Tensor, rows: int, length: int, least: int) -> None:
+    """Refuse what a dLLM returned if it isn't for these rows and positions; torch would broadcast a single row to all.
+
+    Args:
+        what: it is, for the message.
+        answer: as the dLLM gave it.
+        rows: B.
+        length: L.
+        least: entries that a position must have.
+
+    Raises:
+        DenoiserError: if it is no floating-point tensor of shape (B, L, `least` or more).
+    """
+    expected = f"({rows}, {length}, {least} or more)"
+    if not isinstance(answer, Tensor):
+        found = f"a {type(answer).__name__}"
+    elif not answer.is_floating_point():
+        found = f"of dtype {str(answer.dtype).removeprefix('torch.')}"
+    elif answer.ndim == 3 and answer.shape[:2] == (rows, length) and answer.shape[2] >= least:
+        return
+    else:
+        found = f"of shape {tuple(answer.shape)}"
+    raise DenoiserError(
+        f"the dLLM returned {what} {found} for {rows} rows of {length} positions: expected floats of shape {expected}; "
+        "check what its logits method returns"
+    )
+
+
 @dataclass(frozen=True)
 class Beliefs:
     """The dLLM's prediction at each position, all in float32 whatever its own dtype.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.beliefs import Beliefs, read_beliefs
+from envs.beliefs import Beliefs, check_answer, read_beliefs
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
 from envs.view import (
@@ -286,7 +286,7 @@ class DecodingBatch:
                 loaded while the others wait). None runs all that are running.
 
         Raises:
-            DenoiserError: if the dLLM returns NaN.
+            DenoiserError: if the dLLM returns NaN, or something of another shape or dtype than it was asked for.
         """
         if rows is not None:
             self._view = _merge(self._view, self._believe(self.running & rows), rows)
@@ -314,11 +314,13 @@ class DecodingBatch:
         tensors: dict[str, Tensor] = {}
         if "hidden" in features:
             logits, hidden = self.denoiser.logits_and_hidden(tokens, present, buffer_width)
+            check_answer("hidden states", hidden, len(rows), buffer_width, 1)
             tensors["hidden"] = hidden.to(torch.float32, copy=True)
         elif "leave_one_out" in features:
             logits, readings["leave_one_out"] = self._shadow_forward(rows, tokens, present, prompt_width)
         else:
             logits = self.denoiser.logits(tokens, present, buffer_width)
+        self._check_logits(logits, len(rows), buffer_width)
         beliefs = read_beliefs(
             logits,
             self.denoiser.mask_id,
@@ -420,12 +422,17 @@ class DecodingBatch:
         number = (present.cumsum(1) - 1).clamp(min=0)
         number = torch.cat([number, self.prompt_length[rows].unsqueeze(1) + place], 1)
         logits = self.denoiser.logits(torch.cat([tokens, shadow], 1), sees, buffer_width + size, number)
+        self._check_logits(logits, count, buffer_width + size)
         logits, hidden_from = logits[:, :buffer_width], logits[:, buffer_width:].float()
         hidden_from = hidden_from.index_fill(-1, torch.tensor([self.denoiser.mask_id], device=rows.device), -torch.inf)
         standing = self.buffer[rows].gather(1, place).unsqueeze(-1)
         probability = hidden_from.log_softmax(-1).gather(-1, standing).squeeze(-1).exp() * real
         blank = torch.zeros(count, buffer_width, device=rows.device)
         return logits, blank.scatter_add(1, place, probability)
+
+    def _check_logits(self, logits: Tensor, rows: int, length: int) -> None:
+        """Refuse logits of another shape than (rows, length, V), V enough for every special token."""
+        check_answer("logits", logits, rows, length, 1 + max(self.denoiser.mask_id, *self.denoiser.end_ids))
 
     def _noise(self, logits: Tensor, rows: Tensor) -> Callable[[slice, slice], Tensor] | None:
         """Return what draws the noise of slices of these rows and of positions; None where nothing is sampled."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.beliefs import check_answer
 from envs.denoiser import Denoiser
 
 MOST_BYTES = 2**29
@@ -54,6 +55,7 @@ class FirstForwards:
             missing = torch.tensor([width - len(prompt) for prompt in part], device=self.device)
             present = torch.arange(width + length, device=self.device) >= missing.unsqueeze(1)
             logits = self.denoiser.logits(tokens, present, length)
+            check_answer("logits", logits, len(part), length, 1)
             if len(prompts) * logits[0].nbytes > MOST_BYTES:
                 return
             # Copies: a slice would keep what the model computed about the prompt alive too.
@@ -75,6 +77,7 @@ class FirstForwards:
             # Columns that only the remembered rows needed are left out.
             first = int(attention_mask[rest].any(0).int().argmax())
             computed = self.denoiser.logits(tokens[rest, first:], attention_mask[rest, first:], length)
+            check_answer("logits", computed, len(rest), length, 1)
             for row, answer in zip(rest, computed, strict=True):
                 answers[row] = answer
         return torch.stack([answer for answer in answers if answer is not None])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from policies.files import check, parse
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,11 @@ class DialPoint:
         nfe_ci95: its 95 % interval.
     """
 
-    block_length: int
-    speed: float
-    accuracy: float
+    block_length: Annotated[int, Field(ge=1)]
+    speed: Share
+    accuracy: Share
     accuracy_ci95: tuple[float, float]
-    nfe: float
+    nfe: Annotated[float, Field(gt=0)]
     nfe_ci95: tuple[float, float]
 
 
@@ -98,11 +105,14 @@ class Calibration:
         return [asdict(point) for point in self.points]
 
     @staticmethod
-    def from_plain(data: Sequence[dict[str, Any]]) -> Calibration:
-        """Read what `to_plain` returned."""
-        return Calibration(
-            [DialPoint(**{**point, **{k: tuple(point[k]) for k in ("accuracy_ci95", "nfe_ci95")}}) for point in data]
-        )
+    def from_plain(data: Any) -> Calibration:
+        """Read what `to_plain` returned.
+
+        Raises:
+            ValueError: if it is something else; the message says what.
+        """
+        points = check(Annotated[list[Any], Field(min_length=1)], data, "calibration")
+        return Calibration([parse(DialPoint, point, f"calibration.{i}") for i, point in enumerate(points)])
 
 
 def check_speed(speed: float) -> None:

@@ -6,13 +6,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
-from safetensors import SafetensorError
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.dial import Calibration, check_speed
 from policies.distributions import PlackettLuce
 from policies.dit import DiTConfig, DiTNetwork
+from policies.files import Checked, Header, check, check_finite, check_header, parse, read_header, read_settings
 from policies.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.network import NetworkConfig, UnmaskingNetwork
 
@@ -42,6 +43,9 @@ NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     }
 )
 """Kinds of network by name: configuration and module."""
+
+MAX_FILTERS = 8
+"""Networks in a policy, each but the first the filter of the one before."""
 
 CommitNetwork = UnmaskingNetwork | DiTNetwork
 """Networks that can be trained by reinforcement: they give hidden states for a critic."""
@@ -245,19 +249,47 @@ def build(description: Mapping[str, Any]) -> PolicyNetwork:
     """Build the network that `describe` described, with new weights.
 
     Raises:
-        ValueError: if the kind or a field is unknown.
+        ValueError: if the kind or a field is unknown, or a value not possible.
     """
-    if description["kind"] not in NETWORKS:
-        raise ValueError(f"kind is {description['kind']!r}: choose one of {', '.join(NETWORKS)}")
-    config_class, module = NETWORKS[description["kind"]]
-    values = dict(description["network"])
-    unknown = sorted(set(values) - {f.name for f in fields(config_class)})
-    if unknown:
-        raise ValueError(f"unknown network fields {unknown}")
-    config = config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    inner = description.get("filter")
-    network: PolicyNetwork = module(config, filter=build(inner)) if inner else module(config)
-    return network
+    return _assemble(_chain(description))
+
+
+class _Described(Checked):
+    """The form of a description."""
+
+    kind: str
+    network: dict[str, Any]
+    filter: dict[str, Any] | None = None
+
+
+_Chain = list[tuple[str, Any]]
+"""The kind and configuration of a network, of its filter, of the filter in that, and so on."""
+
+
+def _chain(description: Mapping[str, Any]) -> _Chain:
+    found: _Chain = []
+    inner: Mapping[str, Any] | None = description
+    while inner is not None:
+        place = "filter." * len(found)
+        if len(found) == MAX_FILTERS:
+            raise ValueError(f"a policy has more than {MAX_FILTERS} networks, one the filter of another")
+        part: _Described = check(_Described, dict(inner), place.rstrip("."))
+        if part.kind not in NETWORKS:
+            raise ValueError(f"{place}kind is {part.kind!r}: choose one of {', '.join(NETWORKS)}")
+        found.append((part.kind, parse(NETWORKS[part.kind][0], part.network, f"{place}network")))
+        inner = part.filter
+    return found
+
+
+def _assemble(chain: _Chain) -> PolicyNetwork:
+    network: Any = None
+    for depth, (kind, config) in reversed([*enumerate(chain)]):
+        if network is not None and kind == "block_filter":
+            raise ValueError(f"{'filter.' * depth}filter is given, but a block_filter has none")
+        module = NETWORKS[kind][1]
+        network = module(config) if network is None else module(config, filter=network)
+    found: PolicyNetwork = network
+    return found
 
 
 def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
@@ -270,8 +302,16 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite: nothing is written.
     """
     folder = Path(folder)
+    weights = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
+    try:
+        check_finite(weights)
+    except ValueError as error:
+        raise ValueError(f"the policy is not saved to {str(folder)!r}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         **describe(policy.network),
@@ -284,7 +324,6 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         "trained": policy.trained,
         "format_version": FORMAT_VERSION,
     }
-    weights = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
     (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "README.md.tmp").write_text(card or "An unmasking policy.\n")
@@ -326,31 +365,72 @@ def load(
     return policy.changed(**{name: value for name, value in given.items() if value is not None})
 
 
+class _Settings(_Described):
+    """The form of config.json."""
+
+    decision: Literal["sample", "deterministic"]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    speed: Annotated[float, Field(ge=0, le=1)]
+    calibration: list[Any] | None
+    actions: dict[str, Any]
+    beta: Annotated[float, Field(gt=0)]
+    trained: dict[str, Any]
+
+
 def _read(folder: Path) -> LearnedPolicy:
-    config, network = _read_config(folder / "config.json")
     try:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as error:
+        settings, chain = _read_config(folder / "config.json")
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
+    try:
+        network = load_weights(folder / "model.safetensors", chain)
+    except ValueError as error:
         raise ValueError(
             f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
         ) from error
-    names = ("decision", "trained", "threshold", "speed", "calibration", "actions", "beta")
-    return LearnedPolicy(network, **{name: config[name] for name in names})
-
-
-def _read_config(file: Path) -> tuple[dict[str, Any], PolicyNetwork]:
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-        version = config["format_version"]
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {version}, this release reads {FORMAT_VERSION}")
-        kinds = {"trained": dict, "threshold": float, "decision": str, "speed": float, "beta": float}
-        for name, kind in kinds.items():
-            if not isinstance(config[name], kind):
-                raise ValueError(f"{name} is {config[name]!r}, not a {kind.__name__}")
-        points = config["calibration"]
-        config["calibration"] = points and Calibration.from_plain(points)
-        config["actions"] = ActionConfig(**config["actions"])
-        return config, build(config)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"policy file {file} is damaged: {error!r}") from error
+        return LearnedPolicy(network, **settings)
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
+
+
+def _read_config(file: Path) -> tuple[dict[str, Any], _Chain]:
+    """Return arguments of `LearnedPolicy` and what to build, of which nothing is built."""
+    data = read_settings(file)
+    if data.get("format_version") != FORMAT_VERSION:
+        given = data.get("format_version", "missing")
+        raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
+    found: _Settings = check(_Settings, data)
+    settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "trained")}
+    points = found.calibration
+    settings["calibration"] = None if points is None else Calibration.from_plain(points)
+    settings["actions"] = parse(ActionConfig, found.actions, "actions")
+    return settings, _chain(data)
+
+
+def load_weights(file: Path, chain: _Chain, prefix: str = "") -> PolicyNetwork:
+    """Build a network with the weights of a file; before memory is taken its header is held against the sizes.
+
+    Args:
+        file: in the safetensors format.
+        chain: kinds and configurations of the network, of its filter, and so on.
+        prefix: what tensors' names begin with there.
+
+    Raises:
+        ValueError: if the file is damaged, its tensors are others than the network's, or a weight is not finite.
+    """
+    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, chain)
+    weights = {name.removeprefix(prefix): values.float() for name, values in load_file(file).items()}
+    check_finite(weights)
+    network = _assemble(chain)
+    network.load_state_dict(weights)
+    return network
+
+
+def _check_sizes(header: Header, chain: _Chain) -> None:
+    for _, config in chain:
+        # Each block has tensors of its own, and even without memory each takes time to make.
+        if getattr(config, "num_blocks", 0) > len(header):
+            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {config.num_blocks}")
+    with torch.device("meta"):
+        check_header(header, _assemble(chain))

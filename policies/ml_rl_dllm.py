@@ -18,16 +18,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import ConfigDict, Field
+from safetensors.torch import save_file
 
 from envs.beliefs import BEST_K
 from policies.actions import ActionConfig, DistributionName
 from policies.dit import DiTConfig, DiTNetwork
+from policies.files import MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
@@ -48,33 +47,41 @@ OWN = "unmasking_policies"
 def is_checkpoint(folder: Path) -> bool:
     """Tell whether a folder's ``config.json`` is one of theirs."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        architectures = read_settings(folder / "config.json").get("architectures")
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and ARCHITECTURE in (config.get("architectures") or ())
+    return isinstance(architectures, list) and ARCHITECTURE in architectures
 
 
-def infer_config(weights: dict[str, Tensor], told: Mapping[str, Any]) -> DiTConfig:
+def infer_config(header: Header, told: Mapping[str, Any]) -> DiTConfig:
     """Read the architecture off the tensors' shapes, and what they don't show from a ``policy.yaml``.
 
     Raises:
         ValueError: if they are of another network, such as one over hidden states.
     """
-    try:
-        width = weights["mask_embedding.weight"].shape[1]
-        return DiTConfig(
-            hidden_size=width,
-            num_heads=width // (2 * len(weights["transformer_blocks.0.inv_freq"])),
-            feedforward_size=weights["transformer_blocks.0.linear1.weight"].shape[0],
-            num_blocks=len({name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}),
-            time_size=weights["time_mlp.0.weight"].shape[1],
-            time_period=_number(told, "policy_time_period", 1.0),
-            num_probabilities=weights["confidence_proj.weight"].shape[1],
-            bias=_number(told, "policy_smart_init", DiTConfig.bias),
-        )
-    except KeyError as error:
-        missing = PREFIX + str(error.args[0])
-        raise ValueError(f"it has no tensor {missing}: only policies of type dit_confidence are read") from None
+
+    def size(name: str, axis: int) -> int:
+        if name not in header:
+            raise ValueError(f"it has no tensor {PREFIX}{name}: only policies of type dit_confidence are read")
+        shape = header[name][1]
+        if axis >= len(shape) or not 1 <= shape[axis] <= MAX_SIZE:
+            raise ValueError(f"{PREFIX}{name} has shape {show(shape)}, which is none of a dit_confidence policy's")
+        return shape[axis]
+
+    width = size("mask_embedding.weight", 1)
+    inputs = size("confidence_proj.weight", 1)
+    if inputs > BEST_K:
+        raise _Unsupported(f"reads the best {inputs} probabilities, but policies here read {BEST_K} at most")
+    return DiTConfig(
+        hidden_size=width,
+        num_heads=width // (2 * size("transformer_blocks.0.inv_freq", 0)),
+        feedforward_size=size("transformer_blocks.0.linear1.weight", 0),
+        num_blocks=len({name.split(".")[1] for name in header if name.startswith("transformer_blocks.")}),
+        time_size=size("time_mlp.0.weight", 1),
+        time_period=_number(told, "policy_time_period", 1.0),
+        num_probabilities=inputs,
+        bias=_number(told, "policy_smart_init", DiTConfig.bias),
+    )
 
 
 def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPolicy:
@@ -89,21 +96,26 @@ def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPo
     Raises:
         ValueError: if a file is damaged or of another architecture, or says something that no policy here can do.
     """
-    from policies.learned import LearnedPolicy
+    from policies.learned import LearnedPolicy, load_weights
 
     file = folder / "model.safetensors"
     told = _read_yaml(folder / "policy.yaml")
     if time_period is not None:
         told["policy_time_period"] = time_period
     try:
-        actions, own = _read_actions(told), _read_own(folder / "config.json")
-        weights = {name.removeprefix(PREFIX): values.float() for name, values in load_file(file).items()}
-        _check_inputs(weights)
-        network = DiTNetwork(infer_config(weights, told))
-        network.load_state_dict(weights)
+        own = _read_own(folder / "config.json")
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
+    try:
+        actions = _read_actions(told)
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'policy.yaml'} is damaged: {error}") from error
+    try:
+        header = {name.removeprefix(PREFIX): about for name, about in read_header(file).items()}
+        network = load_weights(file, [("dit", infer_config(header, told))], PREFIX)
     except _Unsupported as error:
         raise ValueError(f"policy file {file} {error}") from error
-    except (SafetensorError, RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise ValueError(f"policy file {file} is damaged or of another architecture: {error}") from error
     return LearnedPolicy(network, actions=actions, **{"decision": "sample", "trained": {"format": "ml-rl-dllm"}, **own})
 
@@ -112,45 +124,44 @@ class _Unsupported(ValueError):
     """A whole checkpoint that their code takes, and policies here can't be."""
 
 
-def _check_inputs(weights: Mapping[str, Tensor]) -> None:
-    inputs = weights["confidence_proj.weight"].shape[-1] if "confidence_proj.weight" in weights else 0
-    if inputs > BEST_K:
-        raise _Unsupported(f"reads the best {inputs} probabilities, but policies here read {BEST_K} at most")
-
-
 def _read_yaml(file: Path) -> dict[str, Any]:
     """Return the fields of a ``policy.yaml``; none where there is no such file."""
     try:
-        told = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        place = str(error).splitlines()[0]
-        raise ValueError(f"policy file {file} is no YAML: {place}") from error
-    if not isinstance(told, dict):
-        raise ValueError(f"policy file {file} is damaged: it holds {told!r}, not fields of ml-rl-dllm's YAML")
+        told = read_settings(file) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"policy file {file} is damaged: {error}") from error
     if told.get("policy_type", "dit_confidence") != "dit_confidence":
-        raise ValueError(f"policy file {file} has policy_type {told['policy_type']!r}: only dit_confidence is read")
+        kind = show(told["policy_type"])
+        raise ValueError(f"policy file {file} has policy_type {kind}: only dit_confidence is read")
     if told.get("policy_full_context", True) is not True:
         raise ValueError(
-            f"policy file {file} has policy_full_context {told['policy_full_context']!r}: such a policy sees one block "
-            "alone, but policies here see the whole buffer, so it would decide otherwise; only true is read"
+            f"policy file {file} has policy_full_context {show(told['policy_full_context'])}: such a policy sees one "
+            "block alone, but policies here see the whole buffer, so it would decide otherwise; only true is read"
         )
     return told
 
 
+class _Own(Checked):
+    """The form of the entry `OWN`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["sample", "deterministic"] | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    trained: dict[str, Any] | None = None
+
+
 def _read_own(file: Path) -> dict[str, Any]:
     """Return what `write_checkpoint` left in ``config.json`` of policies here: arguments of `LearnedPolicy`."""
-    own = json.loads(file.read_text()).get(OWN, {})
-    kinds = {"decision": str, "threshold": float, "trained": dict}
-    if not isinstance(own, dict) or any(not isinstance(value, kinds.get(key, ())) for key, value in own.items()):
-        raise ValueError(f"config.json has {OWN} {own!r}: it must hold a decision, a threshold and trained")
-    return own
+    own: _Own = check(_Own, read_settings(file).get(OWN, {}), OWN)
+    return {name: value for name, value in own if value is not None}
 
 
 def _read_actions(told: Mapping[str, Any]) -> ActionConfig:
     """Return how a policy decides, by the fields of a ``policy.yaml``."""
     mode = told.get("sampling_mode", "bernoulli-argmax")
-    if str(mode) not in MODES:
-        raise ValueError(f"policy.yaml has sampling_mode {mode!r}: choose one of {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"policy.yaml has sampling_mode {show(mode)}: choose one of {', '.join(MODES)}")
     # Their ``temperature`` is the sampled token's; the policy's is an argument of their evaluation.
     temperature, stop = _number(told, "temperature_policy", 1.0), _number(told, "dpls_stop_logit", 0.0)
     return ActionConfig(MODES[mode], temperature, stop)
@@ -163,10 +174,10 @@ def _number(told: Mapping[str, Any], name: str, default: float) -> float:
     # YAML takes 1e-3 for a text.
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"policy.yaml has {name} {value!r}: it must be a number")
+        raise ValueError(f"policy.yaml has {name} {show(value)}: it must be a number")
     return number
 
 
@@ -177,8 +188,9 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: if the policy's network is of another kind, or has other inputs than theirs can have, or the policy
-            decides in a way that their fields can't say; the message says what would be lost.
+        ValueError: if the policy's network is of another kind, or has other inputs than theirs can have, or weights
+            that are not finite, or the policy decides in a way that their fields can't say; the message says what
+            would be lost.
     """
     network = policy.network
     if not isinstance(network, DiTNetwork):
@@ -198,6 +210,7 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
             f"the policy has beta {policy.beta}: ml-rl-dllm has no field for that, so it would be lost and the policy "
             "decide otherwise there; export it with beta 1, or as a folder"
         )
+    check_finite(network.state_dict())
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)

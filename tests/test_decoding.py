@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import permutations, product
 from typing import Any
@@ -194,6 +195,64 @@ def test_finished_rows_are_not_touched() -> None:
     assert not view.eligible[0].any()
     assert batch.commit(torch.ones(2, 3, dtype=torch.bool)).tolist() == [False, True]
     assert all(torch.equal(getattr(batch, name)[0], value) for name, value in before.items())
+
+
+class Misshapen(HandWritten):
+    """Changes what it says before it is returned."""
+
+    def __init__(self, change: Callable[[Tensor], Any], change_hidden: Callable[[Tensor], Any] = Tensor.float) -> None:
+        super().__init__(lambda prompt, buffer: [(A, 0.9)] * 4)
+        self.change, self.change_hidden = change, change_hidden
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Any:
+        return self.change(super().logits(tokens, attention_mask, length))
+
+    def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Any, Any]:
+        logits = self.logits(tokens, attention_mask, length)
+        return logits, self.change_hidden(torch.ones(len(tokens), length, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda logits: logits[:1], r"logits of shape \(1, 4, 7\) for 2 rows of 4 positions: expected .*\(2, 4, 3 or"),
+        (lambda logits: logits[:, :1], r"logits of shape \(2, 1, 7\)"),
+        (lambda logits: logits[0], r"logits of shape \(4, 7\)"),
+        (lambda logits: logits[..., :2], r"logits of shape \(2, 4, 2\)"),
+        (lambda logits: logits.long(), "logits of dtype int64"),
+        (lambda logits: logits.numpy(), "logits a ndarray"),
+        (lambda logits: None, "logits a NoneType"),
+    ],
+)
+def test_an_answer_for_other_rows_is_not_broadcast(change: Any, found: str) -> None:
+    """Every prompt would get the first one's answer."""
+    settings = DecodingSettings(buffer_length=4)
+    batch = DecodingBatch(Misshapen(change), 2, settings)  # type: ignore[arg-type]
+    batch.load([0, 1], [[B], [C, D]])
+    with pytest.raises(DenoiserError, match=f"the dLLM returned {found}"):
+        batch.forward()
+
+
+def test_hidden_states_for_other_rows_are_not_broadcast() -> None:
+    batch = DecodingBatch(
+        Misshapen(Tensor.float, lambda hidden: hidden[:1]),  # type: ignore[arg-type]
+        2,
+        DecodingSettings(buffer_length=4, features=frozenset({"hidden"})),
+    )
+    batch.load([0, 1], [[B], [C, D]])
+    with pytest.raises(DenoiserError, match=r"hidden states of shape \(1, 4, 2\) for 2 rows"):
+        batch.forward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_any_width_are_taken(dtype: torch.dtype) -> None:
+    batch = DecodingBatch(
+        Misshapen(lambda logits: logits.to(dtype)),  # type: ignore[arg-type]
+        2,
+        DecodingSettings(buffer_length=4),
+    )
+    batch.load([0, 1], [[B], [C, D]])
+    assert batch.forward().prediction.tolist() == [[A] * 4] * 2
 
 
 def test_forward_without_running_rows_is_free() -> None:

@@ -282,9 +282,16 @@ def test_what_would_be_lost_is_refused(tmp_path: Path) -> None:
         ("policy_time_period: soon", "policy_time_period 'soon': it must be a number"),
         ("policy_time_period: .nan", "policy_time_period nan: it must be a number"),
         ("temperature_policy: 0", "temperature of the policy is 0"),
-        ("a: [", "policy.yaml is no YAML"),
-        ("- 1", r"it holds \[1\], not fields"),
-        ("[" * 5000, "policy.yaml is no YAML"),
+        ("a: [", "policy.yaml is damaged: it is no YAML"),
+        ("- 1", r"it holds a list, \[1\], where names and values should be"),
+        ("[" * 5000, "policy.yaml is damaged: it is no YAML"),
+        ("a: " + "[" * 40 + "]" * 40, "nested more than 32 levels deep"),
+        ("a: 0x" + "f" * 1000, "a whole number of 4000 bits"),
+        ("1: 2", "a field 1: a field's name must be a text"),
+        (
+            "\n".join(["a: &a0 [1]", *[f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]]),
+            "100000 entries",
+        ),
     ],
 )
 def test_a_policy_yaml_that_says_what_can_not_be(tmp_path: Path, text: str, message: str) -> None:
@@ -292,6 +299,31 @@ def test_a_policy_yaml_that_says_what_can_not_be(tmp_path: Path, text: str, mess
     (folder / "policy.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (5, "unmasking_policies is 5: it must be a valid dictionary"),
+        ({"threshold": 1.5}, "unmasking_policies.threshold is 1.5: it must be less than 1"),
+        ({"decision": "guess"}, "unmasking_policies.decision is 'guess': it must be 'sample' or 'deterministic'"),
+        ({"colour": 1}, "'unmasking_policies.colour' is no field that is known"),
+    ],
+)
+def test_what_was_left_for_the_way_back_is_checked(tmp_path: Path, own: Any, message: str) -> None:
+    folder = checkpoint(tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "unmasking_policies": own}))
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: {message}"):
+        load(folder)
+
+
+def test_a_policy_that_is_not_finite_is_not_exported(tmp_path: Path) -> None:
+    policy = load(checkpoint(tmp_path / "theirs"))
+    next(policy.network.parameters()).data[0] = math.inf
+    with pytest.raises(ValueError, match="holds NaN or infinite values"):
+        write_checkpoint(policy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_fields_of_their_yaml(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_network import ALL_FEATURES, outputs, perturbed
+from torch import Tensor
 from views import make_view, random_view, take
 
 from envs import UnmaskingVectorEnv
 from envs.unmasking import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.distributions import ForcedBernoulli
+from policies.learned import build, describe, parts
 
 CONFIG = NetworkConfig(hidden_size=16, num_heads=4, feedforward_size=24, features=("margin", "changed"))
 TRAINED = {"tasks": ["copy"], "seed": 3, "versions": {"torch": "2"}}
@@ -107,7 +111,7 @@ def write(name: str, data: bytes) -> Callable[[Path], object]:
         (edit(actions=None), "config.json"),
         (edit(actions={"colour": 1}), "config.json.*colour"),
         (edit(beta=...), "config.json.*beta"),
-        (edit(beta="2"), "config.json.*beta is '2', not a float"),
+        (edit(beta="2"), "config.json.*beta is '2': it must be a valid number"),
         (edit(network_hidden_size=17), "config.json.*17"),
         (edit(network_hidden_size=None), "config.json"),
         (edit(network_feedforward_size="24"), "config.json"),
@@ -120,6 +124,161 @@ def test_damaged_folders_are_refused(folder: Path, damage: Callable[[Path], obje
     damage(folder)
     with pytest.raises(ValueError, match=f"(?s){named}"):
         load(folder)
+
+
+POINT = {
+    "block_length": 8,
+    "speed": 0.5,
+    "accuracy": 0.9,
+    "accuracy_ci95": [0.8, 1.0],
+    "nfe": 2.0,
+    "nfe_ci95": [1.5, 2.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (edit(network_slope="x"), "network.slope is 'x': it must be a valid number"),
+        (edit(network_slope=math.nan), "it holds NaN: every number in it must be finite"),
+        (edit(network_has_dial="yes"), "network.has_dial is 'yes': it must be a valid boolean"),
+        (edit(network_hidden_size=True), "network.hidden_size is True: it must be a valid integer"),
+        (edit(network_hidden_size=2**40), f"network.hidden_size is {2**40}: it must be less than or equal to {2**20}"),
+        (edit(network_features="margin"), "network.features is 'margin': it must be a valid tuple"),
+        (edit(network_features=[3]), "network.features.0 is 3: it must be a valid string"),
+        (edit(network_depth=2), "'network.depth' is no field that is known"),
+        (edit(calibration={}), "calibration is {}: it must be a valid list"),
+        (edit(calibration=[]), "calibration is []: list should have at least 1 item after validation, not 0"),
+        (edit(calibration=[None]), "calibration.0 is None: it must be a valid dictionary"),
+        (edit(calibration=[POINT, POINT | {"nfe": None}]), "calibration.1.nfe is None: it must be a valid number"),
+        (edit(calibration=[POINT | {"nfe": 0}]), "calibration.0.nfe is 0: it must be greater than 0"),
+        (
+            edit(calibration=[POINT | {"accuracy": 7}]),
+            "calibration.0.accuracy is 7: it must be less than or equal to 1",
+        ),
+        (
+            edit(calibration=[POINT | {"block_length": 0}]),
+            "calibration.0.block_length is 0: it must be greater than or equal to 1",
+        ),
+        (edit(calibration=[{"speed": 1}]), "calibration.0 has no 'block_length'"),
+        (edit(kind="block_filter", network={"block_length": 0}), "network: block_length is 0: it must be 1 or more"),
+        (edit(kind="perceptron"), "kind is 'perceptron': choose one of transformer, dit, block_filter"),
+        (edit(filter=3), "filter is 3: it must be a valid dictionary"),
+        (edit(filter={"kind": "dit"}), "filter has no 'network'"),
+        (
+            edit(filter={"kind": "dit", "network": {"bias": "x"}}),
+            "filter.network.bias is 'x': it must be a valid number",
+        ),
+        (edit(threshold=1), "threshold is 1: it must be less than 1"),
+        (edit(speed=1e9), "speed is 1000000000.0: it must be less than or equal to 1"),
+        (edit(actions={"temperature": "1"}), "actions.temperature is '1': it must be a valid number"),
+        (edit(architectures=5, format_version=None), "format_version is None, this release reads 1"),
+        (edit(trained={"a": [[[]] * 2] * 100_000}), "it is larger than 1048576 bytes, the most that is read"),
+        (write("config.json", b"[" * 100_000), "it is nested too deeply"),
+        (
+            write("config.json", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}"),
+            "it is nested more than 32 levels deep",
+        ),
+        (write("config.json", b'{"a": "\\ud800\\n"}'), "which is no text: half a character of UTF-16"),
+    ],
+)
+def test_a_bad_field_is_one_sentence(folder: Path, damage: Callable[[Path], object], sentence: str) -> None:
+    damage(folder)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"policy file {folder / 'config.json'} is damaged: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_filters_in_filters_are_bounded() -> None:
+    description: dict[str, Any] = describe(UnmaskingNetwork(NetworkConfig()))
+    for _ in range(7):
+        description = {**description, "filter": description}
+    assert len(list(parts(build(description)))) == 8
+    with pytest.raises(ValueError, match="more than 8 networks"):
+        build({**description, "filter": description})
+
+
+def weigh(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return damage
+
+
+def put(name: str, value: float) -> Callable[[dict[str, Tensor]], object]:
+    return lambda weights: weights[name].view(-1)[3].fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (put("condition.weight", math.nan), "condition.weight holds NaN or infinite values"),
+        (put("output.weight", -math.inf), "output.weight holds NaN or infinite values"),
+        (lambda weights: weights.update({"output.bias": weights["output.bias"].int()}), "output.bias is of dtype I32"),
+        (
+            lambda weights: weights.update({"output.bias": weights["output.bias"].bool()}),
+            "output.bias is of dtype BOOL",
+        ),
+        (lambda weights: weights.update({"output.bias": torch.zeros(2)}), "output.bias has shape (2,): by its config"),
+        (lambda weights: weights.update({"other": torch.zeros(2)}), "it has a tensor 'other'"),
+        (lambda weights: weights.pop("output.bias"), "it has no tensor output.bias"),
+        (lambda weights: weights.update({"output.bias": torch.full((1,), 1e300).double()}), "output.bias holds NaN or"),
+    ],
+)
+def test_weights_of_another_network_are_refused(folder: Path, change: Any, sentence: str) -> None:
+    weigh(change)(folder)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"policy file {folder / 'model.safetensors'} is damaged or of another arch")
+
+
+def test_weights_of_fewer_bits_are_read(folder: Path) -> None:
+    weigh(lambda weights: weights.update({name: values.bfloat16() for name, values in weights.items()}))(folder)
+    found = load(folder).network.state_dict()
+    assert all(torch.equal(found[name], own.bfloat16().float()) for name, own in made().network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"kind": "transformer", "network": {"hidden_size": 20_000}},
+        {"kind": "dit", "network": {"hidden_size": 20_000}},
+        {"kind": "dit", "network": {"num_blocks": 1_000_000}},
+        {"kind": "block_filter", "network": {"hidden_size": 2**20, "block_length": 2**20}},
+    ],
+)
+def test_sizes_are_refused_before_memory_is_taken(folder: Path, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one tensor is made that holds memory."""
+    edit(**network)(folder)
+
+    def take(self: torch.nn.Module) -> None:
+        assert self.weight.is_meta  # type: ignore[union-attr]
+
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", take)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or of another architecture: it has .*tensor"):
+        load(folder)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_policy_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) -> None:
+    policy = made()
+    next(policy.network.parameters()).data[0] = value
+    with pytest.raises(ValueError, match=r"policy is not saved to .*input\.weight holds NaN or infinite values"):
+        save(policy, tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+
+
+def test_loading_draws_no_more_random_numbers_than_before(folder: Path) -> None:
+    """A network's weights are drawn once, as by `build`, so seeded results stay what they were."""
+    torch.manual_seed(0)
+    build(describe(made().network))
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load(folder)
+    assert torch.rand(1) == expected
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

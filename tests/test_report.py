@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -361,6 +363,28 @@ def without_all(folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps([r for r in records if r["task"] != "all"]))
 
 
+def record(**changes: Any) -> Callable[[Path], None]:
+    """Change fields of a run's first record."""
+
+    def spoil(folder: Path) -> None:
+        good(folder)
+        records = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(json.dumps([records[0] | changes, *records[1:]]))
+
+    return spoil
+
+
+def outcome(**changes: Any) -> Callable[[Path], None]:
+    """Change fields of a run's outcomes."""
+
+    def spoil(folder: Path) -> None:
+        good(folder)
+        entries = json.loads((folder / "outcomes.json").read_text())
+        (folder / "outcomes.json").write_text(json.dumps([entries[0] | changes]))
+
+    return spoil
+
+
 def another_evaluation(folder: Path) -> None:
     good(folder)
     text = (folder / "outcomes.json").read_text().replace('"score":[1.0', '"score":[0.0')
@@ -373,14 +397,47 @@ def another_evaluation(folder: Path) -> None:
         (lambda folder: None, "there is no such folder"),
         (lambda folder: folder.mkdir(), "its evaluation can't be read"),
         (lambda folder: damage(folder, "evaluation.json", "[{"), "its evaluation can't be read"),
-        (lambda folder: damage(folder, "evaluation.json", "{}"), "is not a list of records"),
-        (lambda folder: damage(folder, "evaluation.json", "[]"), "is not a list of records"),
-        (lambda folder: damage(folder, "evaluation.json", '[{"policy": "x"}]'), "has no 'decision'"),
+        (lambda folder: damage(folder, "evaluation.json", "{}"), "record is {}: it must be a valid list"),
+        (lambda folder: damage(folder, "evaluation.json", "[]"), r"record is \[\]: list should have at least 1 item"),
+        (lambda folder: damage(folder, "evaluation.json", "[1, 2]"), r"record\.0 is 1: it must be a valid dictionary"),
+        (lambda folder: damage(folder, "evaluation.json", '[{"policy": "x"}]'), r"record\.0 has no 'decision'"),
+        (lambda folder: damage(folder, "evaluation.json", "[" * 100_000), "nested too deeply"),
+        (record(accuracy="0.5"), r"record\.0\.accuracy is '0.5': it must be a valid number"),
+        (record(accuracy=math.nan), "it holds NaN: every number in it must be finite"),
+        (record(accuracy=7), r"record\.0\.accuracy is 7: it must be less than or equal to 1"),
+        (record(nfe=0), r"record\.0\.nfe is 0: it must be greater than 0"),
+        (record(nfe=-1), r"record\.0\.nfe is -1: it must be greater than 0"),
+        (record(nfe_ci95=[1]), r"record\.0\.nfe_ci95 is \[1\]: list should have at least 2 items"),
+        (record(block_length=0), r"record\.0\.block_length is 0: it must be greater than or equal to 1"),
+        (record(policy=None), r"record\.0\.policy is None: it must be a valid string"),
+        (record(decision="guess"), r"record\.0\.decision is 'guess': it must be 'sample' or 'deterministic'"),
         (without_all, "no record of all tasks"),
-        (lambda folder: damage(folder, "config.yaml", "a: [1"), "config.yaml' can't be read"),
-        (lambda folder: damage(folder, "config.yaml", "words"), "config.yaml' holds a str"),
-        (lambda folder: damage(folder, "outcomes.json", "[{}]"), "outcomes.json' can't be read"),
-        (lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nmany\n"), "progress.csv' can't be read"),
+        (lambda folder: damage(folder, "config.yaml", "a: [1"), "config.yaml' can't be read: it is no YAML"),
+        (lambda folder: damage(folder, "config.yaml", "words"), "config.yaml' can't be read: it holds a str"),
+        (lambda folder: damage(folder, "config.yaml", "env: 5"), "config.yaml' can't be read: env is 5"),
+        (lambda folder: damage(folder, "config.yaml", "env: {buffer_length: x}"), r"env\.buffer_length is 'x'"),
+        (lambda folder: damage(folder, "config.yaml", "model: [1]"), "config.yaml' can't be read: model is"),
+        (lambda folder: damage(folder, "config.yaml", "episodes: 3\npolicy: [1]"), r"policy\.0 is 1"),
+        (lambda folder: damage(folder, "config.yaml", "&a a: *a"), "config.yaml' can't be read"),
+        (lambda folder: damage(folder, "config.yaml", "a: &a [*a]"), "nested more than 32 levels deep"),
+        (lambda folder: damage(folder, "config.yaml", "x" * 2_000_000), "larger than 1048576 bytes"),
+        (lambda folder: damage(folder, "versions.json", "[1]"), "versions.json' can't be read: it holds a list"),
+        (lambda folder: damage(folder, "wandb_id.txt", "x" * 2_000_000), "wandb_id.txt' can't be read: it is larger"),
+        (lambda folder: damage(folder, "outcomes.json", "[{}]"), r"outcomes.json' can't be read \(outcomes\.0 has no"),
+        (outcome(nfe=[2] * 7), "its nfe has 7 entries and its task 8: both must have one a problem"),
+        (outcome(task=[]), r"outcomes\.0\.task is \[\]"),
+        (outcome(score=[True] * 8), r"outcomes\.0\.score\.0 is True: it must be a valid number"),
+        (outcome(score=[0.5] * 7 + [1.5]), r"outcomes\.0\.score\.7 is 1.5: it must be less than or equal to 1"),
+        (outcome(nfe=[0] * 8), r"outcomes\.0\.nfe\.0 is 0: it must be greater than or equal to 1"),
+        (outcome(nfe=[2.5] * 8), r"outcomes\.0\.nfe\.0 is 2.5: it must be a valid integer"),
+        (
+            lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nmany\n"),
+            "progress.csv' can't be read: line 2 has time/total_timesteps 'many': it must be a number",
+        ),
+        (lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nnan\n"), "line 2 has .* 'nan': it must"),
+        (lambda folder: damage(folder, "progress.csv", "time/total_timesteps\n1,2\n"), "line 2 has more cells"),
+        (lambda folder: damage(folder, "progress.csv", "a\n" + "x" * 200_000), "progress.csv' can't be read: field la"),
+        (lambda folder: good(folder).joinpath("progress.csv").write_bytes(b"\xff"), "no text in UTF-8: byte 0 is 0xff"),
         (another_evaluation, "disagree on learned"),
     ],
 )
@@ -391,6 +448,19 @@ def test_a_bad_run_is_one_clear_error(tmp_path: Path, spoil: Any, message: str) 
         read_runs([str(fine), str(tmp_path / "bad")])
     assert "\n" not in str(caught.value)
     assert "bad" in str(caught.value)
+
+
+def test_a_bad_report_is_one_clear_error(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "x", [outcomes("learned", RIGHT, [2] * 8)], {"false_commit_weight": 1.0})
+    [run] = read_runs([str(folder)])
+    assert training_seconds(run) is None
+    for text, message in (
+        ('{"minutes_to_collect_and_train": "x"}', "is 'x': it must be a valid number"),
+        ("[]", "list"),
+    ):
+        (folder / "report.json").write_text(text)
+        with pytest.raises(UserError, match=rf"report\.json' can't be read: .*{message}"):
+            training_seconds(run)
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:

@@ -137,12 +137,12 @@ class Job:
 
 def is_folder(policy: str) -> bool:
     """Tell whether a policy is given as a folder: it is one, or it names no rule."""
-    if Path(policy).is_dir():
+    if os.path.isdir(policy):  # unlike Path's, False for what no name can be
         return True
     # A rule's option may hold an at sign, so the rule's name is looked at first.
     if policy.partition(":")[0] in RULES:
         return False
-    return ":" not in policy or Path(split_setting(policy)[0]).is_dir()
+    return ":" not in policy or os.path.isdir(split_setting(policy)[0])
 
 
 def split_setting(policy: str) -> tuple[str, dict[str, float]]:
@@ -157,7 +157,7 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
         ValueError: if what follows the at sign is not that.
     """
     folder, has_setting, setting = policy.rpartition("@")
-    if not has_setting or Path(policy).is_dir():
+    if not has_setting or os.path.isdir(policy):
         return policy, {}
     name, has_name, value = setting.rpartition("=")
     if has_name and name not in SETTINGS[1:]:

@@ -6,13 +6,15 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
+from pydantic import FailFast, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from policies.files import Checked, check, read_json
 from train.escaping import for_terminal
 from train.run_folder import UserError, write_atomic
 
@@ -47,6 +49,57 @@ class Outcomes(TypedDict):
     """Of each problem, forwards."""
     token_positions: list[int]
     """Of each problem, positions computed."""
+
+
+MAX_BYTES = 2**28
+"""Of a file of records or outcomes: ten thousand problems of a hundred policies have some ten million."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""The edges of an interval."""
+
+
+class _RecordForm(Checked):
+    """What a record in a file must be; records of older runs lack the last two."""
+
+    policy: str
+    decision: Literal["sample", "deterministic"]
+    task: str
+    block_length: Annotated[int, Field(ge=1)]
+    accuracy: Share
+    accuracy_ci95: Interval
+    nfe: Annotated[float, Field(gt=0)]
+    nfe_ci95: Interval
+    episodes: Annotated[int, Field(ge=1)]
+    token_positions: Annotated[float, Field(ge=0)] = 0
+    seed: int = 0
+
+
+class _OutcomesForm(Checked):
+    """What `Outcomes` in a file must be."""
+
+    policy: str
+    decision: Literal["sample", "deterministic"]
+    block_length: Annotated[int, Field(ge=1)]
+    seed: int
+    seconds: Annotated[float, Field(ge=0)]
+    task: Annotated[list[str], FailFast(), Field(min_length=1)]
+    index: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
+    score: Annotated[list[Share], FailFast()]
+    nfe: Annotated[list[Annotated[int, Field(ge=1)]], FailFast()]
+    token_positions: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
+
+    @model_validator(mode="after")
+    def _run_in_parallel(self) -> Self:
+        for name in ("index", "score", "nfe", "token_positions"):
+            if len(getattr(self, name)) != len(self.task):
+                raise ValueError(
+                    f"its {name} has {len(getattr(self, name))} entries and its task {len(self.task)}: both must have "
+                    "one a problem"
+                )
+        return self
 
 
 def is_right_or_wrong(scores: Iterable[float]) -> bool:
@@ -131,10 +184,11 @@ def read_outcomes(source: Path) -> dict[Key, Outcomes]:
     if not file.is_file():
         return {}
     try:
-        entries: list[Outcomes] = json.loads(file.read_text())
-        return {key_of(entry): entry for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(file)!r} can't be read ({error!r}): delete it to go on without it") from error
+        entries: list[Outcomes] = read_json(file, MAX_BYTES)
+        check(Annotated[list[_OutcomesForm], FailFast()], entries, "outcomes")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error}): delete it to go on without it") from error
+    return {key_of(entry): entry for entry in entries}
 
 
 def write_outcomes(file: Path, outcomes: Iterable[Outcomes]) -> None:
@@ -147,11 +201,12 @@ def read_records(source: Path) -> list[Record]:
     """Read the records of a run's folder, or of a file.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or one is no record.
     """
     file = source / "evaluation.json" if source.is_dir() else source
     try:
-        records: list[Record] = json.loads(file.read_text())
+        records: list[Record] = read_json(file, MAX_BYTES)
+        check(Annotated[list[_RecordForm], FailFast(), Field(min_length=1)], records, "record")
     except (OSError, ValueError) as error:
         raise UserError(f"run is {str(source)!r}: its evaluation can't be read ({error})") from error
     return records

@@ -7,28 +7,59 @@ by seed only are *replicates* of the same lines.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import yaml
+from pydantic import Field
 
+from policies.files import Checked, check, read_settings, read_text, show
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
 from train.evaluate import is_folder, run_name, split_setting
 from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.run_folder import UserError
 from train.tracking import STEP
 
+ELAPSED = "time/time_elapsed"
+"""The column of a ``progress.csv`` with the seconds since the training's start."""
+
 NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")
 """Fields of a configuration in which replicates may differ."""
 
-NEEDED = ("policy", "decision", "task", "block_length", "accuracy", "accuracy_ci95", "nfe", "nfe_ci95", "episodes")
-"""What a record must hold to be compared."""
+MAX_PROGRESS = 2**27
+"""Bytes of a ``progress.csv``: a row has some hundred, and there are thousands."""
+
+
+class _Model(Checked):
+    name: str = "tiny"
+
+
+class _Decoding(Checked):
+    buffer_length: Annotated[int, Field(ge=1)] = 64
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+
+
+class _Config(_Decoding):
+    """What is read of a ``config.yaml``; the rest is only shown."""
+
+    model: Any = None
+    env: _Decoding | None = None
+    split: str = "test"
+    first: int = 0
+
+
+class _Report(Checked):
+    """What is read of Learn2PD's ``report.json``."""
+
+    minutes_to_collect_and_train: Annotated[float, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +182,10 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
 def _identity(path: Path) -> str:
     """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
     id_file = path / "wandb_id.txt"
-    return id_file.read_text().strip() if id_file.is_file() else str(path.resolve())
+    try:
+        return read_text(id_file).strip() if id_file.is_file() else str(path.resolve())
+    except ValueError as error:
+        raise UserError(f"{str(id_file)!r} can't be read: {error}") from error
 
 
 def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) -> Run:
@@ -163,8 +197,9 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
     if not path.exists():
         raise UserError(f"run is {source!r}: there is no such folder or file")
     records = read_records(path)
-    _check(source, records)
-    config = _read(path / "config.yaml", yaml.safe_load)
+    if not any(record["task"] == "all" for record in records):
+        raise UserError(f"run is {source!r}: its evaluation has no record of all tasks; was it killed?")
+    config = _read_config(path / "config.yaml")
     outcomes = read_outcomes(path) if path.is_dir() else {}
     own = {key_of(record): record for record in records if record["task"] == "all"}
     for key, entry in outcomes.items():
@@ -172,32 +207,32 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
             raise UserError(
                 f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
             )
-    versions = _read(path / "versions.json", json.loads)
+    versions = _read(path / "versions.json")
     progress = read_progress(path)
     return Run(name, source, path, _kind(config), config, versions, records, outcomes, progress, artifacts)
 
 
-def _check(source: str, records: Any) -> None:
-    is_list = isinstance(records, list) and records and all(isinstance(record, dict) for record in records)
-    if not is_list:
-        raise UserError(f"run is {source!r}: its evaluation is not a list of records")
-    for record in records:
-        missing = [name for name in NEEDED if name not in record]
-        if missing:
-            raise UserError(f"run is {source!r}: a record of its evaluation has no {missing[0]!r}")
-    if not any(record["task"] == "all" for record in records):
-        raise UserError(f"run is {source!r}: its evaluation has no record of all tasks; was it killed?")
+def _read_config(file: Path) -> dict[str, Any]:
+    found = _read(file)
+    try:
+        form: _Config = check(_Config, found)
+        if not isinstance(form.model, str | None):
+            check(_Model, form.model, "model")
+        # The policies that an evaluation names; a training run has a section of that name.
+        if _kind(found) == "evaluation":
+            check(list[str], found.get("policy", []), "policy")
+    except ValueError as error:
+        raise UserError(f"{str(file)!r} can't be read: {error}") from error
+    return found
 
 
-def _read(file: Path, parse: Any) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = parse(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{str(file)!r} can't be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{str(file)!r} holds a {type(found).__name__} where names and values should be")
+        found = read_settings(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} can't be read: {error}") from error
     return {key: _without_points(value) for key, value in found.items()}
 
 
@@ -228,19 +263,41 @@ def read_progress(path: Path) -> list[dict[str, float]]:
     if not file.is_file():
         return []
     try:
-        with file.open(newline="") as text:
-            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(text)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        table = csv.DictReader(io.StringIO(read_text(file, MAX_PROGRESS), newline=""))
+        rows = [_numbers(table.line_num, row) for row in table]
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{str(file)!r} can't be read: {error}") from error
     return [row for row in rows if STEP in row]
+
+
+def _numbers(line: int, row: Mapping[Any, Any]) -> dict[str, float]:
+    """Return a row's cells; a measure that was not taken is empty or NaN, but the axes must be finite."""
+    if None in row:
+        raise ValueError(f"line {line} has more cells than there are columns")
+    numbers = {}
+    for name, cell in row.items():
+        if not cell:
+            continue
+        try:
+            numbers[name] = float(cell)
+        except ValueError:
+            raise ValueError(f"line {line} has {name} {show(cell)}: it must be a number") from None
+        if name in (STEP, ELAPSED) and not 0 <= numbers[name] < math.inf:
+            raise ValueError(f"line {line} has {name} {show(cell)}: it must be 0 or more, and finite")
+    return numbers
 
 
 def training_seconds(run: Run) -> float | None:
     """Return the wall time that a run recorded of its training, resumptions added up."""
     if run.kind == "Learn2PD":
-        minutes = _read(run.path / "report.json", json.loads).get("minutes_to_collect_and_train")
-        return None if minutes is None else 60 * float(minutes)
-    elapsed = [row["time/time_elapsed"] for row in run.progress if "time/time_elapsed" in row]
+        file = run.path / "report.json"
+        try:
+            report: _Report = check(_Report, _read(file))
+        except ValueError as error:
+            raise UserError(f"{str(file)!r} can't be read: {error}") from error
+        minutes = report.minutes_to_collect_and_train
+        return None if minutes is None else 60 * minutes
+    elapsed = [row[ELAPSED] for row in run.progress if ELAPSED in row]
     if not elapsed:
         return None
     # Each resumption counts from 0 again.
@@ -256,9 +313,9 @@ def problems_of(run: Run) -> Problems:
     if run.kind == "records":
         return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.source}")
     model = config.get("model", "tiny")
-    env = config.get("env", config)
+    env = config.get("env") or config
     length, temperature = int(env.get("buffer_length", 64)), float(env.get("temperature", 0.0))
-    name = model.get("name", "tiny") if isinstance(model, dict) else model
+    name = model.get("name", "tiny") if isinstance(model, dict) else model or "tiny"
     text = (
         f"{episodes} {config.get('split', 'test')} problems a task, from number {config.get('first', 0)}, of "
         f"{', '.join(names)}; dLLM {name}, L = {length}, temperature {temperature:g}"
@@ -290,8 +347,11 @@ def policy_folders(run: Run) -> dict[str, Path]:
     """Return the folders of the learned policies that a run evaluated, by the names in its records."""
     if run.kind != "evaluation":
         return {}
-    texts = [text for text in run.config.get("policy", []) if text != "all" and is_folder(text)]
-    folders = list(dict.fromkeys(split_setting(text)[0] for text in texts))
+    try:
+        texts = [text for text in run.config.get("policy", []) if text != "all" and is_folder(text)]
+        folders = list(dict.fromkeys(split_setting(text)[0] for text in texts))
+    except ValueError as error:
+        raise UserError(f"run is {run.source!r}: its config.yaml names a policy that none can be: {error}") from error
     if len(folders) == 1:
         return {"learned": Path(folders[0])}
     return {f"learned:{run_name(Path(folder))}": Path(folder) for folder in folders}
@@ -306,9 +366,9 @@ def training_run(run: Run, policy: str) -> Run | None:
         return None
     path = folder.parent if folder.name == "policy" else folder.parent.parent
     config = path / "config.yaml"
-    if not config.is_file():
+    if not os.path.isfile(config):  # unlike Path's, False for what no name can be
         return None
-    found = _read(config, yaml.safe_load)
+    found = _read_config(config)
     return Run(path.resolve().name, str(path), path, _kind(found), found, {}, [], {}, read_progress(path))
 
 
