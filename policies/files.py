@@ -6,6 +6,7 @@ Every function here raises ValueError with one sentence that says what is wrong;
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -148,14 +149,9 @@ def check(kind: Any, data: Any, place: str = "") -> Any:
         ValueError: naming the first field that is wrong, its value, and what is allowed.
     """
     try:
-        return _adapter(kind).validate_python(data)
+        return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         raise ValueError(_sentence(error, place)) from None
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _sentence(error: ValidationError, place: str) -> str:
@@ -170,7 +166,7 @@ def _sentence(error: ValidationError, place: str) -> str:
         return f"{name!r} is no field that is known"
     if first["type"] == "value_error":  # a check of ours
         return f"{name}: {first['ctx']['error']}"
-    allowed = first["msg"].replace("Input should be", "it must be", 1)
+    allowed = re.sub(r" or instance of \w+", "", first["msg"]).replace("Input should be", "it must be", 1)
     return f"{name} is {show(first['input'])}: {allowed[:1].lower()}{allowed[1:]}"
 
 
@@ -182,7 +178,8 @@ def parse(cls: type[T], data: Any, place: str = "") -> T:
     Raises:
         ValueError: as `check`, or as the class raises.
     """
-    found = check(_schema(cls), data, place)
+    kind: Any = cls  # mypy takes no type variable for hashable
+    found = check(_schema(kind), data, place)
     try:
         return cls(**{name: getattr(found, name) for name in type(found).model_fields})
     except ValueError as error:

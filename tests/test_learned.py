@@ -173,7 +173,7 @@ POINT = {
         (edit(speed=1e9), "speed is 1000000000.0: it must be less than or equal to 1"),
         (edit(actions={"temperature": "1"}), "actions.temperature is '1': it must be a valid number"),
         (edit(architectures=5, format_version=None), "format_version is None, this release reads 1"),
-        (edit(trained={"a": [[[]] * 2] * 100_000}), "it is larger than 1048576 bytes, the most that is read"),
+        (edit(trained={"a": "x" * 2**20}), "it is larger than 1048576 bytes, the most that is read"),
         (write("config.json", b"[" * 100_000), "it is nested too deeply"),
         (
             write("config.json", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}"),
@@ -225,7 +225,10 @@ def put(name: str, value: float) -> Callable[[dict[str, Tensor]], object]:
         (lambda weights: weights.update({"output.bias": torch.zeros(2)}), "output.bias has shape (2,): by its config"),
         (lambda weights: weights.update({"other": torch.zeros(2)}), "it has a tensor 'other'"),
         (lambda weights: weights.pop("output.bias"), "it has no tensor output.bias"),
-        (lambda weights: weights.update({"output.bias": torch.full((1,), 1e300).double()}), "output.bias holds NaN or"),
+        (
+            lambda weights: weights.update({"output.bias": torch.full((1,), 1e300, dtype=torch.float64)}),
+            "output.bias holds NaN or",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused(folder: Path, change: Any, sentence: str) -> None:
@@ -258,7 +261,9 @@ def test_sizes_are_refused_before_memory_is_taken(folder: Path, network: Any, mo
         assert self.weight.is_meta  # type: ignore[union-attr]
 
     monkeypatch.setattr(torch.nn.Linear, "reset_parameters", take)
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or of another architecture: it has .*tensor"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is damaged or of another architecture: (it has .*tensor|.* has shape)"
+    ):
         load(folder)
 
 
@@ -273,8 +278,9 @@ def test_a_policy_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) 
 
 def test_loading_draws_no_more_random_numbers_than_before(folder: Path) -> None:
     """A network's weights are drawn once, as by `build`, so seeded results stay what they were."""
+    description = describe(made().network)
     torch.manual_seed(0)
-    build(describe(made().network))
+    build(description)
     expected = torch.rand(1)
     torch.manual_seed(0)
     load(folder)
