@@ -77,7 +77,8 @@ ODD += [
 ]
 ODD += [float("nan"), float("inf"), "x" * 500, list(range(200)), ["margin", "margin"]]
 
-values = st.sampled_from(ODD) | st.recursive(
+# Copies: what was drawn may be changed afterwards.
+values = st.sampled_from(ODD).map(deepcopy) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,

@@ -295,7 +295,7 @@ def test_outcomes_are_resumed_with_the_records(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps([r for r in whole if r["policy"] != "random:1"]))
     text = (tmp_path / "outcomes.json").read_text()
     (tmp_path / "outcomes.json").write_text(
-        text.replace('"threshold:0","decision":"deterministic"', '"threshold:0","decision":"marked"')
+        text.replace('"threshold:0","decision":"deterministic"', '"threshold:0","decision":"sample"')
     )
     assert main(replace(config, resume=True)) == whole
     again = read_outcomes(tmp_path)
