@@ -14,6 +14,9 @@ import yaml
 
 Rows = list[dict[str, Any]]
 
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+"""Folder beside the repository with the benchmarks' own files, a folder each; tests that need them skip without it."""
+
 
 def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from benchmark_files import REAL_DATA
 
-from envs.tasks import equivalence
+from envs.tasks import equivalence, make_task
 from envs.tasks.equivalence import same_answer
+from envs.tasks.files import FileTask
 from envs.tasks.gsm8k import final_number, score_gsm8k
 from envs.tasks.math500 import final_expression, score_math
 
@@ -160,7 +162,7 @@ def test_hopeless_algebra_ends_and_leaves_a_working_checker(monkeypatch: pytest.
     monkeypatch.setattr(equivalence, "SECONDS", 0.5)
     began = time.monotonic()
     assert not same_answer("9^{9^{9^{9^{8}}}}", "7x")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     monkeypatch.undo()
     assert same_answer("c+a", "a+c")
 
@@ -179,3 +181,83 @@ def test_math_verify_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_answer("5", "5")  # needs no algebra
     with pytest.raises(ValueError, match=r"math-verify is not installed: pip install 'unmasking-policies\[tasks\]'"):
         same_answer("z+x", "x+z")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("the average temperature is -10.", -10),
+        ("It fell to \u221210 degrees", -10),
+        ("She has 5 apples - 3", 3),
+        ("16 - 3", 3),
+        ("<answer>For 16 glasses he pays $64</answer>", 64),
+        ("<answer>He pays $64 for 16 glasses</answer>", 64),
+        ("<answer>16 glasses cost $64</answer>", 64),
+        ("<answer>The total for 3 days is 45 dollars</answer>", 45),
+        ("<answer>$-5$</answer>", -5),
+        (r"$\$18.90$", Fraction(189, 10)),
+        (r"<answer>\boxed{\frac74</answer>", Fraction(7, 4)),
+        (r"\boxed{\tfrac{7}4}", Fraction(7, 4)),
+        (r"\boxed{70 000}", 70000),
+        (r"\boxed{70~000}", 70000),
+        (r"\boxed{1'234'567}", 1234567),
+        ("1,00,000", 100000),
+        (r"\boxed{7e4}", 70000),
+        (r"\boxed{2.5e-3}", Fraction(1, 400)),
+        ("<answer>first<answer>5</answer>", 5),
+        ("9" * 5000, None),
+    ],
+)
+def test_numbers_as_people_write_them(text: str, number: Any) -> None:
+    assert final_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "is_right"),
+    [
+        ("4210_5", "4210_{5}", True),
+        (r"4210_{\text{five}}", "4210_5", True),
+        ("4210_6", "4210_{5}", False),
+        ("x^{2}", "x^2", True),
+        ("x\u00b2", "x^2", True),
+        ("2\u221a3", r"2\sqrt{3}", True),
+        ("12 cm^2", "12", True),
+        ("12 square feet", "12", True),
+        ("12 million", "12", False),
+        ("12m", "12", False),
+        ("(1,200)", "1200", False),
+        ("1,200", "1200", True),
+        ("1,200", "(1,200)", False),
+        ("(1,200)", "(1, 200)", True),
+        ("p", "P", False),
+        ("(c)", r"\text{(C)}", True),
+        ("7e4", "70000", True),
+        (r"7 \times 10^4", "70000", True),
+        (r"\frac{7}4", r"\dfrac74", True),
+        ("9" * 5000, "9", False),
+    ],
+)
+def test_expressions_as_people_write_them(answer: str, gold: str, is_right: bool) -> None:
+    assert same_answer(answer, gold) is is_right
+    assert score_math(rf"So \boxed{{{answer}}}.", gold) == is_right
+
+
+def test_formulas_and_money_are_told_apart() -> None:
+    assert final_expression(r"The answer is $\$18.90$.") == r"\$18.90"
+    assert final_expression("It costs $5 more, so $x=7$.") == "7"
+    assert final_expression(r"Thus \(x = 3\) or \[y = 4\]") == "4"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL_DATA / "gsm8k").is_dir(), reason="needs GSM8K's file")
+def test_every_gsm8k_reference_scores_in_any_form() -> None:
+    forms = (r"So \boxed{%s}.", r"\boxed{\$%s}", r"\boxed{%s \text{ eggs}}", "<answer>%s</answer>", "The answer is %s.")
+    task = make_task(f"gsm8k:data={REAL_DATA / 'gsm8k'}")
+    assert isinstance(task, FileTask)
+    rows = task.rows("test")
+    assert len(rows) == 1319
+    for number, row in enumerate(rows):
+        gold = row["answer"].rpartition("####")[2].strip()
+        texts = [row["answer"], task.answer(row), *(form % gold for form in forms)]
+        assert (number, [task.grade(text, row) for text in texts]) == (number, [1.0] * len(texts))
+        assert task.grade(f"<answer>{gold}7</answer>", row) == 0.0

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import yaml
 from benchmark_files import BENCHMARKS, PARALLEL_BENCH, gsm8k, make_files, mbpp, sudoku, write_jsonl
 
 import envs.tasks
@@ -248,6 +249,55 @@ def test_sudoku_scores() -> None:
     assert score_cells(row["Solution"], row["Puzzle"], row["Solution"]) == 1.0
 
 
+def test_sudoku_of_the_reasoning_is_no_answer() -> None:
+    puzzle, solution = "0000341200000000", "1234341221434321"
+    for answer in ("1111", solution[:-1], solution + "1"):
+        text = f"The puzzle is {puzzle}. I get {solution}. <answer>{answer}</answer>"
+        assert final_grid(text, 16) == answer
+        assert score_sudoku(text, puzzle) == 0.0
+    assert score_sudoku(f"{solution} <answer></answer>", puzzle) == 0.0
+    assert score_cells(f"{puzzle} <answer>{solution[:8]}</answer>", puzzle, solution) == pytest.approx(4 / 12)
+    assert final_grid("<answer>Row 1: 1234\nRow 2: 3412\nRow 3: 2143\nRow 4: 4321</answer>", 16) == solution
+
+
+def test_rows_with_half_a_character_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "test.jsonl"
+    file.write_text(json.dumps(gsm8k(0, 1)[0]) + '\n{"question": "bad \\ud83d here", "answer": "#### 1"}\n')
+    with pytest.raises(ValueError, match=r"row 1 of .* its question has the character '\\ud83d', which is half of one"):
+        make_task(f"gsm8k:test={file}").size("test")
+
+
+def test_byte_order_marks_are_passed_over(tmp_path: Path) -> None:
+    row = json.dumps(gsm8k(0, 1)[0])
+    for name, content in {"a.jsonl": row, "a.json": f"[{row}]"}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read_rows(tmp_path / name) == gsm8k(0, 1)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(row.encode("utf-8-sig")))
+    assert read_rows(tmp_path / "a.jsonl.gz") == gsm8k(0, 1)
+
+
+def test_parallel_bench_groups_have_names_of_their_own(tmp_path: Path) -> None:
+    texts = []
+    for group in ("waiting_line", "waiting_line_n15"):
+        (tmp_path / group).mkdir()
+        make_files("parallel_bench:copy", tmp_path / group)
+        (tmp_path / group / "test.jsonl").rename(tmp_path / group / "copy.jsonl")
+        texts.append(f"parallel_bench:copy,data={tmp_path / group}")
+    names = ["parallel_bench:waiting_line/copy", "parallel_bench:waiting_line_n15/copy"]
+    assert [task.name for task in make_tasks(texts)] == names
+    again = make_tasks([f"{name},data={tmp_path}" for name in names])
+    assert [(task.name, task.size("test")) for task in again] == [(name, 40) for name in names]
+
+
+def test_parallel_bench_prompts_have_lines(tmp_path: Path) -> None:
+    text = make_files("parallel_bench:sudoku_n4_12", tmp_path)
+    config = yaml.safe_load((tmp_path / "task_config.yaml").read_text())
+    config["x/sudoku_n4_12"]["prompt"] = r"Solve\n{sudoku}\nnow"
+    (tmp_path / "task_config.yaml").write_text(yaml.safe_dump(config))
+    lines = make_task(text).problem("test", 0).prompt.split("\n")
+    assert (lines[0], lines[-1], len(lines)) == ("Solve", "now", 6)
+
+
 LINE = {"input": ["A B", "C D", "E F"], "word": "N W"}
 GRID = "1234\n3412\n2143\n4321"
 
@@ -400,7 +450,7 @@ def test_make_task_reads_options() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_task("gsm9k"), "task is 'gsm9k': choose from suite, copy, .*gsm8k.*reasoning_gym"),
+        (lambda: make_task("gsm9k"), "task is 'gsm9k': choose from suite, prose, copy, .*gsm8k.*reasoning_gym"),
         (lambda: make_task("gsm8k:path=x"), "gsm8k's option is 'path': .* data, train, validation, test"),
         (lambda: make_task("gsm8k:data=x,data=y"), "gsm8k's option is 'data'"),
         (lambda: make_task("gsm8k:data=/nowhere"), "gsm8k's data is '/nowhere': there is no such folder"),

@@ -3,12 +3,17 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from benchmark_files import REAL_DATA
 
+from envs.tasks import Split, make_task
 from envs.tasks.humaneval import humaneval_program
 from envs.tasks.mbpp import mbpp_program
+from envs.tasks.programs import ProgramTask
 from envs.tasks.sandbox import passes
 
 
@@ -150,3 +155,130 @@ def test_humaneval_wrong_programs_fail(text: str) -> None:
 def test_mbpp_takes_the_first_program_of_the_tested_name(text: str, is_right: bool) -> None:
     program = mbpp_program(text, ["assert drop('hello', 'l') == 'heo'", "assert set(drop('ab', 'a')) == {'b'}"])
     assert (program is not None and passes(program)) == is_right
+
+
+BODY = "\n    return s.replace(c, '')"
+DROP = f"def drop(s, c):{BODY}"
+WRONG = "def drop(s, c):\n    return s"
+DROP_TESTS = ["assert drop('hello', 'l') == 'heo'"]
+
+
+def fenced(*programs: str, words: str = "") -> str:
+    return f"\n{words}\n".join(f"```python\n{program}\n```" for program in programs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # What stands above the first function or import.
+        fenced("EPS = 0\nNOTHING: str = ''\n\ndef drop(s, c):\n    return s.replace(c, NOTHING)"),
+        fenced("put = lambda s, c, d: s.replace(c, d)\ndef drop(s, c):\n    return put(s, c, '')"),
+        "Sure.\nNOTHING = ''\ndef drop(s, c):\n    return s.replace(c, NOTHING)\nThat is it.",
+        fenced(f"try:\n    import foo\nexcept ImportError:\n    foo = None\n{DROP}"),
+        fenced(f"'Solves it.'\nimport re\nfrom __future__ import annotations\n{DROP}"),
+        # Other ways of defining it.
+        fenced("drop = lambda s, c: s.replace(c, '')"),
+        "drop = lambda s, c: s.replace(c, '')",
+        # What it needs stands in other fences.
+        fenced("def put(s, c): return s.replace(c, '')", "def drop(s, c): return put(s, c)", words="Then:"),
+        fenced("def drop(s, c): return put(s, c)", "def put(s, c): return s.replace(c, '')", words="with"),
+        fenced("from re import *", "def drop(s, c): return sub(c, '', s)"),
+        fenced("import re\nNOTHING = ''", "def drop(s, c): return re.sub(c, NOTHING, s)"),
+        fenced(
+            "from dataclasses import *",
+            "@dataclass\nclass P:\n    x: str",
+            "def drop(s, c): return s.replace(c, P('').x)",
+        ),
+        # Drafts: a correction replaces; an alternative, a stub and what is cut off don't.
+        fenced(WRONG, DROP, words="Wait, that is wrong. Corrected:"),
+        fenced(WRONG, DROP),
+        fenced(DROP, WRONG, words="Alternatively:"),
+        fenced(DROP, "def drop(s, c):\n    ...", words="Its head:"),
+        fenced(DROP, "def drop(s, c):\n    if (", words="Faster:"),
+        fenced(
+            "def put(s): return 1\ndef drop(s, c): return put(s.split(c))", "def put(s): return ''.join(s)", words="No:"
+        ),
+        f"{WRONG}\n\nThat misses a case.\n\n{DROP}",
+        # Fences.
+        "1. So:\n   ```python\n   def drop(s, c):\n       return s.replace(c, '')\n   ```\n2. Done.",
+        f"~~~\n{DROP}\n~~~",
+        f'```py title="a.py"\n{DROP}\n```',
+        f"````markdown\n```python\n{DROP}\n```\n````",
+        "```python def drop(s, c): return s.replace(c, '')```",
+        fenced(f'def drop(s, c):\n    """Drop.\n\n```\ndrop("a", "a")\n```\n    """{BODY}'),
+        f"```bash\npip install x\n```\n{fenced(DROP)}\n```text\nheo\n```",
+    ],
+)
+def test_right_programs_are_found(text: str) -> None:
+    program = mbpp_program(text, DROP_TESTS)
+    assert program is not None
+    assert passes(program, seconds=20), program
+
+
+@pytest.mark.parametrize(
+    ("name", "tests"),
+    [
+        # Task 126's function is called sum; list and set may stand around what is asked for.
+        ("sum", ["assert sum(10, 15) == 25"]),
+        ("max", ["assert list([max(1, 2)]) == [3]", "assert len([max(0, 0)]) == 1"]),
+        ("filter", ["assert set([filter(1, 1)]) == {2}"]),
+    ],
+)
+def test_mbpp_functions_may_have_a_builtin_name(name: str, tests: list[str]) -> None:
+    code = f"def {name}(a, b):\n    return a + b"
+    program = mbpp_program(fenced(code), tests, code=code)
+    assert program is not None
+    assert passes(program, seconds=20)
+    assert mbpp_program(fenced("def other(a, b):\n    return a + b"), tests, code=code) is None
+
+
+def test_mbpp_setup_may_use_the_answer() -> None:
+    code = "class Node:\n    def __init__(self, x):\n        self.x = x\ndef value(node):\n    return node.x"
+    program = mbpp_program(code, ["assert value(root) == 3"], "root = Node(3) \r\n", code)
+    assert program is not None
+    assert passes(program, seconds=20)
+
+
+def program_task(name: str) -> ProgramTask:
+    task = make_task(f"{name}:allow_code_execution=true,seconds=60,data={REAL_DATA / name}")
+    assert isinstance(task, ProgramTask)
+    return task
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL_DATA / "mbpp").is_dir(), reason="needs MBPP's file")
+def test_all_of_mbpp_loads_and_its_hard_solutions_pass() -> None:
+    task = program_task("mbpp")
+    splits: tuple[Split, ...] = get_args(Split)
+    assert [task.size(split) for split in splits] == [374, 90, 500]
+    for split in splits:
+        for row in task.rows(split):
+            answer = task.answer(row)
+            assert task.program(answer, row) is not None
+            # All 974 pass, in a minute or two; here those that did not once, and a few others.
+            if row["task_id"] in (18, 122, 126, 367, 628, 799, 927) or row["task_id"] % 100 == 0:
+                assert (row["task_id"], task.grade(answer, row)) == (row["task_id"], 1.0)
+
+
+def layouts(row: Mapping[str, Any]) -> list[str]:
+    prompt, body = row["prompt"], row["canonical_solution"]
+    whole = prompt + body
+    head = prompt[prompt.rindex(f"def {row['entry_point']}") :]
+    indented = "".join(f"   {line}\n" for line in whole.split("\n"))
+    return [
+        *[whole, body, body.strip(), fenced(whole), f"```\n{head}{body}\n```"],
+        *[f"Here you are:\n\n{fenced(whole)}\nIt works.", f"1. So:\n   ```python\n{indented}   ```\n"],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL_DATA / "humaneval").is_dir(), reason="needs HumanEval's file")
+def test_humaneval_solutions_are_found_in_every_layout() -> None:
+    task = program_task("humaneval")
+    rows = task.rows("test")
+    assert len(rows) == 164
+    for number, row in enumerate(rows):
+        found = [task.program(text, row) for text in layouts(row)]
+        assert None not in found
+        if number % 12 == 0:
+            assert (row["task_id"], passes(found[number // 12 % 7] or "", seconds=60)) == (row["task_id"], True)

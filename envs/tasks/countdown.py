@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -29,7 +30,8 @@ Your answer here
 </answer>"""
 """Source: d1 (arXiv 2504.12216), whose rule it is that all numbers are used."""
 
-_EXPRESSION = re.compile(r"[\d(][\d\s()+*/.-]*[-+*/][\d\s()+*/.-]*[\d)]")
+_RUN = re.compile(r"[\d\s()+*/.-]+")
+_BEGIN, _END = re.compile(r"[\d(]"), re.compile(r"[\d)]")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _LONGEST = 200
 """Characters of an expression; longer ones answer nothing and could exhaust the parser."""
@@ -45,11 +47,21 @@ def expressions(text: str) -> Iterator[str]:
     """
     text = before_end(text)
     places = [fragment for fragment in slots(text) if fragment]
-    lines = places[:1] or [line for line in text.split("\n") if _EXPRESSION.search(_readable(line))][-1:]
+    lines = places[:1] or [line for line in reversed(text.split("\n")) if any(_expressions(_readable(line)))][:1]
     for fragment in lines:
         inside = [content for _, content in boxed(fragment)]
         for side in _readable(inside[-1] if inside else fragment).split("="):
-            yield from (match[0].strip() for match in _EXPRESSION.finditer(side))
+            yield from _expressions(side)
+
+
+def _expressions(plain: str) -> Iterator[str]:
+    """Yield what lies between the ends of each run of digits and signs, if there is a sign within."""
+    for run in _RUN.finditer(plain):
+        # Each end is sought by itself: both in one pattern would try every pair of places.
+        begin, end = _BEGIN.search(run[0]), _END.search(run[0][::-1])
+        expression = run[0][begin.start() : len(run[0]) - end.start()] if begin and end else ""
+        if re.search(r"[-+*/]", expression[1:-1]):
+            yield expression
 
 
 def _readable(fragment: str) -> str:
@@ -74,7 +86,9 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
         raise ValueError(f"expression has {len(expression)} characters: at most {_LONGEST} are read")
     numbers: list[int] = []
     try:
-        return _value(ast.parse(expression.strip(), mode="eval").body, numbers), numbers
+        with warnings.catch_warnings(action="ignore"):
+            parsed = ast.parse(expression.strip(), mode="eval")
+        return _value(parsed.body, numbers), numbers
     except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise ValueError(f"expression is {expression!r}: it can't be worked out ({error})") from error
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
+import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -18,6 +20,8 @@ Row = Mapping[str, Any]
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 """Endings of files that `read_rows` reads."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class HubSplit(NamedTuple):
@@ -42,7 +46,7 @@ def read_rows(file: Path) -> list[Row]:
         raise FileNotFoundError(f"data file is {str(file)!r}: there is no such file")
     try:
         rows = _reader(file)(file)
-    except (ValueError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
+    except (ValueError, TypeError, RecursionError, EOFError, OSError, zlib.error, csv.Error) as error:
         raise ValueError(f"data file is {str(file)!r}: it can't be read ({error})") from error
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"data file is {str(file)!r}: it must hold one problem a row, each with named fields")
@@ -51,9 +55,9 @@ def read_rows(file: Path) -> list[Row]:
 
 def _reader(file: Path) -> Callable[[Path], list[Row]]:
     readers: dict[str, Callable[[Path], list[Row]]] = {
-        ".jsonl": lambda path: _json_lines(path.read_text(encoding="utf-8").split("\n")),
-        ".jsonl.gz": lambda path: _json_lines(gzip.decompress(path.read_bytes()).decode().split("\n")),
-        ".json": lambda path: list(json.loads(path.read_text(encoding="utf-8"))),
+        ".jsonl": lambda path: _json_lines(path.read_bytes()),
+        ".jsonl.gz": lambda path: _json_lines(gzip.decompress(path.read_bytes())),
+        ".json": lambda path: list(json.loads(path.read_text(encoding="utf-8-sig"))),
         ".csv": _csv,
         ".parquet": _parquet,
     }
@@ -63,9 +67,11 @@ def _reader(file: Path) -> Callable[[Path], list[Row]]:
     return readers[kind]
 
 
-def _json_lines(lines: Iterable[str]) -> list[Row]:
+def _json_lines(content: bytes) -> list[Row]:
+    # Spreadsheets and Windows editors put a byte order mark first, which -sig passes over.
+    text = content.decode("utf-8-sig")
     # Split at newlines only: str.splitlines would also split at characters that JSON text may hold.
-    return [json.loads(line) for line in lines if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _csv(file: Path) -> list[Row]:
@@ -245,8 +251,9 @@ class FileTask(Task):
     def _checked(self, rows: list[Row], where: str) -> list[Row]:
         for number, row in enumerate(rows):
             try:
+                _check_characters(row)
                 self.check(row)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError) as error:
                 problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{self.name}'s row {number} of {where!r} is malformed: {problem}") from error
         return rows
@@ -257,6 +264,26 @@ class FileTask(Task):
             names = ", ".join(f"{stem}.jsonl" for stem in self.stems.get(split, ())) or "a file of them"
             return f"{self.name} has no {split} problems in {str(self.folder)!r}: put {names} there"
         return f"{self.name} has no {split} problems: name a file of them with {self.name}:{wanted}=FILE"
+
+
+def _check_characters(value: Any, field: str = "") -> None:
+    """Refuse text that no tokenizer takes.
+
+    Raises:
+        ValueError: if a text holds half of a surrogate pair, as JSON allows.
+    """
+    if isinstance(value, str):
+        half = _SURROGATE.search(value)
+        if half:
+            raise ValueError(
+                f"its {field} has the character {half[0]!r}, which is half of one: it was damaged, so mend or remove it"
+            )
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_characters(inner, field or str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_characters(inner, field)
 
 
 def text_of(row: Row, *fields: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import ClassVar
 
-from envs.tasks.answers import before_end, before_next_question, numbers, quantity, slots, stated
+from envs.tasks.answers import before_end, before_next_question, last_number, numbers, quantity, slots, stated
 from envs.tasks.files import FileTask, HubSplit, Row, text_of
 
 MATH_PROMPT = """You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final \
@@ -47,8 +47,7 @@ def final_number(text: str) -> Fraction | None:
         found = quantity(fragment.split(". ")[0])
         if found is not None:
             return found
-    every = [] if places else numbers(text)
-    return every[-1] if every else None
+    return None if places else last_number(text)
 
 
 def score_gsm8k(text: str, gold: str) -> float:

@@ -3,14 +3,17 @@ r"""MATH: competition problems whose answer is a LaTeX expression; the 500 test 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import ClassVar
 
-from envs.tasks.answers import before_end, before_next_question, boxed, numbers, slots, stated
+from envs.tasks.answers import before_end, before_next_question, boxed, last_number, slots, stated
 from envs.tasks.equivalence import same_answer
 from envs.tasks.files import FileTask, HubSplit, Row, text_of
 from envs.tasks.gsm8k import MATH_PROMPT
 
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_DELIMITER = re.compile(r"(?<!\\)\$\$?|\\[()\[\]]")
+_CLOSING = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
+_PROSE = re.compile(r"\d[\d.,]*\s+(?!and\b|or\b)[^\W\d_]{2,}")
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 
 
@@ -34,28 +37,58 @@ def final_expression(text: str) -> str:
         if found:
             return found
     for fragment in stated(text):
-        found = _formula(_SENTENCE_END.split(fragment)[0] if not _MATH.search(fragment) else fragment)
+        found = _formula(_SENTENCE_END.split(fragment)[0] if not _formulas(fragment) else fragment)
         if found:
             return found
     return "" if places else _last_formula(text)
 
 
+def _formulas(text: str) -> list[tuple[int, int, str]]:
+    r"""Return where each marked formula of a text begins and ends, and what stands between its marks.
+
+    >>> _formulas(r"$x$, \(y\), \[z\] and \$5")
+    [(0, 3, 'x'), (5, 10, 'y'), (12, 17, 'z')]
+    """
+    marks = list(_DELIMITER.finditer(text))
+    last = {mark[0]: mark.start() for mark in marks}
+    found = []
+    place = 0
+    while place < len(marks):
+        opening = marks[place]
+        closing = _CLOSING.get(opening[0], "")
+        place += 1
+        if last.get(closing, -1) < opening.end():
+            continue
+        # A dollar before a number and words is money.
+        if opening[0] == "$" and _PROSE.match(text, opening.end()):
+            continue
+        # There is one, so the search goes over no mark twice.
+        while marks[place][0] != closing:
+            place += 1
+        content = text[opening.end() : marks[place].start()]
+        if content:
+            found.append((opening.start(), marks[place].end(), content))
+        place += 1
+    return found
+
+
 def _formula(fragment: str) -> str:
     """Return the formula in a short fragment, or the fragment if it marks none."""
-    marked = [next(filter(None, match.groups())) for match in _MATH.finditer(fragment)]
-    outside = _MATH.sub("", fragment).strip(" .*\n")
+    marked = _formulas(fragment)
+    between = [fragment[end:start] for (_, end, _), (start, _, _) in pairwise(marked)]
+    outside = "".join([fragment[: marked[0][0]], *between, fragment[marked[-1][1] :]]).strip(" .*\n") if marked else ""
     # "$-\sqrt{15}$ and $\sqrt{15}$" is one answer, "equal to $x = 3$" a formula among words.
     if len(marked) > 1 and re.fullmatch(r"(?:and|or|[,;\s])*", outside):
-        return ", ".join(marked).strip()
-    return (marked[-1] if marked else fragment).strip(" *\n").rstrip(". ")
+        return ", ".join(content for _, _, content in marked).strip()
+    return (marked[-1][2] if marked else fragment).strip(" *\n").rstrip(". ")
 
 
 def _last_formula(text: str) -> str:
-    marked = [next(filter(None, match.groups())) for match in _MATH.finditer(text)]
+    marked = _formulas(text)
     if marked:
-        return re.split(r"(?<![<>!\\])=", marked[-1])[-1].strip(" .")
-    found = numbers(text)
-    return str(found[-1]) if found else ""
+        return re.split(r"(?<![<>!\\])=", marked[-1][2])[-1].strip(" .")
+    found = last_number(text)
+    return "" if found is None else str(found)
 
 
 def score_math(text: str, gold: str) -> float:

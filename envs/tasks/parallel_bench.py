@@ -6,6 +6,10 @@ Departures from it:
 1. The worked example stands in the same user message as the problem; there it is a turn of its own.
 2. Single and curly quotes around a name are tolerated as missing ones are.
 3. A latin square's row must have exactly as many cells as there are symbols; there a repeated symbol goes unnoticed.
+4. A list's items may stand on lines of their own; there such a list scores 0.
+
+Its files ``words_to_sentence`` and ``paraphrase_summarize`` are scored by language models and a grammar checker, and
+not supported.
 """
 
 from __future__ import annotations
@@ -23,6 +27,15 @@ from envs.tasks.answers import before_end
 from envs.tasks.files import FileTask, Row
 
 Answer = str | Mapping[str, Any]
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text of the benchmark's files with newlines for the two characters ``\n``, as its loader does.
+
+    >>> unescaped(r"12\n34")
+    '12\n34'
+    """
+    return text.replace("\\n", "\n")
 
 
 def parse_list(text: str) -> list[str]:
@@ -79,7 +92,8 @@ def _is_latin_square(text: str, answer: Answer) -> bool:
 def _is_stored_sudoku(text: str, answer: Answer) -> bool:
     """Tell whether the lines of four digits are the stored solution; another solution of the puzzle doesn't count."""
     assert isinstance(answer, str)
-    return len(_grid(answer)) == 4 and _grid(text) == _grid(answer)
+    stored = _grid(unescaped(answer))
+    return len(stored) == 4 and _grid(text) == stored
 
 
 def _grid(text: str) -> list[str]:
@@ -100,6 +114,9 @@ METRICS: Mapping[str, Callable[[str, Answer], bool]] = MappingProxyType(
 )
 """The benchmark's metrics that need no model and no grammar checker, by its names."""
 
+_GROUPS = ("waiting_line", "puzzle", "words_to_sentence", "paraphrase_summarize")
+"""What the names of the benchmark's folders begin with."""
+
 
 def score_parallel_bench(text: str, answer: Answer, metric: str) -> float:
     """Return 1.0 if a text answers a problem, else 0.0.
@@ -118,7 +135,7 @@ def score_parallel_bench(text: str, answer: Answer, metric: str) -> float:
 def example_of(answer: Answer, metric: str) -> str:
     """Return a right answer as text: the stored one, or if the row has only the conditions, a simple one."""
     if isinstance(answer, str):
-        return answer
+        return unescaped(answer)
     if "example" in answer:
         return str(answer["example"])
     if metric == "latin_square_score":
@@ -138,7 +155,8 @@ class ParallelBench(FileTask):
     """``parallel_bench:copy,data=FOLDER``: a test file ``copy.jsonl`` beside the ``task_config.yaml`` with its prompt.
 
     The folders are ``waiting_line``, ``waiting_line_n15`` and ``puzzle`` of the benchmark's
-    ``dataset/parallel_bench/data/output/test``.
+    ``dataset/parallel_bench/data/output/test``; with that for the folder, the task is ``waiting_line/copy``. Tasks of
+    the benchmark's folders are called by both names, so that those of several can be asked for together.
 
     Args:
         task: a file's name without ending, such as ``copy``, ``insert_random``, ``latin_square_n4``, ``sudoku_n4_12``.
@@ -156,9 +174,15 @@ class ParallelBench(FileTask):
             raise ValueError(
                 "parallel_bench's task is '': name one of its files, as in parallel_bench:copy,data=FOLDER"
             )
-        self.task, self.name = task, f"parallel_bench:{task}"
+        self.name = f"parallel_bench:{task}"
         super().__init__(data, train, validation, test)
         self.stems = {"test": (task,)}
+        self.task = task.rpartition("/")[2]
+        file = self.folder / task if self.folder else next(iter(self.files.values()), Path(task))
+        self.group = file.parent.name
+        if self.group.startswith(_GROUPS):
+            self.name = f"parallel_bench:{self.group}/{self.task}"
+        self._config_file = file.parent / "task_config.yaml"
 
     @cached_property
     def config(self) -> tuple[str, str]:
@@ -168,21 +192,33 @@ class ParallelBench(FileTask):
             FileNotFoundError: if there is no ``task_config.yaml`` beside the data.
             ValueError: if it doesn't describe the task, or its metric is none of `METRICS`.
         """
-        folder = self.folder or next(iter(self.files.values()), Path("task")).parent
-        file = folder / "task_config.yaml"
+        file = self._config_file
         if not file.is_file():
             raise FileNotFoundError(
                 f"{self.name} needs {str(file)!r}, which has its prompt: copy it from ParallelBench"
             )
-        known = yaml.safe_load(file.read_text(encoding="utf-8"))
-        found = [about for name, about in known.items() if name.rpartition("/")[2] == self.task]
+        try:
+            known = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.name} needs {str(file)!r}, which can't be read: {error}") from error
+        if not isinstance(known, Mapping):
+            raise ValueError(f"{self.name} needs {str(file)!r}, which must map tasks to their prompt and metric")
+        found = {str(name): about for name, about in known.items() if str(name).rpartition("/")[2] == self.task}
         if not found:
-            raise ValueError(f"{self.name} is not in {str(file)!r}: choose from {', '.join(known)}")
-        if found[0]["metric"] not in METRICS:
+            raise ValueError(f"{self.name} is not in {str(file)!r}: choose from {', '.join(map(str, known))}")
+        about = found.get(f"{self.group}/{self.task}", next(iter(found.values())))
+        if not isinstance(about, Mapping) or not {"prompt", "metric"} <= set(about):
+            raise ValueError(f"{self.name} in {str(file)!r} is {about!r}: it must have a prompt and a metric")
+        if about["metric"] not in METRICS:
             raise ValueError(
-                f"{self.name}'s metric is {found[0]['metric']!r}: only {', '.join(METRICS)} are scored here"
+                f"{self.name} isn't supported, its metric is {about['metric']!r}: only {', '.join(METRICS)} are"
             )
-        return found[0]["prompt"], found[0]["metric"]
+        return str(about["prompt"]), about["metric"]
+
+    def _checked(self, rows: list[Row], where: str) -> list[Row]:
+        # The configuration first: where that is amiss, no row is to blame.
+        _ = self.config
+        return super()._checked(rows, where)
 
     def check(self, row: Row) -> None:
         """Refuse a row whose input doesn't fill the prompt or whose answer isn't right by the metric."""
@@ -193,7 +229,7 @@ class ParallelBench(FileTask):
     def question(self, row: Row) -> str:
         """Return the prompt without the worked example."""
         prompt, _ = self.config
-        return prompt.format(**row["input"]).strip()
+        return unescaped(prompt.format(**row["input"])).strip()
 
     def ask(self, row: Row) -> str:
         """Return the worked examples, each with its answer, and the problem."""

@@ -40,7 +40,7 @@ _INDENT = " " * 4
 _LONGEST = 20_000
 """Characters of one program; what comes after them is not read."""
 
-_MOST_COMPILED = 300_000
+_MOST_COMPILED = 200_000
 """Characters of a text that are compiled, again at each try: so reading any text takes less than a second."""
 
 
@@ -168,10 +168,15 @@ class _Statement(NamedTuple):
     code: str
 
 
+def _parse(code: str) -> ast.Module:
+    with warnings.catch_warnings(action="ignore"):
+        return ast.parse(code)
+
+
 def _statements(code: str) -> list[_Statement]:
     lines = code.split("\n")
     found = []
-    for node in ast.parse(code).body:
+    for node in _parse(code).body:
         inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
         is_branching = isinstance(node, ast.If | ast.Try)
         names = set().union(*map(_names, inner)) if is_branching else _names(node)
@@ -192,7 +197,8 @@ def defined(code: str) -> set[str]:
 def _used(code: str) -> set[str]:
     """Return the global names that a program reads."""
     used: set[str] = set()
-    tables = [symtable.symtable(code, "<solution>", "exec")]
+    with warnings.catch_warnings(action="ignore"):
+        tables = [symtable.symtable(code, "<solution>", "exec")]
     while tables:
         table = tables.pop()
         is_module = table.get_type() == "module"
@@ -203,7 +209,7 @@ def _used(code: str) -> set[str]:
 
 def _is_stub(code: str, names: Collection[str]) -> bool:
     """Tell whether a program has no more than the heads of these functions: `pass`, `...` or a docstring below."""
-    functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef) and node.name in names]
+    functions = [node for node in _parse(code).body if isinstance(node, ast.FunctionDef) and node.name in names]
     lines = [line for function in functions for line in function.body]
     return bool(lines) and all(
         isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))

@@ -39,21 +39,32 @@ SCORES = ("solved", "cells")
 def final_grid(text: str, cells: int) -> str:
     r"""Return the digits of the grid that a solution gives; "" if it gives none.
 
-    It is the last run of exactly that many digits in the last slot that has one, or in the text; or else all digits of
-    the last slot, whatever stands between them.
+    It is sought in the last slot that has a digit, or in the whole text if there is no slot; what stands elsewhere,
+    such as the puzzle or a draft, is no answer. There it is the last run of exactly that many digits; else the
+    last rows, a line each; else, in a slot, all digits, whatever stands between them and however many there are.
 
     >>> final_grid("<answer>1 2 3 4\n3412 | 2143\n4321</answer>", 16)
     '1234341221434321'
+    >>> final_grid("I see 1030341200000020. <answer>12343412</answer>", 16)
+    '12343412'
     """
     text = before_end(text)
-    places = [fragment for fragment in slots(text) if re.search(r"\d", fragment)]
-    for fragment in [*places, text]:
-        runs = re.findall(rf"(?<!\d)\d{{{cells}}}(?!\d)", fragment)
-        if runs:
-            return str(runs[-1])
+    places = slots(text)
+    fragment = next((place for place in places if re.search(r"\d", place)), "") if places else text
+    runs = re.findall(rf"(?<!\d)\d{{{cells}}}(?!\d)", fragment)
+    if runs:
+        return str(runs[-1])
     side = round(cells**0.5)
-    loose = places[0] if places else "".join(re.findall(rf"^\W*(?:\d\W*){{{side}}}$", text, re.M))
-    return "".join(re.findall(r"\d", loose))
+    rows = [digits for line in fragment.split("\n") if len(digits := _row(line)) == side]
+    if len(rows) >= side:
+        return "".join(rows[-side:])
+    return "".join(re.findall(r"\d", fragment)) if places else ""
+
+
+def _row(line: str) -> str:
+    """Return the digits of a line that holds nothing but digits and signs after its label, such as "Row 1:"."""
+    cells = line.rpartition(":")[2]
+    return "".join(re.findall(r"\d", cells)) if re.fullmatch(r"[\d\W_]*", cells) else ""
 
 
 def score_sudoku(text: str, puzzle: str) -> float:
