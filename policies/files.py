@@ -31,6 +31,9 @@ MAX_DEPTH, MAX_ENTRIES, MAX_BITS = 32, 100_000, 1000
 MAX_SIZE = 2**20
 """Of a width, length or number in a network's configuration."""
 
+MAX_NUMBER = 1e30
+"""Of any other number there, whatever its sign: float32 ends at 3e38."""
+
 FLOATS: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -167,11 +170,12 @@ def _sentence(error: ValidationError, place: str) -> str:
     if first["type"] == "value_error":  # a check of ours
         return f"{name}: {first['ctx']['error']}"
     allowed = re.sub(r" or instance of \w+", "", first["msg"]).replace("Input should be", "it must be", 1)
+    allowed = re.sub(r"\d{20,}", lambda digits: f"{float(digits[0]):g}", allowed)  # 1e+30, not its thirty zeros
     return f"{name} is {show(first['input'])}: {allowed[:1].lower()}{allowed[1:]}"
 
 
 def parse(cls: type[T], data: Any, place: str = "") -> T:
-    """Make a dataclass of a mapping: every field of its type, none unknown, whole numbers at most `MAX_SIZE`.
+    """Make a dataclass of a mapping: every field of its type, none unknown, numbers within `MAX_SIZE` and `MAX_NUMBER`.
 
     Bounds that a field's annotation holds are kept; the class's own checks run too.
 
@@ -193,6 +197,8 @@ def _schema(cls: Any) -> type[BaseModel]:
         hint = hints[field.name]
         if hint is int:
             hint = Annotated[int, Field(le=MAX_SIZE)]
+        elif hint is float:
+            hint = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
         elif get_origin(hint) is tuple:
             hint = Annotated[hint, Field(strict=False)]  # files hold lists
         schema[field.name] = (hint, ... if field.default is MISSING else field.default)

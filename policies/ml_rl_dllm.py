@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from envs.beliefs import BEST_K
 from policies.actions import ActionConfig, DistributionName
 from policies.dit import DiTConfig, DiTNetwork
-from policies.files import MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
+from policies.files import MAX_NUMBER, MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
@@ -176,8 +176,8 @@ def _number(told: Mapping[str, Any], name: str, default: float) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"policy.yaml has {name} {show(value)}: it must be a number")
+    if isinstance(value, bool) or not abs(number) <= MAX_NUMBER:
+        raise ValueError(f"policy.yaml has {name} {show(value)}: it must be a number, {MAX_NUMBER:g} at most")
     return number
 
 

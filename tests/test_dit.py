@@ -281,6 +281,7 @@ def test_what_would_be_lost_is_refused(tmp_path: Path) -> None:
         ("policy_type: dit_hidden", "policy_type 'dit_hidden': only dit_confidence is read"),
         ("policy_time_period: soon", "policy_time_period 'soon': it must be a number"),
         ("policy_time_period: .nan", "policy_time_period nan: it must be a number"),
+        ("policy_smart_init: 1.0e+308", r"policy_smart_init 1e\+308: it must be a number, 1e\+30 at most"),
         ("temperature_policy: 0", "temperature of the policy is 0"),
         ("a: [", "policy.yaml is damaged: it is no YAML"),
         ("- 1", r"it holds a list, \[1\], where names and values should be"),

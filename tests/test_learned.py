@@ -141,6 +141,7 @@ POINT = {
     [
         (edit(network_slope="x"), "network.slope is 'x': it must be a valid number"),
         (edit(network_slope=math.nan), "it holds NaN: every number in it must be finite"),
+        (edit(network_bias=-1e308), "network.bias is -1e+308: it must be greater than or equal to -1e+30"),
         (edit(network_has_dial="yes"), "network.has_dial is 'yes': it must be a valid boolean"),
         (edit(network_hidden_size=True), "network.hidden_size is True: it must be a valid integer"),
         (edit(network_hidden_size=2**40), f"network.hidden_size is {2**40}: it must be less than or equal to {2**20}"),
