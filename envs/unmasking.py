@@ -23,6 +23,7 @@ from envs.infilling import encode_all_given
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
+from envs.tasks.scoring import Scorer, Unscored
 from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
@@ -107,6 +108,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     After every reset and step: ``nfe`` (forwards of the episode so far), ``commits`` (positions that the step
     committed) and ``masks_left``. At the end also ``score``, ``token_positions``, ``task`` and ``text``.
 
+    An answer whose score is not known (its task raised, took too long, or returned no number from 0 to 1; see
+    `envs.tasks.scoring`) has the score NaN and the reason as ``score_error``, which no other info has. Its episode
+    terminates as any other; its last reward has no part for the score and means nothing: leave the episode out, as
+    `train/ppo.py` and `train/grpo.py` do.
+
     ## Autoreset
     `AutoresetMode.SAME_STEP` by default: one forward serves the rows that go on and the rows that begin. Observation
     wrappers of `gymnasium.wrappers.vector` (such as FlattenObservation) need ``"NextStep"``, in which a finished row
@@ -184,6 +190,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks: dict[str, Task] = {task.name: task for task in make_tasks(tasks)}
+        self.scorer = Scorer(list(self.tasks.values()))
+        """Takes every score, and counts the answers that have none."""
         self.split: Split = split
         self.reward = get_reward(reward)
         self.has_dial = not isinstance(alpha, int | float)
@@ -304,6 +312,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
         Args:
             actions: (N, L) of 0 and 1, or what an `UnmaskingPolicy` decided on `view`.
+
+        Raises:
+            ScoringError: if too many answers can't be scored; see `envs.tasks.scoring.Scorer`.
         """
         step = self.batch.nfe.clone()
         rewards, terminated, finals = self.commit(actions)
@@ -388,14 +399,17 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             rows = list(finals)
             scores = np.array([finals[row]["score"] for row in rows])
             nfe = np.array([finals[row]["nfe"] for row in rows])
-            rewards[rows] += self.reward.final(scores, nfe, self.batch.settings.buffer_length, alpha[rows])
+            final = self.reward.final(scores, nfe, self.batch.settings.buffer_length, alpha[rows])
+            rewards[rows] += np.where(np.isnan(scores), 0.0, final)
         return rewards, terminated, finals
 
     def _final_info(self, row: int, commits: int) -> dict[str, Any]:
         problem = self.problems[row]
         text = self.denoiser.decode(self.batch.tokens(row))
-        return {
-            "score": self.tasks[problem.task].score(text, problem),
+        score = self.scorer.score(text, problem)
+        error = {"score_error": score.reason} if isinstance(score, Unscored) else {}
+        return error | {
+            "score": np.nan if isinstance(score, Unscored) else score,
             "nfe": int(self.batch.nfe[row]),
             "commits": commits,
             "masks_left": 0,

@@ -126,7 +126,7 @@ def test_the_memory_of_the_largest_forward() -> None:
     # The evaluation decodes no more at a time than the training; a form has 21 words.
     assert (estimate.rows, estimate.longest_prompt, estimate.step_gib) == (8, 21, None)
     tiny: Any = load_denoiser("tiny")
-    one, two = (step_gib(tiny, rows, 21, 64) or 0.0 for rows in (1000, 2000))
+    one, two = (step_gib(tiny, rows, 21, 64, frozenset(), False) or 0.0 for rows in (1000, 2000))
     weights = 4 * sum(parameter.numel() for parameter in tiny.model.parameters()) / 2**30
     per_row = (one - weights) / 1000 * 2**30
     # Twice the rows, twice all but the weights; at least the logits and the hidden states, float32.

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from records import KEYS
 
+from envs.decoding import DecodingSettings
 from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
-from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
+from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, make_rule, save
 from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig, default_workers, evaluate, main, measure, plan, run_job, start_worker
 from train.model_config import ModelConfig
-from train.records import accuracy_interval, key_of, make_record, mean_interval, read_outcomes, summarise
+from train.records import accuracy_interval, key_of, make_record, make_table, mean_interval, read_outcomes, summarise
 from train.run_folder import UserError
 from train.tracking import WandbConfig
 
@@ -363,3 +364,81 @@ def test_processes_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     cases = {("cuda", 5): 2, ("cuda", 1): 1, ("cuda", 0): 1, ("cuda:1", 40): 1, ("cpu", 15): 1, ("cpu", 16): 8}
     assert {case: default_workers(*case) for case in cases} == cases
+
+
+# Several answers to each problem.
+
+
+def several(right: list[int], samples: int, **changes: Any) -> Any:
+    """Outcomes of problems of which so many of the samples are right."""
+    count = len(right)
+    about = {
+        "policy": "threshold:0.9",
+        "decision": "deterministic",
+        "block_length": 8,
+        "seed": 0,
+        "seconds": 1.0,
+        "task": ["humaneval"] * count,
+        "index": list(range(count)),
+        "score": [n / samples for n in right],
+        "nfe": [2.5] * count,
+        "token_positions": [100.5] * count,
+        "samples": samples,
+        "runs_tests": ["humaneval"],
+    }
+    return about | changes
+
+
+def test_pass_at_k_by_hand() -> None:
+    """1 - C(n - c, k) / C(n, k), of problems with 0, 1, 4 and 8 right of 8."""
+    record = summarise(several([0, 1, 4, 8], 8))[0]
+    assert record["samples"] == 8
+    assert record["pass@1"] == pytest.approx((0 + 1 / 8 + 4 / 8 + 1) / 4) == pytest.approx(record["accuracy"])
+    assert record["pass@2"] == pytest.approx((0 + 2 / 8 + (1 - 6 / 28) + 1) / 4)
+    assert record["pass@4"] == pytest.approx((0 + 4 / 8 + (1 - 1 / 70) + 1) / 4)
+    assert record["pass@8"] == pytest.approx((0 + 1 + 1 + 1) / 4)
+    assert [name for name in record if name.startswith("pass@")] == ["pass@1", "pass@2", "pass@4", "pass@8"]
+    three = summarise(several([2], 3))[0]
+    assert (three["pass@1"], three["pass@2"], "pass@3" in three) == (pytest.approx(2 / 3), 1.0, False)
+
+
+def test_pass_at_k_is_of_tasks_that_run_code() -> None:
+    mixed = several([1, 2], 2, task=["humaneval", "gsm8k"])
+    code, text, both = summarise(mixed)
+    assert ("pass@2" in code, "pass@2" in text, "pass@2" in both) == (True, False, False)
+    table = make_table([code, text, both])
+    columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+    assert columns["task"] == ["humaneval", "all"]
+    assert (columns["pass@1 %"], columns["pass@2 %"]) == (["50.0", ""], ["100.0", ""])
+    assert "samples" not in summarise(several([1], 1) | {"samples": 1})[0]
+
+
+def test_samples_are_answers_with_keys_of_their_own(toy: ToyDenoiser) -> None:
+    settings: dict[str, Any] = {"tasks": "copy", "episodes": 6, "buffer_length": 4, "temperature": 3.0}
+    rule = make_rule("random:2")
+    seen: list[int] = []
+    once = measure(toy, rule, samples=1, **settings)
+    both = ({"batch_size": size, "on_finish": seen.append, "samples": 4, **settings} for size in (3, 64))
+    several_times = [measure(toy, rule, **one) for one in both]
+    assert several_times[0]["score"] == several_times[1]["score"]
+    assert sum(seen) == 2 * 4 * 6
+    problems = [TASKS["copy"]().problem("test", i) for i in range(6)]
+    decoding = DecodingSettings(4, None, 3.0, rule.features)
+    done = decode(toy, [problem.prompt for problem in problems], rule, decoding, samples=4)
+    scores = [float(one.text.split() == problems[i // 4].answer.split()) for i, one in enumerate(done)]
+    assert several_times[0]["score"] == [sum(scores[i : i + 4]) / 4 for i in range(0, 24, 4)]
+    assert several_times[0]["nfe"] == [sum(one.nfe for one in done[i : i + 4]) / 4 for i in range(0, 24, 4)]
+    assert once["score"] == scores[::4]
+    assert "samples" not in once
+
+
+def test_samples_that_would_be_one_are_refused(toy: ToyDenoiser, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"samples is 8, but those of threshold:0.9 \(deterministic\) would be one and"
+    ):
+        main(EvaluateConfig(samples=8, policy=["threshold:0.9"], out=tmp_path / "run", model=ModelConfig("toy")))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="samples is 0: it must be 1 or more"):
+        EvaluateConfig(samples=0)
+    with pytest.raises(ValueError, match="at temperature 0"):
+        measure(toy, make_rule("threshold:0.9"), samples=2, episodes=1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from envs.beliefs import DenoiserError
+from envs.tasks.scoring import ScoringError
 from train.config import parse
 from train.run_folder import UserError
 
@@ -39,7 +40,7 @@ def run(
         main(parse(config_class, default_file, positional=positional))
     except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error, 2))
-    except (DenoiserError, OSError) as error:
+    except (DenoiserError, ScoringError, OSError) as error:
         sys.exit(_complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted; what was finished is saved", 130))

@@ -161,7 +161,9 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         answers_beside=answers_beside,
         beside_hours=positions_beside * step_seconds / step_positions / 3600,
         longest_prompt=prompt,
-        step_gib=step_gib(loaded, rows, prompt, config.env.buffer_length),
+        step_gib=step_gib(
+            loaded, rows, prompt, config.env.buffer_length, features_of(model), config.env.temperature > 0
+        ),
         memory_gib=memory_gib(device),
     )
     print_estimate(config, estimate)
@@ -217,10 +219,11 @@ class Trials:
         self.problems = [self.tasks[i % len(self.tasks)].problem("train", i // len(self.tasks)) for i in range(count)]
 
     def sample(self) -> tuple[float, float]:
-        """Return the mean forwards and score of the untrained policy, sampled as in training."""
+        """Return the mean forwards and score of the untrained policy, sampled as in training; NaN without any score."""
         done = self._decode(self._untrained("sample"), blocks_of(self.config)[0], self.problems)
         scores = score_problems(self.tasks, self.problems, [one.text for one in done])
-        return sum(one.nfe for one in done) / len(done), sum(scores) / len(done)
+        known = [score for score in scores if score is not None]
+        return sum(one.nfe for one in done) / len(done), sum(known) / len(known) if known else math.nan
 
     def filter(self) -> tuple[int, float]:
         """Return how many answers a filter is learned from, references not counted, and the positions computed."""
@@ -304,18 +307,27 @@ def time_update(
 
     model.train = train  # type: ignore[method-assign]
     model.learn(1)
-    if any(not bool(torch.isfinite(p).all()) for p in model.policy.parameters()):
-        raise ValueError("the update made a weight of the policy infinite: lower the learning rate")
     return seconds / max(1, model.num_timesteps)
 
 
-def step_gib(denoiser: Denoiser, rows: int, prompt: int, length: int) -> float | None:
+def features_of(model: OnPolicyAlgorithm) -> frozenset[str]:
+    """Return what the training env reads of the logits at each step."""
+    assert model.env is not None
+    [batch] = model.env.get_attr("batch", [0])
+    features: frozenset[str] = batch.settings.features
+    return features
+
+
+def step_gib(
+    denoiser: Denoiser, rows: int, prompt: int, length: int, features: frozenset[str], is_sampled: bool
+) -> float | None:
     """Return what `step_memory` computes for a forward, the weights included; None where it can't."""
     if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.route == "remote":
         return None
     model = denoiser.model
     device = str(denoiser.device)
-    return step_memory(model.config, rows, prompt, length, model.dtype, device=device)["peak"] / 2**30
+    parts = step_memory(model.config, rows, prompt, length, model.dtype, features, is_sampled, device)
+    return parts["peak"] / 2**30
 
 
 def memory_gib(device: str) -> float:

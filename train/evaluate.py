@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser
 from envs.first_forwards import FirstForwards
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
+from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_plain, to_yaml
@@ -91,6 +92,8 @@ class EvaluateConfig:
     early_end: bool = True
     """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
     2512.09106 counts forwards."""
+    samples: int = 1
+    """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
     batch_size: int = 64
     """Sequences decoded side by side."""
     workers: int | None = None
@@ -103,7 +106,7 @@ class EvaluateConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers"):
+        for name in ("episodes", "workers", "samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be 1 or more")
@@ -255,6 +258,7 @@ def measure(
     temperature: float = 0.0,
     end_of_text_prediction: bool = False,
     early_end: bool = True,
+    samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
@@ -274,13 +278,20 @@ def measure(
         temperature: of the sampled token.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`; the records' policy ends in ``+eotp``.
         early_end: see `envs.decoding.DecodingSettings`.
+        samples: answers to each problem, with random numbers of their own; a problem's score, NFE and token positions
+            are the means over them.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
-        on_finish: called with the number of problems just finished.
+        on_finish: called with the number of answers just finished.
 
     Returns:
-        What became of each problem, task by task.
+        What became of each problem, task by task. One with an answer that couldn't be scored is left out, and counted.
+
+    Raises:
+        ScoringError: if too many have none, or all; see `envs.tasks.scoring.Scorer`.
+        ValueError: if the samples are to be one and the same.
     """
+    check_samples(samples, temperature, [(name or policy.name, policy.decision)])
     chosen = make_tasks(tasks)
     problems = choose_problems(chosen, split, first, episodes)
     settings = DecodingSettings(
@@ -288,20 +299,76 @@ def measure(
     )
     began = time.perf_counter()
     generations = decode_problems(
-        denoiser, problems, policy, settings, batch_size=batch_size, seed=seed, on_finish=on_finish
+        denoiser, problems, policy, settings, samples=samples, batch_size=batch_size, seed=seed, on_finish=on_finish
     )
-    return {
+    asked = [problem for problem in problems for _ in range(samples)]
+    scores = score_problems(chosen, asked, [done.text for done in generations])
+    answers = [
+        _mean_answer(scores[i : i + samples], generations[i : i + samples]) for i in range(0, len(scores), samples)
+    ]
+    known = [(problem, answer) for problem, answer in zip(problems, answers, strict=True) if answer is not None]
+    if not known:
+        raise ScoringError(f"none of the {len(scores)} answers has a score: see the warnings above")
+    outcomes: Outcomes = {
         "policy": (name or policy.name) + ("+eotp" if end_of_text_prediction else ""),
         "decision": policy.decision,
         "block_length": settings.block,
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 3),
-        "task": [problem.task for problem in problems],
-        "index": [problem.index for problem in problems],
-        "score": score_problems(chosen, problems, [done.text for done in generations]),
-        "nfe": [done.nfe for done in generations],
-        "token_positions": [done.token_positions for done in generations],
+        "task": [problem.task for problem, _ in known],
+        "index": [problem.index for problem, _ in known],
+        "score": [answer.score for _, answer in known],
+        "nfe": [answer.nfe for _, answer in known],
+        "token_positions": [answer.token_positions for _, answer in known],
     }
+    if samples > 1:
+        outcomes["samples"] = samples
+        outcomes["runs_tests"] = [task.name for task in chosen if task.runs_tests]
+    if len(known) < len(problems):
+        lost = [problem for problem, answer in zip(problems, answers, strict=True) if answer is None]
+        outcomes["unscored"] = [[problem.task, problem.index] for problem in lost]
+    return outcomes
+
+
+class _Answer(NamedTuple):
+    """What became of a problem, in the mean over its samples."""
+
+    score: float
+    nfe: float
+    token_positions: float
+
+
+def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generation]) -> _Answer | None:
+    """Return what became of a problem; None if one of its samples has no score."""
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        return None
+    count = len(scores)
+    if count == 1:
+        return _Answer(known[0], generations[0].nfe, generations[0].token_positions)  # whole numbers
+    forwards, positions = sum(one.nfe for one in generations), sum(one.token_positions for one in generations)
+    return _Answer(sum(known) / count, forwards / count, positions / count)
+
+
+def check_samples(samples: int, temperature: float, policies: Iterable[tuple[str, Decision]]) -> None:
+    """Refuse several samples where nothing is drawn.
+
+    Args:
+        samples: answers to each problem.
+        temperature: of the sampled token.
+        policies: name and decision rule of each.
+
+    Raises:
+        ValueError: if all samples of a policy would be the same.
+    """
+    if samples == 1 or temperature > 0:
+        return
+    for name, decision in policies:
+        if decision != "sample":
+            raise ValueError(
+                f"samples is {samples}, but those of {name} ({decision}) would be one and the same at temperature 0: "
+                "set --temperature, or evaluate sampling policies alone, such as FOLDER@temperature=1"
+            )
 
 
 def choose_problems(tasks: Sequence[Task], split: Split, first: int, episodes: int) -> list[Problem]:
@@ -330,10 +397,15 @@ def decode_problems(
     return decode(denoiser, prompts, policy, settings, given=given, **options)
 
 
-def score_problems(tasks: Sequence[Task], problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
-    """Return the score of each problem's answer, by the task that made the problem."""
-    scorers = {task.name: task.score for task in tasks}
-    return [scorers[problem.task](text, problem) for problem, text in zip(problems, texts, strict=True)]
+def score_problems(tasks: Sequence[Task], problems: Sequence[Problem], texts: Sequence[str]) -> list[float | None]:
+    """Return the score of each problem's answer, by the task that made the problem; None where it has none.
+
+    Raises:
+        ScoringError: if too many have none; see `envs.tasks.scoring.Scorer`.
+    """
+    scorer = Scorer(tasks, len(problems))
+    found = [scorer.score(text, problem) for problem, text in zip(problems, texts, strict=True)]
+    return [None if isinstance(score, Unscored) else score for score in found]
 
 
 def episodes_of(config: EvaluateConfig) -> int:
@@ -382,6 +454,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         temperature=config.temperature,
         end_of_text_prediction=config.end_of_text_prediction,
         early_end=config.early_end,
+        samples=config.samples,
         batch_size=config.batch_size,
         seed=config.seed,
         on_finish=on_finish,
@@ -416,7 +489,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         write_json(file, records)
 
     workers = config.workers or default_workers(config.model.device, len(waiting))
-    problems = len(problems_of(config))
+    problems = len(problems_of(config)) * config.samples
     total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
     with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
         if workers == 1:
@@ -463,6 +536,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
     jobs = plan(config.policy, blocks)
+    check_samples(config.samples, config.temperature, ((job.name, job.decision) for job in jobs))
     denoiser = config.model.load()
     for block in blocks:
         check_block(denoiser, block)

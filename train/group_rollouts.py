@@ -21,21 +21,26 @@ def advantages(rewards: npt.NDArray[np.float64], divides_by_std: bool) -> npt.ND
     """Compare each rollout with its group.
 
     Args:
-        rewards: (groups, rollouts) float.
+        rewards: (groups, rollouts) float, NaN where unknown: such a rollout is not of the group.
         divides_by_std: whether to divide by the group's standard deviation too.
 
     Returns:
-        (groups, rollouts) float, reward less the group's mean, itself included.
+        (groups, rollouts) float, reward less the group's mean, itself included; 0 where unknown.
     """
-    centred: npt.NDArray[np.float64] = rewards - rewards.mean(1, keepdims=True)
+    known = ~np.isnan(rewards)
+    count = known.sum(1, keepdims=True).clip(min=1)
+    mean = np.where(known, rewards, 0.0).sum(1, keepdims=True) / count
+    centred: npt.NDArray[np.float64] = np.where(known, rewards - mean, 0.0)
     if divides_by_std:
-        centred /= rewards.std(1, keepdims=True) + STD_OFFSET
+        centred /= np.sqrt((centred**2).sum(1, keepdims=True) / count) + STD_OFFSET
     return centred
 
 
 def is_informative(rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Return (groups,) bool, True where the (groups, rollouts) rewards differ."""
-    spread: npt.NDArray[np.bool_] = np.ptp(rewards, axis=1) > SPREAD
+    """Return (groups,) bool, True where the known ones of the (groups, rollouts) rewards differ; NaN is unknown."""
+    known = ~np.isnan(rewards)
+    highest, lowest = (np.where(known, rewards, sign * np.inf) for sign in (-1, 1))
+    spread: npt.NDArray[np.bool_] = highest.max(1) - lowest.min(1) > SPREAD
     return spread
 
 

@@ -50,6 +50,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import Bernoulli, CommitDistribution
 from train import parallel
 from train.experts import Experts, log_mixture
+from train.finite import check_loss, scored, watch
 from train.group_episodes import GroupEpisodes
 from train.group_rollouts import Batch, Steps, advantages, is_informative, join, join_batches, make_batch
 
@@ -134,6 +135,10 @@ class GRPO(OnPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        watch(self.policy.optimizer)
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_bound", "_batch"]
 
@@ -169,7 +174,8 @@ class GRPO(OnPolicyAlgorithm):
             missing = groups - informative
             kept = np.ones_like(differs) if self.zero_variance == "keep" else differs & (differs.cumsum() <= missing)
             advantage = advantages(rewards, self.divides_by_std).flatten()
-            found.append(make_batch(steps, advantage, kept.repeat(size), groups * size))
+            chosen = kept.repeat(size) & ~np.isnan(rewards).flatten()
+            found.append(make_batch(steps, advantage, chosen, groups * size))
             informative, played = informative + int(differs.sum()), played + groups
             if parallel.total(informative < groups) == 0:
                 break
@@ -198,7 +204,11 @@ class GRPO(OnPolicyAlgorithm):
         self._bound = Experts(self.experts, batch)
 
     def _play(self, env: VecEnv, callback: BaseCallback) -> tuple[Steps, np.ndarray] | None:
-        """Play every row to its end; return the steps and (N,) the rewards, or None if the callback says stop."""
+        """Play every row to its end.
+
+        Returns:
+            The steps and (N,) the rewards, NaN where an answer has no score; None if the callback says stop.
+        """
         assert self._bound is not None
         is_own = (self._bound.rule_of < 0).numpy()
         rewards, parts, empty = np.zeros(env.num_envs), [], 0
@@ -214,12 +224,13 @@ class GRPO(OnPolicyAlgorithm):
             parts.append(steps)
             obs, paid, dones, infos = env.step(action)
             rewards += paid
+            rewards[[row for row, info in enumerate(infos) if "score_error" in info]] = np.nan
             self.num_timesteps += len(rows)
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
             own = np.flatnonzero(is_own)
-            self._update_info_buffer([infos[row] for row in own], dones[own])
+            self._update_info_buffer(*scored([infos[row] for row in own], dones[own]))
         steps = join(parts)
         self.logger.record("rollout/stall_rate", empty / max(1, int((~steps.is_expert).sum())))
         self.logger.record("rollout/unfinished_rate", float(obs["masked"].any(1).mean()))
@@ -258,7 +269,11 @@ class GRPO(OnPolicyAlgorithm):
     # Learning.
 
     def train(self) -> None:
-        """Take `n_epochs` optimiser steps on the last rollouts."""
+        """Take `n_epochs` optimiser steps on the last rollouts.
+
+        Raises:
+            Diverged: if a loss, a gradient or a weight is not finite.
+        """
         assert self._batch is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -301,6 +316,7 @@ class GRPO(OnPolicyAlgorithm):
             }
             if entropy is not None:
                 logged["entropy"] = entropy.sum()
+            check_loss(loss.item())
             for name, value in logged.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
         return loss

@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from train import parallel
 from train.build import checkpoint_file
+from train.finite import Diverged
 from train.job_config import JobConfig
 from train.progress import progress
 from train.tracking import MeanWriter, ProgressWriter, Tracker, TrackerWriter
@@ -30,12 +31,16 @@ class TrainingCallback(BaseCallback):
         super().__init__()
         self.file, self.every, self.total = file, every, total
         self.updates = 0
+        self.finished = self.unscored = 0
 
     def _on_training_start(self) -> None:
         hidden = not parallel.is_main()
         self.bar = progress(total=self.total, initial=self.num_timesteps, unit="step", desc="training", disable=hidden)
 
     def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            self.finished += "episode" in info
+            self.unscored += "score_error" in info
         return True
 
     def _on_rollout_end(self) -> None:
@@ -46,10 +51,12 @@ class TrainingCallback(BaseCallback):
         means = {key: float(np.mean([e[key] for e in episodes])) for key in ("score", "nfe") if episodes}
         for key, value in means.items():
             self.logger.record(f"rollout/{key}", value)
+        self.logger.record("rollout/unscored_rate", self.unscored / max(1, self.finished))
         self.bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
         self.bar.update(min(self.num_timesteps, self.total) - self.bar.n)
 
     def _on_rollout_start(self) -> None:
+        self.finished = self.unscored = 0
         # Called before each rollout, that is after each update but the last.
         if self.updates and self.updates % self.every == 0:
             self.save()
@@ -85,5 +92,10 @@ def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) 
         writers = [ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps), TrackerWriter(tracker)]
     model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
     callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
-    model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+    try:
+        model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+    except Diverged as error:
+        file = checkpoint_file(config)
+        kept = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
+        raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {kept}") from error
     callback.save()

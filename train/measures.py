@@ -201,11 +201,12 @@ def wilcoxon(first: Values, second: Values) -> float:
 def fisher(first: Record, second: Record) -> float:
     """Return the two-sided p-value of Fisher's exact test of two accuracies on unpaired problems.
 
-    Where they are no numbers of right answers (a task can score a share), it is Welch's test's.
+    Where they are no numbers of right answers (a task can score a share, and so can the samples of a problem), it is
+    Welch's test's.
     """
     sums = [record["accuracy"] * record["episodes"] for record in (first, second)]
     right = [round(value) for value in sums]
-    if not np.allclose(sums, right, atol=1e-6):
+    if not np.allclose(sums, right, atol=1e-6) or any(record.get("samples", 1) > 1 for record in (first, second)):
         return welch(first, second, "accuracy")
     wrong = [record["episodes"] - count for record, count in zip((first, second), right, strict=True)]
     return float(stats.fisher_exact(np.array([right, wrong]))[1])

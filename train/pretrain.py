@@ -41,6 +41,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from envs.tasks import SUITE, SUITES, make_tasks
 from train import parallel
 from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
+from train.finite import Diverged, check_loss, watch
 from train.progress import progress
 from train.run_folder import UserError, write_json
 
@@ -282,6 +283,8 @@ class Pretraining:
         self.tokenizer = build_tokenizer(make_tasks(config.suite), config.architecture)
         self.model = build_model(config, self.tokenizer)
         self.optimizers = build_optimizers(self.model, config)
+        for optimizer in self.optimizers:
+            watch(optimizer)
         self.stream = ProblemStream(self.tokenizer, config)
         self.step, self.seconds, self.average = 0, 0.0, math.nan
         if self._file.exists():
@@ -310,7 +313,11 @@ class Pretraining:
         return values | {"buffer_lengths": [list(pair) for pair in self.config.buffer_lengths]}
 
     def advance(self) -> None:
-        """Take one optimiser step."""
+        """Take one optimiser step.
+
+        Raises:
+            Diverged: if a loss, a gradient or a weight is not finite.
+        """
         for optimizer in self.optimizers:
             for parameters in optimizer.param_groups:
                 parameters["lr"] = self.config.learning_rate * learning_rate_factor(self.step, self.config)
@@ -321,6 +328,7 @@ class Pretraining:
             part = self._loss(group) / rows
             part.backward()
             loss += part.item()
+        check_loss(loss)
         parallel.average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -388,6 +396,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         UserError: if the folder holds a run with other settings, or the run was told to stop (it is saved).
+        Diverged: if a loss, a gradient or a weight is not finite; what was saved before is good.
     """
     torch.set_num_threads(config.threads)
     run = Pretraining(config)
@@ -398,7 +407,11 @@ def pretrain(config: PretrainConfig) -> Path:
     bar = progress(todo, initial=run.step, total=config.steps, desc="training", disable=not parallel.is_main())
     with _asked_to_stop() as signals:
         for _ in bar:
-            run.advance()
+            try:
+                run.advance()
+            except Diverged as error:
+                saved = "the last good state is saved in" if (config.out / "state.pt").is_file() else "nothing is in"
+                raise Diverged(f"training stopped after step {run.step}, as {error}; {saved} {config.out}") from error
             bar.set_postfix(loss=f"{run.average:.4f}", refresh=False)
             is_last = run.step == config.steps or bool(signals)
             if parallel.is_main() and (run.step % config.save_every == 0 or is_last):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 from pydantic import FailFast, Field, model_validator
@@ -20,7 +21,10 @@ from train.run_folder import UserError, write_atomic
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
-one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]."""
+one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1].
+
+Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
+to them of tasks that are scored by running code; and ``unscored``, problems that are left out, where there are any."""
 
 Key = tuple[str, str, int]
 """Policy, decision and block length: what tells a run's evaluations apart."""
@@ -45,10 +49,16 @@ class Outcomes(TypedDict):
     """Of each problem, its index in the task's split."""
     score: list[float]
     """Of each problem, in [0, 1]."""
-    nfe: list[int]
+    nfe: list[float]
     """Of each problem, forwards."""
-    token_positions: list[int]
+    token_positions: list[float]
     """Of each problem, positions computed."""
+    samples: NotRequired[int]
+    """Answers to each problem, where there are several; the scores and counts are the means over them."""
+    runs_tests: NotRequired[list[str]]
+    """Where there are several, the tasks that are scored by running code, whose records have pass@k."""
+    unscored: NotRequired[list[list[Any]]]
+    """Task and index of each problem that is left out, because an answer to it couldn't be scored."""
 
 
 MAX_BYTES = 2**28
@@ -75,6 +85,8 @@ class _RecordForm(Checked):
     episodes: Annotated[int, Field(ge=1)]
     token_positions: Annotated[float, Field(ge=0)] = 0
     seed: int = 0
+    samples: Annotated[int, Field(ge=1)] = 1
+    unscored: Annotated[int, Field(ge=0)] = 0
 
 
 class _OutcomesForm(Checked):
@@ -88,8 +100,11 @@ class _OutcomesForm(Checked):
     task: Annotated[list[str], FailFast(), Field(min_length=1)]
     index: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
     score: Annotated[list[Share], FailFast()]
-    nfe: Annotated[list[Annotated[int, Field(ge=1)]], FailFast()]
-    token_positions: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
+    nfe: Annotated[list[Annotated[float, Field(ge=1)]], FailFast()]
+    token_positions: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()]
+    samples: Annotated[int, Field(ge=1)] = 1
+    runs_tests: list[str] = []
+    unscored: list[Annotated[list[str | int], Field(min_length=2, max_length=2)]] = []
 
     @model_validator(mode="after")
     def _run_in_parallel(self) -> Self:
@@ -130,6 +145,28 @@ def mean_interval(values: Sequence[float]) -> list[float]:
     return [mean - half, mean + half]
 
 
+def pass_at(scores: Sequence[float], samples: int) -> dict[str, float]:
+    """Return pass@k for k = 1, 2, 4, ... up to the samples: the chance that one of k answers is right.
+
+    Args:
+        scores: of each problem, the share c / n of its n samples that are right.
+        samples: n.
+
+    Returns:
+        By name, the mean over problems of the unbiased ``1 - C(n - c, k) / C(n, k)``.
+
+    Source: Chen et al., arXiv 2107.03374, Equation 1.
+
+    >>> pass_at([0.5, 0.0], 4)  # 2 of 4 right: two wrong ones are drawn together in 1 of 6 pairs
+    {'pass@1': 0.25, 'pass@2': 0.4166666666666667, 'pass@4': 0.5}
+    """
+    found = {}
+    for k in (2**power for power in range(samples.bit_length())):
+        wrong = [math.comb(samples - round(score * samples), k) / math.comb(samples, k) for score in scores]
+        found[f"pass@{k}"] = 1 - sum(wrong) / len(wrong)
+    return found
+
+
 def make_record(name: str, decision: str, task: str, block: int, seed: int, rows: Sequence[Sequence[float]]) -> Record:
     """Summarise one policy's episodes.
 
@@ -160,13 +197,26 @@ def make_record(name: str, decision: str, task: str, block: int, seed: int, rows
 def summarise(outcomes: Outcomes) -> list[Record]:
     """Return one record a task, in the order of the problems, then the one of all tasks."""
     about = (outcomes["block_length"], outcomes["seed"])
+    samples, tested = outcomes.get("samples", 1), set(outcomes.get("runs_tests", ()))
+    lost = [str(task) for task, _ in outcomes.get("unscored", ())]
     rows = list(zip(outcomes["score"], outcomes["nfe"], outcomes["token_positions"], strict=True))
-    by_task: dict[str, list[tuple[float, int, int]]] = {}
+    by_task: dict[str, list[tuple[float, float, float]]] = {}
     for task, row in zip(outcomes["task"], rows, strict=True):
         by_task.setdefault(task, []).append(row)
     by_task["all"] = rows
     policy, decision = outcomes["policy"], outcomes["decision"]
-    return [make_record(policy, decision, task, *about, own) for task, own in by_task.items()]
+    records = []
+    for task, own in by_task.items():
+        record = make_record(policy, decision, task, *about, own)
+        if samples > 1:
+            record["samples"] = samples
+            if ({*by_task} - {"all"} if task == "all" else {task}) <= tested:
+                record |= pass_at([score for score, _, _ in own], samples)
+        unscored = len(lost) if task == "all" else lost.count(task)
+        if unscored:
+            record["unscored"] = unscored
+        records.append(record)
+    return records
 
 
 def key_of(entry: Record | Outcomes) -> Key:
@@ -215,15 +265,21 @@ def read_records(source: Path) -> list[Record]:
 def make_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> Table:
     """Lay records out as an aligned table: the suite's, and with `per_task` each task's.
 
-    Intervals of an accuracy lie askew around it, so that both of their edges are shown.
+    Intervals of an accuracy lie askew around it, so that both of their edges are shown. Columns of pass@k and of
+    problems left out are there where a record has them. A task that has pass@k where the suite has none, because others
+    are not scored by running code, is shown too.
     """
     table = Table(title=for_terminal(title) if title else None, title_justify="left")
     for column in ("policy", "decision", "block", "task"):
         table.add_column(column)
     for column in ("accuracy %", "NFE", "token positions"):
         table.add_column(column, justify="right")
+    extra = list(dict.fromkeys(name for r in records for name in r if name.startswith("pass@") or name == "unscored"))
+    for name in extra:
+        table.add_column(f"{name} %" if name != "unscored" else "left out", justify="right")
+    is_mixed = not any("pass@1" in record for record in records if record["task"] == "all")
     for record in records:
-        if per_task or record["task"] == "all":
+        if per_task or record["task"] == "all" or (is_mixed and "pass@1" in record):
             low, high = (100 * edge for edge in record["accuracy_ci95"])
             half_nfe = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2
             cells = (
@@ -234,9 +290,16 @@ def make_table(records: Sequence[Record], title: str = "", per_task: bool = Fals
                 f"{100 * record['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
                 f"{record['nfe']:.2f} ± {half_nfe:.2f}",
                 f"{record['token_positions']:.0f}",
+                *(_extra_cell(record, name) for name in extra),
             )
             table.add_row(*map(for_terminal, cells))
     return table
+
+
+def _extra_cell(record: Record, name: str) -> str:
+    if name not in record:
+        return ""
+    return str(record[name]) if name == "unscored" else f"{100 * record[name]:.1f}"
 
 
 def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:

@@ -157,8 +157,10 @@ class Tracker:
             self.run.finish()
             return
         outcomes = read_outcomes(self.folder)
-        columns = list(records[0])
-        rows = [[str(v) if isinstance(v, list) else v for v in record.values()] for record in records]
+        # Some records have more to say than others.
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        values = [[record.get(name) for name in columns] for record in records]
+        rows = [[str(v) if isinstance(v, list) else v for v in row] for row in values]
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
         self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})

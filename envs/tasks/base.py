@@ -111,11 +111,15 @@ class Task(ABC):
         name: what records call it, without a data file's path.
         source: where its problems come from, for a policy's card.
         words: every word that its prompts and answers can hold, for a tokenizer of words; none for natural language.
+        time_limit: seconds by the clock that scoring one answer may take; see `envs.tasks.scoring`.
+        runs_tests: whether an answer is a program, right if it passes its tests: so pass@k is reported of it.
     """
 
     name: str
     source: str = "generated"
     words: tuple[str, ...] = ()
+    time_limit: float = 10.0
+    runs_tests: bool = False
 
     @abstractmethod
     def size(self, split: Split) -> int | None:
@@ -130,7 +134,10 @@ class Task(ABC):
         """Return problem `index` of `split`, both known to be possible."""
 
     def score(self, text: str, problem: Problem) -> float:
-        """Return 1.0 if `text` answers `problem`, else 0.0; spaces at the ends don't matter."""
+        """Return how well `text` answers `problem`, from 0 to 1.
+
+        Here 1.0 if it is `Problem.answer` but for spaces, else 0.0. `envs.tasks.scoring.Scorer` takes the scores.
+        """
         return float(text.split() == problem.answer.split())
 
     def problem(self, split: Split, index: int) -> Problem:

@@ -24,6 +24,9 @@ SECONDS, START_SECONDS, MEGABYTES = 5.0, 60.0, 2048
 _WAIT = 6
 """Seconds by the clock for each of processor time: other processes want the processor too."""
 
+LONGEST_SECONDS = START_SECONDS + _WAIT * SECONDS
+"""What an answer may take by the clock, if the worker must be started."""
+
 LONGEST_ANSWER = 2_000
 """Characters of an answer; a longer one is no reference's."""
 
@@ -241,10 +244,13 @@ class _Worker:
             try:
                 self.process.stdin.write(json.dumps((SECONDS, pairs)) + "\n")
                 self.process.stdin.flush()
+                return self.read_line(_WAIT * SECONDS) == "true\n"
             except BrokenPipeError:  # it died since the last answer
                 self.stop()
                 return False
-            return self.read_line(_WAIT * SECONDS) == "true\n"
+            except BaseException:
+                self.stop()  # so that this answer, if it still comes, is not taken for the next one's
+                raise
 
 
 _worker = _Worker()

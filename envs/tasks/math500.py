@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from envs.tasks.answers import before_end, before_next_question, boxed, last_number, slots, stated
-from envs.tasks.equivalence import same_answer
+from envs.tasks.equivalence import LONGEST_SECONDS, same_answer
 from envs.tasks.files import FileTask, HubSplit, Row, text_of
 from envs.tasks.gsm8k import MATH_PROMPT
 
@@ -130,6 +130,7 @@ class Math500(FileTask):
     """
 
     name = "math500"
+    time_limit = LONGEST_SECONDS + FileTask.time_limit
     hub: ClassVar = {
         "train": HubSplit("ankner/math-500", "train"),
         "test": HubSplit("HuggingFaceH4/MATH-500", "test"),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from envs.tasks.answers import before_end
 from envs.tasks.files import FileTask, Row
-from envs.tasks.sandbox import need_protection, passes
+from envs.tasks.sandbox import WAIT, need_protection, passes
 
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^`\n]*$")
 _OPENED_IN_LINE = re.compile(
@@ -317,6 +317,8 @@ class ProgramTask(FileTask):
         ValueError: unless running code is allowed, and the system can keep programs from changing files.
     """
 
+    runs_tests = True
+
     def __init__(
         self,
         data: str = "",
@@ -338,6 +340,7 @@ class ProgramTask(FileTask):
                 raise ValueError(f"{self.name}'s {name} is {value}: it must be 1 or more")
         need_protection()
         self.seconds, self.megabytes = seconds, megabytes
+        self.time_limit = WAIT * seconds + self.time_limit  # beyond the program's own, for what is around it
 
     @abstractmethod
     def program(self, text: str, row: Row) -> str | None:

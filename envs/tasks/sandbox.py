@@ -36,7 +36,7 @@ CONFINEMENT = Path(__file__).with_name("confinement.py")
 # -I: no PYTHON* variables, no user site, not the working folder.
 _PYTHON = (sys.executable, "-I", "-B")
 
-_WAIT = 3
+WAIT = 3
 """Seconds by the clock for each of processor time: other processes want the processor too."""
 
 
@@ -93,7 +93,7 @@ def passes(program: str, seconds: int = 10, megabytes: int = 1024) -> bool:
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(json.dumps(job).encode(), timeout=_WAIT * seconds)
+            output, _ = process.communicate(json.dumps(job).encode(), timeout=WAIT * seconds)
         except subprocess.TimeoutExpired:
             output = b""
         finally:

@@ -320,6 +320,10 @@ def problems_of(run: Run) -> Problems:
         f"{episodes} {config.get('split', 'test')} problems a task, from number {config.get('first', 0)}, of "
         f"{', '.join(names)}; dLLM {name}, L = {length}, temperature {temperature:g}"
     )
+    if config.get("samples", 1) > 1:
+        text += f", {config['samples']} samples each"
+    if not env.get("early_end", True):
+        text += ", no early end"
     return Problems(text, length)
 
 

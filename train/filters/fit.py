@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from policies import UnmaskingNetwork
 from policies.block_filter import BlockFilter
 from train.filters.traces import Traces
+from train.finite import check_loss, watch
 from train.progress import progress
 
 
@@ -66,9 +67,13 @@ def fit(
 
     Returns:
         ``epochs`` run, and the best ``held_out_loss`` in nats a position.
+
+    Raises:
+        Diverged: if a loss, a gradient or a weight is not finite; the network is of no use then.
     """
     rng = np.random.default_rng([settings.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    watch(optimizer)
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
     bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")
     for epoch in bar:
@@ -76,6 +81,7 @@ def fit(
         for traces in train:
             for rows in traces.batches(settings.batch_size, rng):
                 loss = weighted_loss(network(rows), rows, weight)
+                check_loss(loss.item())
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -85,6 +91,7 @@ def fit(
             parts = [(weighted_loss(network(r), r, weight), r) for t in held_out for r in t.batches(4096)]
         sizes = [float(_weights(r, weight).sum()) for _, r in parts]
         score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
+        check_loss(score)
         bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
         if score < best:
             best, best_epoch, best_state = score, epoch, copy.deepcopy(network.state_dict())

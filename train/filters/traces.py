@@ -23,6 +23,7 @@ from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
+from envs.tasks.scoring import Scorer
 from policies import UnmaskingPolicy, load, make_rule
 from policies.rules import Oracle
 from train.model_config import ModelConfig
@@ -88,11 +89,14 @@ def right_rows(config: TraceConfig, problems: Sequence[Problem], denoiser: Denoi
         answers: (N, L) int64, decoded buffers.
 
     Returns:
-        (N,) bool.
+        (N,) bool, False too where there is no score.
+
+    Raises:
+        ScoringError: if too many have none.
     """
-    tasks = {task.name: task for task in make_tasks(list(config.tasks))}
-    scores = [tasks[p.task].score(denoiser.decode(ids), p) for p, ids in zip(problems, answers.tolist(), strict=True)]
-    return torch.tensor(scores, device=answers.device) == 1
+    scorer = Scorer(make_tasks(list(config.tasks)), len(problems))
+    scores = [scorer.score(denoiser.decode(ids), p) for p, ids in zip(problems, answers.tolist(), strict=True)]
+    return torch.tensor([score == 1 for score in scores], device=answers.device)
 
 
 def collect_shard(config: TraceConfig, shard: int) -> None:

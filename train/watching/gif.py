@@ -117,7 +117,10 @@ class _Canvas:
         if not is_done:
             return
         score, foot = self.scores[i], top + PANEL_HEAD + self.tops[-1] + 6
-        verdict, color = ("✓ right", RIGHT) if score >= 1 else (f"score {score:.3g}", WRONG)
+        if score is None:
+            verdict, color = "no score", WRONG
+        else:
+            verdict, color = ("✓ right", RIGHT) if score >= 1 else (f"score {score:.3g}", WRONG)
         draw.text((left + PANEL, foot), verdict, color, _font(18, bold=True), anchor="ra")
         draw.text((left, foot), _fitting(draw, run.text, _font(18), PANEL - 160), INK, _font(18))
 

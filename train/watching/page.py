@@ -65,7 +65,7 @@ def _ids(frame: Frame) -> set[int]:
     return {*frame.tokens, *frame.prediction}
 
 
-def _run_data(run: Recording, score: float) -> dict[str, Any]:
+def _run_data(run: Recording, score: float | None) -> dict[str, Any]:
     frames = [_frame_data(frame) for frame in run.frames]
     return {"text": run.text, "score": score, "nfe": run.nfe, "positions": run.token_positions, "frames": frames}
 
@@ -96,7 +96,8 @@ def _frame_data(frame: Frame) -> dict[str, Any]:
 
 def _order_data(show: Show, player: int) -> dict[str, Any]:
     count = show.config.heatmap_problems
-    runs, scores = show.recordings[player][:count], show.scores[player][:count]
+    runs = show.recordings[player][:count]
+    scores = [score for score in show.scores[player][:count] if score is not None]
     order: CommitOrder = commit_order(runs)
     return {
         "counts": order.counts.tolist(),
@@ -104,5 +105,5 @@ def _order_data(show: Show, player: int) -> dict[str, Any]:
         "problems": order.problems,
         "nfe": sum(run.nfe for run in runs) / count,
         "positions": sum(run.token_positions for run in runs) / count,
-        "score": sum(scores) / count,
+        "score": sum(scores) / len(scores) if scores else None,
     }

@@ -95,7 +95,7 @@ class Show:
         players: the policies.
         problems: those of the page first, then more for the heat map.
         recordings: one list a player, one recording a problem.
-        scores: likewise, in [0, 1].
+        scores: likewise, in [0, 1]; None where an answer couldn't be scored.
     """
 
     config: WatchConfig
@@ -103,7 +103,7 @@ class Show:
     players: list[Player]
     problems: list[Problem]
     recordings: list[list[Recording]]
-    scores: list[list[float]]
+    scores: list[list[float | None]]
 
     @property
     def title(self) -> str:

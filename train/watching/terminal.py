@@ -32,7 +32,7 @@ def ansi_frames(show: Show, problem: int) -> Iterator[str]:
             lines.append(f"  {name:<{width}}  {DIM}{counters}{RESET}  {words}")
         yield "\n".join(lines)
     results = [
-        f"  {name:<{width}}  score {scores[problem]:g}  NFE {run.nfe:>3}  {printable_lines(run.text)}"
+        f"  {name:<{width}}  score {_shown(scores[problem])}  NFE {run.nfe:>3}  {printable_lines(run.text)}"
         for name, run, scores in zip(names, runs, show.scores, strict=True)
     ]
     yield "\n".join(["final", *results])
@@ -56,3 +56,7 @@ def _ansi_words(denoiser: Denoiser, frame: Frame, before: Frame, fresh: bool) ->
     for word, same in groupby(words):
         count = len(list(same))
         yield from [word] * count if count <= 3 else [f"{word}{DIM}x{count}{RESET}"]
+
+
+def _shown(score: float | None) -> str:
+    return "unknown" if score is None else f"{score:g}"

@@ -1,0 +1,50 @@
+"""A task whose scorer does what no scorer should."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from envs.tasks.base import Problem
+from envs.tasks.copy_list import Copy
+
+
+def raises(text: str) -> float:
+    raise ZeroDivisionError("division by\nzero")
+
+
+def sleeps(text: str) -> float:
+    while True:
+        with contextlib.suppress(Exception):  # as strangers' code does
+            time.sleep(60)
+
+
+FAULTS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "nan": (lambda text: float("nan"), "it returned nan, which is not from 0 to 1"),
+    "two": (lambda text: 2.0, "it returned 2, which is not from 0 to 1"),
+    "negative": (lambda text: -1, "it returned -1, which is not from 0 to 1"),
+    "none": (lambda text: None, "it returned None, which is no number"),
+    "text": (lambda text: "1.0", "it returned '1.0', which is no number"),
+    "raises": (raises, r"it raised ZeroDivisionError (division by)"),
+    "sleeps": (sleeps, "it took more than 0.05 seconds"),
+}
+
+
+class Faulty(Copy):
+    """Copy, whose answers to every `every`-th problem, from number `first` on, are scored by a fault."""
+
+    fault = FAULTS["nan"][0]
+    every, first = 1, 0
+    time_limit = 0.05
+
+    def score(self, text: str, problem: Problem) -> Any:
+        if (problem.index - self.first) % self.every == 0:
+            return type(self).fault(text)
+        return super().score(text, problem)
+
+
+def faulty(name: str, every: int = 1, first: int = 0) -> type[Faulty]:
+    """A class with one of `FAULTS`."""
+    return type("Faulty", (Faulty,), {"fault": staticmethod(FAULTS[name][0]), "every": every, "first": first})
