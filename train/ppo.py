@@ -91,7 +91,7 @@ class CommitBuffer(DictRolloutBuffer):
         kept = self.kept
         return int(kept.sum()) >= -(-kept.size // batch_size)
 
-    def get(self, batch_size: int | None = None) -> Generator[DictRolloutBufferSamples, None, None]:
+    def get(self, batch_size: int | None = None) -> Generator[DictRolloutBufferSamples, None, None]:  # type: ignore[override]
         """Yield as many minibatches as of the whole buffer, in random order.
 
         As many, so that processes that train together take the same steps whatever each leaves out.
