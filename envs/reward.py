@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from envs.names import hint
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -99,7 +101,7 @@ def get_reward(name: str) -> Reward:
         ValueError: if the name is unknown.
     """
     if name not in REWARDS:
-        raise ValueError(f"reward is {name!r}: choose one of {', '.join(REWARDS)}")
+        raise ValueError(f"reward is {name!r}: {hint(name, REWARDS)}")
     return REWARDS[name]
 
 

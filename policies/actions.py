@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,5 +27,7 @@ class ActionConfig:
         if self.distribution not in get_args(DistributionName):
             allowed = ", ".join(get_args(DistributionName))
             raise ValueError(f"distribution is {self.distribution!r}: choose one of {allowed}")
-        if not 0 < self.temperature < float("inf"):
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature of the policy is {self.temperature}: it must be above 0")
+        if not math.isfinite(self.stop_logit):
+            raise ValueError(f"stop_logit is {self.stop_logit}: it must be a finite number")

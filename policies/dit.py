@@ -63,6 +63,8 @@ class DiTConfig:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
             )
+        if not math.isfinite(self.bias):
+            raise ValueError(f"bias is {self.bias}: it must be a finite number")
         if not 0 < self.time_period < math.inf:
             raise ValueError(f"time_period is {self.time_period}: it must be above 0")
         if not 1 <= self.num_probabilities <= BEST_K:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.names import hint
 from envs.view import READINGS
 
 MAX_LOG_ODDS = 14.0
@@ -68,9 +69,13 @@ class NetworkConfig:
             raise ValueError(f"init is {self.init!r}: choose threshold or random")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
+        if not 0 < self.slope < math.inf:
+            raise ValueError(f"slope is {self.slope}: it must be above 0")
+        if not math.isfinite(self.bias):
+            raise ValueError(f"bias is {self.bias}: it must be a finite number")
         unknown = sorted(set(self.features) - READINGS)
         if unknown:
-            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(READINGS))}")
+            raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(READINGS))}")
 
 
 def log_odds(probability: Tensor) -> Tensor:

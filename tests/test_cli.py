@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import re
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,10 @@ import pytest
 import train
 import train.cli
 from train.config import ConfigT
+from train.export import ExportConfig
 
 FOLDER = Path(train.__file__).parent
-COMMANDS = sorted(file.stem for file in FOLDER.glob("*.py") if "__main__" in file.read_text())
+COMMANDS = sorted(file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__"' in file.read_text())
 """What ``python train/NAME.py`` can be."""
 
 
@@ -38,3 +43,63 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_starts_without_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start(name, [], monkeypatch)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_gives_examples_that_the_command_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start(name, ["--help"], monkeypatch)
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: python train/{name}.py" in shown
+    examples = [line.strip() for line in shown.partition("examples:")[2].partition("\n\n")[0].splitlines() if line]
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        place = words.index(f"train/{name}.py")
+        start(name, words[place + 1 :], monkeypatch)
+
+
+def test_help_shows_a_positional_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        start("compare", ["--help"], monkeypatch)
+    assert "[RUNS ...]" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistyped_flag_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start(name, ["--episods", "3"], monkeypatch)
+    assert stop.value.code == 2
+    assert re.fullmatch(r"error: there is no flag --episods: .*\?\n|.*lists them all\n", capsys.readouterr().err)
+
+
+def test_a_pipe_that_knows_ascii_only_ends_nothing() -> None:
+    code = (
+        "from train.cli import run; from train.export import ExportConfig; run(lambda _: print('1 ± 2'), ExportConfig)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"1 ? 2\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("seed is -1"), OSError(28, "No space left on device", "a/b")])
+def test_what_a_user_can_put_right_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["export.py"])
+    with pytest.raises(SystemExit) as stop:
+        train.cli.run(fail, ExportConfig)
+    assert stop.value.code == (2 if isinstance(error, ValueError) else 1)
+    assert capsys.readouterr().err == f"error: {error}\n"

@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib import rc_context
 from rich.console import Console
 
+from envs.names import hint
 from policies import RULES
 from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
 from train.comparison.report import find, is_rival, is_rule_of, is_shown
@@ -27,6 +28,7 @@ from train.comparison.runs import Line, Run, collect_lines, read_runs
 from train.comparison.sections import AGAINST, letter, sections_of
 from train.comparison.wandb_runs import logged_policies
 from train.config import to_plain, to_yaml
+from train.config_values import PathText
 from train.escaping import for_markdown, for_terminal
 from train.measures import Gain, find_rival, gain
 from train.plot import DARK, Arrow, plot_curves, plot_pareto, plot_tasks, styles_of
@@ -40,9 +42,14 @@ DEFAULT_MODE: Mode = "disabled"
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What `python train/compare.py` does."""
+    """Compare runs: which policy is better, could the difference be chance, and what differs between the runs.
 
-    runs: list[str] = field(default_factory=list)
+    Examples:
+        python train/compare.py runs/ppo_s0 runs/ppo_s1 runs/evaluate --rules all
+        python train/compare.py "wandb:me/unmasking-policies?group=seeds" --out runs/seeds
+    """
+
+    runs: list[PathText] = field(default_factory=list)
     """Run folders, files of records, wandb:ENTITY/PROJECT/RUN_ID or wandb:ENTITY/PROJECT?group=NAME; their flag can be
     left out."""
     rules: list[str] = field(default_factory=lambda: ["threshold"])
@@ -60,7 +67,7 @@ class CompareConfig:
         known = [name for name in RULES if name != "oracle"]
         for rule in self.rules:
             if rule not in ("all", *known):
-                raise ValueError(f"rules is {rule!r}: choose all, or from {', '.join(known)}")
+                raise ValueError(f"rules is {rule!r}: {hint(rule, ['all', *known])}")
         if not 0 <= self.reference_accuracy < 1:
             raise ValueError(f"reference_accuracy is {self.reference_accuracy}: it must be at least 0 and below 1")
 

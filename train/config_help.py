@@ -31,8 +31,8 @@ def help_text(config_class: Any, config: Any, positional: str | None = None) -> 
         config: the defaults.
         positional: the list field whose flag can be left out.
     """
-    program = Path(sys.argv[0])
-    name = f"python {program}" if program.suffix == ".py" else str(program)
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = f"python {sys.argv[0]}" if module is None else f"python -m {module.name}"
     summary, examples = _docstring(config_class)
     usage = f"%(prog)s [--config FILE] [--FIELD VALUE ...]{f' [{positional.upper()} ...]' if positional else ''}"
     width = min(110, shutil.get_terminal_size((100, 24)).columns)

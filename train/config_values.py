@@ -6,16 +6,17 @@ values; they also know the line that they stand on.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from envs.names import nearest
 
 PathText = Annotated[str, "path"]
 """A text that can begin with a path; ~ is the home folder there."""
@@ -272,15 +273,6 @@ def describe(kind: Any) -> str:
         return f"a list of {len(parts)}: {', '.join(describe(part) for part in parts)}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     return names[kind]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most like a given one, empty if none is.
-
-    >>> nearest("alhpa", ["alpha", "tasks"]), nearest("x", ["alpha"])
-    ('alpha', '')
-    """
-    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
 
 
 def nearest_field(name: str, known: Mapping[str, Any]) -> str:

@@ -30,9 +30,11 @@ from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
 from train.config import to_plain, to_yaml
+from train.config_values import PathText
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
+from train.ranges import check_count, check_seed
 from train.records import (
     Key,
     Outcomes,
@@ -63,9 +65,16 @@ MANY = 16
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What `python train/evaluate.py` does."""
+    """Measure policies on held-out problems: accuracy, forwards and token positions, with intervals.
 
-    policy: list[str] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
+    Examples:
+        python train/evaluate.py
+        python train/evaluate.py --policy threshold:0.9 --policy klass:0.8,history=3 --policy runs/ppo/policy
+        python train/evaluate.py --config configs/models/llada.yaml --task gsm8k --policy threshold:0.9
+        python train/evaluate.py --policy list
+    """
+
+    policy: list[PathText] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
     FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
     every rule, list prints a table of them."""
@@ -106,12 +115,13 @@ class EvaluateConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers", "samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be 1 or more")
-        for block in self.block_length:
-            DecodingSettings(self.buffer_length, block)
+        check_count(self, "episodes", "workers", "samples", "buffer_length", "block_length", "batch_size")
+        check_count(self, "first", least=0)
+        check_seed(self)
+        if not self.policy:
+            raise ValueError("policy is empty: name at least one, such as threshold:0.9")
+        for block in (None, *self.block_length):
+            DecodingSettings(self.buffer_length, block, self.temperature)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,21 @@ from typing import Literal
 
 from policies import load, save
 from policies.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
+from train.config_values import PathText
+from train.ranges import check_range
 from train.run_folder import UserError
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What `python train/export.py` does."""
+    """Write a policy in another format.
 
-    policy: str = "runs/grpo/policy"
+    Examples:
+        python train/export.py --policy runs/grpo/policy --format ml-rl-dllm --out runs/exported
+        python train/export.py --policy path/to/checkpoint --format folder --out runs/imported
+    """
+
+    policy: PathText = "runs/grpo/policy"
     """A policy's folder, a checkpoint of apple/ml-rl-dllm, or the name of a policy that ships."""
     out: Path = Path("runs/exported")
     """The folder to write; it must be new or empty."""
@@ -28,6 +35,9 @@ class ExportConfig:
     time_period: float | None = None
     """policy_time_period of the YAML that an ml-rl-dllm checkpoint was trained with; null is that of a policy.yaml
     beside it, or 1."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "time_period", above=0)
 
 
 def main(config: ExportConfig) -> Path:
@@ -41,6 +51,10 @@ def main(config: ExportConfig) -> Path:
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
     source = Path(config.policy)
+    if config.time_period is not None and not is_checkpoint(source):
+        raise UserError(
+            f"time_period is {config.time_period}, but {config.policy!r} is no ml-rl-dllm checkpoint: leave it out"
+        )
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
     if config.format == "ml-rl-dllm":
         write_checkpoint(policy, config.out)

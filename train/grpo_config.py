@@ -10,6 +10,7 @@ from envs.decoding import DecodingSettings
 from policies import make_rule
 from policies.base import CommitPolicy
 from train.job_config import JobConfig
+from train.ranges import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,11 @@ class GRPOSection:
     """Steps of one backward pass; only memory and speed depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("group_size", "n_epochs", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}: it must be 0 to 1, 1 excluded")
-        if self.max_redraws < 0:
-            raise ValueError(f"max_redraws is {self.max_redraws}: it must be 0 or more")
+        check_count(self, "group_size", "n_epochs", "chunk_size")
+        check_count(self, "max_redraws", least=0)
+        check_range(self, "learning_rate", "clip_range", "max_grad_norm", above=0)
+        check_range(self, "warmup", "betas", least=0, below=1)
+        check_range(self, "weight_decay", "ent_coef", least=0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class ExpertSection:
     """Positions of the experts' blocks; the policy is in full diffusion."""
 
     def __post_init__(self) -> None:
+        check_count(self, "block_length")
         for rule in self.rules:
             if not isinstance(make_rule(rule), CommitPolicy):
                 raise ValueError(f"experts.rules has {rule!r}: it does more than commit, which no policy can imitate")
@@ -75,7 +75,13 @@ class ExpertSection:
 
 @dataclass(frozen=True)
 class TrainGRPOConfig(JobConfig):
-    """Everything `python train/grpo.py` can be told."""
+    """Learn an unmasking policy with GRPO, evaluate it against the rules on held-out problems, export it and log it.
+
+    Examples:
+        python train/grpo.py
+        python train/grpo.py --grpo.group_size 16 --env.alpha 3 --out runs/slower
+        python train/grpo.py --config configs/paper/llada_block32_alpha1.yaml --dry-run
+    """
 
     DEFAULTS: ClassVar[str | None] = "grpo.yaml"
 
@@ -108,3 +114,12 @@ class TrainGRPOConfig(JobConfig):
                     f"env.block_lengths is {self.env.block_lengths}: with experts the policy is trained in full "
                     "diffusion; leave it empty"
                 )
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields and sections that play no role beside the others, each with the reason."""
+        found = super().unused()
+        if self.grpo.zero_variance != "redraw":
+            found["grpo.max_redraws"] = f"grpo.zero_variance is {self.grpo.zero_variance}"
+        if not self.experts.rules:
+            found["experts.block_length"] = "experts.rules is empty"
+        return found

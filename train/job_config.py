@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from envs.decoding import DecodingSettings
+from envs.names import hint
+from envs.reward import get_reward
 from envs.tasks import BENCHMARKS, SUITE, TASKS
 from policies import NetworkConfig, make_rule
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
-from train.config_values import nearest
+from train.config_values import PathText
 from train.model_config import ModelConfig
+from train.ranges import check_count, check_range, check_seed
 from train.tracking import WandbConfig
 
 
@@ -47,16 +50,17 @@ class EnvConfig:
     """Slowest and fastest alpha of one policy with a speed dial, instead of alpha; each episode draws its own."""
 
     def __post_init__(self) -> None:
-        if self.num_envs < 1:
-            raise ValueError(f"num_envs is {self.num_envs}: it must be 1 or more")
-        if self.problems is not None and self.problems < 1:
-            raise ValueError(f"problems is {self.problems}: it must be 1 or more, or null for new ones all the time")
+        check_count(self, "num_envs", "problems", "buffer_length", "block_lengths")
+        check_range(self, "temperature", "alpha", least=0)
+        check_range(self, "alpha_range", above=0)
+        if self.alpha_range and (len(self.alpha_range) != 2 or self.alpha_range[0] > self.alpha_range[1]):
+            raise ValueError(f"alpha_range is {self.alpha_range}: give the slowest and the fastest alpha, rising")
+        get_reward(self.reward)
         for text in self.task_weights:
             name, _, weight = text.rpartition("=")
             if name not in (*TASKS, *BENCHMARKS):
-                close = nearest(name, (*TASKS, *BENCHMARKS))
-                meant = f", perhaps {close}" if close else ""
-                raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task{meant}")
+                meant = hint(name, (*TASKS, *BENCHMARKS))
+                raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task; {meant}")
             try:
                 is_possible = 0 <= float(weight) < float("inf")
             except ValueError:
@@ -76,7 +80,7 @@ class FilterSection:
 
     learn: bool = False
     """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
-    folder: str | None = None
+    folder: PathText | None = None
     """Folder of a filter that train/learn2pd.py exported."""
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
@@ -89,10 +93,8 @@ class FilterSection:
     """Weight of a position that must not be committed, in its loss."""
 
     def __post_init__(self) -> None:
-        if self.problems < 1:
-            raise ValueError(f"filter.problems is {self.problems}: it must be 1 or more")
-        if not self.false_commit_weight > 0:
-            raise ValueError(f"filter.false_commit_weight is {self.false_commit_weight}: it must be above 0")
+        check_count(self, "problems")
+        check_range(self, "false_commit_weight", above=0)
         make_rule(self.reference)
 
     @property
@@ -117,8 +119,7 @@ class EvaluationConfig:
     """Block lengths to evaluate at; an empty list is those trained with."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}: it must be 1 or more")
+        check_count(self, "episodes", "calibration_episodes", "block_lengths")
         for rule in self.rules:
             make_rule(rule)
 
@@ -153,14 +154,37 @@ class JobConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        if len(self.env.alpha_range) not in (0, 2):
-            raise ValueError(f"env.alpha_range is {self.env.alpha_range}: give the slowest and the fastest alpha")
         if self.dit is not None and (self.filter.learn or self.filter.folder is not None or self.env.alpha_range):
             raise ValueError(
                 "dit is given: the paper's network takes neither a filter (set filter.learn to false and filter.folder "
                 "to null) nor a speed dial (env.alpha_range)"
             )
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be 1 or more")
-        for block in (*self.env.block_lengths, *self.evaluation.block_lengths):
-            DecodingSettings(self.env.buffer_length, block)
+        check_seed(self)
+        check_count(self, "total_timesteps", "checkpoint_every")
+        for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
+            DecodingSettings(self.env.buffer_length, block, self.env.temperature)
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields and sections that play no role beside the others, each with the reason."""
+        found = {"policy.has_dial": "env.alpha_range says whether there is a dial; set that instead"}
+        is_threshold = self.policy.init == "threshold"
+        for name in ("bias",) if is_threshold else ("threshold", "slope"):
+            found[f"policy.{name}"] = f"policy.init is {self.policy.init}"
+        if self.dit is not None:
+            found["policy"] = "dit is given, the paper's network in its place"
+            if not self.dit.reads_time:
+                found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
+        if not self.filter.is_learned:
+            names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
+            found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
+        if self.filter.folder is None and not self.filter.learn:
+            found["filter.role"] = "filter.folder is null and filter.learn false"
+        elif self.filter.folder is not None and self.filter.role != "feature":
+            found["policy"] = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
+        if self.env.alpha_range:
+            found["env.alpha"] = "env.alpha_range is given"
+        else:
+            found["evaluation.calibration_episodes"] = "env.alpha_range is empty, so there is no dial to calibrate"
+        if self.actions.distribution != "plackett_luce":
+            found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"
+        return found

@@ -40,6 +40,7 @@ from train.filters.report import print_report, report
 from train.filters.traces import TraceConfig, Traces, collect
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
+from train.ranges import check_count, check_range, check_seed
 from train.records import Record, print_table, read_outcomes
 from train.run_folder import open_run, versions, write_json
 from train.tracking import Tracker, WandbConfig
@@ -47,7 +48,12 @@ from train.tracking import Tracker, WandbConfig
 
 @dataclass(frozen=True)
 class Learn2PDConfig:
-    """What `python train/learn2pd.py` does."""
+    """Learn from an oracle which positions are already final, export the filters and measure them.
+
+    Examples:
+        python train/learn2pd.py
+        python train/learn2pd.py --problems 288 --task sort --out runs/sort_filters
+    """
 
     out: Path = Path("runs/learn2pd")
     """The run's folder; it must be new or empty."""
@@ -91,16 +97,11 @@ class Learn2PDConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        for name in ("problems", "batch_size", "epochs", "patience", "episodes", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be 1 or more")
-        for name in ("learning_rate", "false_commit_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for threshold in self.thresholds:
-            if not 0 < threshold < 1:
-                raise ValueError(f"thresholds hold {threshold}: they must be between 0 and 1, both excluded")
+        check_count(self, "problems", "batch_size", "epochs", "patience", "episodes", "workers")
+        check_count(self, "buffer_length", "block_lengths")
+        check_range(self, "learning_rate", "false_commit_weight", above=0)
+        check_range(self, "thresholds", above=0, below=1)
+        check_seed(self)
         if self.published_block not in self.block_lengths:
             raise ValueError(f"published_block is {self.published_block}: it must be one of {self.block_lengths}")
         NetworkConfig(features=tuple(self.features))

@@ -21,6 +21,7 @@ from policies import LowConfidence, Threshold, UnmaskingPolicy
 from policies.rules import Oracle
 from train.evaluate import evaluate
 from train.progress import progress
+from train.ranges import check_count
 from train.records import Record
 from train.run_folder import UserError, commit, write_atomic
 
@@ -62,7 +63,11 @@ BETWEEN: dict[str, UnmaskingPolicy] = {
 
 @dataclass(frozen=True)
 class CardConfig:
-    """What `python train/model_card.py` does."""
+    """Measure an embedded dLLM on held-out problems and write its model card.
+
+    Examples:
+        python train/model_card.py --model envs/checkpoints/tiny
+    """
 
     model: Path = Path("envs/checkpoints/tiny")
     """Checkpoint folder; its README.md is replaced."""
@@ -70,6 +75,9 @@ class CardConfig:
     """Held-out problems a task."""
     threads: int = 1
     """Torch threads."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "episodes", "threads")
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:

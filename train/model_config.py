@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from envs.denoiser import Denoiser, load_denoiser
+from envs.models import FAMILIES
+from envs.models.source import is_hub_id
+from envs.names import hint
 from train.config_values import PathText
+from train.ranges import check_count
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,28 @@ class ModelConfig:
     """Torch threads of each process; keep 1 when anything else runs on the machine."""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: it must be 1 or more")
+        check_count(self, "threads", most=4096)
+        if not self.name:
+            raise ValueError("name is empty: give a checkpoint folder, or a name")
+        if self.family is not None and self.family not in FAMILIES:
+            raise ValueError(f"family is {self.family!r}: {hint(self.family, FAMILIES)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(
+                f"device is {self.device!r}: torch knows no such device; give cpu, cuda, cuda:1 or mps"
+            ) from None
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that play no role for this model, each with the reason."""
+        if self.name == "toy" or self.name.startswith("sapiens:"):
+            names = ("family", "chat_template", "revision", "trust_remote_code", *["dtype"] * (self.name == "toy"))
+            return dict.fromkeys(names, f"model.name is {self.name}, which has none")
+        if not is_hub_id(self.name) or Path(self.name).is_dir():
+            return {"revision": f"model.name is {self.name}, which is no repository of the hub"}
+        return {}
 
     def load(self) -> Denoiser:
         """Load the dLLM, or return the one already loaded; see `envs.denoiser.load_denoiser`."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from train.config_values import ConfigError, item_kind, nearest
+from envs.names import nearest
+from train.config_values import ConfigError, item_kind
 
 SECTIONS = ("model", "decoding", "published", "sources")
 

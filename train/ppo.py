@@ -110,9 +110,15 @@ def algorithm(config: TrainPPOConfig) -> Algorithm:
     """Return PPO as the configuration says.
 
     Raises:
-        ValueError: if it can't be shared by the processes there are.
+        ValueError: if a minibatch is more than there is, or can't be shared by the processes there are.
     """
     arguments, processes = asdict(config.ppo), parallel.world_size()
+    transitions = config.env.num_envs * config.ppo.n_steps
+    if config.ppo.batch_size > transitions:
+        raise ValueError(
+            f"ppo.batch_size is {config.ppo.batch_size}: an update has {transitions} transitions, env.num_envs "
+            f"{config.env.num_envs} times ppo.n_steps {config.ppo.n_steps}; give at most that"
+        )
     if config.ppo.batch_size % processes:
         raise ValueError(f"ppo.batch_size is {config.ppo.batch_size}: it must be a multiple of {processes} processes")
     if processes > 1 and config.ppo.target_kl is not None:

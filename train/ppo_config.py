@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from train.job_config import JobConfig
+from train.ranges import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,23 @@ class PPOSection:
     """Stop an update's epochs early beyond 1.5 times this divergence."""
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "n_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        check_count(self, "n_steps", "batch_size", "n_epochs")
+        check_range(self, "learning_rate", "clip_range", "max_grad_norm", "target_kl", above=0)
+        check_range(self, "gamma", "gae_lambda", least=0, most=1)
+        check_range(self, "ent_coef", "vf_coef", least=0)
         if self.batch_size == 1:
             raise ValueError("batch_size is 1: advantages are normalised over a minibatch, so it must be 2 or more")
 
 
 @dataclass(frozen=True)
 class TrainPPOConfig(JobConfig):
-    """Everything `python train/ppo.py` can be told."""
+    """Learn an unmasking policy with PPO, evaluate it against the rules on held-out problems, export it and log it.
+
+    Examples:
+        python train/ppo.py
+        python train/ppo.py --env.alpha 20 --seed 1 --out runs/faster
+        python train/ppo.py --config configs/models/llada.yaml --env.task gsm8k --out runs/llada --dry-run
+    """
 
     DEFAULTS: ClassVar[str | None] = "ppo.yaml"
 

@@ -38,11 +38,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from envs.names import hint
 from envs.tasks import SUITE, SUITES, make_tasks
 from train import parallel
 from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.finite import Diverged, check_loss, watch
 from train.progress import progress
+from train.ranges import check_count, check_range, check_seed
 from train.run_folder import UserError, write_json
 
 TASK_WEIGHTS = {
@@ -60,7 +62,13 @@ MOST_SPARE = 8
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What `pretrain` does."""
+    """Pretrain a small dLLM on the procedural suite, or the causal model that guides one; resumes by itself.
+
+    Examples:
+        python train/pretrain.py
+        python train/pretrain.py --steps 200 --out runs/try
+        torchrun --nproc-per-node 2 train/pretrain.py
+    """
 
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoint and the training state."""
@@ -113,12 +121,27 @@ class PretrainConfig:
             ValueError: if the suite is unknown, or a size or share is not possible.
         """
         if self.suite not in SUITES:
-            raise ValueError(f"suite is {self.suite!r}: choose from {', '.join(SUITES)}")
-        for name in ("steps", "batch_size", "group_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            raise ValueError(f"suite is {self.suite!r}: {hint(self.suite, SUITES)}")
+        check_seed(self)
+        check_count(self, "steps", "batch_size", "group_size", "save_every", "max_positions")
+        check_count(self, "hidden_size", "inner_size", "num_layers", "num_heads")
+        check_count(self, "threads", most=4096)
+        check_range(self, "learning_rate", above=0)
+        check_range(self, "weight_decay", least=0)
+        check_range(self, "warmup", "decay", least=0, most=1)
+        lengths, shares = zip(*self.buffer_lengths, strict=True) if self.buffer_lengths else ((), ())
+        if not lengths or min(lengths) < SHORTEST or min(shares) < 0 or not math.isclose(sum(shares), 1):
+            raise ValueError(
+                f"buffer_lengths is {self.buffer_lengths}: give pairs of a length, 0 or more, and a share, 0 or more; "
+                "the shares add up to 1"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads is {self.num_heads}: it must divide hidden_size {self.hidden_size}")
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that play no role beside the others, each with the reason."""
+        names = ("buffer_lengths", "architecture")
+        return dict.fromkeys(names, "objective is causal") if self.objective == "causal" else {}
 
 
 FREE = ("out", "steps", "decay", "threads", "save_every")

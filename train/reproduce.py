@@ -20,9 +20,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from envs.names import hint
 from train.config import ROOT
 from train.experiments import EXPERIMENTS, Experiment, Step, Summary
 from train.experiments.base import fill, marker
+from train.ranges import check_count
 from train.run_folder import UserError, write_atomic, write_json
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,7 +38,12 @@ FIGURES = ROOT / "docs" / "images"
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """What `python train/reproduce.py` does."""
+    """Make the results again that the documentation shows.
+
+    Examples:
+        python train/reproduce.py --quick
+        python train/reproduce.py --only main_job --workers 2
+    """
 
     out: Path = Path("runs/reproduce")
     """Folder of all runs; what it holds is not run again."""
@@ -52,11 +59,10 @@ class ReproduceConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.only) - set(EXPERIMENTS))
         if unknown:
-            raise ValueError(f"only holds {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
+            raise ValueError(f"only holds {unknown[0]!r}: {hint(unknown[0], EXPERIMENTS)}")
         if self.quick and self.publish:
             raise ValueError("quick and publish are both given: numbers of a quick run mean nothing, leave out one")
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}: it must be 1 or more")
+        check_count(self, "workers")
 
 
 def command_of(step: Step, out: Path, quick: bool) -> list[str]:

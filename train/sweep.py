@@ -23,8 +23,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from train.config import CONFIGS, parse, to_yaml
+from train.config import find_file, parse, to_yaml
+from train.model_config import ModelConfig
 from train.ppo_config import TrainPPOConfig
+from train.ranges import check_count, check_seed
 from train.run_folder import UserError, open_run, write_atomic, write_json
 from train.tracking import WandbConfig, chosen_mode
 
@@ -33,23 +35,33 @@ METHODS = ("bayes", "random")
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What `python train/sweep.py` does."""
+    """Search for hyper-parameters without an account: the trials of a `wandb sweep` file, proposed by Optuna.
+
+    Examples:
+        python train/sweep.py
+        python train/sweep.py --trials 5 --model path/to/checkpoint --out runs/my_sweep
+    """
 
     out: Path = Path("runs/sweep")
     """Folder of the sweep; it must be new or empty."""
     resume: bool = False
     """Go on with the trials of this folder."""
-    file: Path = CONFIGS / "sweep.yaml"
+    file: Path = Path("configs/sweep.yaml")
     """The sweep, in the format of `wandb sweep`."""
     trials: int = 20
     """Trials in all, those of a resumed sweep included."""
     seed: int = 0
     """Of the proposals; every trial trains with the same seed, that of its configuration."""
+    buffer_length: int | None = None
+    """Masks that a trial's sequences start from; null is what the sweep or configs/ppo.yaml says."""
+    block_lengths: list[int] | None = None
+    """Positions of a trial's blocks; null is what the sweep or configs/ppo.yaml says."""
+    model: ModelConfig = field(default_factory=ModelConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise ValueError(f"trials is {self.trials}: it must be 1 or more")
+        check_count(self, "trials", "buffer_length", "block_lengths")
+        check_seed(self)
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,16 @@ def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mappi
     return last_value(progress, metric)
 
 
+def model_settings(config: SweepConfig) -> dict[str, Any]:
+    """Return what a sweep says of its trials' dLLM and lengths beyond the defaults, by the entry point's flags."""
+    model, usual = asdict(config.model), asdict(ModelConfig())
+    found = {f"model.{name}": value for name, value in model.items() if value != usual[name]}
+    for name in ("buffer_length", "block_lengths"):
+        if getattr(config, name) is not None:
+            found[f"env.{name}"] = getattr(config, name)
+    return found
+
+
 def main(config: SweepConfig) -> list[dict[str, Any]]:
     """Run the trials.
 
@@ -167,7 +189,7 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
         import optuna
     except ImportError as error:
         raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'") from error
-    sweep = read_sweep(config.file)
+    sweep = read_sweep(find_file(str(config.file)))
     mode = chosen_mode(config.wandb, "disabled")
     if mode != "disabled" and "WANDB_RUN_ID" in os.environ:
         raise UserError("WANDB_RUN_ID is set: each trial is a run of its own, so unset it")
@@ -193,7 +215,8 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
         values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
         print(f"trial {number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
         print("  " + ", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
-        result = run_trial(config.out / f"trial_{number}", values, sweep.metric, wandb)
+        given = {**model_settings(config), **values}
+        result = run_trial(config.out / f"trial_{number}", given, sweep.metric, wandb)
         study.tell(trial, result)
         done.append({"number": number, "values": values, "result": result})
         write_atomic(file, "".join(json.dumps(entry) + "\n" for entry in done))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from envs.models.family import PLAIN, Family
 from envs.models.llada import LLADA
 from envs.models.qwen import A2D_BD3LM, A2D_MDLM, DREAM, FAST_DLLM_V2, SDAR
+from envs.names import hint
 
 MODERNBERT = Family(
     "modernbert",
@@ -51,7 +52,7 @@ def find_family(config: Mapping[str, Any], name: str, family: str | None = None)
     """
     if family is not None:
         if family not in FAMILIES:
-            raise ValueError(f"family is {family!r}: choose one of {', '.join(FAMILIES)}")
+            raise ValueError(f"family is {family!r}: {hint(family, FAMILIES)}")
         return FAMILIES[family]
     told = [config.get("model_type"), *architectures_of(config)]
     fits = [one for one in FAMILIES.values() if any(name in (*one.model_types, *one.architectures) for name in told)]

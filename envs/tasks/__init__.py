@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, get_args
 
+from envs.names import hint
 from envs.tasks.addition import Addition
 from envs.tasks.antibody import Antibody
 from envs.tasks.base import EMPTY, Problem, ProceduralTask, Split, Task, split_of
@@ -105,7 +106,7 @@ def make_task(text: str) -> Task:
     name, _, rest = text.partition(":")
     build = TASKS.get(name) or PROSE.get(name) or BENCHMARKS.get(name)
     if build is None:
-        raise ValueError(f"task is {name!r}: choose from {_choices()}")
+        raise ValueError(f"task is {name!r}: {hint(name, (SUITE, *TASKS, *BENCHMARKS))}")
     options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
     values: dict[str, Any] = {}
     for place, part in enumerate(rest.split(",") if rest else []):

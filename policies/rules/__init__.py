@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from envs.names import hint
 from policies.rules.adablock import AdaBlock
 from policies.rules.bacd import BACD, TCCF
 from policies.rules.base import CommitRule, Rule, make, top_k
@@ -61,7 +62,7 @@ def make_rule(text: str) -> Rule:
     """
     name, has_knob, rest = text.partition(":")
     if name not in RULES:
-        raise ValueError(f"policy is {text!r}: no rule of that name; choose from {', '.join(RULES)}")
+        raise ValueError(f"policy is {text!r}: no rule of that name; {hint(name, RULES)}")
     if has_knob and not rest:
         raise ValueError(f"policy is {text!r}: write a number after the colon, as in threshold:0.9")
     try:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from envs.names import hint
 from envs.view import View
 from policies.base import CommitPolicy, UnmaskingPolicy
 
@@ -128,7 +129,7 @@ def make(cls: type[Rule], text: str) -> Rule:
         if not has_name:
             name, value = next(iter(options)), part
         if name not in options:
-            raise ValueError(f"{cls.rule}'s option is {name!r}: choose from {', '.join(options)}")
+            raise ValueError(f"{cls.rule}'s option is {name!r}: {hint(name, options)}")
         if name in values:
             raise ValueError(f"{cls.rule}'s {name} is given twice: give it once")
         values[name] = _parse(f"{cls.rule}'s {name}", value, options[name])

@@ -12,9 +12,11 @@ from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
+from train.config_values import PathText
 from train.evaluate import plan, score_problems
 from train.model_config import ModelConfig
 from train.progress import progress
+from train.ranges import check_count, check_seed
 from train.watching.recording import Recording, record
 
 MOST_POLICIES = 6
@@ -23,9 +25,15 @@ MOST_POLICIES = 6
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What `python train/watch.py` does."""
+    """Watch policies decode: the buffer step by step, policies side by side, and the order of their commits.
 
-    policy: list[str] = field(default_factory=lambda: ["low_confidence:4", "threshold:0.9"])
+    Examples:
+        python train/watch.py
+        python train/watch.py --policy runs/ppo/policy --policy threshold:0.9 --task replace
+        python train/watch.py --policy wino:0.7 --task sort --format ansi
+    """
+
+    policy: list[PathText] = field(default_factory=lambda: ["low_confidence:4", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies, as python train/evaluate.py takes them; a plain
     folder decides as it was saved to. list prints a table of the rules."""
     task: str = "replace"
@@ -53,12 +61,17 @@ class WatchConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
-        for name, least in (("problems", 1), ("first", 0), ("heatmap_problems", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
+        check_count(self, "problems", "buffer_length", "block_length")
+        check_count(self, "first", "heatmap_problems", least=0)
+        check_seed(self)
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
         DecodingSettings(self.buffer_length, self.block_length)
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that play no role beside the others, each with the reason."""
+        found = {} if self.format == "html" else {"heatmap_problems": f"format is {self.format}"}
+        return found | ({"out": "format is ansi, which writes nothing"} if self.format == "ansi" else {})
 
 
 @dataclass(frozen=True)
