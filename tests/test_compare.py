@@ -201,7 +201,7 @@ def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
     about: dict[str, Any] = {"model": ModelConfig("toy"), "tasks": ["copy"], "episodes": 12, "buffer_length": 8}
     policies = [str(tmp_path / f"net_s{seed}" / "policy") for seed in (0, 1)]
     evaluate_main(EvaluateConfig(policy=policies, out=tmp_path / "a", **about))
-    evaluate_main(EvaluateConfig(policy=["threshold:0", "threshold:2"], out=tmp_path / "b", **about))
+    evaluate_main(EvaluateConfig(policy=["threshold:0", "threshold:1"], out=tmp_path / "b", **about))
     command = [sys.executable, str(ROOT / "train" / "compare.py")]
     done = subprocess.run([*command, "a", "b", "--out", "report"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -224,8 +224,8 @@ def test_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pyt
     config = parse(TrainPPOConfig, None, ["--config", file])
     assert (config.out, config.model.name) == (tmp_path / "runs/x", f"{tmp_path}/m")
     assert (config.filter.folder, config.wandb.name) == (f"{tmp_path}/f", "~/n")
-    evaluate = parse(EvaluateConfig, None, ["--policy=~/p@0.9", "--config=~/given.yaml", "--out", "~/e"][::2])
-    assert evaluate.policy == [f"{tmp_path}/p@0.9"]
+    assert parse(EvaluateConfig, None, ["--policy=~/p@0.9"]).policy == [f"{tmp_path}/p@0.9"]
+    assert parse(TrainPPOConfig, None, ["--config", "~/given.yaml"]) == config
 
 
 # What is wrong is said in one line.

@@ -103,7 +103,7 @@ def test_evaluation_of_the_toy_by_hand(toy: ToyDenoiser, buffer_length: int, spl
         assert (record["block_length"], record["seed"]) == (buffer_length, 3)
 
 
-@pytest.mark.parametrize(("rule", "nfe"), [("threshold:2", 3.0), ("low_confidence:2", 2.0), ("threshold:0", 1.0)])
+@pytest.mark.parametrize(("rule", "nfe"), [("threshold:1", 3.0), ("low_confidence:2", 2.0), ("threshold:0", 1.0)])
 def test_forwards_of_three_letters(toy: ToyDenoiser, rule: str, nfe: float) -> None:
     [record, _] = evaluate(toy, make_rule(rule), tasks="copy", episodes=12, buffer_length=3)
     assert (record["nfe"], record["token_positions"]) == (nfe, nfe * 24)

@@ -83,7 +83,7 @@ def test_batch_size_and_company_change_nothing(toy: ToyDenoiser, name: str) -> N
 
 
 def test_token_positions_by_hand(toy: ToyDenoiser) -> None:
-    done = decode(toy, PROMPTS[:3], make_rule("threshold:2"), DecodingSettings(2, 2))  # a token a forward, no EOS
+    done = decode(toy, PROMPTS[:3], make_rule("threshold:1"), DecodingSettings(2, 2))  # a token a forward, no EOS
     assert [g.nfe for g in done[:2]] == [2, 2]
     assert [g.token_positions for g in done[:2]] == [2 * (21 + 2), 2 * (7 + 2)]
     assert done[1].text == "d a"

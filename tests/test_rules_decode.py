@@ -111,7 +111,7 @@ def test_forwards_are_exact_when_no_text_ends_early(toy: ToyDenoiser, rule: str,
     ("rule", "nfe"),
     [
         ("threshold:0", {12: 1, 4: 3, 1: 12}),
-        ("threshold:2", {12: 12, 4: 12}),
+        ("threshold:1", {12: 12, 4: 12}),
         ("oracle", {12: 1, 4: 3}),
         ("guided", {12: 1, 4: 3}),
         ("diffuspec", {12: 1, 4: 1}),

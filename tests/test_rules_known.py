@@ -40,7 +40,7 @@ def chosen(rule: str, view: View) -> str:
         ("threshold:0.96", ["..x.", "x..."]),
         ("threshold:0.3", ["xxx.", "xx.."]),
         ("threshold:0", ["xxxx", "xxxx"]),
-        ("threshold:1.5", ["..x.", "x..."]),
+        ("threshold:1", ["..x.", "x..."]),
     ],
 )
 def test_confidence_alone(rule: str, expected: list[str]) -> None:

@@ -248,7 +248,8 @@ def show(node: yaml.Node) -> str:
 
 
 def shorten(text: str) -> str:
-    """Cut what is too long for a message."""
+    """Make a text fit a message: one line, not too long."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: LONGEST + 1])
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 

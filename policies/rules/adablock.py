@@ -39,8 +39,7 @@ class AdaBlock(Rule):
     delimiter_ids: tuple[int, ...] = bound(())
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold")
-        self.check_share("delimiter_threshold", "window")
+        self.check_share("threshold", "delimiter_threshold", "window")
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Look up the delimiters."""

@@ -35,9 +35,8 @@ class CAD(CommitRule):
     """Share of the row that must be committed before an end-of-text can be."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold")
         self.check_count("smallest", "largest")
-        self.check_share("eos_ratio")
+        self.check_share("threshold", "eos_ratio")
         self.check("smallest", self.smallest <= self.largest, f"at most largest, {self.largest}")
 
     def select(self, view: View) -> Tensor:

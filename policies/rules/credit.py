@@ -35,8 +35,8 @@ class CreditDecoding(Rule):
     """Of the logarithm of the credit."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold", "power", "weight")
-        self.check_share("decay")
+        self.check_not_negative("power", "weight")
+        self.check_share("threshold", "decay")
 
     def act(self, view: View) -> Action:
         """Credit, fuse, and commit by threshold."""

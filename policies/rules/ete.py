@@ -31,7 +31,7 @@ class ETE(Rule):
     """Least certain positions to commit then."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold")
+        self.check_share("threshold")
         self.check_count("least", "explore")
         self.check("ahead", isinstance(self.ahead, int) and self.ahead >= 0, "a whole number of 0 or more")
 

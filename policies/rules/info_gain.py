@@ -45,7 +45,8 @@ class InfoGain(Rule):
 
     def __post_init__(self) -> None:
         self.check_count("tokens_per_step", "candidates")
-        self.check_not_negative("temperature", "threshold")
+        self.check_not_negative("temperature")
+        self.check_share("threshold")
 
     def act(self, view: View) -> Action:
         """Draw the candidates."""

@@ -31,7 +31,8 @@ class Klass(Rule):
     """n, steps."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold", "divergence")
+        self.check_share("threshold")
+        self.check_not_negative("divergence")
         self.check_count("history")
 
     def act(self, view: View) -> Action:

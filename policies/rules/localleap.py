@@ -31,7 +31,7 @@ class LocalLeap(CommitRule):
     """r, positions to either side."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold", "relaxed")
+        self.check_share("threshold", "relaxed")
         self.check_count("radius")
 
     def select(self, view: View) -> Tensor:

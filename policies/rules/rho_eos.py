@@ -40,8 +40,7 @@ class RhoEOS(Rule):
     """Changes of a sequence's length at most."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold")
-        self.check_share("low", "high", "start")
+        self.check_share("threshold", "low", "high", "start")
         self.check_count("unit", "most")
         self.check("low", self.low <= self.high, f"at most high, {self.high}")
 

@@ -37,7 +37,8 @@ class SlowFast(Rule):
     """Slow steps of a cycle at most."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold", "floor", "deviation")
+        self.check_share("threshold", "floor")
+        self.check_not_negative("deviation")
         self.check_count("window", "limit")
 
     def act(self, view: View) -> Action:

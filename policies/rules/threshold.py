@@ -24,10 +24,10 @@ class Threshold(CommitRule):
     sweep = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
     threshold: float = 0.9
-    """Above 1 nothing passes and one position is committed a step."""
+    """Confidence to commit at; at 1 hardly anything passes, and one position is committed a step."""
 
     def __post_init__(self) -> None:
-        self.check_not_negative("threshold")
+        self.check_share("threshold")
 
     def select(self, view: View) -> Tensor:
         """Choose what passes the threshold."""
