@@ -20,14 +20,15 @@ FOLDER = Path(train.__file__).parent
 COMMANDS = sorted(file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__"' in file.read_text())
 """What ``python train/NAME.py`` can be."""
 
+RUN = train.cli.run
+
 
 def start(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command as a shell would, up to the call of its main function, and return what that is given."""
     given: list[Any] = []
-    run = train.cli.run
 
     def stop_at_main(main: Any, config_class: type[ConfigT], *rest: Any, **options: Any) -> None:
-        run(given.append, config_class, *rest, **options)
+        RUN(given.append, config_class, *rest, **options)
 
     monkeypatch.setattr("train.cli.run", stop_at_main)
     monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *words])

@@ -22,7 +22,7 @@ from train.model_config import ModelConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
 from train.tracking import WandbConfig
 
-FLAGS = ["--model.name=toy", "--env.num_envs=8", "--env.buffer_length=8", "--env.tasks=[copy]"]
+FLAGS = ["--model.name=toy", "--env.num_envs=16", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {
     "model": ModelConfig("toy"),
     "env": EnvConfig(num_envs=8, tasks=["copy"], buffer_length=8),
