@@ -356,6 +356,11 @@ IMPOSSIBLE = {
         "total_timesteps": [0, -5],
         "checkpoint_every": [0],
         "env.num_envs": [0, -1],
+        "env.problems": [0],
+        "env.task_weights": ["copy=-1", "copy=x", "cop=1", "copy=nan"],
+        "filter.problems": [0],
+        "filter.false_commit_weight": [0],
+        "filter.reference": ["thresold:0.9"],
         "env.buffer_length": [0],
         "env.block_lengths": [0, -4, 7],
         "env.temperature": [-1],
@@ -433,6 +438,9 @@ IMPOSSIBLE = {
         "seed": [-1],
         "steps": [0],
         "batch_size": [0],
+        "group_size": [0],
+        "inner_size": [0],
+        "suite": ["prse"],
         "hidden_size": [0, 130],
         "num_layers": [0],
         "learning_rate": [0],
@@ -460,7 +468,10 @@ IMPOSSIBLE = {
 def test_impossible_values_are_named(config_class: type[Any], name: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(config_class, None, [f"--{name}={value}"])
-    assert re.search(name.rpartition(".")[2].rstrip("s").replace("rule", "threshold|low|rule"), str(caught.value))
+    assert re.search(
+        name.rpartition(".")[2].rstrip("s").replace("rule", "threshold|low|rule").replace("reference", "thresold"),
+        str(caught.value),
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -476,6 +487,7 @@ def test_impossible_values_are_named(config_class: type[Any], name: str, value: 
             "policy.hidden_size is given, but not used: dit",
         ),
         (TrainPPOConfig, "--filter.role start", "filter.role is given, but not used: filter.folder is null"),
+        (TrainPPOConfig, "--filter.problems 9", "filter.problems is given, but not used: no filter is learned"),
         (TrainPPOConfig, "--filter.folder x --policy.hidden_size 64", "policy.hidden_size is given, but not used"),
         (TrainPPOConfig, "--env.alpha 3 --env.alpha_range [1,2]", "env.alpha is given, but not used"),
         (TrainPPOConfig, "--evaluation.calibration_episodes 3", "no dial to calibrate"),
@@ -498,7 +510,7 @@ def test_what_plays_no_role_is_refused(config_class: type[Any], words: str, mess
 
 
 def test_what_equals_the_default_may_be_given(tmp_path: Path) -> None:
-    config = parse(TrainPPOConfig, "ppo.yaml", ["--dit", "{}", "--policy.hidden_size", "32"])
+    config = parse(TrainPPOConfig, "ppo.yaml", ["--dit", "{}", "--filter.learn=false", "--policy.hidden_size", "32"])
     again = parse(TrainPPOConfig, "ppo.yaml", ["--config", write(tmp_path, to_yaml(config))])
     assert again == config
     # A killed run goes on with the configuration that it has, whatever the defaults are now.
@@ -515,7 +527,7 @@ def test_a_section_in_short_and_whole(tmp_path: Path) -> None:
 
 def test_more_transitions_than_an_update_has() -> None:
     config = parse(TrainPPOConfig, "ppo.yaml", ["--ppo.batch_size", "999999"])
-    with pytest.raises(ValueError, match=r"ppo.batch_size is 999999: an update has 2048 transitions"):
+    with pytest.raises(ValueError, match=r"ppo.batch_size is 999999: an update has 1024 transitions"):
         algorithm(config)
     with pytest.raises(ValueError, match="an update has 1 transitions"):
         algorithm(parse(TrainPPOConfig, "ppo.yaml", ["--env.num_envs", "1", "--ppo.n_steps", "1"]))
