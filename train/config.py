@@ -75,7 +75,7 @@ def parse(
     config = build(config_class, given)
     # A killed run's configuration was checked when it started; since then defaults may have changed.
     if not getattr(config, "resume", False):
-        _refuse_unused(config, given, build(config_class, defaults))
+        _refuse_unused(config, given, (build(config_class, defaults), build(config_class, {})))
     if is_printed:
         print(to_yaml(config), end="")
         sys.exit(0)
@@ -345,8 +345,10 @@ def _located(message: str, config_class: Any, given: Mapping[str, Given], prefix
     return f"{given[path].where if path in given else ''}{prefix}{message}"
 
 
-def _refuse_unused(config: Any, given: Mapping[str, Given], default: Any) -> None:
+def _refuse_unused(config: Any, given: Mapping[str, Given], defaults: Sequence[Any]) -> None:
     """Refuse what the user set and the configuration makes no use of.
+
+    What is as by default may be given: a whole configuration, written by another run, says everything.
 
     Raises:
         ConfigError: naming the first such field and why it plays no role.
@@ -356,7 +358,7 @@ def _refuse_unused(config: Any, given: Mapping[str, Given], default: Any) -> Non
         if one.by_default or isinstance(one.node, yaml.MappingNode):
             continue
         reason = next((why for name, why in reasons.items() if path == name or path.startswith(f"{name}.")), None)
-        if reason is not None and _get(config, path) != _get(default, path):
+        if reason is not None and all(_get(config, path) != _get(default, path) for default in defaults):
             raise ConfigError(f"{one.where}{path} is given, but not used: {reason}")
 
 

@@ -118,8 +118,6 @@ class EvaluateConfig:
         check_count(self, "episodes", "workers", "samples", "buffer_length", "block_length", "batch_size")
         check_count(self, "first", least=0)
         check_seed(self)
-        if not self.policy:
-            raise ValueError("policy is empty: name at least one, such as threshold:0.9")
         for block in (None, *self.block_length):
             DecodingSettings(self.buffer_length, block, self.temperature)
 
@@ -545,6 +543,8 @@ def main(config: EvaluateConfig) -> list[Record]:
     blocks = config.block_length or (
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
+    if not config.policy:
+        raise ValueError("policy is empty: name at least one, such as threshold:0.9")
     jobs = plan(config.policy, blocks)
     check_samples(config.samples, config.temperature, ((job.name, job.decision) for job in jobs))
     denoiser = config.model.load()
