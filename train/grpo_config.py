@@ -80,7 +80,7 @@ class TrainGRPOConfig(JobConfig):
     Examples:
         python train/grpo.py
         python train/grpo.py --grpo.group_size 16 --env.alpha 3 --out runs/slower
-        python train/grpo.py --config configs/paper/llada_block32_alpha1.yaml --dry-run
+        python train/grpo.py --config configs/paper/llada_block32.yaml --env.alpha 1 --dry-run
     """
 
     DEFAULTS: ClassVar[str | None] = "grpo.yaml"
