@@ -9,10 +9,11 @@ from collections.abc import Iterable
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name that is most like a given one, empty if none is.
 
-    >>> nearest("alhpa", ["alpha", "tasks"]), nearest("x", ["alpha"])
+    >>> nearest("alhpa", ["alpha", "tasks"]), nearest("model", ["order"])
     ('alpha', '')
     """
-    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
+    # At difflib's own 0.6 "model" is taken for "order".
+    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.7)), "")
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -219,7 +219,7 @@ def test_each_input_is_a_flag() -> None:
     config = parse(TrainGRPOConfig, "grpo.yaml", ["--dit.num_probabilities=50", "--dit.reads_time=false"])
     assert config.dit == DiTConfig(num_probabilities=50, reads_time=False)
     assert parse(
-        TrainPPOConfig, "ppo.yaml", ["--dit.hidden_state_size=128", "--dit.reads_mask=false"]
+        TrainPPOConfig, "ppo.yaml", ["--dit.hidden_state_size=128", "--dit.reads_mask=false", "--filter.learn=false"]
     ).dit == DiTConfig(hidden_state_size=128, reads_mask=False)
 
 

@@ -377,7 +377,7 @@ def test_a_killed_run_resumes(
     ("flag", "named"),
     [
         ("--env.block_lengths=[3]", "block_length is 3"),
-        ("--env.block_lengths=[0]", "block_length is 0"),
+        ("--env.block_lengths=[0]", "block_lengths holds 0"),
         ("--env.tasks=[juggle]", "'juggle'"),
         ("--env.reward=bonus", "reward is 'bonus'"),
         ("--env.alpha=-1", "alpha is -1"),
@@ -506,7 +506,7 @@ def test_one_seed_makes_one_run(tmp_path: Path, whole: tuple[Path, subprocess.Co
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--filter.folder=x"], "'x'"),
+        (["--filter.folder=x", "--policy.hidden_size=32"], "'x'"),
         (["--dit.hidden_size=16"], "set filter.learn to false"),
         (["--filter.reference=thresold:0.9"], "thresold"),
         (["--filter.problems=0"], "filter.problems"),

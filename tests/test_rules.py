@@ -128,7 +128,8 @@ def test_counts_are_whole(name: str, option: str) -> None:
 def test_unknown_options_list_what_there_is(name: str) -> None:
     allowed = ", ".join(DEFAULTS[name])
     for option in ("colour", "", "rule", "delimiter_ids", "model"):
-        with pytest.raises(ValueError, match=rf"^policy is .*: {name}'s option is '{option}': choose from {allowed}$"):
+        told = rf"(choose from {allowed}|did you mean ({'|'.join(DEFAULTS[name])})\?)"
+        with pytest.raises(ValueError, match=rf"^policy is .*: {name}'s option is '{option}': {told}$"):
             make_rule(f"{name}:{option}=1")
 
 

@@ -68,7 +68,7 @@ VARIANTS = sorted(
     {make_rule(name).name for name in RULES}
     | {make_rule(f"{name}:{cls.sweep[0]}").name for name, cls in RULES.items()}
     | {"low_confidence:3,schedule=cosine", "eb_sampler:0.5,order=margin", "rho_eos:0.9,start=1", "tccf:3,fine=2"}
-    | {"remdm:1,share=0.5", "info_gain:2,threshold=2,candidates=3", "freedave:16"}
+    | {"remdm:1,share=0.5", "info_gain:2,threshold=1,candidates=3", "freedave:16"}
 )
 
 

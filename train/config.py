@@ -126,7 +126,17 @@ def _read_file(config_class: Any, file: Path, by_default: bool = False) -> dict[
     if is_model_file(root):
         root = translate(root, flags_of(config_class), str(file))
     _gather(config_class, root, "", str(file), by_default, found)
+    required = {path for path in flags_of(config_class) if not _is_in_optional_section(config_class, path)}
+    if required <= found.keys():
+        # Written by a run: it says everything, and so of nothing that it is to play a role.
+        return {path: replace(one, by_default=True) for path, one in found.items()}
     return found
+
+
+def _is_in_optional_section(config_class: Any, path: str) -> bool:
+    return any(
+        path.startswith(f"{name}.") and without_null(kind)[1] for name, kind in _sections_of(config_class).items()
+    )
 
 
 def _gather(

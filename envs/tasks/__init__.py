@@ -106,7 +106,7 @@ def make_task(text: str) -> Task:
     name, _, rest = text.partition(":")
     build = TASKS.get(name) or PROSE.get(name) or BENCHMARKS.get(name)
     if build is None:
-        raise ValueError(f"task is {name!r}: {hint(name, (SUITE, *TASKS, *BENCHMARKS))}")
+        raise ValueError(f"task is {name!r}: {hint(name, [*SUITES, *TASKS, *PROSE, *BENCHMARKS])}")
     options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
     values: dict[str, Any] = {}
     for place, part in enumerate(rest.split(",") if rest else []):

@@ -14,6 +14,7 @@ from policies import RULES as ALL_RULES
 from train.experiments.base import (
     FROM_SCRATCH,
     QUICK_DIAL,
+    QUICK_TRAINING,
     SEEDS,
     Experiment,
     Step,
@@ -83,7 +84,7 @@ class Dial(Experiment):
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
         single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
         fixed = [
-            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK_DIAL)
+            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK_TRAINING)
             for a in ALPHAS
             for s in SEEDS
         ]
