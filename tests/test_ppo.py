@@ -312,7 +312,7 @@ def test_a_run_started_over_is_evaluated_again(
         (ValueError("alpha is -1"), 2, "error: alpha is -1"),
         (FileNotFoundError("model is 'x'"), 2, "error: model is 'x'"),
         (DenoiserError("the dLLM returned NaN"), 1, "error: the dLLM returned NaN"),
-        (KeyboardInterrupt(), 130, "error: interrupted; what was finished is saved"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
     ],
 )
 def test_exit_status(

@@ -259,7 +259,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_under_its_id(resumed: Path) -> None:
-    files = sorted(resumed.glob("wandb/offline-run-*/run-*.wandb"))
+    places = ("wandb/before_resuming/offline-run-*", "wandb/offline-run-*")
+    files = [file for place in places for file in resumed.glob(f"{place}/run-*.wandb")]
     runs = [json.loads(inspect_file(file, "--summary")) for file in files]
     run_id = (resumed / "wandb_id.txt").read_text().strip()
     assert [(run["run_id"], run["state"]) for run in runs] == [(run_id, "failed"), (run_id, "finished")]

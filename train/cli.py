@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from envs.beliefs import DenoiserError
 from envs.tasks.scoring import ScoringError
+from train import parallel
 from train.config import parse
+from train.interrupt import Interrupted, raised
 from train.run_folder import UserError
 
 ConfigT = TypeVar("ConfigT")
@@ -24,7 +27,8 @@ def run(
 ) -> None:
     """Parse the command line and call `main`.
 
-    Exit status 2 for what the user can put right, 1 for a failure of the dLLM or the machine, 130 when interrupted.
+    Exit status 2 for what the user can put right, 1 for a failure of the dLLM or the machine; when
+    interrupted 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP).
 
     Args:
         main: what the command does.
@@ -37,15 +41,20 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        main(parse(config_class, default_file, positional=positional))
+        with raised():
+            main(parse(config_class, default_file, positional=positional))
     except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error, 2))
     except (DenoiserError, ScoringError, OSError) as error:
         sys.exit(_complain(error, 1))
+    except Interrupted as stop:
+        sys.exit(_complain(stop, stop.status) if parallel.is_main() else stop.status)
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted; what was finished is saved", 130))
+        sys.exit(_complain("interrupted", 130))
 
 
 def _complain(message: object, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    # After SIGHUP there may be nowhere to write.
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
     return status

@@ -27,14 +27,14 @@ from train.comparison.report import find, is_rival, is_rule_of, is_shown
 from train.comparison.runs import Line, Run, collect_lines, read_runs
 from train.comparison.sections import AGAINST, letter, sections_of
 from train.comparison.wandb_runs import logged_policies
-from train.config import to_plain, to_yaml
+from train.config import to_plain
 from train.config_values import PathText
 from train.escaping import for_markdown, for_terminal
 from train.measures import Gain, find_rival, gain
 from train.plot import DARK, Arrow, plot_curves, plot_pareto, plot_tasks, styles_of
 from train.records import Key, Outcomes, Record, mean_interval
 from train.run_folder import open_run, write_atomic, write_json
-from train.tracking import Mode, Tracker, WandbConfig, chosen_mode
+from train.tracking import Mode, Tracker, WandbConfig, check_start, chosen_mode
 
 DEFAULT_MODE: Mode = "disabled"
 """Of W&B: a comparison is a report first."""
@@ -329,8 +329,18 @@ def main(config: CompareConfig) -> dict[str, Any]:
     Returns:
         What ``report.json`` holds.
     """
+    check_start(config.wandb, DEFAULT_MODE)
     runs = read_runs(config.runs)
-    open_run(config.out, to_yaml(config), resume=False)
+    with open_run(config.out, config, resume=None):
+        return write_comparison(config, runs)
+
+
+def write_comparison(config: CompareConfig, runs: Sequence[Run]) -> dict[str, Any]:
+    """Compare runs, and write and print what is found.
+
+    Returns:
+        What ``report.json`` holds.
+    """
     lines = collect_lines(runs)
     found = find(runs, lines, config.rules, config.reference_accuracy)
     title = (

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -29,8 +29,10 @@ from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
-from train.config import to_plain, to_yaml
+from train import parallel
+from train.config import to_plain
 from train.config_values import PathText
+from train.evaluated import Asked, digest, read_asked, update
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
@@ -47,8 +49,8 @@ from train.records import (
     write_outcomes,
 )
 from train.rule_list import print_rules
-from train.run_folder import open_run, write_json
-from train.tracking import Tracker, WandbConfig
+from train.run_folder import has_result, open_run, write_json
+from train.tracking import Tracker, WandbConfig, check_start
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
@@ -58,6 +60,9 @@ SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temp
 
 SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
+
+ADDED = ("policy", "block_length", "batch_size", "per_task")
+"""Settings in which an evaluation may differ from the one that it is added to: the answers are the same."""
 
 MANY = 16
 """Jobs from which on several processes are worth their start."""
@@ -79,9 +84,9 @@ class EvaluateConfig:
     FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
     every rule, list prints a table of them."""
     out: Path = Path("runs/evaluate")
-    """The run's folder; it must be new or empty."""
+    """The run's folder; to an evaluation with the same settings, other policies and block lengths are added."""
     resume: bool = False
-    """Go on where a killed evaluation of this folder stopped."""
+    """Go on where a killed evaluation of this folder stopped; the folder must hold one."""
     tasks: list[str] = field(default_factory=lambda: [SUITE])
     """Tasks as name or name:option=value,... such as gsm8k:data=FOLDER; or suite. --task names one."""
     split: Split = "test"
@@ -421,6 +426,11 @@ def episodes_of(config: EvaluateConfig) -> int:
     return config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100)
 
 
+def suffix_of(config: EvaluateConfig) -> str:
+    """Return what the records' names end in beyond that of the job."""
+    return "+eotp" if config.end_of_text_prediction else ""
+
+
 def problems_of(config: EvaluateConfig) -> list[Problem]:
     """Return the problems that every policy is evaluated on, at each block length."""
     return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
@@ -478,7 +488,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         All records, in the order of the jobs.
     """
     records = read_records(file) if file.is_file() else []
-    suffix = "+eotp" if config.end_of_text_prediction else ""
+    suffix = suffix_of(config)
     done = {key_of(record) for record in records if record["task"] == "all"}
     outcomes = {key: entry for key, entry in read_outcomes(file).items() if key in done}
     planned: dict[Key, Job] = {(job.name + suffix, job.decision, job.block_length): job for job in jobs}
@@ -505,12 +515,10 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
                 bar.set_postfix_str(job.name, refresh=False)
                 add(run_job(config, job, bar.update))
         elif waiting:
-            # Spawned, not forked: torch's threads do not survive a fork.
-            spawn = get_context("spawn")
-            numbers = spawn.SimpleQueue()
+            numbers = get_context("spawn").SimpleQueue()
             for number in range(workers):
                 numbers.put(number)
-            with ProcessPoolExecutor(workers, spawn, start_worker, (config.model.device, numbers)) as pool:
+            with parallel.worker_pool(workers, start_worker, (config.model.device, numbers)) as pool:
                 for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
                     add(future.result())
                     bar.update(problems)
@@ -552,23 +560,57 @@ def main(config: EvaluateConfig) -> list[Record]:
         check_block(denoiser, block)
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
-    settings = {**to_plain(config), "resume": False}
-    open_run(config.out, to_yaml(settings), config.resume)
-    tracker = Tracker(config.wandb, config.out, settings, "evaluate", "disabled")
-    try:
+    check_start(config.wandb, "disabled")
+    before = read_asked(config.out) if has_result(config.out) else []
+    asked = add_jobs(before, jobs)
+    whole = replace(
+        config,
+        policy=list(dict.fromkeys(one.policy for one in asked)),
+        block_length=list(dict.fromkeys(one.block_length for one in asked)),
+        # Spelt out: what null means depends on the policies.
+        episodes=episodes_of(config),
+        resume=False,
+    )
+    file = config.out / "evaluation.json"
+    with open_run(config.out, whole, config.resume or bool(before), free=ADDED):
+        update(config.out, before, asked, suffix_of(config))
+        requested = {(job.policy, job.decision, job.block_length) for job in jobs}
+        known = {key_of(record) for record in read_records(file)} if file.is_file() else set()
+        # Of what was asked before, only what is there: whoever adds a rule hasn't asked for the rest of a killed sweep.
+        chosen = [one for one in asked if one.what in requested or one.named(suffix_of(config)) in known]
+        return evaluate_jobs(whole, [Job(one.policy, one.name, one.decision, one.block_length) for one in chosen])
+
+
+def add_jobs(before: Sequence[Asked], jobs: Sequence[Job]) -> list[Asked]:
+    """Return what an evaluation was and is asked for, each once, under the names that tell all of it apart."""
+    every: list[Asked | Job] = [*before, *jobs]
+    names = {(job.policy, job.decision): job.name for job in list_jobs([one.policy for one in every], [1])}
+    # A policy whose folder is gone keeps its records.
+    digests = {one.policy: one.digest for one in before}
+    for policy in {one.policy for one in every if is_folder(one.policy)}:
+        folder = Path(split_setting(policy)[0])
+        digests[policy] = digest(folder) if folder.is_dir() else digests[policy]
+    places = dict.fromkeys((one.policy, one.decision, one.block_length) for one in every)
+    return [Asked(text, names[text, how], how, block, digests.get(text, "")) for text, how, block in places]
+
+
+def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
+    """Evaluate, plot, print and log.
+
+    Returns:
+        The records of ``evaluation.json``.
+    """
+    with Tracker(config.wandb, config.out, to_plain(config), "evaluate", "disabled") as tracker:
         records = run_jobs(config, jobs, config.out / "evaluation.json")
         counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
         plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
+        print_table(records, title, config.per_task)
+        print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
         tracker.finish(records, config.out / "pareto.png")
-    except BaseException:
-        tracker.abandon()
-        raise
-    print_table(records, title, config.per_task)
-    print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
-    print(f"W&B         {tracker.place}")
+        print(f"W&B         {tracker.place}")
     return records
 
 

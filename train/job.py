@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from train.build import (
     share,
     stream_seed,
 )
-from train.config import parse, to_plain, to_yaml
+from train.config import parse, to_plain
 from train.evaluate import plan
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
@@ -46,7 +47,7 @@ from train.learning import learn
 from train.plot import plot_pareto
 from train.records import Record, print_table, read_outcomes
 from train.run_folder import UserError, open_run
-from train.tracking import Tracker
+from train.tracking import Tracker, check_start
 
 
 def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
@@ -62,15 +63,17 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     torch.set_num_threads(config.model.threads)
     settings = {**to_plain(config), "resume": False}
     own = share(config, algorithm.group_size or 1)
-    tracker = None
-    try:
+    check_start(config.wandb)
+    # Left in the opposite order: whatever still writes to the run's folder has ended when the folder is given up.
+    with ExitStack() as held:
+        tracker = None
         with parallel.process_group(own.model.device):
             check(own, algorithm)
             if parallel.is_main():
-                open_run(config.out, to_yaml(settings), config.resume)
+                held.enter_context(open_run(config.out, config, config.resume))
                 defaults = to_plain(parse(type(config), config.DEFAULTS, []))
                 stage("settings", *(changed(settings, defaults) or ["the defaults"]))
-                tracker = Tracker(config.wandb, config.out, settings, "train")
+                tracker = held.enter_context(Tracker(config.wandb, config.out, settings, "train"))
             own = with_filter(own)
             model = build(own, algorithm)
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
@@ -81,6 +84,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
                 # Records of an earlier end of this run are of another policy.
                 forget_policies(config.out / "evaluation.json")
             aside = start_rules(own) if parallel.is_main() else None
+            if aside is not None:
+                held.callback(aside.stop)
             learn(own, model, tracker)
         if tracker is None:
             return []
@@ -90,12 +95,9 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         records = evaluate_all(own)
         title = f"{config.model.name}, seed {config.seed}"
         plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
+        # Before W&B has the last word, which may be that it failed.
+        show(own, records, tracker.place)
         tracker.finish(records, config.out / "pareto.png", config.out / "policy")
-    except BaseException:
-        if tracker is not None:
-            tracker.abandon()
-        raise
-    show(own, records, tracker.place)
     return records
 
 

@@ -33,7 +33,7 @@ from envs.decoding import DecodingSettings
 from envs.tasks import SUITE, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from policies.block_filter import BlockFilter, BlockFilterConfig
-from train.config import to_plain, to_yaml
+from train.config import to_plain
 from train.evaluate import EvaluateConfig, plan, run_jobs
 from train.filters.fit import FitSettings, fit
 from train.filters.report import print_report, report
@@ -43,7 +43,7 @@ from train.plot import plot_pareto
 from train.ranges import check_count, check_range, check_seed
 from train.records import Record, print_table, read_outcomes
 from train.run_folder import open_run, versions, write_json
-from train.tracking import Tracker, WandbConfig
+from train.tracking import Tracker, WandbConfig, check_start
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,17 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
         What ``report.json`` holds.
     """
     torch.set_num_threads(1)
+    check_start(config.wandb)
     settings = {**to_plain(config), "resume": False}
-    open_run(config.out, to_yaml(settings), config.resume)
-    tracker = Tracker(config.wandb, config.out, settings, "train")
-    try:
+    with (
+        open_run(config.out, config, config.resume),
+        Tracker(config.wandb, config.out, settings, "train") as tracker,
+    ):
         found = learn(config)
         records = decode_all(config, list(found["filters"]))
-        tracker.finish(
-            records, config.out / "pareto.png", *(config.out / "filters" / name for name in found["filters"])
-        )
-    except BaseException:
-        tracker.abandon()
-        raise
-    print(f"W&B         {tracker.place}")
+        folders = [config.out / "filters" / name for name in found["filters"]]
+        tracker.finish(records, config.out / "pareto.png", *folders)
+        print(f"W&B         {tracker.place}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from train import parallel
 from train.build import checkpoint_file
 from train.finite import Diverged
+from train.interrupt import Interrupted, Stop, deferred
 from train.job_config import JobConfig
 from train.progress import progress
+from train.run_folder import write_atomic
 from train.tracking import MeanWriter, ProgressWriter, Tracker, TrackerWriter
 
 
@@ -25,12 +27,20 @@ class TrainingCallback(BaseCallback):
         file: the checkpoint, replaced atomically.
         every: updates between two checkpoints.
         total: environment steps of the whole run.
+        stop: whether to end before that.
+
+    Attributes:
+        updates: finished by this process, and learned from whole rollouts.
+        counted: environment steps that these updates, and those before a resume, have learned from.
+        is_updating: whether the weights may be between two updates.
     """
 
-    def __init__(self, file: Path, every: int, total: int) -> None:
+    def __init__(self, file: Path, every: int, total: int, stop: Stop) -> None:
         super().__init__()
-        self.file, self.every, self.total = file, every, total
-        self.updates = 0
+        self.file, self.every, self.total, self.stop = file, every, total, stop
+        self.updates = -1
+        self.counted = 0
+        self.is_updating = False
         self.finished = self.unscored = 0
 
     def _on_training_start(self) -> None:
@@ -41,7 +51,7 @@ class TrainingCallback(BaseCallback):
         for info in self.locals["infos"]:
             self.finished += "episode" in info
             self.unscored += "score_error" in info
-        return True
+        return not self.stop
 
     def _on_rollout_end(self) -> None:
         # What Stable-Baselines3 has counted are this process's own steps.
@@ -54,14 +64,16 @@ class TrainingCallback(BaseCallback):
         self.logger.record("rollout/unscored_rate", self.unscored / max(1, self.finished))
         self.bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
         self.bar.update(min(self.num_timesteps, self.total) - self.bar.n)
+        self.is_updating = True
 
     def _on_rollout_start(self) -> None:
         self.finished = self.unscored = 0
         # Called before each rollout, that is after each update but the last.
+        self.updates += 1
+        self.is_updating = False
+        self.counted = self.model.num_timesteps
         if self.updates and self.updates % self.every == 0:
             self.save()
-        self.updates += 1
-        self.counted = self.model.num_timesteps
 
     def _on_training_end(self) -> None:
         self.bar.close()
@@ -70,10 +82,26 @@ class TrainingCallback(BaseCallback):
         """Write the checkpoint whole or not at all."""
         if not parallel.is_main():
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name("partial.zip")
-        self.model.save(partial)
-        os.replace(partial, self.file)
+        # Through memory: of a full disk, torch says something else than that it is full.
+        content = io.BytesIO()
+        self.model.save(content)
+        write_atomic(self.file, content.getvalue())
+
+    def save_early(self) -> str:
+        """Write the state after the last update, in a rollout that won't be finished.
+
+        Returns:
+            What was saved, as a clause; empty if there was nothing to save that isn't saved already.
+        """
+        played = self.model.num_timesteps - self.counted
+        self.model.num_timesteps = self.counted
+        if self.updates <= 0:
+            return ""
+        self.save()
+        return (
+            f"saved after {self.counted:,} of {self.total:,} steps in {self.file}; the {played:,} steps played since, "
+            "too few for an update, are not"
+        )
 
 
 def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) -> None:
@@ -83,19 +111,31 @@ def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) 
         config: the job.
         model: the algorithm.
         tracker: where numbers go; None in processes beside the first.
+
+    Raises:
+        Interrupted: if a signal asked to end; what is saved is the state after the last update.
     """
+    writers: list[KVWriter] = []
+    if tracker is not None:
+        kept = ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps)
+        tracker.log_again(kept.rows)
+        writers = [kept, TrackerWriter(tracker)]
     remaining = config.total_timesteps - model.num_timesteps
     if remaining <= 0:
         return
-    writers: list[KVWriter] = []
-    if tracker is not None:
-        writers = [ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps), TrackerWriter(tracker)]
     model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
-    callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps)
-    try:
-        model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
-    except Diverged as error:
-        file = checkpoint_file(config)
-        kept = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
-        raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {kept}") from error
-    callback.save()
+    with deferred("stopping to save what was learned") as stop:
+        callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps, stop)
+        try:
+            model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+        except Diverged as error:
+            file = checkpoint_file(config)
+            kept = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
+            raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {kept}") from error
+        except RuntimeError:
+            # Another process of this training stopped first, and we have waited for it in vain.
+            if not stop or callback.is_updating or parallel.world_size() == 1:
+                raise
+        if stop.signum is not None and model.num_timesteps < config.total_timesteps:
+            raise Interrupted(stop.signum, callback.save_early())
+        callback.save()

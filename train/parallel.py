@@ -1,4 +1,6 @@
-"""Data-parallel training: ``torchrun --nproc-per-node 8 train/grpo.py`` runs one process a GPU.
+"""Several processes: data-parallel training, and pools of workers.
+
+``torchrun --nproc-per-node 8 train/grpo.py`` trains in one process a GPU.
 
 Each process has its share of the rows, plays episodes of its own, and takes the same optimiser steps as the others, on
 the mean of all gradients: so the weights stay equal without being sent. The first process also writes the run's folder.
@@ -8,14 +10,18 @@ Without torchrun there is one process, and nothing here does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from train.interrupt import follow_parent
 
 Gathered = TypeVar("Gathered")
 
@@ -118,3 +124,34 @@ def average_gradients_when_made(parameters: Iterable[nn.Parameter]) -> None:
 def _average(values: Tensor) -> None:
     dist.all_reduce(values)
     values /= world_size()
+
+
+@contextmanager
+def worker_pool(
+    workers: int, start: Callable[..., object] | None = None, arguments: Sequence[Any] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Start processes to hand work to; they end with this one, at once if the context is left by an exception.
+
+    Args:
+        workers: how many.
+        start: called first in each.
+        arguments: of `start`.
+    """
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (start, arguments))
+    try:
+        yield pool
+    except BaseException:
+        # Not waited for: what they are at may take minutes, and what is finished is written.
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+        raise
+    pool.shutdown()
+
+
+def _start_worker(start: Callable[..., object] | None, arguments: Sequence[Any]) -> None:
+    follow_parent()
+    if start is not None:
+        start(*arguments)

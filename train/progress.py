@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
 
+LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+"""A line of a log."""
+
+SECONDS = 30.0
+"""Between two lines of a log."""
+
+
+class ProgressLines(tqdm):  # type: ignore[type-arg]
+    """tqdm's bar for a file: whole lines instead of carriage returns, the first at once, the last when it is done."""
+
+    shown_at = -math.inf
+    shown_n: float = -1
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, unless the last one is too recent."""
+        now = time.monotonic()
+        if now - self.shown_at >= SECONDS:
+            self.shown_at, self.shown_n = now, self.n
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+
+    def clear(self, nolock: bool = False) -> None:
+        """Do nothing: what is in a file stays there."""
+
+    def close(self) -> None:
+        """Write the last line, if it says something new."""
+        if not self.disable and time.time() >= self.start_t + (self.delay or 0) and self.n != self.shown_n:
+            self.shown_at = -math.inf
+            self.display()
+        # Without a printer tqdm doesn't end the line that a bar would have left open.
+        self.sp = None
+        super().close()
+
 
 def progress(iterable: Any = None, **kwargs: Any) -> Any:
     """Return tqdm's bar of the same arguments, with rate and remaining time, drawn as often as suits where it goes."""
-    return tqdm(iterable, mininterval=0.5 if sys.stderr.isatty() else 30, **kwargs)
+    if sys.stderr.isatty():
+        return tqdm(iterable, mininterval=0.5, **kwargs)
+    about: dict[str, Any] = {"mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
+    return ProgressLines(iterable, bar_format=LINE, **about, **kwargs)

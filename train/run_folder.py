@@ -1,32 +1,68 @@
-"""A run's folder: refuse to overwrite, write whole files or none, remember how the run was made."""
+"""A run's folder: held by one process, never overwritten, written whole or not, and it remembers how it was made."""
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from train.config import ROOT
+import torch.distributed as dist
+import yaml
+
+from train.config import ROOT, to_plain, to_yaml
+from train.interrupt import Interrupted
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, who holds a folder is known by its process alone
+    fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "transformers", "gymnasium", "stable-baselines3", "numpy", "wandb", "unmasking-policies")
+
+LOCK = ".lock"
+"""The file that a process locks, and that says who it is, as long as it writes to the folder."""
+
+START = ("command.txt", "versions.json", "config.yaml", "policies.json", LOCK, "wandb", "wandb_id.txt")
+"""What a run's folder holds before there is a result."""
+
+MACHINE = ("workers", "device", "threads", "model.device", "model.threads")
+FREE = ("out", "resume", "dry_run", "wandb", "checkpoint_every", *MACHINE)
+"""Settings in which a resumed run may differ: where it runs and who is told, not what comes of it. (On other devices,
+or with more threads, sums of floats may differ in their last bits.)"""
+
+FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Failures to write that the user can put right."""
 
 
 class UserError(Exception):
     """Something the user can put right: entry points print it as one line and exit with status 2."""
 
 
-def write_atomic(file: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old one or the new one whole."""
+def write_atomic(file: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, file)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, file)
+    except OSError:
+        # On a full disk the part that was written only takes up room.
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(file: Path, data: Any) -> None:
@@ -34,30 +70,313 @@ def write_json(file: Path, data: Any) -> None:
     write_atomic(file, json.dumps(data, indent=1) + "\n")
 
 
-def open_run(folder: Path, config_yaml: str, resume: bool) -> None:
-    """Make a run's folder and record its configuration, command line and versions.
+# Opening.
+
+
+@contextmanager
+def open_run(folder: Path, config: Any, resume: bool | None = False, free: Collection[str] = ()) -> Iterator[None]:
+    """Hold a run's folder while it is written, and record configuration, command line and versions in it.
+
+    A start that leaves no result gives the folder back as it was, so that the next start finds it free. Where a run
+    ends early, the message says how to go on.
+
+    Args:
+        folder: the run's; made if it is missing.
+        config: the configuration, a dataclass or what `to_plain` made of one.
+        resume: whether to go on with the run that the folder holds; None where the program can't, and what it made
+            before a failure is of no use.
+        free: settings in which a resumed run may differ, beyond `FREE`.
 
     Raises:
-        UserError: if the folder is not empty and the run is not to be resumed, or it is to be and is empty, or
-            its configuration is another one.
+        UserError: if the folder is taken, doesn't hold the run to resume, or can't be written; also if its disk is full
+            later on.
     """
+    settings = to_plain(config) | ({} if resume is None else {"resume": False})
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out is {str(folder)!r}, which is a file: choose another --out")
-    used = folder.is_dir() and any(folder.iterdir())
-    if used and not resume:
-        raise UserError(f"out is {str(folder)!r}, which is not empty: pass --resume to go on, or another --out")
-    if resume:
-        if not (folder / "config.yaml").is_file():
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with _writing(folder, resume), held(folder):
+            before = _names(folder)
+            try:
+                _check(folder, settings, resume, free)
+                _record_start(folder, settings)
+                yield
+            except BaseException as error:
+                _leave(folder, error, before, resume)
+                raise
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _record_start(folder: Path, settings: Mapping[str, Any]) -> None:
+    if not has_result(folder):
+        write_atomic(folder / "command.txt", redact(command_line()) + "\n")
+        write_json(folder / "versions.json", versions())
+        for name in ("wandb_id.txt", "policies.json"):
+            # Of a start that left no result.
+            (folder / name).unlink(missing_ok=True)
+    # Last: a folder with a configuration is a run.
+    write_atomic(folder / "config.yaml", to_yaml(settings))
+
+
+def _leave(folder: Path, error: BaseException, before: Collection[str], resume: bool | None) -> None:
+    """Clear what a failed start has made, and say of an interrupted run what there is and how to go on."""
+    was_used = _has_result(before)
+    if not was_used and (resume is None or not has_result(folder)):
+        for name in _names(folder) - {LOCK} - (set(before) - set(START)):
+            place = folder / name
+            if place.is_dir():
+                # A folder of W&B that was there before is not ours.
+                if name not in before:
+                    shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+        if isinstance(error, Interrupted):
+            error.saved = error.saved or "there was nothing to save yet"
+    elif isinstance(error, Interrupted):
+        error.saved = error.saved or f"what was finished is in {folder}"
+        error.command = error.command or command_line("--resume")
+
+
+@contextmanager
+def _writing(folder: Path, resume: bool | None) -> Iterator[None]:
+    """Turn a full disk, and a folder that can't be written, into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        place = repr(str(error.filename2 or error.filename or folder))
+        again = command_line() if resume is None else command_line("--resume")
+        if error.errno in FULL:
+            raise UserError(f"{error.strerror} ({place}): make room, then go on with: {again}") from error
+        if error.errno in READ_ONLY:
+            raise UserError(f"{error.strerror} ({place}): make it writable, or choose another --out") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"out is {str(folder)!r}, which lies in a file: choose another --out") from error
+        raise
+
+
+def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
+    """Refuse a folder that is taken, or that doesn't hold the run to resume."""
+    has_run = (folder / "config.yaml").is_file()
+    other = f"choose another folder, as in --out {shlex.quote(str(_free_name(folder)))}"
+    if not has_result(folder):
+        if resume and not has_run:
             raise UserError(f"out is {str(folder)!r}, which holds no run to resume: leave out --resume")
-        if (folder / "config.yaml").read_text() != config_yaml:
+        return
+    if not has_run or resume is None:
+        raise UserError(f"out is {str(folder)!r}, which is not empty: {other}")
+    changed = differences(read_settings(folder), settings, (*FREE, *free))
+    if not changed:
+        if not resume:
+            again = command_line("--resume")
             raise UserError(
-                f"out is {str(folder)!r}, whose config.yaml differs from this configuration: resume with "
-                f"--config {folder / 'config.yaml'}, or choose another --out"
+                f"out is {str(folder)!r}, which is not empty: go on with the run that it holds by: {again}; or {other}"
             )
         return
-    write_atomic(folder / "config.yaml", config_yaml)
-    write_atomic(folder / "command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
-    write_json(folder / "versions.json", versions())
+    message = f"out is {str(folder)!r}, whose config.yaml differs from this configuration ({word(changed)})"
+    # A setting that this program doesn't have: it can't go on with that run whatever is said.
+    if any(now is MISSING for _, now in changed.values()):
+        raise UserError(f"{message}: {other}")
+    own = [*_launcher(), sys.argv[0], "--config", str(folder / "config.yaml"), "--out", str(folder), "--resume"]
+    raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
+
+
+def has_result(folder: Path) -> bool:
+    """Tell whether a folder holds anything beyond what a start leaves."""
+    return _has_result(_names(folder))
+
+
+def _names(folder: Path) -> set[str]:
+    return {place.name for place in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _has_result(names: Collection[str]) -> bool:
+    found = {name.removesuffix(".tmp") for name in names} - {LOCK}
+    # Without its command line, what is there is not of a start: a configuration of the user's own, for example.
+    return bool(found - set(START)) or bool(found and "command.txt" not in found)
+
+
+def _free_name(folder: Path) -> Path:
+    """Return a folder beside another, under the first number that is free."""
+    return next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
+
+
+def command_line(*more: str) -> str:
+    """Return how this program was started, as a shell takes it, with further flags unless they were given."""
+    return shlex.join([*_launcher(), *sys.argv, *(flag for flag in more if flag not in sys.argv)])
+
+
+def _launcher() -> list[str]:
+    if not dist.is_torchelastic_launched():
+        return [Path(sys.executable).name]
+    size, own = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    machines = ["--nnodes", str(size // own)] if size > own else []
+    return ["torchrun", *machines, "--nproc-per-node", str(own)]
+
+
+def redact(text: str) -> str:
+    """Return a text without passwords: what variables named as such hold, and what stands before the @ of an address.
+
+    >>> redact("git clone https://me:secret@host/x")
+    'git clone https://***@host/x'
+    """
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", name, re.IGNORECASE):
+            text = text.replace(value, "***")
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+# Comparing configurations.
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING = _Missing()
+"""In place of a setting that a configuration doesn't have."""
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of a configuration that another one has otherwise, as pairs by dotted name.
+
+    Settings that only the new one has are left out: the run is of a version that didn't have them.
+
+    >>> differences({"seed": 1, "env": {"alpha": 2.0, "tasks": []}}, {"seed": 1, "env": {"alpha": 3.0, "tasks": []}})
+    {'env.alpha': (2.0, 3.0)}
+
+    Args:
+        old: nested, as `to_plain` makes it.
+        new: likewise.
+        free: settings, or sections, to leave out.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, was in old.items():
+        if name in free:
+            continue
+        now = new.get(name, MISSING)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            prefix = f"{name}."
+            inner = [other.removeprefix(prefix) for other in free if other.startswith(prefix)]
+            found |= {prefix + key: pair for key, pair in differences(was, now, inner).items()}
+        elif was != now:
+            found[name] = was, now
+    return found
+
+
+def word(changed: Mapping[str, tuple[Any, Any]], most: int = 3) -> str:
+    """Write `differences` as a clause.
+
+    >>> word({"seed": (1, 2), "env.alpha": (8.0, 4.0)}, most=1)
+    'seed was 1, now 2, and 1 more'
+    """
+    shown = [f"{name} was {was!r}, now {now!r}" for name, (was, now) in list(changed.items())[:most]]
+    return ", ".join(shown) + (f", and {len(changed) - most} more" if len(changed) > most else "")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read a run's configuration.
+
+    Raises:
+        UserError: if it can't be read.
+    """
+    file = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{str(file)!r} can't be read ({reason}): choose another --out") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{str(file)!r} is no configuration: choose another --out")
+    return found
+
+
+# One writer.
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Lock a folder while it is written; a process that ends, however it does, leaves it unlocked.
+
+    The lock is advisory and the kernel's (flock), on NFS as far as that has one. Where there is none, the process
+    that the lock file names counts as long as it lives, and one of another machine until the file is deleted.
+
+    Raises:
+        UserError: naming who holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    descriptor = _lock(file)
+    try:
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "command": redact(command_line())}
+        about["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(about).encode() + b"\n", 0)
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(file: Path) -> int:
+    """Lock a file and return its descriptor."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _try_lock(descriptor, file):
+            os.close(descriptor)
+            holder = read_holder(file)
+            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            about = f" ({holder['command']}, started {holder['started']})" if holder else ""
+            raise UserError(
+                f"out is {str(file.parent)!r}, which {who} writes to{about}: wait for it, end it, or choose "
+                "another --out"
+            )
+        # Its last holder may have deleted the file after we opened it: then another process can lock a new one.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, file: Path) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    holder = read_holder(file)
+    return not holder or (holder["host"] == socket.gethostname() and not _is_alive(holder["pid"]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def read_holder(file: Path) -> dict[str, Any]:
+    """Return who wrote a lock file: ``pid``, ``host``, ``command``, ``started``; nothing if it says nothing whole."""
+    try:
+        found = json.loads(file.read_text())
+        return found if {"pid", "host", "command", "started"} <= set(found) and isinstance(found["pid"], int) else {}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+# How it was made.
 
 
 def versions() -> dict[str, str]:
@@ -74,14 +393,13 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """Return the repository's commit, with ``-dirty`` if files differ from it, or ``unknown``."""
+    return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"
+
+
+def git(*words: str) -> str:
+    """Return what a git command says of this repository; nothing if it fails, or there is neither."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
     return done.stdout.strip()

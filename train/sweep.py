@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from train.config import find_file, parse, to_yaml
+from train.config import find_file, parse
 from train.model_config import ModelConfig
 from train.ppo_config import TrainPPOConfig
 from train.ranges import check_count, check_seed
@@ -185,17 +186,31 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: if Optuna is not installed, or the file is no sweep.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'") from error
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'")
     sweep = read_sweep(find_file(str(config.file)))
     mode = chosen_mode(config.wandb, "disabled")
     if mode != "disabled" and "WANDB_RUN_ID" in os.environ:
         raise UserError("WANDB_RUN_ID is set: each trial is a run of its own, so unset it")
     group = config.wandb.group or os.environ.get("WANDB_RUN_GROUP") or config.out.resolve().name
     wandb = {**asdict(config.wandb), "mode": mode, "group": group}
-    open_run(config.out, to_yaml({**asdict(config), "resume": False, "trials": 0}), config.resume)
+    with open_run(config.out, config, config.resume, free=("trials",)):
+        return search(config, sweep, wandb)
+
+
+def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Run the trials that are missing, and evaluate the best.
+
+    Args:
+        config: of the search.
+        sweep: what to search.
+        wandb: fields of each trial's `WandbConfig`.
+
+    Returns:
+        One mapping a trial, as `main` returns it.
+    """
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = config.out / "trials.jsonl"
     done: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from stable_baselines3.common.logger import KVWriter
@@ -20,7 +23,7 @@ from stable_baselines3.common.logger import KVWriter
 from train import parallel
 from train.headline import headline, is_learned
 from train.records import Key, Outcomes, Record, read_outcomes
-from train.run_folder import UserError, write_atomic
+from train.run_folder import UserError, commit, git, redact, write_atomic
 
 STEP = "time/total_timesteps"
 """The metric that every other is plotted against: environment steps."""
@@ -30,6 +33,9 @@ Mode = Literal["offline", "online", "disabled"]
 
 PROJECT = "unmasking-policies"
 """Where runs go unless told otherwise."""
+
+LONGEST_NAME = 128
+"""Characters that W&B allows in the name of an artifact."""
 
 FILES = ("evaluation.json", "outcomes.json", "versions.json", "report.json")
 """Files of a run's folder that go along, so that `train.comparison.wandb_runs` can read the run back."""
@@ -73,8 +79,53 @@ def chosen_mode(config: WandbConfig, default: Mode = "offline") -> Mode:
     raise UserError(f"WANDB_MODE is {mode!r}: choose one of {', '.join(get_args(Mode))}")
 
 
+def check_start(config: WandbConfig, default: Mode = "offline") -> None:
+    """Refuse, before anything is begun, what W&B would refuse later: a setting, or no login where one is needed.
+
+    Raises:
+        UserError: in that case.
+    """
+    import wandb
+
+    mode = chosen_mode(config, default)
+    if mode == "disabled":
+        return
+    try:
+        wandb.Settings(
+            project=_project(config), entity=config.entity, run_group=config.group, run_tags=tuple(config.tags)
+        )
+        if mode == "online" and not wandb.login():
+            raise wandb.Error("no login")
+    except (wandb.Error, OSError, ValueError) as error:
+        raise _refusal(mode, error) from error
+
+
+def _project(config: WandbConfig) -> str:
+    return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's first line; of pydantic's, the one that says what is wrong."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[min(2, len(lines) - 1)] if "validation error" in lines[0] else lines[0]
+
+
+def _refusal(mode: Mode, error: BaseException) -> UserError:
+    return UserError(
+        f"wandb.mode is {mode!r}, but W&B can't start ({_reason(error)}): log in with `wandb login`, check the "
+        "wandb.* settings and the WANDB_* variables, or pass --wandb.mode offline or disabled"
+    )
+
+
 class Tracker:
     """One run on Weights & Biases; everything is a no-op when disabled.
+
+    A context: left by an exception, the run ends as failed, with what was logged. Once begun, W&B can't end a run: what
+    fails is a warning, and nothing more is sent.
+
+    The run's page has the console, the system's statistics and the commit besides. W&B's own files (logs, cache, copies
+    of artifacts) lie in the run's folder, unless ``WANDB_DIR``, ``WANDB_DATA_DIR`` and so on say otherwise; the copies
+    are found by their path, so an offline run is to be sent from where it was made.
 
     Args:
         config: the wandb section of the configuration.
@@ -84,7 +135,8 @@ class Tracker:
         default_mode: likewise.
 
     Raises:
-        UserError: if wandb can't start: no login, no network, a setting or a variable that it refuses.
+        UserError: if wandb can't start although a mode was asked for: no login, no network, a setting or a variable
+            that it refuses.
     """
 
     def __init__(
@@ -99,13 +151,17 @@ class Tracker:
 
         self._wandb = wandb
         self.folder = folder
+        self.failure = ""
+        self._is_closed = False
         mode = chosen_mode(config, default_mode)
         id_file = folder / "wandb_id.txt"
         made = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
         run_id = id_file.read_text().strip() if id_file.is_file() else made
-        try:
-            self.run = wandb.init(
-                project=config.project or os.environ.get("WANDB_PROJECT") or PROJECT,
+        self._borrowed = [] if mode == "disabled" else _keep_files_in(folder / "wandb")
+
+        def start(mode: Mode) -> Any:
+            return wandb.init(
+                project=_project(config),
                 entity=config.entity,  # wandb reads WANDB_ENTITY, WANDB_RUN_GROUP and WANDB_TAGS where these are None
                 group=config.group,
                 tags=config.tags or None,
@@ -116,14 +172,18 @@ class Tracker:
                 mode=mode,
                 id=run_id,
                 resume="allow" if mode == "online" else None,
-                settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+                settings=wandb.Settings(silent=True, console="wrap", **_git()),
             )
+
+        try:
+            self.run = start(mode)
         except (wandb.Error, OSError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise UserError(
-                f"wandb.mode is {mode!r}, but W&B can't start ({reason}): log in with `wandb login`, check the WANDB_* "
-                "variables, or pass --wandb.mode offline or disabled"
-            ) from error
+            if config.mode or os.environ.get("WANDB_MODE"):
+                self._give_back()
+                raise _refusal(mode, error) from error
+            # Nobody asked for it.
+            self._warn("starting", error)
+            self.run = start("disabled")
         if self.run.disabled:
             return
         write_atomic(id_file, run_id + "\n")
@@ -133,17 +193,44 @@ class Tracker:
         self.run.define_metric("rollout/score", step_metric=STEP, summary="last,max")
         self.run.define_metric("rollout/nfe", step_metric=STEP, summary="last,min")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._close(0 if error is None else 1)
+
     @property
     def place(self) -> str:
         """Where the run is, for people: its address, or how to send it."""
         if self.run.disabled:
-            return "disabled"
-        folder = Path(self.run.dir).parent
-        return f"offline; send it with: wandb sync {folder}" if self.run.offline else f"online, {self.run.url}"
+            return f"failed: {self.failure}" if self.failure else "disabled"
+        send = f"wandb sync {shlex.quote(str(Path(self.run.dir).parent))}"
+        place = f"offline; send it with: {send}" if self.run.offline else f"online, {self.run.url}"
+        return f"{place} (incomplete: {self.failure})" if self.failure else place
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Log numbers; they must hold `STEP`."""
-        self.run.log(dict(metrics))
+        self._try("logging", lambda: self.run.log(dict(metrics)))
+
+    def log_again(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log the rows of ``progress.csv`` that a resumed run keeps, where W&B's new run doesn't have them.
+
+        Offline each start writes a folder of its own, numbered from step 0; sent together they would overwrite each
+        other. So the last one holds the whole history, and those before it are moved to ``wandb/before_resuming``.
+        """
+        if self.run.disabled or self.run.resumed:
+            return
+        for row in rows:
+            self.log({name: float(value) for name, value in row.items() if value not in ("", None)})
+        self._try("putting the folders of earlier starts away", self._put_earlier_away)
+
+    def _put_earlier_away(self) -> None:
+        own = Path(self.run.dir).parent
+        for folder in own.parent.glob(f"*run-*-{self.run.id}"):
+            if folder != own:
+                place = own.parent / "before_resuming" / folder.name
+                place.parent.mkdir(exist_ok=True)
+                folder.rename(place)
 
     def finish(self, records: Sequence[Record], plot: Path, *policies: Path) -> None:
         """Log an evaluation, its plot and the exported policies, and close the run.
@@ -153,9 +240,11 @@ class Tracker:
             plot: a PNG file.
             *policies: folders that `policies.save` wrote.
         """
-        if self.run.disabled:
-            self.run.finish()
-            return
+        if not self.run.disabled:
+            self._try("logging the results", lambda: self._log_results(records, plot, policies))
+        self._close(0)
+
+    def _log_results(self, records: Sequence[Record], plot: Path, policies: Sequence[Path]) -> None:
         outcomes = read_outcomes(self.folder)
         # Some records have more to say than others.
         columns = list(dict.fromkeys(name for record in records for name in record))
@@ -171,12 +260,65 @@ class Tracker:
                 self.run.save(f"{self.run.dir}/{name}", base_path=self.run.dir, policy="now")
         for policy in policies:
             own = records if len(policies) == 1 else _without_others(records, policy.name)
-            self.run.log_artifact(policy_artifact(policy, own, outcomes), aliases=["latest", _allowed(self.run.name)])
-        self.run.finish()
+            aliases = ["latest", allowed_name(self.run.name)]
+            self.run.log_artifact(policy_artifact(policy, own, outcomes), aliases=aliases)
 
     def abandon(self) -> None:
         """Close the run after a failure; what was logged is kept."""
-        self.run.finish(exit_code=1)
+        self._close(1)
+
+    def _close(self, status: int) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            # Also after a failure: it may not have been the last word.
+            self.run.finish(exit_code=status)
+        except Exception as error:
+            self._warn("finishing", error)
+        self._give_back()
+
+    def _try(self, doing: str, act: Callable[[], object]) -> None:
+        """Do what W&B may fail at; W&B raises anything from `CommError` to `AssertionError`."""
+        if self.failure:
+            return
+        try:
+            act()
+        except Exception as error:
+            self._warn(doing, error)
+
+    def _warn(self, doing: str, error: Exception) -> None:
+        if not self.failure:
+            self.failure = _reason(error)
+            print(f"warning: W&B failed while {doing} ({self.failure}); the run goes on without it", file=sys.stderr)
+
+    def _give_back(self) -> None:
+        for name in self._borrowed:
+            os.environ.pop(name, None)
+        self._borrowed = []
+
+
+def _keep_files_in(folder: Path) -> list[str]:
+    """Point W&B's variables for its own files to a folder, as far as the user hasn't.
+
+    Returns:
+        The variables that were set.
+    """
+    places = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
+    # `wandb login --host` keeps the address of the user's server there.
+    if not os.path.isfile(os.path.expanduser("~/.config/wandb/settings")):
+        places["WANDB_CONFIG_DIR"] = "config"
+    chosen = {name: str((folder / place).resolve()) for name, place in places.items() if not os.environ.get(name)}
+    os.environ.update(chosen)
+    return list(chosen)
+
+
+def _git() -> dict[str, Any]:
+    """Return W&B's settings for git: commit and origin of this code, without what hasn't been committed."""
+    found = commit().removesuffix("-dirty")
+    if found == "unknown":
+        return {"disable_git": True}
+    return {"git_commit": git("rev-parse", "HEAD"), "git_remote_url": redact(git("config", "remote.origin.url"))}
 
 
 def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[Key, Outcomes]) -> Any:
@@ -194,7 +336,7 @@ def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[K
     trained = json.loads((policy / "config.json").read_text()).get("trained") or {}
     parts = ["policy", Path(str(trained.get("model", ""))).name, "" if policy.name == "policy" else policy.name]
     metadata = {"evaluation": headline(records, outcomes), "trained": trained}
-    artifact = wandb.Artifact(_allowed("-".join(part for part in parts if part)), type="policy", metadata=metadata)
+    artifact = wandb.Artifact(allowed_name("-".join(part for part in parts if part)), type="policy", metadata=metadata)
     for file in sorted(policy.iterdir()):
         artifact.add_file(str(file))
     return artifact
@@ -206,13 +348,21 @@ def _without_others(records: Sequence[Record], name: str) -> list[Record]:
     return [record for record in records if record not in others]
 
 
-def _allowed(name: str) -> str:
-    """Replace what W&B allows in no name or alias of an artifact.
+def allowed_name(name: str) -> str:
+    """Return a name that W&B allows for an artifact or an alias: ASCII letters, digits, ``_.-``, at most 128.
 
-    >>> _allowed("runs/a:b s0")
-    'runs_a_b_s0'
+    A name that has to be changed ends in a hash of what it was, so that different names stay different.
+
+    >>> allowed_name("policy-tiny")
+    'policy-tiny'
+    >>> allowed_name("policy-模型 v1")
+    'policy-___v1-b5a05dcd'
     """
-    return re.sub(r"[^\w.-]", "_", name)
+    allowed = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    if allowed == name and len(name) <= LONGEST_NAME:
+        return name
+    mark = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return allowed[: LONGEST_NAME - len(mark)] + mark
 
 
 class TrackerWriter(KVWriter):

@@ -12,12 +12,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from train.config import to_yaml
 from train.rule_list import print_rules
 from train.run_folder import UserError, open_run, write_atomic
 from train.watching.gif import draw_gif
 from train.watching.page import page
-from train.watching.show import WatchConfig, rehearse
+from train.watching.show import Show, WatchConfig, rehearse
 from train.watching.terminal import ansi_frames
 
 
@@ -38,7 +37,12 @@ def main(config: WatchConfig) -> None:
         for problem in range(config.problems):
             console.print(Text.from_ansi("\n".join(ansi_frames(show, problem)) + "\n"), soft_wrap=True)
         return
-    open_run(config.out, to_yaml(config), resume=False)
+    with open_run(config.out, config, resume=None):
+        write(config, show)
+
+
+def write(config: WatchConfig, show: Show) -> None:
+    """Write the page, or an animation a problem."""
     if config.format == "html":
         write_atomic(config.out / "watch.html", page(show))
         print(f"page        {config.out / 'watch.html'}")

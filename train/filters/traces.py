@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from envs.tasks import SUITE, Problem, Split, make_tasks
 from envs.tasks.scoring import Scorer
 from policies import UnmaskingPolicy, load, make_rule
 from policies.rules import Oracle
+from train import parallel
 from train.model_config import ModelConfig
 from train.progress import progress
 
@@ -140,7 +139,7 @@ def collect(config: TraceConfig, workers: int = 1) -> Traces:
     missing = [shard for shard in shards if not (config.folder / f"shard_{shard:05d}").is_dir()]
     if missing:
         with (
-            ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+            parallel.worker_pool(workers) as pool,
             progress(total=len(missing), desc=f"collecting {config.folder.name}", unit="shard") as bar,
         ):
             for future in [pool.submit(collect_shard, config, shard) for shard in missing]:

@@ -1,0 +1,168 @@
+"""Ending early: Ctrl-C, SIGTERM and SIGHUP (what a cluster sends first) all let a run save what it has.
+
+`raised` turns them into `Interrupted`, which unwinds like any exception; within `deferred` they wait for a place where
+the state is whole. A second Ctrl-C ends the process at once; files are written whole or not at all, so it harms none.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from types import FrameType
+
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a run to end."""
+
+ECHO = 1.0
+"""Seconds in which torchrun passes on a Ctrl-C that the terminal has sent to every process already."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end.
+
+    Args:
+        signum: the signal.
+        saved: a clause on what is saved; empty where whoever holds the run's folder is to say it.
+
+    Attributes:
+        signum: the signal.
+        saved: a clause on what is saved.
+        command: the command line that goes on from there; empty if there is nothing to go on with.
+    """
+
+    def __init__(self, signum: int, saved: str = "") -> None:
+        super().__init__(signum)
+        self.signum, self.saved, self.command = signal.Signals(signum), saved, ""
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells give a process ended by the signal."""
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        name = "Ctrl-C" if self.signum == signal.SIGINT else self.signum.name
+        parts = [f"interrupted by {name}", *([self.saved] if self.saved else [])]
+        return "; ".join(parts) + (f"; go on with: {self.command}" if self.command else "")
+
+
+class Stop:
+    """Whether, and by what, the run was asked to end."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Let each signal raise `Interrupted` where the program happens to be, as Ctrl-C raises KeyboardInterrupt."""
+
+    def on_first(signum: int) -> None:
+        raise Interrupted(signum)
+
+    with _handling(on_first):
+        yield
+
+
+@contextmanager
+def deferred(saving: str = "saving what was learned") -> Iterator[Stop]:
+    """Let the first signal set a mark only; look at it wherever the state is whole.
+
+    Args:
+        saving: what the program does about it, for the line that is shown at once.
+
+    Raises:
+        Interrupted: at the end, if a signal came that nothing else was raised for.
+    """
+    stop = Stop()
+
+    def on_first(signum: int) -> None:
+        stop.signum = signum
+        _say(f"\n{saving}; Ctrl-C once more ends it at once\n")
+
+    with _handling(on_first):
+        yield stop
+    if stop.signum is not None:
+        raise Interrupted(stop.signum)
+
+
+@contextmanager
+def _handling(on_first: Callable[[int], None]) -> Iterator[None]:
+    """Call a function at the first signal, and end at the second Ctrl-C; outside the main thread do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first: list[float] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not first:
+            first.append(time.monotonic())
+            on_first(signum)
+            return
+        is_echo = dist.is_torchelastic_launched() and time.monotonic() - first[0] < ECHO
+        # A cluster that repeats itself follows up with SIGKILL by itself.
+        if signum == signal.SIGINT and not is_echo:
+            end_now(signum)
+
+    # What nohup, or a shell's background job, has told us to ignore stays ignored.
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    heard = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
+    for signum in heard:
+        signal.signal(signum, handle)
+    try:
+        yield
+    finally:
+        for signum in heard:
+            signal.signal(signum, before[signum])
+
+
+def end_now(signum: int) -> None:
+    """End this process and those it started as the signal would have without any handler."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+
+
+def follow_parent() -> None:
+    """Leave signals from the terminal to the parent process, and end when it does, however it does.
+
+    For worker processes that `multiprocessing` has started.
+    """
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _say(text: str) -> None:
+    """Write to standard error at once; where the terminal is gone, lose what is written there from now on."""
+    if os.environ.get("RANK", "0") != "0" and dist.is_torchelastic_launched():
+        return
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        # After SIGHUP: any later write to the terminal would be an error on the way to the checkpoint.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None and stream.isatty():
+                os.dup2(nowhere, stream.fileno())
+        os.dup2(nowhere, 2)
