@@ -120,6 +120,7 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         policy=[*places, *config.evaluation.rules],
         model=config.model,
         tasks=config.env.tasks,
+        split=config.evaluation.split,
         episodes=config.evaluation.episodes,
         buffer_length=config.env.buffer_length,
         block_length=evaluated_blocks(config),

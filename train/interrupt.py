@@ -135,6 +135,17 @@ def end_now(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
+@contextmanager
+def sheltered() -> Iterator[None]:
+    """Let a terminal's Ctrl-C not reach the processes that are started within, not even while they still import."""
+    # What is blocked where a process is started is blocked in it; here, it comes as soon as that is done.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def follow_parent() -> None:
     """Leave signals from the terminal to the parent process, and end when it does, however it does.
 

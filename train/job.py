@@ -22,7 +22,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from envs.decoding import check_block
-from envs.tasks import make_tasks, need_splits
+from envs.tasks import Split, make_tasks, need_splits
 from policies.actor_critic import UnmaskingActorCritic
 from train import parallel
 from train.aside import Aside
@@ -120,9 +120,9 @@ def check(config: JobConfig, algorithm: Algorithm) -> None:
         check_block(denoiser, block)
     # Calibration of a dial, and a filter's early stop, need validation problems.
     needs_validation = bool(config.env.alpha_range) or config.filter.is_learned
-    need_splits(
-        make_tasks(config.env.tasks), ("train", "test", "validation") if needs_validation else ("train", "test")
-    )
+    splits: tuple[Split, ...] = ("train", config.evaluation.split)
+    splits += ("validation",) if needs_validation else ()
+    need_splits(make_tasks(config.env.tasks), splits)
 
 
 def with_filter(config: JobConfig) -> JobConfig:
@@ -207,8 +207,9 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
         records: of the evaluation.
         place: of the W&B run.
     """
-    out = config.out
-    print_table(records, f"{config.evaluation.episodes} held-out problems a task")
+    out, split = config.out, config.evaluation.split
+    kind = "held-out" if split == "test" else split
+    print_table(records, f"{config.evaluation.episodes} {kind} problems a task")
     stage("policy", str(out / "policy"))
     stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
     stage("settings", str(out / "config.yaml"))

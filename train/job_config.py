@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from envs.decoding import DecodingSettings
 from envs.names import hint
 from envs.reward import get_reward
-from envs.tasks import BENCHMARKS, SUITE, TASKS
+from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
 from policies import NetworkConfig, make_rule
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
@@ -105,7 +105,7 @@ class FilterSection:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The evaluation at the end, on held-out problems."""
+    """The evaluation at the end."""
 
     episodes: int = 100
     """Problems a task."""
@@ -117,6 +117,8 @@ class EvaluationConfig:
     """Evaluate the rules in a process of its own during the training; for a dLLM on a CPU with a core to spare."""
     block_lengths: list[int] = field(default_factory=list)
     """Block lengths to evaluate at; an empty list is those trained with."""
+    split: Split = "test"
+    """Problems to use: test is held out for this; validation is for what is still to choose, as a sweep does."""
 
     def __post_init__(self) -> None:
         check_count(self, "episodes", "calibration_episodes", "block_lengths")

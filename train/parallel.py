@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.interrupt import follow_parent
+from train.interrupt import follow_parent, sheltered
 
 Gathered = TypeVar("Gathered")
 
@@ -138,7 +138,7 @@ def worker_pool(
         arguments: of `start`.
     """
     # Spawned, not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (start, arguments))
+    pool = _WorkerPool(workers, get_context("spawn"), _start_worker, (start, arguments))
     try:
         yield pool
     except BaseException:
@@ -149,6 +149,14 @@ def worker_pool(
             process.kill()
         raise
     pool.shutdown()
+
+
+class _WorkerPool(ProcessPoolExecutor):
+    """Starts processes that a Ctrl-C in the terminal doesn't reach, not even while they still import."""
+
+    def submit(self, fn: Callable[..., Gathered], /, *args: Any, **kwargs: Any) -> Future[Gathered]:
+        with sheltered():
+            return super().submit(fn, *args, **kwargs)
 
 
 def _start_worker(start: Callable[..., object] | None, arguments: Sequence[Any]) -> None:

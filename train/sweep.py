@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from train.config import find_file, parse
+from train.evaluate import plan, run_jobs
+from train.finish import evaluation_of
 from train.model_config import ModelConfig
+from train.plot import plot_pareto
 from train.ppo_config import TrainPPOConfig
 from train.ranges import check_count, check_seed
+from train.records import Record, print_table
 from train.run_folder import UserError, open_run, write_atomic, write_json
 from train.tracking import WandbConfig, chosen_mode
 
@@ -159,9 +163,11 @@ def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mappi
     """
     progress = folder / "progress.csv"
     given = {**values, **{f"wandb.{name}": value for name, value in wandb.items() if value}, "out": str(folder)}
-    words = [f"--{n}={value if isinstance(value, str) else json.dumps(value)}" for n, value in given.items()]
+    words = _flags(given)
     resume = ["--resume"] if (folder / "config.yaml").is_file() else []
     config = parse(TrainPPOConfig, "ppo.yaml", [*words, *resume])
+    # Held-out problems are for the best trial alone, and what a rule does to them is the same after every trial.
+    config = replace(config, evaluation=replace(config.evaluation, rules=[], split="validation"))
     train: Callable[[TrainPPOConfig], Any] = importlib.import_module("train.ppo").train
     train(config)
     return last_value(progress, metric)
@@ -175,6 +181,28 @@ def model_settings(config: SweepConfig) -> dict[str, Any]:
         if getattr(config, name) is not None:
             found[f"env.{name}"] = getattr(config, name)
     return found
+
+
+def evaluate_best(folder: Path, number: int, values: Mapping[str, Any]) -> list[Record]:
+    """Evaluate a trial's policy once on held-out problems, against the rules that its configuration names.
+
+    Args:
+        folder: of the sweep; the results go to ``best_trial_N``.
+        number: of the trial.
+        values: by the entry point's flags.
+    """
+    config = parse(TrainPPOConfig, "ppo.yaml", [*_flags(values), f"--out={folder / f'trial_{number}'}"])
+    about = evaluation_of(config, str(config.out / "policy"))
+    file = folder / f"best_trial_{number}" / "evaluation.json"
+    records = run_jobs(about, plan(about.policy, about.block_length), file)
+    plot_pareto(records, file.with_name("pareto.png"), f"{config.model.name}, trial {number}")
+    print_table(records, f"trial {number}, {config.evaluation.episodes} held-out problems a task")
+    print(f"evaluation  {file}\nplot        {file.with_name('pareto.png')}")
+    return records
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
 
 
 def main(config: SweepConfig) -> list[dict[str, Any]]:
@@ -238,6 +266,7 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
     best = (max if sweep.is_maximized else min)(done, key=lambda entry: float(entry["result"]))
     write_json(config.out / "best.json", best)
     print_trials(sweep, done)
+    evaluate_best(config.out, best["number"], best["values"])
     print(f"best        trial {best['number']}, {sweep.metric} {best['result']:.4f}\ntrials      {file}")
     return done
 

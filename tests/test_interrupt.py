@@ -1,0 +1,211 @@
+"""Ctrl-C, SIGTERM and SIGHUP: what is saved, what is said, and that nothing is left running."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import PPO
+
+from train.config import ROOT
+from train.interrupt import Interrupted, deferred, raised
+from train.tracking import STEP
+
+UPDATE = 64
+FLAGS = [
+    "--model.name=toy",
+    "--env.num_envs=8",
+    "--env.buffer_length=8",
+    "--env.tasks=[copy]",
+    "--policy.hidden_size=8",
+    "--policy.feedforward_size=8",
+    "--ppo.n_steps=8",
+    "--ppo.batch_size=32",
+    "--evaluation.episodes=2",
+    "--evaluation.rules=[]",
+    "--wandb.mode=disabled",
+    "--checkpoint_every=1000",
+]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def wait_for(found: Callable[[], object], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        list(words),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def steps_of(folder: Path) -> list[int]:
+    file = folder / "progress.csv"
+    return [int(row[STEP]) for row in csv.DictReader(file.read_text().splitlines())] if file.is_file() else []
+
+
+def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "my run"
+    program = str(ROOT / "train" / "ppo.py")
+    with started("python", program, f"--out={out}", *FLAGS, f"--total_timesteps={2000 * UPDATE}") as process:
+        wait_for(lambda: len(steps_of(out)) >= 3)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, shown = process.communicate()
+    assert time.monotonic() - began < 10  # some tenths of a second on an idle machine
+    assert process.returncode == 143
+    said = re.search(
+        r"error: interrupted by SIGTERM; saved after ([\d,]+) of 128,000 steps in (.*); the \d+ steps played since, "
+        r"too few for an update, are not; go on with: (.*)\n",
+        shown,
+    )
+    assert said, shown
+    saved = int(said[1].replace(",", ""))
+    checkpoint = PPO.load(said[2])
+    assert checkpoint.num_timesteps == saved
+    assert saved in (steps_of(out)[-1], steps_of(out)[-1] - UPDATE)
+    with started(*shlex.split(said[3])) as process:
+        wait_for(lambda: steps_of(out)[-1] > saved + UPDATE)
+        process.send_signal(signal.SIGHUP)
+        _, shown = process.communicate()
+    assert process.returncode == 129
+    assert "error: interrupted by SIGHUP; saved after" in shown
+    steps = steps_of(out)
+    assert steps == [UPDATE * (i + 1) for i in range(len(steps))]
+
+
+def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("python", str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, "--ppo.n_steps=100000")
+    with started(*words, "--total_timesteps=10000000") as process:
+        wait_for((out / "versions.json").is_file)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate()
+    assert shown.splitlines()[-1] == "error: interrupted by Ctrl-C; there was nothing to save yet"
+    assert not out.exists()
+
+
+def test_processes_that_train_together_end_together(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--nproc-per-node=2", str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS]
+    with started("torchrun", *flags, f"--total_timesteps={2000 * UPDATE}") as process:
+        wait_for(lambda: len(steps_of(out)) >= 2)
+        process.send_signal(signal.SIGTERM)
+        _, shown = process.communicate()
+    assert shown.count("error: interrupted by") == 1, shown
+    assert "go on with: torchrun --nproc-per-node 2" in shown
+    assert PPO.load(out / "checkpoints" / "latest.zip").num_timesteps >= 2 * UPDATE
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) -> None:
+    """However it ends; a terminal's Ctrl-C reaches the workers too."""
+    words = [str(ROOT / "train" / "evaluate.py"), "--model=toy", "--task=copy", "--buffer_length=8"]
+    words += ["--episodes=100000", "--workers=2", f"--out={tmp_path / 'run'}", "--policy=low_confidence:1"]
+    with started("python", *words, "--policy=random:1") as process:
+        wait_for(lambda: len(children(process.pid)) >= 3)  # two workers, and the tracker of their semaphores
+        time.sleep(5)
+        workers = children(process.pid)
+        if signum == signal.SIGINT:
+            os.killpg(process.pid, signum)
+        else:
+            process.kill()
+        _, shown = process.communicate(timeout=60)
+        wait_for(lambda: not any(is_running(pid) for pid in workers), 20)
+    assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGKILL)
+    if signum == signal.SIGINT:
+        assert "Traceback" not in shown
+        assert shown.splitlines()[-1].startswith("error: interrupted by Ctrl-C; ")
+
+
+def signal_self(*signals: signal.Signals) -> None:
+    for signum in signals:
+        os.kill(os.getpid(), signum)
+
+
+def test_deferred_signals_wait_and_are_not_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    reached = False
+
+    def work() -> None:
+        nonlocal reached
+        with deferred("saving") as stop:
+            assert not stop
+            signal_self(signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+            assert stop.signum == signal.SIGTERM
+            reached = True
+
+    with pytest.raises(Interrupted) as caught:
+        work()
+    assert (reached, caught.value.status, str(caught.value)) == (True, 143, "interrupted by SIGTERM")
+    assert capfd.readouterr().err == "\nsaving; Ctrl-C once more ends it at once\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_elsewhere_they_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        with raised():
+            signal_self(signal.SIGHUP)
+
+    with pytest.raises(Interrupted, match="interrupted by SIGHUP"):
+        work()
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with deferred() as stop:
+            signal_self(signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    code = "import time\nfrom train.interrupt import deferred\nwith deferred():\n print('ready', flush=True)\n"
+    code += " while True: time.sleep(0.01)"
+    with started(sys.executable, "-c", code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
