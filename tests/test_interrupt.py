@@ -35,6 +35,7 @@ FLAGS = [
     "--evaluation.rules=[]",
     "--wandb.mode=disabled",
     "--checkpoint_every=1000",
+    "--filter.learn=false",
 ]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
@@ -46,6 +47,12 @@ def wait_for(found: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+def _hear() -> None:
+    """A shell's background job, as tests may be, ignores Ctrl-C and hands that on."""
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 @contextmanager
 def started(*words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -55,6 +62,7 @@ def started(*words: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_hear,
     )
     try:
         yield process

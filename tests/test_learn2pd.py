@@ -279,7 +279,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
 def test_the_whole_job_on_the_toy_and_its_resumption(
     tmp_path: Path, toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("train.filters.traces.ProcessPoolExecutor", InThreads)
+    monkeypatch.setattr("train.parallel.worker_pool", InThreads)
     out = tmp_path / "run"
     config = Learn2PDConfig(
         out=out,

@@ -135,6 +135,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return objective(values)
 
     monkeypatch.setattr(train.sweep, "run_trial", run)
+    monkeypatch.setattr(train.sweep, "evaluate_best", lambda *_: [])
     return folders
 
 
@@ -188,6 +189,7 @@ def test_trials_are_runs_of_one_group(tmp_path: Path, file: Path, monkeypatch: p
         return 0.0
 
     monkeypatch.setattr(train.sweep, "run_trial", run)
+    monkeypatch.setattr(train.sweep, "evaluate_best", lambda *_: [])
     for name in ("WANDB_MODE", "WANDB_RUN_GROUP", "WANDB_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     config = SweepConfig(out=tmp_path / "lr_sweep", file=file, trials=1, wandb=WandbConfig(tags=["a"]))

@@ -46,7 +46,7 @@ class Fickle(ToyDenoiser):
 class InThreads(ThreadPoolExecutor):
     """Instead of processes, whose start takes seconds; like them, it leaves this process's random numbers alone."""
 
-    def __init__(self, workers: int, mp_context: Any) -> None:
+    def __init__(self, workers: int) -> None:
         super().__init__(1)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -63,7 +63,7 @@ def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
     denoiser = Fickle()
     monkeypatch.setattr("train.model_config.load_denoiser", lambda *args, **options: denoiser)
     monkeypatch.setattr(traces_module, "SHARD", 5)
-    monkeypatch.setattr(traces_module, "ProcessPoolExecutor", InThreads)
+    monkeypatch.setattr("train.parallel.worker_pool", InThreads)
     return denoiser
 
 
@@ -197,7 +197,7 @@ def test_a_lost_shard_alone_is_collected_again(fickle: Fickle, tmp_path: Path) -
 
 def test_nothing_missing_starts_no_process(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traces = collect(about(tmp_path))
-    monkeypatch.setattr(traces_module, "ProcessPoolExecutor", None)
+    monkeypatch.setattr("train.parallel.worker_pool", None)
     assert len(collect(about(tmp_path))) == len(traces)
 
 

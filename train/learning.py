@@ -130,8 +130,8 @@ def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) 
             model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
         except Diverged as error:
             file = checkpoint_file(config)
-            kept = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
-            raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {kept}") from error
+            left = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
+            raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {left}") from error
         except RuntimeError:
             # Another process of this training stopped first, and we have waited for it in vain.
             if not stop or callback.is_updating or parallel.world_size() == 1:

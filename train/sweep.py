@@ -266,7 +266,7 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
     best = (max if sweep.is_maximized else min)(done, key=lambda entry: float(entry["result"]))
     write_json(config.out / "best.json", best)
     print_trials(sweep, done)
-    evaluate_best(config.out, best["number"], best["values"])
+    evaluate_best(config.out, best["number"], {**model_settings(config), **best["values"]})
     print(f"best        trial {best['number']}, {sweep.metric} {best['result']:.4f}\ntrials      {file}")
     return done
 
