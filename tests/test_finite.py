@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -31,6 +32,15 @@ from train.learning import learn
 from train.ppo import CommitBuffer
 from train.pretrain import PretrainConfig, pretrain
 from train.tracking import Tracker
+
+Section = TypeVar("Section")
+
+
+def endless(section: Section) -> Section:
+    """Return a copy whose learning rate is infinite, which no configuration can be given."""
+    changed = copy.copy(section)
+    object.__setattr__(changed, "learning_rate", math.inf)
+    return changed
 
 
 def sometimes(fault: str, every: int = 10) -> type[Copy]:
@@ -132,7 +142,7 @@ def test_ppo_stops_at_its_last_checkpoint(tmp_path: Path, toy: ToyDenoiser) -> N
     trained(replace(config, total_timesteps=64, checkpoint_every=1), toy)
     file = tmp_path / "checkpoints" / "latest.zip"
     kept = file.read_bytes()
-    worse = replace(config, ppo=replace(config.ppo, learning_rate=math.inf), total_timesteps=1024, checkpoint_every=1)
+    worse = replace(config, ppo=endless(config.ppo), total_timesteps=1024, checkpoint_every=1)
     with pytest.raises(Diverged, match=r"training stopped after 64 steps, as a \w+ is NaN or infinite: .*latest.zip"):
         trained(worse, toy)
     assert file.read_bytes() == kept
@@ -141,7 +151,7 @@ def test_ppo_stops_at_its_last_checkpoint(tmp_path: Path, toy: ToyDenoiser) -> N
 def test_ppo_says_that_there_is_no_checkpoint(tmp_path: Path, toy: ToyDenoiser) -> None:
     config = tiny(tmp_path, 0)
     with pytest.raises(Diverged, match="no checkpoint was written before"):
-        trained(replace(config, ppo=replace(config.ppo, learning_rate=math.inf)), toy)
+        trained(replace(config, ppo=endless(config.ppo)), toy)
 
 
 def test_grpo_stops(tmp_path: Path, toy: ToyDenoiser) -> None:
@@ -191,7 +201,7 @@ def test_filter_stops(rate: float, oracle: float) -> None:
 
 def test_pretraining_stops_at_what_was_saved(tmp_path: Path) -> None:
     small: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 4, "group_size": 4}
-    config = PretrainConfig(out=tmp_path, steps=2, learning_rate=math.inf, **small)
+    config = endless(PretrainConfig(out=tmp_path, steps=2, **small))
     with pytest.raises(Diverged, match=r"training stopped after step 0, as a weight is NaN or infinite: .*nothing"):
         pretrain(config)
     assert not (tmp_path / "state.pt").exists()
