@@ -434,4 +434,6 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}: torch can't use it here ({error}); try cpu") from error
+        # torch lists all its backends, a line each.
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device is {device!r}: torch can't use it here ({reason}); try cpu") from error

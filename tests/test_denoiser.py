@@ -224,3 +224,9 @@ def test_broken_folder(checkpoint: Path, tmp_path: Path, spoil: Callable[[Path],
     spoil(folder)
     with pytest.raises(ValueError, match="model is '"):
         load_denoiser(str(folder))
+
+
+def test_a_device_that_is_not_here_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"device is 'mps': torch can't use it here \(.*\); try cpu$") as caught:
+        load_denoiser("tiny", device="mps")
+    assert "\n" not in str(caught.value)

@@ -506,7 +506,7 @@ def test_one_seed_makes_one_run(tmp_path: Path, whole: tuple[Path, subprocess.Co
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--filter.folder=x", "--filter.role=feature"], "'x'"),
+        (["--filter.folder=x", "--filter.role=feature", "--filter.problems=1152"], "'x'"),
         (["--dit.hidden_size=16"], "set filter.learn to false"),
         (["--filter.reference=thresold:0.9"], "thresold"),
         (["--filter.problems=0"], "filter.problems"),
