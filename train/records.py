@@ -157,8 +157,9 @@ def pass_at(scores: Sequence[float], samples: int) -> dict[str, float]:
 
     Source: Chen et al., arXiv 2107.03374, Equation 1.
 
-    >>> pass_at([0.5, 0.0], 4)  # 2 of 4 right: two wrong ones are drawn together in 1 of 6 pairs
-    {'pass@1': 0.25, 'pass@2': 0.4166666666666667, 'pass@4': 0.5}
+    >>> found = pass_at([0.5, 0.0], 4)  # 2 of 4 right: two wrong ones are drawn together in 1 of 6 pairs
+    >>> {name: round(value, 4) for name, value in found.items()}
+    {'pass@1': 0.25, 'pass@2': 0.4167, 'pass@4': 0.5}
     """
     found = {}
     for k in (2**power for power in range(samples.bit_length())):
