@@ -356,7 +356,7 @@ def allowed_name(name: str) -> str:
     >>> allowed_name("policy-tiny")
     'policy-tiny'
     >>> allowed_name("policy-模型 v1")
-    'policy-___v1-b5a05dcd'
+    'policy-___v1-21432367'
     """
     allowed = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     if allowed == name and len(name) <= LONGEST_NAME:
