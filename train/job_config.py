@@ -78,13 +78,13 @@ class EnvConfig:
 class FilterSection:
     """A Learn2PD filter to build on."""
 
-    learn: bool = False
-    """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
     folder: PathText | None = None
     """Folder of a filter that train/learn2pd.py exported."""
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""
+    learn: bool = False
+    """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
     problems: int = 1152
     """Training problems to learn it from."""
     reference: str = "threshold:0.98"
