@@ -214,6 +214,40 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_policies_are_added_to_an_evaluation(tmp_path: Path) -> None:
+    """The second command of a first session: other policies, the same folder."""
+    one, other = (saved_policy(tmp_path / run / "policy") for run in ("fast", "slow"))
+    about: dict[str, Any] = {"model": ModelConfig("toy"), "tasks": ["copy"], "episodes": 3, "buffer_length": 8}
+    about |= {"out": tmp_path / "evaluation"}
+    main(EvaluateConfig(policy=["threshold:0", one], **about))
+    file = tmp_path / "evaluation" / "evaluation.json"
+    marked = [{**r, "accuracy": 0.123} for r in json.loads(file.read_text())]
+    file.write_text(json.dumps(marked))
+    main(EvaluateConfig(policy=["random:1", other], block_length=[8, 4], **about))
+    added = main(EvaluateConfig(policy=["threshold:0"], **about))
+    suite = [
+        (r["policy"], r["decision"], r["block_length"], r["accuracy"] == 0.123) for r in added if r["task"] == "all"
+    ]
+    decisions = ("sample", "deterministic")
+    # What was there is not decoded again, and has the name that tells it from what came later.
+    assert sorted(suite) == sorted(
+        [
+            ("threshold:0", "deterministic", 8, True),
+            *(("learned:fast", decision, 8, True) for decision in decisions),
+            *(("random:1", "deterministic", block, False) for block in (8, 4)),
+            *(("learned:slow", decision, block, False) for decision in decisions for block in (8, 4)),
+        ]
+    )
+    assert {key[0] for key in read_outcomes(tmp_path / "evaluation")} == {policy for policy, *_ in suite}
+    # Another policy in the same folder: its records are made anew.
+    save(LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=16))), Path(one))
+    again = main(EvaluateConfig(policy=["threshold:0", one], **about))
+    assert not [r for r in again if r["policy"] == "learned:fast" and r["accuracy"] == 0.123]
+    assert [r for r in again if r["policy"] == "threshold:0" and r["accuracy"] == 0.123]
+    with pytest.raises(UserError, match=r"config.yaml differs from this configuration \(episodes was 3, now 4\)"):
+        main(EvaluateConfig(policy=["random:2"], **{**about, "episodes": 4}))
+
+
 def test_processes_change_no_record(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0.5", "random:1"],

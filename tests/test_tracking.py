@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import wandb
 from stable_baselines3.common.logger import Logger
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.config import parse
+from train.config import ROOT, parse
 from train.plot import plot_pareto
 from train.ppo import train
 from train.ppo_config import TrainPPOConfig
 from train.records import make_record
 from train.run_folder import UserError, write_json
-from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig
+from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig, allowed_name, policy_artifact
 
 SETTINGS = {"seed": 7, "env": {"alpha": 8.5, "tasks": ["copy", "sort"]}, "out": "runs/x"}
 TINY_RUN = [
@@ -307,6 +308,86 @@ def test_each_of_several_policies_has_its_own_numbers(tmp_path: Path) -> None:
     assert [own["deterministic/block8/oracle_ratio"] for own in found.values()] == [2, 1.5]
     assert found["policy-tiny-narrow"]["deterministic/block8/policy"] == "learned:narrow@0.5"
     assert json.loads(inspect(tmp_path, "--summary"))["summary"]["eval/deterministic/block8/nfe"] == 4
+
+
+@pytest.mark.parametrize(
+    "names", [("模型 v1", "模型_v1"), ("a" * 200, "a" * 201), ("a b", "a_b"), ("a/b", "a:b"), ("é", "è")]
+)
+def test_names_that_wandb_does_not_allow_become_others_that_differ(names: tuple[str, str]) -> None:
+    allowed = [allowed_name(f"policy-{name}") for name in names]
+    assert len(set(allowed)) == 2
+    for name in allowed:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name, re.ASCII)
+        wandb.Artifact(name, type="policy")
+
+
+def test_a_model_of_any_name_is_logged(tmp_path: Path) -> None:
+    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(hidden_size=8)), trained={"model": "/x/模型 v1"})
+    artifact = policy_artifact(save(policy, tmp_path / "policy"), RECORDS, {})
+    assert artifact.name.startswith("policy-___v1-")
+
+
+def test_what_fails_after_the_start_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tracker(WandbConfig(), tmp_path, SETTINGS, "train") as tracker:
+        tracker.run.log = fail  # type: ignore[method-assign]
+        tracker.log({STEP: 1})
+        tracker.log({STEP: 2})
+        tracker.finish(RECORDS, tmp_path / "there is none.png", tmp_path / "nor a policy")
+    shown = capsys.readouterr().err
+    assert shown == "warning: W&B failed while logging (no connection); the run goes on without it\n"
+    assert "(incomplete: no connection)" in tracker.place
+
+
+def fail(*_: object, **__: object) -> None:
+    raise AssertionError("no connection")
+
+
+def test_what_nobody_asked_for_can_not_end_a_start(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = wandb.init
+
+    def init(**options: Any) -> Any:
+        if options["mode"] != "disabled":
+            raise wandb.Error("the service did not start")
+        return start(**options)
+
+    environment.setattr(wandb, "init", init)
+    with Tracker(WandbConfig(), tmp_path, SETTINGS, "train") as tracker:
+        tracker.log({STEP: 1})
+    assert tracker.place == "failed: the service did not start"
+    assert "warning: W&B failed while starting (the service did not start)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"wandb.mode is 'offline', but W&B can't start \(the service did not start\)"):
+        Tracker(WandbConfig("offline"), tmp_path, SETTINGS, "train")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(WandbConfig("offline", project="a/b"), "Invalid project name 'a/b'"), (WandbConfig("online"), "wandb login")],
+)
+def test_what_wandb_would_refuse_is_refused_before_the_folder_is_taken(
+    tmp_path: Path, environment: pytest.MonkeyPatch, config: WandbConfig, message: str
+) -> None:
+    environment.setenv("HOME", str(tmp_path / "home"))
+    environment.delenv("WANDB_API_KEY", raising=False)
+    started = replace(parse(TrainPPOConfig, "ppo.yaml", [*TINY_RUN, f"--out={tmp_path / 'run'}"]), wandb=config)
+    with pytest.raises(UserError, match=message):
+        train(started)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_home_all_stays_in_the_runs_folder(tmp_path: Path) -> None:
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    variables |= {"HOME": "/proc/none", "PYTHONPATH": str(ROOT)}
+    program = str(ROOT / "train" / "ppo.py")
+    words = [sys.executable, program, *TINY_RUN, "--out=run"]
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning: W&B" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    [log] = tmp_path.glob("run/wandb/offline-run-*/files/output.log")
+    assert "threshold:0.9" in log.read_text()  # the console goes along
+    assert done.stdout.index("threshold:0.9") < done.stdout.index("wandb sync")
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:

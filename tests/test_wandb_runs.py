@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,6 +192,34 @@ def test_offline_runs_are_synced_later(server: WandbServer, tmp_path: Path) -> N
     [found] = fetch(path_of(moved), tmp_path / "downloads")
     assert read_outcomes(found.folder) == read_outcomes(moved)
     assert read_progress(found.folder) == read_progress(moved)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_the_printed_line_sends_the_whole_history(server: WandbServer, tmp_path: Path, kills: int) -> None:
+    """Killed after step 200, each time, and resumed from a checkpoint at step 100."""
+    folder = tmp_path / "my run's folder"
+    for _ in range(kills):
+        train(folder, 0, WandbConfig(mode="offline"), (100, 200)).abandon()
+    tracker = Tracker(WandbConfig(mode="offline"), folder, ppo_config(0), "train")
+    progress = ProgressWriter(folder / "progress.csv", upto=100)
+    tracker.log_again(progress.rows)
+    for step in (200, 300):
+        tracker.log({"rollout/score": step / 400, STEP: step})
+        progress.write({"rollout/score": step / 400}, {}, step)
+    tracker.finish(read_records(folder), folder / "pareto.png", folder / "policy")
+    words = tracker.place.removeprefix("offline; send it with: ")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", words], env=environment, capture_output=True, text=True, check=True)
+    assert "error" not in (done.stdout + done.stderr).lower()
+    sent = server.runs[path_of(folder).rpartition("/")[2]]
+    rows = [json.loads(row) for row in sent["history"]]
+    scores = [(row[STEP], row["rollout/score"]) for row in rows if "rollout/score" in row]
+    assert scores == [(100, 0.25), (200, 0.5), (300, 0.75)]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    assert sent["state"] == "finished"
+    # Whoever sends all that there is sends nothing else.
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+    assert len(list(folder.glob("wandb/before_resuming/*"))) == kills
 
 
 @pytest.mark.parametrize(
