@@ -15,6 +15,7 @@ from torch import Tensor
 
 from envs.beliefs import check_answer
 from envs.denoiser import Denoiser
+from envs.tasks import Problem
 
 MOST_BYTES = 2**29
 """What may be kept. Logits of a large vocabulary would need far more, and are computed each time instead."""
@@ -45,6 +46,8 @@ class FirstForwards:
             length: L, masks that follow each prompt.
             batch_size: sequences of a forward.
         """
+        if not prompts:
+            return
         # One alone tells how much they are.
         for start, stop in [(0, 1), *((i, i + batch_size) for i in range(0, len(prompts), batch_size))]:
             part = prompts[start:stop]
@@ -81,6 +84,23 @@ class FirstForwards:
             for row, answer in zip(rest, computed, strict=True):
                 answers[row] = answer
         return torch.stack([answer for answer in answers if answer is not None])
+
+
+def remember_problems(
+    denoiser: Denoiser, problems: Sequence[Problem], length: int, batch_size: int = 64
+) -> FirstForwards:
+    """Return a dLLM with the first forwards of these problems computed, but those that give a part of the answer.
+
+    Args:
+        denoiser: the frozen dLLM.
+        problems: to remember.
+        length: L, masks that follow each prompt.
+        batch_size: sequences of a forward.
+    """
+    known = FirstForwards(denoiser)
+    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
+    known.remember(prompts, length, batch_size)
+    return known
 
 
 def _key(tokens: Tensor, present: Tensor) -> bytes:

@@ -70,6 +70,13 @@ def test_another_length_or_prompt_is_computed() -> None:
         assert denoiser.rows == before + 1
 
 
+def test_there_may_be_nothing_to_remember() -> None:
+    """As where every problem gives a part of its answer."""
+    denoiser = Counting()
+    FirstForwards(denoiser).remember([], 8)
+    assert denoiser.rows == 0
+
+
 def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_forwards, "MOST_BYTES", 100)
     denoiser = Counting()

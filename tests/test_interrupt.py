@@ -77,6 +77,33 @@ def steps_of(folder: Path) -> list[int]:
     return [int(row[STEP]) for row in csv.DictReader(file.read_text().splitlines())] if file.is_file() else []
 
 
+SHELTERED = """
+import multiprocessing, signal
+from train.interrupt import sheltered
+
+def tell(end):
+    end.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        here, there = context.Pipe()  # a queue's lock would start the tracker before
+        process = context.Process(target=tell, args=(there,))
+        with sheltered():
+            process.start()
+        print(here.recv(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        process.join()
+"""
+
+
+def test_a_process_is_sheltered_from_its_first_moment(tmp_path: Path) -> None:
+    """The first one too: with it multiprocessing starts its tracker, and that unblocks Ctrl-C."""
+    script = tmp_path / "script.py"
+    script.write_text(SHELTERED)
+    with started(sys.executable, str(script)) as process:
+        assert process.communicate(timeout=120)[0].split() == ["True", "False"] * 2
+
+
 def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "my run"
     program = str(ROOT / "train" / "ppo.py")

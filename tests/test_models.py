@@ -446,7 +446,7 @@ def test_a_model_without_a_family(tmp_path: Path) -> None:
     folder = build("a2d", tmp_path / "model")
     with pytest.raises(ValueError, match="does not say which model it is; set family to a2d_mdlm or a2d_bd3lm"):
         load_denoiser(str(folder))
-    with pytest.raises(ValueError, match="family is 'gpt': choose one of masked_lm, llada, dream"):
+    with pytest.raises(ValueError, match="family is 'gpt': choose from masked_lm, llada, dream"):
         load_denoiser(str(folder), family="gpt")
     config = {"model_type": "a2d-qwen3"}
     assert find_family(config, "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1").name == "a2d_bd3lm"

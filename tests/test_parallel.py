@@ -156,8 +156,10 @@ job.learn = watched
 module = {"grpo": grpo, "ppo": ppo}[name]
 from train.config import parse
 config_class = grpo.TrainGRPOConfig if name == "grpo" else ppo.TrainPPOConfig
-kept["records"] = module.train(parse(config_class, f"{name}.yaml", sys.argv[4:]))
-torch.save(kept, folder / f"rank{parallel.rank()}.pt")
+# Processes that learn a filter import this file.
+if __name__ == "__main__":
+    kept["records"] = module.train(parse(config_class, f"{name}.yaml", sys.argv[4:]))
+    torch.save(kept, folder / f"rank{parallel.rank()}.pt")
 """
 
 
@@ -168,7 +170,7 @@ def test_two_processes_learn_one_policy(tmp_path: Path, name: str) -> None:
     script.write_text(TRAINING)
     own = {
         "grpo": ["--grpo.group_size", "4", "--grpo.zero_variance", "redraw"],
-        "ppo": ["--ppo.n_steps", "4", "--ppo.batch_size", "16", "--ppo.n_epochs", "1"],
+        "ppo": ["--ppo.n_steps", "4", "--ppo.batch_size", "16", "--ppo.n_epochs", "1", "--filter.problems", "18"],
     }[name]
     words = ["--out", str(tmp_path / "run"), "--model.name", "toy", "--env.tasks", "copy", "--env.num_envs", "8"]
     words += ["--env.buffer_length", "8", "--policy.init", "random", "--evaluation.episodes", "3"]

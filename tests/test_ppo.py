@@ -477,7 +477,7 @@ def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subproce
     config = parse(TrainPPOConfig, "ppo.yaml", [f"--out={out}", *WHOLE])
     own = with_filter(config)
     assert own.filter.folder == str(out / "filter")
-    start = build(own, algorithm(own)).policy.network
+    start = build(own, algorithm(own), load_filter(own)).policy.network
     assert isinstance(start, torch.nn.Module)
     weights = inner.network.state_dict()
     assert all(torch.equal(values, weights[name]) for name, values in start.state_dict().items())

@@ -428,7 +428,7 @@ def another_evaluation(folder: Path) -> None:
         (outcome(score=[True] * 8), r"outcomes\.0\.score\.0 is True: it must be a valid number"),
         (outcome(score=[0.5] * 7 + [1.5]), r"outcomes\.0\.score\.7 is 1.5: it must be less than or equal to 1"),
         (outcome(nfe=[0] * 8), r"outcomes\.0\.nfe\.0 is 0: it must be greater than or equal to 1"),
-        (outcome(nfe=[2.5] * 8), r"outcomes\.0\.nfe\.0 is 2.5: it must be a valid integer"),
+        (outcome(nfe=[2.5] * 8), r"outcomes\.0: it counts 2.5 forwards or positions for one answer: that must be wh"),
         (
             lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nmany\n"),
             "progress.csv' can't be read: line 2 has time/total_timesteps 'many': it must be a number",

@@ -50,7 +50,7 @@ def test_each_row_has_its_own_alpha() -> None:
 
 
 def test_an_unknown_reward_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="reward is 'speed': choose one of multiplicative, additive, forward_cost"):
+    with pytest.raises(ValueError, match="reward is 'speed': choose from multiplicative, additive, forward_cost"):
         get_reward("speed")
 
 

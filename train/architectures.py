@@ -8,7 +8,7 @@ names, so that it is loaded as the released checkpoints are. ``causal`` is the s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -61,37 +61,38 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> P
         return _build_llama(config, tokenizer)
     return RobertaPreLayerNormForMaskedLM(
         RobertaPreLayerNormConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            **_sizes(config, tokenizer),
             intermediate_size=config.inner_size or 4 * config.hidden_size,
             max_position_embeddings=config.max_positions + 1,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             type_vocab_size=1,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
             mask_token_id=tokenizer.mask_token_id,
         )
     )
 
 
+def _sizes(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Return what both kinds of configuration call by one name."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+
+
 def _build_llama(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            **_sizes(config, tokenizer),
             intermediate_size=config.inner_size or 2 * config.hidden_size,
             max_position_embeddings=config.max_positions,
             tie_word_embeddings=True,
             use_cache=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
         )
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
-from envs.first_forwards import FirstForwards
+from envs.first_forwards import remember_problems
 from envs.sb3 import SB3VecEnv
 from envs.tasks import make_tasks
 from envs.unmasking import UnmaskingVectorEnv
@@ -153,9 +153,16 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
     mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
-    weights = env.weights_of([task.name for task in make_tasks(env.tasks)]) if env.task_weights else []
+    tasks = make_tasks(env.tasks)
+    weights = env.weights_of([task.name for task in tasks]) if env.task_weights else []
+    rows: Callable[..., Episodes] = Episodes
+    if group is not None:
+        blocks = [algorithm.expert_block] * experts
+        rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
     if env.problems is not None:
-        denoiser = remember_problems(config, denoiser)
+        endless = [task for task in tasks if task.size("train") is None]
+        again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
+        denoiser = remember_problems(denoiser, again, env.buffer_length, env.num_envs)
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
@@ -169,28 +176,9 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
         autoreset_mode=mode,
-        episodes=partial(Episodes, num_problems=env.problems, task_weights=weights)
-        if group is None
-        else partial(
-            GroupEpisodes,
-            num_problems=env.problems,
-            task_weights=weights,
-            group_size=group + experts,
-            expert_blocks=[algorithm.expert_block] * experts,
-        ),
+        episodes=partial(rows, num_problems=env.problems, task_weights=weights),
     )
     return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
-
-
-def remember_problems(config: JobConfig, denoiser: Denoiser) -> Denoiser:
-    """Return the dLLM with the first forwards of the training problems computed."""
-    count = config.env.problems or 0
-    endless = [task for task in make_tasks(config.env.tasks) if task.size("train") is None]
-    problems = [task.wrapped_problem("train", index) for task in endless for index in range(count)]
-    known = FirstForwards(denoiser)
-    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
-    known.remember(prompts, config.env.buffer_length, config.env.num_envs)
-    return known
 
 
 def make_model(

@@ -24,7 +24,7 @@ import torch
 
 from envs.decoding import DecodingSettings, check_block
 from envs.denoiser import Denoiser
-from envs.first_forwards import FirstForwards
+from envs.first_forwards import remember_problems
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
@@ -447,12 +447,8 @@ def remembering(
     batch_size: int,
 ) -> Denoiser:
     """Load the dLLM with the first forwards of some problems computed, which all policies share; kept for a process."""
-    denoiser = model.load()
     problems = choose_problems(make_tasks(list(tasks)), split, first, episodes)
-    known = FirstForwards(denoiser)
-    prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
-    known.remember(prompts, buffer_length, batch_size)
-    return known
+    return remember_problems(model.load(), problems, buffer_length, batch_size)
 
 
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import FrameType
 
@@ -138,6 +139,8 @@ def end_now(signum: int) -> None:
 @contextmanager
 def sheltered() -> Iterator[None]:
     """Let a terminal's Ctrl-C not reach the processes that are started within, not even while they still import."""
+    # Starting the first process starts multiprocessing's tracker, and that unblocks Ctrl-C before the process begins.
+    resource_tracker.ensure_running()
     # What is blocked where a process is started is blocked in it; here, it comes as soon as that is done.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:

@@ -24,6 +24,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from envs.decoding import check_block
 from envs.tasks import Split, make_tasks, need_splits
 from policies.actor_critic import UnmaskingActorCritic
+from policies.learned import PolicyNetwork
 from train import parallel
 from train.aside import Aside
 from train.build import (
@@ -68,14 +69,16 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     with ExitStack() as held:
         tracker = None
         with parallel.process_group(own.model.device):
-            check(own, algorithm)
+            inner = check(own, algorithm)
             if parallel.is_main():
                 held.enter_context(open_run(config.out, config, config.resume))
                 defaults = to_plain(parse(type(config), config.DEFAULTS, []))
                 stage("settings", *(changed(settings, defaults) or ["the defaults"]))
                 tracker = held.enter_context(Tracker(config.wandb, config.out, settings, "train"))
-            own = with_filter(own)
-            model = build(own, algorithm)
+            if own.filter.is_learned:
+                own = with_filter(own)
+                inner = load_filter(own)
+            model = build(own, algorithm, inner)
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
                 raise UserError(
                     f"not all processes see {checkpoint_file(config)}: put --out where all machines read and write"
@@ -101,12 +104,15 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
     return records
 
 
-def check(config: JobConfig, algorithm: Algorithm) -> None:
+def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     """Find what would else fail late, before the run's folder is taken.
 
     Args:
         config: this process's part of the job.
         algorithm: to train with.
+
+    Returns:
+        The filter to build on, as `load_filter` returns it.
 
     Raises:
         UserError: if the filter can't be what it is to be.
@@ -115,7 +121,8 @@ def check(config: JobConfig, algorithm: Algorithm) -> None:
     denoiser = load_model(config)
     # One row, and no problems remembered: this env is only to say what it can't be.
     env = replace(config.env, num_envs=algorithm.group_size or 1, problems=None)
-    make_env(replace(config, env=env), denoiser, algorithm, load_filter(config)).close()
+    inner = load_filter(config)
+    make_env(replace(config, env=env), denoiser, algorithm, inner).close()
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
     # Calibration of a dial, and a filter's early stop, need validation problems.
@@ -123,12 +130,11 @@ def check(config: JobConfig, algorithm: Algorithm) -> None:
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
     splits += ("validation",) if needs_validation else ()
     need_splits(make_tasks(config.env.tasks), splits)
+    return inner
 
 
 def with_filter(config: JobConfig) -> JobConfig:
-    """Learn the filter to start from, if one is to be, and return the job that builds on its folder."""
-    if not config.filter.is_learned:
-        return config
+    """Learn the filter to start from, and return the job that builds on its folder."""
     folder, section = config.out / "filter", config.filter
     if parallel.is_main():
         about = TraceConfig(
@@ -150,14 +156,14 @@ def with_filter(config: JobConfig) -> JobConfig:
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
 
 
-def build(config: JobConfig, algorithm: Algorithm) -> OnPolicyAlgorithm:
+def build(config: JobConfig, algorithm: Algorithm, inner: PolicyNetwork | None) -> OnPolicyAlgorithm:
     """Build the algorithm and all that it needs.
 
     Args:
         config: this process's part of the job.
         algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
     """
-    inner = load_filter(config)
     model = make_model(config, make_env(config, load_model(config), algorithm, inner), algorithm, inner)
     assert isinstance(model.policy, UnmaskingActorCritic)
     size = sum(p.numel() for p in model.policy.network.parameters())

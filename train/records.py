@@ -114,6 +114,9 @@ class _OutcomesForm(Checked):
                     f"its {name} has {len(getattr(self, name))} entries and its task {len(self.task)}: both must have "
                     "one a problem"
                 )
+        parts = [count for count in (*self.nfe, *self.token_positions) if not count.is_integer()]
+        if self.samples == 1 and parts:
+            raise ValueError(f"it counts {parts[0]} forwards or positions for one answer: that must be whole")
         return self
 
 

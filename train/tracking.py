@@ -226,8 +226,9 @@ class Tracker:
 
     def _put_earlier_away(self) -> None:
         own = Path(self.run.dir).parent
-        for folder in own.parent.glob(f"*run-*-{self.run.id}"):
-            if folder != own:
+        for folder in own.parent.glob(f"*run-*-{self.run.id}*"):
+            # The id ends the name, but for the number of a second start within one second.
+            if folder != own and re.search(rf"-{self.run.id}(-\d+)?$", folder.name):
                 place = own.parent / "before_resuming" / folder.name
                 place.parent.mkdir(exist_ok=True)
                 folder.rename(place)
