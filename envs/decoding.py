@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,13 @@ MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
 
 
+Window = Literal["full", "truncated"]
+"""What the dLLM is shown of the buffer: all of it, or nothing after the current block, as serving engines do."""
+
+BlockOrigin = Literal["buffer", "absolute"]
+"""Where blocks are counted from: the end of the prompt, or its start, so that the first is partly prompt."""
+
+
 @dataclass(frozen=True)
 class DecodingSettings:
     """How a buffer is decoded.
@@ -50,9 +57,13 @@ class DecodingSettings:
         early_end: a sequence ends once everything before a committed end-of-text is known, and the rest becomes
             end-of-text. False decodes every position, as arXiv 2512.09106 and most released code do; the text, which
             ends at the first end-of-text, can differ in what later forwards see only.
+        window: see `Window`. What is not shown is not computed, has no belief, and can't be committed.
+        block_origin: see `BlockOrigin`. A block-causal dLLM that counts its own blocks from the start of the text is
+            decoded so whatever is said here. A last block that the buffer cuts is shown whole to a truncated window,
+            its rest masks, as far as the dLLM's length allows.
 
     Raises:
-        ValueError: for a length, temperature or feature that is not possible.
+        ValueError: for a length, temperature, feature, window or origin that is not possible.
     """
 
     buffer_length: int = 64
@@ -61,6 +72,8 @@ class DecodingSettings:
     features: frozenset[str] = frozenset()
     end_of_text_prediction: bool = False
     early_end: bool = True
+    window: Window = "full"
+    block_origin: BlockOrigin = "buffer"
 
     def __post_init__(self) -> None:
         for name in ("buffer_length", "block_length"):
@@ -79,6 +92,9 @@ class DecodingSettings:
             )
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
+        for name, allowed in (("window", get_args(Window)), ("block_origin", get_args(BlockOrigin))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(allowed)}")
         known = VIEW_FEATURES | VIEW_TENSORS
         unknown = sorted(self.features - known)
         if unknown:
@@ -221,8 +237,8 @@ class DecodingBatch:
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
         blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
         self.block_length[index] = torch.tensor(blocks, device=device)
-        # A dLLM that counts its blocks from the start of the text shortens the buffer's first one.
-        known = self.prompt_length[index] % self.block_length[index] if self.denoiser.absolute_blocks else 0
+        # Blocks that are counted from the start of the text shorten the buffer's first one.
+        known = self.prompt_length[index] % self.block_length[index] if self._is_absolute else 0
         self.block_end[index] = self.block_length[index] - known
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions, self.given_end)
         for record in (*counters, self.commit_step, self.commit_confidence):
@@ -274,6 +290,22 @@ class DecodingBatch:
         inside = (self._positions >= self.block_start.unsqueeze(1)) & (self._positions < self.block_end.unsqueeze(1))
         return self.masked & inside
 
+    @property
+    def _is_absolute(self) -> bool:
+        """Whether blocks are counted from the start of the prompt."""
+        return self.settings.block_origin == "absolute" or self.denoiser.absolute_blocks
+
+    def _shown(self) -> Tensor:
+        """Return (N,) int64, positions after the prompt that are shown; over L where the last block ends behind L."""
+        if self.settings.window == "full":
+            return self.length
+        shown = torch.minimum(self.block_end, self.length)
+        if self._is_absolute:
+            end = self.prompt_length + self.settings.buffer_length
+            rest = torch.minimum(-end % self.block_length, (self.denoiser.max_length - end).clamp(min=0))
+            shown = shown + torch.where(shown == self.settings.buffer_length, rest, 0)
+        return shown
+
     # What the dLLM believes.
 
     def forward(self, rows: Tensor | None = None) -> View:
@@ -301,15 +333,17 @@ class DecodingBatch:
         if len(rows) == 0:
             return self.blank_view()
         features = self.settings.features
-        prompt_width, buffer_width = int(self.prompt_length[rows].max()), int(self.length[rows].max())
+        shown = self._shown()[rows]
+        prompt_width, buffer_width = int(self.prompt_length[rows].max()), int(shown.max())
         prompt = self.prompt[rows, self.prompt.shape[1] - prompt_width :]
         columns = torch.arange(prompt_width + buffer_width, device=rows.device)
         first = prompt_width - self.prompt_length[rows].unsqueeze(1)
-        present = (columns >= first) & (columns < prompt_width + self.length[rows].unsqueeze(1))
-        tokens = torch.cat([prompt, self.buffer[rows, :buffer_width]], 1)
-        tokens = tokens.masked_fill(~present, self.denoiser.pad_id)
+        present = (columns >= first) & (columns < prompt_width + shown.unsqueeze(1))
+        behind = max(0, buffer_width - self.settings.buffer_length)
+        buffer = F.pad(self.buffer[rows], (0, behind), value=self.denoiser.mask_id)[:, :buffer_width]
+        tokens = torch.cat([prompt, buffer], 1).masked_fill(~present, self.denoiser.pad_id)
         self.nfe[rows] += 1
-        self.token_positions[rows] += self.prompt_length[rows] + self.length[rows]
+        self.token_positions[rows] += self.prompt_length[rows] + shown
         readings: dict[str, Tensor] = {}
         tensors: dict[str, Tensor] = {}
         if "hidden" in features:
@@ -321,13 +355,17 @@ class DecodingBatch:
         else:
             logits = self.denoiser.logits(tokens, present, buffer_width)
         self._check_logits(logits, len(rows), buffer_width)
+        inside = slice(self.settings.buffer_length)  # what lies behind the buffer was only shown
+        readings = {name: values[:, inside] for name, values in readings.items()}
+        tensors = {name: values[:, inside] for name, values in tensors.items()}
+        logits = logits[:, inside]
         beliefs = read_beliefs(
             logits,
             self.denoiser.mask_id,
             self.denoiser.end_ids,
             features,
             self._noise(logits, rows),
-            self.buffer[rows, :buffer_width],
+            self.buffer[rows, : logits.shape[1]],
         )
         del logits  # as large as all that follows together
         beliefs = replace(beliefs, features={**beliefs.features, **readings}, tensors={**beliefs.tensors, **tensors})
@@ -344,30 +382,32 @@ class DecodingBatch:
             return torch.where(where, full, blank)
 
         blank = self._blank_view({})  # the large tensors come from the beliefs
-        prediction = spread(beliefs.prediction, self.buffer, self.masked)
+        inside = self._positions < self._shown().unsqueeze(1)
+        open_masks = self.masked & inside  # those that this forward has an opinion about
+        prediction = spread(beliefs.prediction, self.buffer, open_masks)
         readings = dict(beliefs.features)
         if "is_eos" in wanted:
             readings["is_eos"] = self._is_end(beliefs.prediction).float()
         features = dict(blank.features)
-        inside = self._positions < self.length.unsqueeze(1)
         for name, values in readings.items():
             if name in COMMITTED_READINGS:
                 committed = spread(values, blank.features[name], ~self.masked & inside)
                 # No policy is to doubt what it can't take back.
                 features[name] = committed.masked_fill(self.given & inside, 1.0)
             else:
-                features[name] = spread(values, blank.features[name], inside if name in FULL_READINGS else self.masked)
+                features[name] = spread(values, blank.features[name], inside if name in FULL_READINGS else open_masks)
         if "changed" in wanted:
-            began = (self.nfe <= 1).unsqueeze(1)
-            features["changed"] = ((prediction != self._previous) & self.masked & ~began).float()
+            # Nothing was predicted where the last step saw nothing.
+            began = (self.nfe <= 1).unsqueeze(1) | (self._previous == self.denoiser.mask_id)
+            features["changed"] = ((prediction != self._previous) & open_masks & ~began).float()
             self._previous[rows] = prediction[rows]
-        confidence = spread(beliefs.confidence, blank.confidence, self.masked)
+        confidence = spread(beliefs.confidence, blank.confidence, open_masks).masked_fill(self.masked & ~inside, 0.0)
         if "repeated" in wanted:
-            repeated = _repeated(prediction[rows], confidence[rows], self.masked[rows])
+            repeated = _repeated(prediction[rows], confidence[rows], open_masks[rows])
             features["repeated"][rows] = repeated.float()
         tensors = dict(blank.tensors)
         for name, values in beliefs.tensors.items():
-            tensors[name] = self._spread_tensor(rows, values, inside if name in OBSERVED_TENSORS else self.masked)
+            tensors[name] = self._spread_tensor(rows, values, inside if name in OBSERVED_TENSORS else open_masks)
         self._tensor_kinds = {
             name: (values.shape[2:], values.dtype)
             for name, values in tensors.items()
@@ -537,19 +577,20 @@ class DecodingBatch:
         if action.remask is not None:
             may = (self.nfe < self.settings.buffer_length).unsqueeze(1) & view.in_block & was_running.unsqueeze(1)
             self._mask(action.remask & ~view.masked & ~self.given & may)
+        visible = self._visible_end(self.block_start)
+        if self.settings.window == "truncated":
+            visible = torch.minimum(visible, self.block_end)
         if action.length is not None:
             self._resize(torch.where(was_running, action.length, self.length))
         if action.block_end is not None:
             first_seen = (self.masked & view.masked).int().argmax(1)
-            end = torch.maximum(action.block_end, first_seen + 1)
-            end = torch.minimum(end, self._visible_end(self.block_start))
+            end = torch.minimum(torch.maximum(action.block_end, first_seen + 1), visible)
             self.block_end = torch.where(was_running, end, self.block_end)
         seen = self.masked & view.masked  # masks that the forward has an opinion about
         eligible = self.eligible() & seen
         may = eligible
         if action.scope is not None:
-            visible = self._positions < self._visible_end(self.block_start).unsqueeze(1)
-            may = eligible | (action.scope & seen & visible)
+            may = eligible | (action.scope & seen & (self._positions < visible.unsqueeze(1)))
         wanted = action.commit & may
         chosen = wanted | ensure_progress(wanted, eligible, view.confidence) & ~wanted.any(1, keepdim=True)
         tokens = view.prediction if action.tokens is None else action.tokens
@@ -618,9 +659,15 @@ class DecodingBatch:
         block = self.block_length
         done = self.running & ~self.eligible().any(1)
         first_masked = self.masked.int().argmax(1)
-        start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
+        if self._is_absolute:
+            known = self.prompt_length
+            start = torch.maximum(self.block_end, (first_masked + known) // block * block - known)
+            end = (start + known) // block * block + block - known
+        else:
+            start = self.block_end + (first_masked - self.block_end).clamp(min=0) // block * block
+            end = start + block
         self.block_start = torch.where(done, start, self.block_start)
-        self.block_end = torch.where(done, torch.minimum(start + block, self._visible_end(start)), self.block_end)
+        self.block_end = torch.where(done, torch.minimum(end, self._visible_end(start)), self.block_end)
         self.block_step = torch.where(done, 0, self.block_step + (self.running & acted))
 
     def _visible_end(self, start: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.beliefs import BEST_K
-from envs.decoding import DecodingBatch, DecodingSettings, check_block
+from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.episodes import Episodes
 from envs.infilling import encode_all_given
@@ -138,6 +138,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
         early_end: see `envs.decoding.DecodingSettings`.
+        window: see `envs.decoding.Window`; masks that are not shown have the confidence 0.
+        block_origin: see `envs.decoding.BlockOrigin`.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
         episodes: makes what decides which problem, block length and alpha each row takes next, called as
             `envs.episodes.Episodes` is.
@@ -172,6 +174,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         end_of_text_prediction: bool = False,
         initial_length: int | None = None,
         early_end: bool = True,
+        window: Window = "full",
+        block_origin: BlockOrigin = "buffer",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         episodes: Callable[..., Episodes] = Episodes,
         render_mode: str | None = None,
@@ -184,7 +188,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
         settings = DecodingSettings(
-            buffer_length, blocks[0], temperature, frozenset(features), end_of_text_prediction, early_end
+            buffer_length,
+            blocks[0],
+            temperature,
+            frozenset(features),
+            end_of_text_prediction,
+            early_end,
+            window,
+            block_origin,
         )
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}

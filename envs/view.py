@@ -63,8 +63,10 @@ class View:
     """All that an unmasking policy may look at: one step of N rows.
 
     Attributes:
-        confidence: (N, L) float32 in [0, 1], probability of the prediction; 1 at committed positions.
-        prediction: (N, L) int64, the token that a commit writes; at committed positions the token there.
+        confidence: (N, L) float32 in [0, 1], probability of the prediction; 1 at committed positions, 0 at masks that
+            the dLLM was not shown (`envs.decoding.Window`).
+        prediction: (N, L) int64, the token that a commit writes; at committed positions the token there, at masks that
+            were not shown the mask token.
         masked: (N, L) bool, True where no token is committed yet.
         eligible: (N, L) bool, True where masked and in the row's current block.
         step: (N,) int64, forwards that the row has used, this one included.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
 from envs.denoiser import Denoiser, MaskedLMDenoiser
 from envs.infilling import encode_all_given
 from envs.noise import sample_seed
@@ -53,6 +53,8 @@ def generate(
     seed: int = 0,
     end_of_text_prediction: bool = False,
     early_end: bool = True,
+    window: Window = "full",
+    block_origin: BlockOrigin = "buffer",
     speed: float | None = None,
     accuracy_target: float | None = None,
     nfe_target: float | None = None,
@@ -78,6 +80,8 @@ def generate(
         seed: of every random choice.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         early_end: see `envs.decoding.DecodingSettings`.
+        window: see `envs.decoding.DecodingSettings`.
+        block_origin: see `envs.decoding.DecodingSettings`.
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
         nfe_target: of a policy with a dial, instead of a speed.
@@ -101,7 +105,14 @@ def generate(
             block_length or buffer_length, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target
         )
     settings = DecodingSettings(
-        buffer_length, block_length, temperature, policy.features, end_of_text_prediction, early_end
+        buffer_length,
+        block_length,
+        temperature,
+        policy.features,
+        end_of_text_prediction,
+        early_end,
+        window,
+        block_origin,
     )
     with _left_as_it_was(model):
         denoiser = MaskedLMDenoiser(model, tokenizer)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -613,6 +613,12 @@ def test_memory_is_handed_back() -> None:
 
 # Everything at once, against a plain account of one row.
 
+Shown = tuple[Literal["full", "truncated"], Literal["buffer", "absolute"]]
+"""The settings `window` and `block_origin`."""
+
+ENGINE: Shown = ("truncated", "absolute")
+"""What serving engines do."""
+
 
 @dataclass
 class Plain:
@@ -633,18 +639,33 @@ class Plain:
     def __post_init__(self) -> None:
         self.length = self.settings.buffer_length
         self.buffer, self.commit_step = [MASK] * self.length, [0] * self.length
-        self.end = self.settings.block
+        self.end = self.settings.block - (len(self.prompt) % self.settings.block if self.is_absolute else 0)
+
+    @property
+    def is_absolute(self) -> bool:
+        return self.settings.block_origin == "absolute"
+
+    def shown(self) -> list[int]:
+        """Tokens of the buffer that the dLLM is shown, with the masks that fill up a last block."""
+        if self.settings.window == "full":
+            return self.buffer[: self.length]
+        tokens = self.buffer[: min(self.end, self.length)]
+        if self.is_absolute and len(tokens) == self.settings.buffer_length:
+            while (len(self.prompt) + len(tokens)) % self.settings.block:
+                tokens = [*tokens, MASK]
+        return tokens
 
     def masks(self) -> list[int]:
         return [i for i, token in enumerate(self.buffer) if token == MASK]
 
     def forward(self, denoiser: Any) -> None:
-        tokens = torch.tensor([self.prompt + self.buffer[: self.length]])
-        logits = denoiser.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), self.length)[0]
+        shown = self.shown()
+        tokens = torch.tensor([self.prompt + shown])
+        logits = denoiser.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), len(shown))[0]
         logits[:, MASK] = -torch.inf
         probabilities = logits.softmax(-1)
         self.confidence, self.prediction = (values.tolist() for values in probabilities.max(-1))
-        self.seen = self.masks()
+        self.seen = [i for i in self.masks() if i < len(shown)]
         self.nfe += 1
         self.positions += tokens.shape[1]
 
@@ -668,6 +689,7 @@ class Plain:
             self.fill(new)
             self.length = new
         if block_end is not None and self.masks():
+            most = self.end if self.settings.window == "truncated" else most
             self.end = min(most, max(block_end, min(set(self.masks()) & set(self.seen), default=0) + 1))
         open_here = [i for i in self.masks() if i in self.seen]
         in_block = [i for i in open_here if self.start <= i < self.end]
@@ -685,10 +707,12 @@ class Plain:
         else:
             self.block_step += 1
             if not any(self.start <= i < self.end for i in self.masks()):
+                known = len(self.prompt) if self.is_absolute else -self.end
+                borders = [i for i in range(self.end + 1, 2 * len(self.buffer) + block) if (i + known) % block == 0]
                 self.start = self.end
-                while self.start + block <= self.masks()[0]:
-                    self.start += block
-                self.end, self.block_step = self.start + block, 0
+                while borders[0] <= self.masks()[0]:
+                    self.start = borders.pop(0)
+                self.end, self.block_step = borders[0], 0
 
     def fill(self, since: int) -> None:
         for i in self.masks():
@@ -731,11 +755,12 @@ def as_bits(rows: Sequence[Chosen], length: int) -> Tensor:
     ],
 )
 @pytest.mark.parametrize(("length", "block"), [(8, 8), (8, 2), (9, 3), (6, 1)])
-def test_any_actions_do_what_a_plain_account_says(uses: str, length: int, block: int) -> None:
+@pytest.mark.parametrize("shown", [("full", "buffer"), ("truncated", "buffer"), ("full", "absolute"), ENGINE])
+def test_any_actions_do_what_a_plain_account_says(uses: str, length: int, block: int, shown: Shown) -> None:
     denoiser, rng = Mixing(), random.Random(uses + str(block))
     is_used = {name: name in uses.split() for name in ("scope", "tokens", "remask", "block_end", "length")}
     for _ in range(4):
-        settings = DecodingSettings(length, block, 0.0, READINGS, "predict" in uses, early_end="late" not in uses)
+        settings = DecodingSettings(length, block, 0.0, READINGS, "predict" in uses, "late" not in uses, *shown)
         batch = empty(denoiser, settings)
         order = rng.sample(PROMPTS, 4)  # a row does the same anywhere in the batch
         plain = [Plain(prompt, settings) for prompt in order]
@@ -766,7 +791,7 @@ def test_any_actions_do_what_a_plain_account_says(uses: str, length: int, block:
                 was_done = row.is_done
                 if not was_done:
                     row.forward(denoiser)
-                    assert view.masked[i].nonzero().flatten().tolist() == row.seen
+                    assert view.masked[i].nonzero().flatten().tolist() == row.masks()
                     assert [view.prediction[i, j].item() for j in row.seen] == [row.prediction[j] for j in row.seen]
                     believed = [row.confidence[j] for j in row.seen]
                     assert [view.confidence[i, j].item() for j in row.seen] == pytest.approx(believed)
@@ -784,9 +809,10 @@ def surest(views: Sequence[View]) -> Tensor:
 
 @pytest.mark.parametrize("predict", [False, True])
 @pytest.mark.parametrize("block", [8, 4])
-def test_any_drafts_do_what_a_plain_account_says(block: int, predict: bool) -> None:
+@pytest.mark.parametrize("shown", [("full", "buffer"), ENGINE])
+def test_any_drafts_do_what_a_plain_account_says(block: int, predict: bool, shown: Shown) -> None:
     denoiser, rng = Mixing(), random.Random(block)
-    settings = DecodingSettings(8, block, 0.0, frozenset(), predict)
+    settings = DecodingSettings(8, block, 0.0, frozenset(), predict, True, *shown)
     for _ in range(6):
         batch = empty(denoiser, settings)
         plain = [Plain(prompt, settings) for prompt in PROMPTS]
@@ -832,7 +858,7 @@ def settle(row: Plain, sets: list[Chosen], denoiser: Any) -> Plain:
         tried.append(branch)
 
     def score(branch: Plain) -> float:
-        return 0.0 if branch.is_done else sum(branch.confidence[i] for i in branch.seen) / len(branch.seen)
+        return 0.0 if branch.is_done else sum(branch.confidence[i] for i in branch.seen) / len(branch.masks())
 
     best = deepcopy(max(tried, key=score))
     distinct = {id(branch): branch for branch in tried}.values()
@@ -889,9 +915,13 @@ def history(policy: Callable[[View], Action], prompts: list[list[int]], **kwargs
 @pytest.mark.parametrize("policy", [restless, drafting])
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 @pytest.mark.parametrize("block", [8, 2])
-def test_row_alone_is_row_in_a_batch(policy: Callable[[View], Action], temperature: float, block: int) -> None:
+@pytest.mark.parametrize("shown", [("full", "buffer"), ("full", "absolute"), ENGINE])
+def test_row_alone_is_row_in_a_batch(
+    policy: Callable[[View], Action], temperature: float, block: int, shown: Shown
+) -> None:
     prompts = [*PROMPTS, [B, B, C], [D, A]]
     about: dict[str, Any] = {"temperature": temperature, "block_length": block}
+    about |= {"window": shown[0], "block_origin": shown[1]}
     together = history(policy, prompts, **about)
     assert together == history(policy, prompts, **about)
     assert [history(policy, [prompt], **about)[0] for prompt in prompts] == together

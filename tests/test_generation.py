@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
 from envs import UnmaskingVectorEnv
 from envs.decoding import DecodingSettings
+from envs.denoiser import MaskedLMDenoiser
 from envs.tasks import SUITE, make_tasks
 from envs.toy import ToyDenoiser
 from policies import (
@@ -276,17 +278,22 @@ def test_the_model_is_left_as_it_was(model: Model) -> None:
 
 # Every rule decodes the same through the env.
 
+ENGINE = {"window": "truncated", "block_origin": "absolute"}
+
 EVERY_RULE = [name for name in RULES if name not in ("guided", "diffuspec")]  # they need a model of the toy's words
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_RULE)
-@pytest.mark.parametrize(("block", "temperature", "predict"), [(12, 0.0, True), (4, 1.0, False), (6, 1.0, True)])
+@pytest.mark.parametrize(
+    ("block", "temperature", "predict", "engine"),
+    [(12, 0.0, True, {}), (4, 1.0, False, {}), (6, 1.0, True, {}), (4, 0.0, False, ENGINE), (6, 1.0, True, ENGINE)],
+)
 def test_every_rule_decodes_as_the_env_does(
-    toy: ToyDenoiser, name: str, block: int, temperature: float, predict: bool
+    toy: ToyDenoiser, name: str, block: int, temperature: float, predict: bool, engine: dict[str, Any]
 ) -> None:
     rule = make_rule(name)
-    about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature, **engine}
     about["end_of_text_prediction"] = predict
     problems_of: dict[str, Any] = {"tasks": ["copy", "add", "sort"], "features": tuple(rule.features)}
     length = rule.initial_length(12)
@@ -306,6 +313,43 @@ def test_every_rule_decodes_as_the_env_does(
     for batch_size in (1, 3):
         done = decode(toy, prompts, rule, settings, batch_size=batch_size)
         assert [(g.text, g.nfe, g.token_positions) for g in done] == from_env
+
+
+# What is shown of the buffer, and where blocks begin.
+
+
+def test_a_truncated_window_counts_what_it_shows(toy: ToyDenoiser) -> None:
+    prompt = PROMPTS[1]
+    size = len(toy.encode_prompt(prompt))
+    found = {}
+    for window, origin in itertools.product(("full", "truncated"), ("buffer", "absolute")):
+        settings = DecodingSettings(12, 4, early_end=False, window=window, block_origin=origin)
+        [found[window, origin]] = decode(toy, [prompt], LowConfidence(1), settings)
+    assert {one.nfe for one in found.values()} == {12}
+    assert found["full", "buffer"].token_positions == found["full", "absolute"].token_positions == 12 * (size + 12)
+    assert found["truncated", "buffer"].token_positions == 4 * (size + 4) + 4 * (size + 8) + 4 * (size + 12)
+    borders = [border for border in range(size + 1, size + 13) if border % 4 == 0 or border == size + 12]
+    shown = [next(border for border in borders if border > size + i) for i in range(12)]
+    whole_blocks = [-(-end // 4) * 4 for end in shown]
+    assert found["truncated", "absolute"].token_positions == sum(whole_blocks)
+
+
+def test_generation_evaluation_and_training_show_the_same(toy: ToyDenoiser, model: Model) -> None:
+    settings = DecodingSettings(8, 4, **ENGINE)
+    expected = decode(MaskedLMDenoiser(*model), PROMPTS, LowConfidence(1), settings)
+    assert generate(*model, PROMPTS, LowConfidence(1), buffer_length=8, block_length=4, **ENGINE) == expected
+    about: dict[str, Any] = {"tasks": "copy", "episodes": 4, "buffer_length": 24, "block_length": 8}
+    shown, whole = (evaluate(toy, LowConfidence(4), **about, **more)[-1] for more in (ENGINE, {}))
+    assert shown["token_positions"] < whole["token_positions"]
+    config = JobConfig(env=EnvConfig(**ENGINE))
+    evaluated = evaluation_of(config, "policy")
+    assert (evaluated.window, evaluated.block_origin) == ("truncated", "absolute")
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", "cut"), ("block_origin", "prompt")])
+def test_an_unknown_window_or_origin_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}: choose "):
+        DecodingSettings(8, **{name: value})
 
 
 # The early end.

@@ -159,7 +159,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
     if group is not None:
         blocks = [algorithm.expert_block] * experts
         rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
-    if env.problems is not None:
+    if env.problems is not None and env.window == "full":
         endless = [task for task in tasks if task.size("train") is None]
         again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
         denoiser = remember_problems(denoiser, again, env.buffer_length, env.num_envs)
@@ -172,6 +172,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         block_length=env.block_lengths or None,
         temperature=env.temperature,
         early_end=env.early_end,
+        window=env.window,
+        block_origin=env.block_origin,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),

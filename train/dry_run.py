@@ -264,7 +264,15 @@ class Trials:
 
     def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
         env = self.config.env
-        settings = DecodingSettings(env.buffer_length, block, env.temperature, policy.features, early_end=env.early_end)
+        settings = DecodingSettings(
+            env.buffer_length,
+            block,
+            env.temperature,
+            policy.features,
+            early_end=env.early_end,
+            window=env.window,
+            block_origin=env.block_origin,
+        )
         return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
 
     def _positions(self, policy: UnmaskingPolicy, block: int) -> float:

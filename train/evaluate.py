@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from envs.decoding import DecodingSettings, check_block
+from envs.decoding import BlockOrigin, DecodingSettings, Window, check_block
 from envs.denoiser import Denoiser
 from envs.first_forwards import remember_problems
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
@@ -106,6 +106,10 @@ class EvaluateConfig:
     early_end: bool = True
     """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
     2512.09106 counts forwards."""
+    window: Window = "full"
+    """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
+    block_origin: BlockOrigin = "buffer"
+    """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
     samples: int = 1
     """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
     batch_size: int = 64
@@ -271,6 +275,8 @@ def measure(
     temperature: float = 0.0,
     end_of_text_prediction: bool = False,
     early_end: bool = True,
+    window: Window = "full",
+    block_origin: BlockOrigin = "buffer",
     samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
@@ -291,6 +297,8 @@ def measure(
         temperature: of the sampled token.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`; the records' policy ends in ``+eotp``.
         early_end: see `envs.decoding.DecodingSettings`.
+        window: see `envs.decoding.DecodingSettings`.
+        block_origin: see `envs.decoding.DecodingSettings`.
         samples: answers to each problem, with random numbers of their own; a problem's score, NFE and token positions
             are the means over them.
         batch_size: sequences decoded side by side.
@@ -308,7 +316,14 @@ def measure(
     chosen = make_tasks(tasks)
     problems = choose_problems(chosen, split, first, episodes)
     settings = DecodingSettings(
-        buffer_length, block_length, temperature, policy.features, end_of_text_prediction, early_end
+        buffer_length,
+        block_length,
+        temperature,
+        policy.features,
+        end_of_text_prediction,
+        early_end,
+        window,
+        block_origin,
     )
     began = time.perf_counter()
     generations = decode_problems(
@@ -455,8 +470,10 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.model.threads)
     about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config), config.buffer_length)
+    # What a truncated window shows first is not the whole buffer.
+    whole = config.window == "full"
     return measure(
-        remembering(*about, config.batch_size),
+        remembering(*about, config.batch_size) if whole else config.model.load(),
         job.make(config.model.device),
         name=job.name,
         tasks=config.tasks,
@@ -468,6 +485,8 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         temperature=config.temperature,
         end_of_text_prediction=config.end_of_text_prediction,
         early_end=config.early_end,
+        window=config.window,
+        block_origin=config.block_origin,
         samples=config.samples,
         batch_size=config.batch_size,
         seed=config.seed,

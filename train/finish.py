@@ -37,6 +37,8 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "split": "train",
         "buffer_length": config.env.buffer_length,
         "block_lengths": blocks_of(config),
+        "window": config.env.window,
+        "block_origin": config.env.block_origin,
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
         "network": describe(model.policy.network)["kind"],
@@ -75,6 +77,9 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
             buffer_length=config.env.buffer_length,
             block_length=block,
             temperature=config.env.temperature,
+            early_end=config.env.early_end,
+            window=config.env.window,
+            block_origin=config.env.block_origin,
             seed=config.seed,
         )[-1]
         accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
@@ -126,6 +131,8 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         block_length=evaluated_blocks(config),
         temperature=config.env.temperature,
         early_end=config.env.early_end,
+        window=config.env.window,
+        block_origin=config.env.block_origin,
         workers=1,
         # What fits while training is to fit then too.
         batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),

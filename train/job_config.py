@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from envs.decoding import DecodingSettings
+from envs.decoding import BlockOrigin, DecodingSettings, Window
 from envs.names import hint
 from envs.reward import get_reward
 from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
@@ -42,6 +42,10 @@ class EnvConfig:
     early_end: bool = True
     """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
     2512.09106 counts forwards."""
+    window: Window = "full"
+    """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
+    block_origin: BlockOrigin = "buffer"
+    """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
     reward: str = "multiplicative"
     """multiplicative, additive or forward_cost."""
     alpha: float = 8.0

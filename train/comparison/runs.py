@@ -324,6 +324,10 @@ def problems_of(run: Run) -> Problems:
         text += f", {config['samples']} samples each"
     if not env.get("early_end", True):
         text += ", no early end"
+    if env.get("window", "full") != "full":
+        text += ", truncated window"
+    if env.get("block_origin", "buffer") != "buffer":
+        text += ", absolute blocks"
     return Problems(text, length)
 
 
