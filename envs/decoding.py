@@ -722,6 +722,29 @@ class DecodingBatch:
         copy._tensor_kinds = self._tensor_kinds
         return copy
 
+    def state(self) -> dict[str, Any]:
+        """Return all that the batch's next steps depend on, with memory of its own; see `load_state`."""
+        view = {field.name: _cloned(getattr(self._view, field.name)) for field in fields(View)}
+        rows = {name: getattr(self, name).clone() for name in _STATE}
+        return {"rows": rows, "memory": _cloned(self.memory), "view": view}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, of a batch of the same rows, settings and dLLM.
+
+        Raises:
+            ValueError: if it is of another.
+        """
+        device = self.masked.device
+        if state["rows"].keys() != {*_STATE} or state["rows"]["masked"].shape != self.masked.shape:
+            raise ValueError(f"the state is not of {' by '.join(map(str, self.masked.shape))} positions")
+        for name in _STATE:
+            setattr(self, name, state["rows"][name].to(device))
+        self._view = View(**{name: _cloned(value, device) for name, value in state["view"].items()})
+        self.memory = _cloned(state["memory"], device)
+        kept = ((name, values) for name, values in self._view.tensors.items() if name not in ("prompt", "given"))
+        self._tensor_kinds = {name: (values.shape[2:], values.dtype) for name, values in kept}
+        self._drafted = None
+
     def _adopt(self, other: DecodingBatch, index: Tensor) -> None:
         """Take over the state of another batch's rows."""
         for name in _STATE:
@@ -770,6 +793,13 @@ _STATE = (
     *("block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
     *("_previous", "_settled"),
 )
+
+
+def _cloned(value: Any, device: torch.device | None = None) -> Any:
+    """Return a copy of a view's part, a tensor or a mapping of them, on a device or where it is."""
+    if isinstance(value, Tensor):
+        return value.detach().clone() if device is None else value.to(device, copy=True)
+    return {name: _cloned(tensor, device) for name, tensor in value.items()}
 
 
 def _merge(old: View, new: View, is_new: Tensor) -> View:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +82,16 @@ class Episodes:
             # A child has a stream of its own: what sampling draws shifts no later problem.
             self._noise[row] = generator.spawn(1)[0]
 
+    def state(self) -> dict[str, Any]:
+        """Return all that later episodes depend on; see `load_state`."""
+        generators = (self._generators, self._noise)
+        return {"generators": [[copy.deepcopy(one.bit_generator.state) for one in row] for row in generators]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, of as many rows."""
+        for generators, states in zip((self._generators, self._noise), state["generators"], strict=True):
+            generators[:] = [_generator(one) for one in states]
+
     def begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> list[Episode]:
         """Return the next episode of each of these rows.
 
@@ -104,3 +116,10 @@ class Episodes:
 
     def _draw_seed(self, row: int) -> int:
         return int(self._noise[row].integers(2**63))
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    """Return a generator that goes on from here; its children are never asked for, they are in the state themselves."""
+    bits = np.random.PCG64()
+    bits.state = state  # type: ignore[assignment]
+    return np.random.Generator(bits)

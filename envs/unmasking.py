@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import gymnasium as gym
@@ -348,6 +348,32 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         commits[beginning] = 0
         infos |= self._counters(commits)
         return self.observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the env's next steps depend on, with memory of its own: arrays, tensors, numbers and texts.
+
+        Put into an env that was made alike by `load_state`, it goes on as this one.
+        """
+        return {
+            "batch": self.batch.state(),
+            "episodes": self.episodes.state(),
+            "scorer": self.scorer.state(),
+            "problems": [asdict(problem) for problem in self.problems],
+            "speed": self.speed.copy(),
+            "resting": list(self._resting),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, of an env that was made alike.
+
+        Raises:
+            ValueError: if it is of another number of rows or positions.
+        """
+        self.batch.load_state(state["batch"])
+        self.episodes.load_state(state["episodes"])
+        self.scorer.load_state(state["scorer"])
+        self.problems = [Problem(**problem) for problem in state["problems"]]
+        self.speed, self._resting = state["speed"].copy(), list(state["resting"])
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (N, 2 L) bool, for each bit whether 0 and whether 1 may be chosen; 1 may where eligible."""

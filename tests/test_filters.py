@@ -25,7 +25,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.learned import build, describe
 from policies.network import gap_above, log_odds
-from train.build import load_filter, make_env, make_model
+from train.build import load_filter, make_env, make_model, resume
 from train.evaluate import evaluate, is_folder, plan, split_setting
 from train.finish import export
 from train.job_config import EvaluationConfig, FilterSection
@@ -371,6 +371,7 @@ def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, Unmasking
     inner = load_filter(config)
     env = make_env(config, denoiser, algorithm(config), inner)
     model = make_model(config, env, algorithm(config), inner)
+    resume(config, model)
     assert isinstance(model.policy, UnmaskingActorCritic)
     return model, model.policy.network, env
 

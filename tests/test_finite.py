@@ -140,10 +140,10 @@ def test_advantages_without_unknown_rewards_by_hand() -> None:
 def test_ppo_stops_at_its_last_checkpoint(tmp_path: Path, toy: ToyDenoiser) -> None:
     config = tiny(tmp_path, 0)
     trained(replace(config, total_timesteps=64, checkpoint_every=1), toy)
-    file = tmp_path / "checkpoints" / "latest.zip"
+    file = tmp_path / "checkpoints" / "latest.safetensors"
     kept = file.read_bytes()
     worse = replace(config, ppo=endless(config.ppo), total_timesteps=1024, checkpoint_every=1)
-    with pytest.raises(Diverged, match=r"training stopped after 64 steps, as a \w+ is NaN or infinite: .*latest.zip"):
+    with pytest.raises(Diverged, match=r"stopped after 64 steps, as a \w+ is NaN or infinite: .*latest.safetensors"):
         trained(worse, toy)
     assert file.read_bytes() == kept
 

@@ -23,7 +23,8 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, Threshold, load
 from policies.actions import ActionConfig
 from policies.dit import DiTConfig
-from train.build import make_env, make_model
+from train import checkpoint
+from train.build import make_env, make_model, resume
 from train.cli import run
 from train.evaluate import evaluate
 from train.experts import log_mixture
@@ -83,6 +84,7 @@ def made(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
 def trained(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
     env = make_env(config, denoiser or Flaky(), algorithm(config), None)
     model = make_model(config, env, algorithm(config), None)
+    resume(config, model)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, GRPO)
     return model
@@ -377,7 +379,8 @@ def test_a_run_is_exported_evaluated_and_resumed(tmp_path: Path, capsys: pytest.
         rows = list(csv.DictReader(lines))
     assert {"rollout/zero_variance_rate", "rollout/stall_rate", "rollout/unfinished_rate"} <= rows[0].keys()
     assert int(rows[-1][STEP]) >= 150
-    assert GRPO.load(tmp_path / "run" / "checkpoints" / "latest.zip").num_timesteps == policy.trained["timesteps"]
+    state = checkpoint.read(tmp_path / "run" / "checkpoints" / "latest.safetensors")
+    assert state["counters"]["num_timesteps"] == policy.trained["timesteps"]
     train(replace(config, resume=True))
     assert (tmp_path / "run" / "policy" / "model.safetensors").read_bytes() == weights
     shown = capsys.readouterr().out

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from stable_baselines3 import PPO
 
+from train import checkpoint
 from train.config import ROOT
 from train.interrupt import Interrupted, deferred, raised
 from train.tracking import STEP
@@ -121,8 +121,7 @@ def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
     )
     assert said, shown
     saved = int(said[1].replace(",", ""))
-    checkpoint = PPO.load(said[2])
-    assert checkpoint.num_timesteps == saved
+    assert checkpoint.read(Path(said[2]))["counters"]["num_timesteps"] == saved
     assert saved in (steps_of(out)[-1], steps_of(out)[-1] - UPDATE)
     with started(*shlex.split(said[3])) as process:
         wait_for(lambda: steps_of(out)[-1] > saved + UPDATE)
@@ -155,7 +154,8 @@ def test_processes_that_train_together_end_together(tmp_path: Path) -> None:
         _, shown = process.communicate()
     assert shown.count("error: interrupted by") == 1, shown
     assert "go on with: torchrun --nproc-per-node 2" in shown
-    assert PPO.load(out / "checkpoints" / "latest.zip").num_timesteps >= 2 * UPDATE
+    state = checkpoint.read(out / "checkpoints" / "latest.safetensors")
+    assert state["counters"]["num_timesteps"] >= 2 * UPDATE
 
 
 def children(pid: int) -> list[int]:

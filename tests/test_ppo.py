@@ -23,7 +23,8 @@ from envs.tasks.base import EMPTY
 from envs.tasks.copy_list import Copy
 from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
-from train.build import load_filter, make_env, make_model, stream_seed
+from train import checkpoint
+from train.build import load_filter, make_env, make_model, resume, stream_seed
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
@@ -40,6 +41,7 @@ from train.tracking import STEP, Tracker, WandbConfig
 def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
     inner = load_filter(config)
     model = make_model(config, make_env(config, denoiser, algorithm(config), inner), algorithm(config), inner)
+    resume(config, model)
     learn(config, model, Tracker(config.wandb, config.out, {}, "train"))
     assert isinstance(model, PPO)
     return model
@@ -192,7 +194,7 @@ def test_a_run_leaves_every_file(finished: Path) -> None:
         "command.txt",
         "versions.json",
         "progress.csv",
-        "checkpoints/latest.zip",
+        "checkpoints/latest.safetensors",
         "policy/model.safetensors",
         "policy/config.json",
         "policy/README.md",
@@ -236,12 +238,19 @@ def test_records_of_a_run(finished: Path, toy: ToyDenoiser) -> None:
         assert rule == evaluate(toy, make_rule("threshold:0.9"), **about_rule, seed=rule["seed"])[0]
 
 
-def test_the_exported_policy_is_the_last_checkpoints(finished: Path) -> None:
-    policy = load(finished / "policy")
-    checkpoint = PPO.load(finished / "checkpoints" / "latest.zip")
-    assert checkpoint.num_timesteps == policy.trained["timesteps"] == 3 * UPDATE
+def test_the_exported_policy_is_the_best_that_was_tried(finished: Path) -> None:
+    policy, state = load(finished / "policy"), checkpoint.read(finished / "checkpoints" / "latest.safetensors")
+    assert state["counters"]["num_timesteps"] == policy.trained["timesteps"] == 3 * UPDATE
+    best = state["validation"]
+    assert best["tried"] == 4
+    assert policy.trained["chosen_after"] == best["timesteps"]
     weights = policy.network.state_dict()
-    assert all(torch.equal(values, weights[name]) for name, values in checkpoint.policy.network.state_dict().items())
+    assert weights.keys() == best["weights"].keys()
+    assert all(torch.equal(values, weights[name]) for name, values in best["weights"].items())
+    with (finished / "progress.csv").open() as lines:
+        tried = {int(row[STEP]): float(row["validation/reward"]) for row in csv.DictReader(lines)}
+    assert max(tried, key=lambda step: (tried[step], step)) == best["timesteps"]
+    assert max(tried.values()) == best["reward"]
 
 
 @pytest.mark.slow
@@ -277,14 +286,14 @@ def test_resuming_a_finished_run_changes_no_result(
 def test_a_damaged_checkpoint_is_named(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = finished / "checkpoints" / "latest.zip"
-    shutil.copy(checkpoint, tmp_path)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    file = finished / "checkpoints" / "latest.safetensors"
+    shutil.copy(file, tmp_path)
+    file.write_bytes(file.read_bytes()[:500])
     try:
         assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume") == 2
     finally:
-        shutil.copy(tmp_path / "latest.zip", checkpoint)
-    assert capsys.readouterr().err.startswith(f"error: checkpoint {checkpoint}")
+        shutil.copy(tmp_path / "latest.safetensors", file)
+    assert capsys.readouterr().err.startswith(f"error: checkpoint {file} can't be read (it is no checkpoint")
 
 
 @pytest.mark.slow
@@ -294,7 +303,7 @@ def test_a_run_started_over_is_evaluated_again(
     """What the message about a damaged checkpoint advises: delete it and resume."""
     records = (finished / "evaluation.json").read_text()
     (finished / "evaluation.json").write_text(json.dumps([{**r, "nfe": 99.0} for r in json.loads(records)]))
-    (finished / "checkpoints" / "latest.zip").unlink()
+    (finished / "checkpoints" / "latest.safetensors").unlink()
     try:
         assert run_here(monkeypatch, f"--config={finished / 'config.yaml'}", "--resume") == 0, capsys.readouterr().err
         assert timesteps(finished) == [UPDATE, 2 * UPDATE, 3 * UPDATE]
@@ -353,18 +362,19 @@ def test_a_killed_run_resumes(
     out, updates = tmp_path / "run", 30
     total = f"--total_timesteps={updates * UPDATE}"
     process = subprocess.Popen(command(out, total), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = out / "checkpoints" / "latest.zip"
-    while process.poll() is None and not checkpoint.is_file():
+    file = out / "checkpoints" / "latest.safetensors"
+    while process.poll() is None and not file.is_file():
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert checkpoint.is_file()
+    assert file.is_file()
     assert not (out / "policy").exists()
-    saved = PPO.load(checkpoint).num_timesteps
+    saved = checkpoint.read(file)["counters"]["num_timesteps"]
     assert UPDATE <= saved < updates * UPDATE
     assert run_here(monkeypatch, f"--out={out}", *FLAGS, total, "--resume") == 0, capsys.readouterr().err
     assert timesteps(out) == list(range(UPDATE, (updates + 1) * UPDATE, UPDATE))
-    assert PPO.load(checkpoint).num_timesteps == load(out / "policy").trained["timesteps"] == updates * UPDATE
+    steps = checkpoint.read(file)["counters"]["num_timesteps"]
+    assert steps == load(out / "policy").trained["timesteps"] == updates * UPDATE
     assert {r["policy"] for r in json.loads((out / "evaluation.json").read_text())} == {"learned", "threshold:0.9"}
     with (out / "progress.csv").open() as lines:
         rates = [float(row["train/learning_rate"] or "nan") for row in csv.DictReader(lines)][1:]

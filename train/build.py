@@ -26,7 +26,7 @@ from policies import UnmaskingNetwork, load, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.dit import DiTNetwork
 from policies.learned import CommitNetwork, PolicyNetwork, check_hidden, describe
-from train import parallel
+from train import checkpoint, parallel
 from train.group_episodes import GroupEpisodes
 from train.job_config import JobConfig
 from train.run_folder import UserError
@@ -186,26 +186,14 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
 def make_model(
     config: JobConfig, env: VecMonitor, algorithm: Algorithm, inner: PolicyNetwork | None
 ) -> OnPolicyAlgorithm:
-    """Build the algorithm, or load the last checkpoint of a run to be resumed.
+    """Build the algorithm, as it begins.
 
     Args:
         config: of the job.
         env: of `make_env`.
         algorithm: to train with.
         inner: the filter to build on, as `load_filter` returned it.
-
-    Raises:
-        UserError: if the checkpoint is damaged.
     """
-    checkpoint = checkpoint_file(config)
-    if config.resume and checkpoint.is_file():
-        try:
-            model = algorithm.cls.load(checkpoint, env=env, device=config.model.device)
-        except Exception as error:  # zipfile, pickle and torch each raise their own
-            raise UserError(f"checkpoint {checkpoint} can't be read ({error}): delete it to start over") from error
-        # New problems, instead of those the killed run has seen.
-        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
-        return model
     model = algorithm.cls(
         UnmaskingActorCritic,
         env,
@@ -231,6 +219,35 @@ def make_model(
     return model
 
 
+def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
+    """Let an algorithm go on from the run's last checkpoint, if it is to and there is one.
+
+    Args:
+        config: of the job.
+        model: as `make_model` returned it.
+
+    Returns:
+        What was known of its tries on validation problems; nothing where it begins.
+
+    Raises:
+        UserError: if the checkpoint is damaged, or of another training.
+    """
+    file = checkpoint_file(config)
+    if not config.resume or not file.is_file():
+        return {}
+    try:
+        state = checkpoint.read(file)
+        tried: Mapping[str, Any] = state["validation"]
+        is_whole = parallel.is_main() and state["processes"] == parallel.world_size()
+        checkpoint.restore(model, state, is_whole)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {file} can't be read ({error}): delete it to start over") from error
+    if not is_whole:
+        # The rows that were under way are another process's, or shared out otherwise: new problems instead.
+        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
+    return tried
+
+
 def checkpoint_file(config: JobConfig) -> Path:
     """Return where the latest checkpoint is."""
-    return config.out / "checkpoints" / "latest.zip"
+    return config.out / "checkpoints" / "latest.safetensors"

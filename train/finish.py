@@ -26,8 +26,14 @@ DIAL = tuple(i / 8 for i in range(9))
 """Places on a speed dial that are measured."""
 
 
-def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
-    """Write the trained network as a policy folder."""
+def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None = None) -> LearnedPolicy:
+    """Write the trained network as a policy folder.
+
+    Args:
+        config: of the job.
+        model: the algorithm, with the weights to export.
+        chosen_after: environment steps that they have learned from; None for all.
+    """
     assert isinstance(model.policy, UnmaskingActorCritic)
     trained = {
         "algorithm": type(model).__name__,
@@ -44,6 +50,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm) -> LearnedPolicy:
         "network": describe(model.policy.network)["kind"],
         "distribution": config.actions.distribution,
         "timesteps": model.num_timesteps,
+        "chosen_after": model.num_timesteps if chosen_after is None else chosen_after,
         "seed": config.seed,
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
         "versions": versions(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from envs.episodes import Episode, Episodes
@@ -40,6 +40,16 @@ class GroupEpisodes(Episodes):
     def possible_blocks(self) -> set[int]:
         """Every block length that an episode can have, the experts' included."""
         return {*self.block_lengths, *self.expert_blocks}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that later episodes depend on."""
+        return super().state() | {"shared": {group: asdict(episode) for group, episode in self._shared.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        super().load_state(state)
+        shared = state["shared"].items()
+        self._shared = {group: Episode(**(one | {"problem": Problem(**one["problem"])})) for group, one in shared}
 
     def begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> list[Episode]:
         """Return the next episode of each of these rows; the first row of a group draws for all of them.

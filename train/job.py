@@ -34,6 +34,7 @@ from train.build import (
     load_model,
     make_env,
     make_model,
+    resume,
     share,
     stream_seed,
 )
@@ -49,6 +50,7 @@ from train.plot import plot_pareto
 from train.records import Record, print_table, read_outcomes
 from train.run_folder import UserError, open_run
 from train.tracking import Tracker, check_start
+from train.validation import Validation
 
 
 def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
@@ -79,6 +81,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
                 own = with_filter(own)
                 inner = load_filter(own)
             model = build(own, algorithm, inner)
+            tried = resume(own, model)
+            validation = Validation(own) if parallel.is_main() and own.evaluation.validations else None
+            if validation is not None and tried:
+                validation.load_state(tried)
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
                 raise UserError(
                     f"not all processes see {checkpoint_file(config)}: put --out where all machines read and write"
@@ -89,10 +95,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             aside = start_rules(own) if parallel.is_main() else None
             if aside is not None:
                 held.callback(aside.stop)
-            learn(own, model, tracker)
+            learn(own, model, tracker, validation)
         if tracker is None:
             return []
-        export(own, model)
+        export(own, model, model.num_timesteps if validation is None else validation.timesteps)
         if aside is not None:
             aside.wait()
         records = evaluate_all(own)
@@ -125,8 +131,8 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     make_env(replace(config, env=env), denoiser, algorithm, inner).close()
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
-    # Calibration of a dial, and a filter's early stop, need validation problems.
-    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned
+    # Tries while learning, calibration of a dial, and a filter's early stop need validation problems.
+    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or config.evaluation.validations > 0
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
     splits += ("validation",) if needs_validation else ()
     need_splits(make_tasks(config.env.tasks), splits)

@@ -113,6 +113,11 @@ class EvaluationConfig:
 
     episodes: int = 100
     """Problems a task."""
+    validations: int = 4
+    """Times that the policy is tried on validation problems while it is learned, evenly spread and the last at the end;
+    the best is exported. With 0 it is the last."""
+    validation_episodes: int = 20
+    """Validation problems a task that each of these takes."""
     calibration_episodes: int = 50
     """Validation problems a task that each place on a speed dial is measured on."""
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
@@ -125,7 +130,8 @@ class EvaluationConfig:
     """Problems to use: test is held out for this; validation is for what is still to choose, as a sweep does."""
 
     def __post_init__(self) -> None:
-        check_count(self, "episodes", "calibration_episodes", "block_lengths")
+        check_count(self, "episodes", "validation_episodes", "calibration_episodes", "block_lengths")
+        check_range(self, "validations", least=0)
         for rule in self.rules:
             make_rule(rule)
 
@@ -191,6 +197,8 @@ class JobConfig:
             found["env.alpha"] = "env.alpha_range is given"
         else:
             found["evaluation.calibration_episodes"] = "env.alpha_range is empty, so there is no dial to calibrate"
+        if not self.evaluation.validations:
+            found["evaluation.validation_episodes"] = "evaluation.validations is 0"
         if self.actions.distribution != "plackett_luce":
             found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"
         return found

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from train import parallel
+from policies.actor_critic import UnmaskingActorCritic
+from train import checkpoint, parallel
 from train.build import checkpoint_file
 from train.finite import Diverged
 from train.interrupt import Interrupted, Stop, deferred
 from train.job_config import JobConfig
 from train.progress import progress
-from train.run_folder import write_atomic
 from train.tracking import MeanWriter, ProgressWriter, Tracker, TrackerWriter
+from train.validation import Validation
 
 
 class TrainingCallback(BaseCallback):
@@ -28,6 +30,8 @@ class TrainingCallback(BaseCallback):
         every: updates between two checkpoints.
         total: environment steps of the whole run.
         stop: whether to end before that.
+        writers: where what validation finds goes, under the step that it is about.
+        validation: tries of the policy on validation problems; None without.
 
     Attributes:
         updates: finished by this process, and learned from whole rollouts.
@@ -35,9 +39,18 @@ class TrainingCallback(BaseCallback):
         is_updating: whether the weights may be between two updates.
     """
 
-    def __init__(self, file: Path, every: int, total: int, stop: Stop) -> None:
+    def __init__(
+        self,
+        file: Path,
+        every: int,
+        total: int,
+        stop: Stop,
+        writers: Sequence[KVWriter],
+        validation: Validation | None,
+    ) -> None:
         super().__init__()
         self.file, self.every, self.total, self.stop = file, every, total, stop
+        self.writers, self.validation = writers, validation
         self.updates = -1
         self.counted = 0
         self.is_updating = False
@@ -72,20 +85,43 @@ class TrainingCallback(BaseCallback):
         self.updates += 1
         self.is_updating = False
         self.counted = self.model.num_timesteps
-        if self.updates and self.updates % self.every == 0:
-            self.save()
+        if parallel.is_main():
+            # Whatever ends this rollout before its update, a resumed run plays it again from here.
+            self.rollout = self.capture()
+            if self.updates and self.updates % self.every == 0:
+                self.save()
+        self.validate()
 
     def _on_training_end(self) -> None:
         self.bar.close()
 
+    def capture(self) -> checkpoint.State:
+        """Return what the training goes on from, but for the weights."""
+        tried = {} if self.validation is None else self.validation.state()
+        rollout = checkpoint.capture_rollout(cast(OnPolicyAlgorithm, self.model))
+        return {**rollout, "validation": tried, "processes": parallel.world_size()}
+
     def save(self) -> None:
-        """Write the checkpoint whole or not at all."""
-        if not parallel.is_main():
+        """Write the checkpoint of the present rollout's beginning, whole or not at all."""
+        checkpoint.write(self.file, checkpoint.capture(cast(OnPolicyAlgorithm, self.model), self.rollout))
+
+    def validate(self) -> None:
+        """Try the policy on validation problems if that is due."""
+        if self.validation is None or not self.validation.is_due(self.model.num_timesteps):
             return
-        # Through memory: of a full disk, torch says something else than that it is full.
-        content = io.BytesIO()
-        self.model.save(content)
-        write_atomic(self.file, content.getvalue())
+        assert isinstance(self.model.policy, UnmaskingActorCritic)
+        found = self.validation.run(self.model.policy.network, self.model.num_timesteps)
+        # What the logger is told now, it would write with the next update's numbers.
+        named = {f"validation/{name}": value for name, value in found.items()}
+        for writer in self.writers:
+            writer.write(named, dict.fromkeys(named, ()), self.model.num_timesteps)
+
+    def finish(self) -> None:
+        """Try the policy that came of it, and write the last checkpoint."""
+        self.validate()
+        if parallel.is_main():
+            self.rollout = self.capture()
+            self.save()
 
     def save_early(self) -> str:
         """Write the state after the last update, in a rollout that won't be finished.
@@ -94,23 +130,26 @@ class TrainingCallback(BaseCallback):
             What was saved, as a clause; empty if there was nothing to save that isn't saved already.
         """
         played = self.model.num_timesteps - self.counted
-        self.model.num_timesteps = self.counted
         if self.updates <= 0:
             return ""
-        self.save()
+        if parallel.is_main():
+            self.save()
         return (
             f"saved after {self.counted:,} of {self.total:,} steps in {self.file}; the {played:,} steps played since, "
             "too few for an update, are not"
         )
 
 
-def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) -> None:
-    """Train to the end, logging and checkpointing on the way.
+def learn(
+    config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None, validation: Validation | None = None
+) -> None:
+    """Train to the end, logging and checkpointing on the way, and leave the best weights in the policy.
 
     Args:
         config: the job.
         model: the algorithm.
         tracker: where numbers go; None in processes beside the first.
+        validation: tries of the policy on validation problems, in the first process; without, the last weights stay.
 
     Raises:
         Interrupted: if a signal asked to end; what is saved is the state after the last update.
@@ -121,21 +160,33 @@ def learn(config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None) 
         tracker.log_again(kept.rows)
         writers = [kept, TrackerWriter(tracker)]
     remaining = config.total_timesteps - model.num_timesteps
-    if remaining <= 0:
-        return
+    if remaining > 0:
+        _go_on(config, model, writers, remaining, validation)
+    if validation is not None and validation.weights:
+        assert isinstance(model.policy, UnmaskingActorCritic)
+        model.policy.network.load_state_dict(validation.weights)
+
+
+def _go_on(
+    config: JobConfig,
+    model: OnPolicyAlgorithm,
+    writers: list[KVWriter],
+    remaining: int,
+    validation: Validation | None,
+) -> None:
     model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
     with deferred("stopping to save what was learned") as stop:
-        callback = TrainingCallback(checkpoint_file(config), config.checkpoint_every, config.total_timesteps, stop)
+        file, total = checkpoint_file(config), config.total_timesteps
+        callback = TrainingCallback(file, config.checkpoint_every, total, stop, writers, validation)
         try:
             model.learn(remaining, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
         except Diverged as error:
-            file = checkpoint_file(config)
             left = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
             raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {left}") from error
         except RuntimeError:
             # Another process of this training stopped first, and we have waited for it in vain.
             if not stop or callback.is_updating or parallel.world_size() == 1:
                 raise
-        if stop.signum is not None and model.num_timesteps < config.total_timesteps:
+        if stop.signum is not None and model.num_timesteps < total:
             raise Interrupted(stop.signum, callback.save_early())
-        callback.save()
+        callback.finish()

@@ -411,8 +411,11 @@ class ProgressWriter(KVWriter):
             self.rows = [dict(row) for row in rows if int(row[STEP]) <= upto]
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Add one update's row and rewrite the file."""
-        self.rows.append({**key_values, STEP: step})
+        """Add one update's row, or what came later to the last one's, and rewrite the file."""
+        if self.rows and int(self.rows[-1][STEP]) == step:
+            self.rows[-1] |= key_values
+        else:
+            self.rows.append({**key_values, STEP: step})
         write_rows(self.file, self.rows)
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -74,6 +74,7 @@ class Scorer:
         self.answers = 0
         self.unscored = 0
         self._reported: set[str] = set()
+        self._last = ""  # which had none, and why
         self._latest: deque[bool] = deque(maxlen=max(expected, LATEST_ANSWERS))
 
     def score(self, text: str, problem: Problem) -> float | Unscored:
@@ -99,6 +100,23 @@ class Scorer:
                 )
         self._check()
         return found
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted; see `load_state`."""
+        return {
+            "answers": self.answers,
+            "unscored": self.unscored,
+            "reported": sorted(self._reported),
+            "latest": [int(one) for one in self._latest],
+            "last": self._last,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from what `state` returned."""
+        self.answers, self.unscored, self._last = state["answers"], state["unscored"], state["last"]
+        self._reported = {*state["reported"]}
+        self._latest.clear()
+        self._latest.extend(map(bool, state["latest"]))
 
     def _check(self) -> None:
         count, answers = sum(self._latest) if self.unscored else 0, len(self._latest)
