@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,19 @@ class SB3VecEnv(VecEnv):
     def close(self) -> None:
         """Close the batch."""
         self.env.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next steps depend on, seeds that wait for a reset included; see `load_state`."""
+        return {"rows": self.env.unwrapped.state(), "seeds": list(self._seeds)}  # type: ignore[attr-defined]
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: if it is of another number of rows or positions.
+        """
+        self.env.unwrapped.load_state(state["rows"])  # type: ignore[attr-defined]
+        self._seeds = list(state["seeds"])
 
     def get_images(self) -> list[np.ndarray | None]:
         """Return one image a row."""

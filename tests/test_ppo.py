@@ -376,6 +376,9 @@ def test_a_killed_run_resumes(
     steps = checkpoint.read(file)["counters"]["num_timesteps"]
     assert steps == load(out / "policy").trained["timesteps"] == updates * UPDATE
     assert {r["policy"] for r in json.loads((out / "evaluation.json").read_text())} == {"learned", "threshold:0.9"}
+    starts = json.loads((out / "versions.json").read_text())["starts"]
+    assert ["--resume" in start["command"] for start in starts] == [False, True]
+    assert starts[0]["at"] <= starts[1]["at"]
     with (out / "progress.csv").open() as lines:
         rates = [float(row["train/learning_rate"] or "nan") for row in csv.DictReader(lines)][1:]
     assert rates == sorted(rates, reverse=True)  # the schedule goes on, it does not start again

@@ -227,7 +227,8 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         model: as `make_model` returned it.
 
     Returns:
-        What was known of its tries on validation problems; nothing where it begins.
+        ``validation``, the state of its tries on validation problems, and ``logged``, what its last update recorded;
+        nothing where it begins.
 
     Raises:
         UserError: if the checkpoint is damaged, or of another training.
@@ -237,7 +238,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         return {}
     try:
         state = checkpoint.read(file)
-        tried: Mapping[str, Any] = state["validation"]
+        more = {name: state[name] for name in ("validation", "logged")}
         is_whole = parallel.is_main() and state["processes"] == parallel.world_size()
         checkpoint.restore(model, state, is_whole)
     except (OSError, ValueError, KeyError) as error:
@@ -245,7 +246,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
     if not is_whole:
         # The rows that were under way are another process's, or shared out otherwise: new problems instead.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
-    return tried
+    return more
 
 
 def checkpoint_file(config: JobConfig) -> Path:

@@ -23,7 +23,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
-from envs.unmasking import UnmaskingVectorEnv
+from envs.sb3 import SB3VecEnv
 from train.run_folder import write_atomic
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
@@ -179,9 +179,8 @@ def restore(model: OnPolicyAlgorithm, state: State, is_whole: bool = True) -> No
         raise ValueError(f"it is not of this algorithm, network and env ({error})") from error
 
 
-def _envs_of(model: OnPolicyAlgorithm) -> tuple[VecMonitor, UnmaskingVectorEnv]:
+def _envs_of(model: OnPolicyAlgorithm) -> tuple[VecMonitor, SB3VecEnv]:
     monitor = model.get_env()
     assert isinstance(monitor, VecMonitor)
-    [env] = monitor.get_attr("unwrapped", [0])
-    assert isinstance(env, UnmaskingVectorEnv)
-    return monitor, env
+    assert isinstance(monitor.venv, SB3VecEnv)
+    return monitor, monitor.venv

@@ -81,10 +81,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
                 own = with_filter(own)
                 inner = load_filter(own)
             model = build(own, algorithm, inner)
-            tried = resume(own, model)
+            more = resume(own, model)
             validation = Validation(own) if parallel.is_main() and own.evaluation.validations else None
-            if validation is not None and tried:
-                validation.load_state(tried)
+            if validation is not None and more:
+                validation.load_state(more["validation"])
             if parallel.total(model.num_timesteps) != parallel.world_size() * model.num_timesteps:
                 raise UserError(
                     f"not all processes see {checkpoint_file(config)}: put --out where all machines read and write"
@@ -95,7 +95,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             aside = start_rules(own) if parallel.is_main() else None
             if aside is not None:
                 held.callback(aside.stop)
-            learn(own, model, tracker, validation)
+            learn(own, model, tracker, validation, more.get("logged"))
         if tracker is None:
             return []
         export(own, model, model.num_timesteps if validation is None else validation.timesteps)

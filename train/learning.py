@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -99,7 +99,9 @@ class TrainingCallback(BaseCallback):
         """Return what the training goes on from, but for the weights."""
         tried = {} if self.validation is None else self.validation.state()
         rollout = checkpoint.capture_rollout(cast(OnPolicyAlgorithm, self.model))
-        return {**rollout, "validation": tried, "processes": parallel.world_size()}
+        # What the last update has recorded is written with the next rollout's numbers.
+        logged = dict(self.logger.name_to_value)
+        return {**rollout, "validation": tried, "logged": logged, "processes": parallel.world_size()}
 
     def save(self) -> None:
         """Write the checkpoint of the present rollout's beginning, whole or not at all."""
@@ -141,7 +143,11 @@ class TrainingCallback(BaseCallback):
 
 
 def learn(
-    config: JobConfig, model: OnPolicyAlgorithm, tracker: Tracker | None, validation: Validation | None = None
+    config: JobConfig,
+    model: OnPolicyAlgorithm,
+    tracker: Tracker | None,
+    validation: Validation | None = None,
+    logged: Mapping[str, float] | None = None,
 ) -> None:
     """Train to the end, logging and checkpointing on the way, and leave the best weights in the policy.
 
@@ -150,6 +156,7 @@ def learn(
         model: the algorithm.
         tracker: where numbers go; None in processes beside the first.
         validation: tries of the policy on validation problems, in the first process; without, the last weights stay.
+        logged: what the last update before a kill had recorded, as `train.build.resume` returned it.
 
     Raises:
         Interrupted: if a signal asked to end; what is saved is the state after the last update.
@@ -161,6 +168,10 @@ def learn(
         writers = [kept, TrackerWriter(tracker)]
     remaining = config.total_timesteps - model.num_timesteps
     if remaining > 0:
+        logger = Logger(folder=None, output_formats=[MeanWriter(writers)])
+        for name, value in (logged or {}).items():
+            logger.record(name, value)
+        model.set_logger(logger)
         _go_on(config, model, writers, remaining, validation)
     if validation is not None and validation.weights:
         assert isinstance(model.policy, UnmaskingActorCritic)
@@ -174,7 +185,6 @@ def _go_on(
     remaining: int,
     validation: Validation | None,
 ) -> None:
-    model.set_logger(Logger(folder=None, output_formats=[MeanWriter(writers)]))
     with deferred("stopping to save what was learned") as stop:
         file, total = checkpoint_file(config), config.total_timesteps
         callback = TrainingCallback(file, config.checkpoint_every, total, stop, writers, validation)

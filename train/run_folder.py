@@ -114,12 +114,26 @@ def open_run(folder: Path, config: Any, resume: bool | None = False, free: Colle
 def _record_start(folder: Path, settings: Mapping[str, Any]) -> None:
     if not has_result(folder):
         write_atomic(folder / "command.txt", redact(command_line()) + "\n")
-        write_json(folder / "versions.json", versions())
+        (folder / "versions.json").unlink(missing_ok=True)
         for name in ("wandb_id.txt", "policies.json"):
             # Of a start that left no result.
             (folder / name).unlink(missing_ok=True)
+    _record_versions(folder / "versions.json")
     # Last: a folder with a configuration is a run.
     write_atomic(folder / "config.yaml", to_yaml(settings))
+
+
+def _record_versions(file: Path) -> None:
+    """Add a start to the history: when, by which command, and what it ran on where that is not as at the first."""
+    now = versions()
+    try:
+        first = json.loads(file.read_text())
+        starts = list(first.pop("starts", []))
+    except (OSError, ValueError, AttributeError, TypeError):
+        first, starts = now, []
+    changed = {name: value for name, value in now.items() if first.get(name) != value}
+    at = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(file, {**first, "starts": [*starts, {"at": at, "command": redact(command_line()), **changed}]})
 
 
 def _leave(folder: Path, error: BaseException, before: Collection[str], resume: bool | None) -> None:

@@ -207,7 +207,7 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
             raise UserError(
                 f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
             )
-    versions = _read(path / "versions.json")
+    versions = {name: value for name, value in _read(path / "versions.json").items() if name != "starts"}
     progress = read_progress(path)
     return Run(name, source, path, _kind(config), config, versions, records, outcomes, progress, artifacts)
 

@@ -1,0 +1,266 @@
+"""Killed trainings that end as those that weren't: five kinds, each stopped again and again and resumed.
+
+``python tests/kills.py --kills 40`` kills so many times in all and compares what every run leaves; ``--seed`` draws
+other moments. A child of this process, which has all libraries loaded, is a run: it costs a second or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from train import grpo, learn2pd, ppo, pretrain, sweep
+from train.config import parse
+from train.run_folder import write_atomic
+
+PATIENCE = 300.0
+"""Seconds that a run may take."""
+
+TOY = ("--model.name=toy", "--env.tasks=[copy]", "--env.num_envs=8", "--env.buffer_length=8", "--env.block_lengths=[4]")
+ENDING = ("--evaluation.episodes=3", "--evaluation.rules=['threshold:0.9']", "--evaluation.validation_episodes=3")
+JOB = (*TOY, *ENDING, "--evaluation.beside_training=false", "--wandb.mode=disabled", "--checkpoint_every=2")
+SMALL = ("--policy.hidden_size=8", "--policy.feedforward_size=8")
+
+
+def train_ppo(out: Path, resume: bool) -> None:
+    """Learn a filter, start from it, and train where tokens are sampled and episodes outlast a rollout."""
+    words = (*JOB, *SMALL, "--ppo.n_steps=3", "--ppo.batch_size=12", "--ppo.n_epochs=2", "--total_timesteps=480")
+    words += ("--filter.problems=18", "--env.problems=9", "--env.temperature=0.7", "--seed=3")
+    ppo.train(parse(ppo.TrainPPOConfig, "ppo.yaml", [f"--out={out}", *words, *_resume(resume)]))
+
+
+def train_grpo(out: Path, resume: bool) -> None:
+    """Train in groups of four."""
+    words = (*JOB, *SMALL, "--grpo.group_size=4", "--grpo.zero_variance=keep", "--total_timesteps=400")
+    words += ("--policy.init=random", "--policy.bias=-1.0", "--env.temperature=0.7", "--grpo.learning_rate=1e-2")
+    grpo.train(parse(grpo.TrainGRPOConfig, "grpo.yaml", [f"--out={out}", *words, *_resume(resume)]))
+
+
+def train_filters(out: Path, resume: bool) -> None:
+    """Learn the four Learn2PD filters."""
+    words = ("--model.name=toy", "--tasks=[copy]", "--buffer_length=8", "--block_lengths=[8,4]", "--published_block=4")
+    words += ("--problems=18", "--epochs=6", "--episodes=3", "--thresholds=[0.5,0.9]", "--rules=['threshold:0.9']")
+    words += ("--workers=1", "--wandb.mode=disabled")
+    learn2pd.main(parse(learn2pd.Learn2PDConfig, None, [f"--out={out}", *words, *_resume(resume)]))
+
+
+def run_sweep(out: Path, resume: bool) -> None:
+    """Search a learning rate over three trials."""
+    fixed = {"env.tasks": ["copy"], "env.num_envs": 8, "env.buffer_length": 8, "env.problems": None}
+    fixed |= {"filter.learn": False, "ppo.n_steps": 4, "ppo.batch_size": 16, "ppo.n_epochs": 1, "total_timesteps": 160}
+    fixed |= {"evaluation.episodes": 3, "evaluation.rules": ["threshold:0.9"], "evaluation.beside_training": False}
+    fixed |= {"evaluation.validation_episodes": 3, "policy.hidden_size": 8, "policy.feedforward_size": 8}
+    rate = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
+    parameters = {name: {"value": value} for name, value in fixed.items()} | {"ppo.learning_rate": rate}
+    about = {"method": "bayes", "metric": {"name": "rollout/score", "goal": "maximize"}, "parameters": parameters}
+    file = out.with_name(f"{out.name}.yaml")
+    write_atomic(file, yaml.safe_dump(about))
+    words = (f"--file={file}", "--trials=3", "--model.name=toy", "--wandb.mode=disabled")
+    sweep.main(parse(sweep.SweepConfig, None, [f"--out={out}", *words, *_resume(resume)]))
+
+
+def train_dllm(out: Path, resume: bool) -> None:
+    """Pretrain a dLLM; it resumes by itself."""
+    words = ("--steps=24", "--batch_size=8", "--group_size=4", "--hidden_size=16", "--num_layers=1", "--num_heads=2")
+    words += ("--save_every=5", "--buffer_lengths=[[0, 0.9], [64, 0.1]]")
+    pretrain.pretrain(parse(pretrain.PretrainConfig, None, [f"--out={out}", *words]))
+
+
+def _resume(resume: bool) -> list[str]:
+    return ["--resume"] if resume else []
+
+
+TRAININGS: Mapping[str, Callable[[Path, bool], None]] = {
+    "ppo": train_ppo,
+    "grpo": train_grpo,
+    "learn2pd": train_filters,
+    "sweep": run_sweep,
+    "pretrain": train_dllm,
+}
+
+
+# A run and its end.
+
+
+def start(name: str, out: Path, rename: int | None = None) -> multiprocessing.Process:
+    """Start a training, or go on with it, in a process of its own.
+
+    Args:
+        name: of `TRAININGS`.
+        out: its folder.
+        rename: the atomic rename before which it kills itself, from 0; None for none.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(name, out, rename))
+    process.start()
+    return process
+
+
+def _run(name: str, out: Path, rename: int | None) -> None:
+    os.setsid()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    with open(out.with_name(f"{out.name}.log"), "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    os.cpu_count = lambda: 1  # type: ignore[method-assign] - filters are decoded in this process
+    counter, replace = itertools.count(), os.replace
+
+    def replace_or_die(*args: Any, **kwargs: Any) -> None:
+        if next(counter) == rename:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args, **kwargs)
+
+    os.replace = replace_or_die
+    status = 0
+    try:
+        TRAININGS[name](out, (out / "config.yaml").is_file())
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def finish(name: str, out: Path) -> float:
+    """Let a run go on to its end; returns the seconds that it took.
+
+    Raises:
+        AssertionError: if it does not end well.
+    """
+    began, process = time.monotonic(), start(name, out)
+    process.join(PATIENCE)
+    if process.exitcode != 0:
+        process.kill()
+        raise AssertionError(f"{name} ended with {process.exitcode}:\n{out.with_name(f'{out.name}.log').read_text()}")
+    return time.monotonic() - began
+
+
+def kill(name: str, out: Path, seconds: float, signum: int) -> bool:
+    """Let a run go on for some seconds and end it; tells whether it was still at work."""
+    process = start(name, out)
+    process.join(seconds)
+    is_at_work = process.is_alive()
+    if is_at_work and process.pid is not None:
+        os.kill(process.pid, signum)
+        process.join(PATIENCE)
+    return is_at_work
+
+
+# What a run leaves.
+
+
+def results(out: Path) -> dict[str, str]:
+    """Return all that must be equal, by file: without clock times, and what says how often it was started."""
+    found = {}
+    for file in sorted(out.rglob("*")):
+        name = str(file.relative_to(out))
+        if file.suffix == ".safetensors" and "checkpoints" not in file.parts:
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        elif file.name in ("evaluation.json", "outcomes.json", "best.json", "report.json"):
+            found[name] = json.dumps(_timeless(json.loads(file.read_text())))
+        elif file.name == "trials.jsonl":
+            found[name] = file.read_text()
+        elif file.name == "progress.csv":
+            with file.open() as lines:
+                rows = [{k: v for k, v in row.items() if not _is_time(k)} for row in csv.DictReader(lines)]
+            found[name] = json.dumps(rows)
+    return found
+
+
+CLOCK = ("seconds", "minutes_to_collect_and_train")
+"""What JSON files say of the clock."""
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_timeless(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _timeless(each) for key, each in value.items() if key not in CLOCK}
+
+
+def _is_time(column: str) -> bool:
+    return column in ("time/fps", "time/time_elapsed", "time/iterations")
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return the files that differ, or that only one of two runs has."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Random) -> int:
+    """Kill a run some times at random moments and let it end; returns how often it was really killed.
+
+    Args:
+        name: of `TRAININGS`.
+        folder: of the run.
+        seconds: that a whole run takes.
+        kills: at most.
+        draw: where moments and signals come from.
+    """
+    done = 0
+    for _ in range(kills):
+        signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+        done += kill(name, folder, draw.uniform(0, seconds), signum)
+    finish(name, folder)
+    return done
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Kill, resume, compare, and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw, total, unequal = random.Random(arguments.seed), 0, 0
+    torch.set_num_threads(1)
+    place = Path(tempfile.mkdtemp(prefix="kills-"))
+    share = -(-arguments.kills // len(TRAININGS))
+    for name in TRAININGS:
+        whole = place / f"{name}_whole"
+        seconds = finish(name, whole)
+        expected, count, runs, bad = results(whole), 0, 0, 0
+        while count < share:
+            out = place / f"{name}_{runs}"
+            count += killed(name, out, seconds, min(2, share - count), draw)
+            runs += 1
+            found = differences(expected, results(out))
+            if found:
+                bad += 1
+                _say(f"{name}: run {runs} differs in {', '.join(found)}; it is in {out}")
+        total, unequal = total + count, unequal + bad
+        _say(f"{name:9} {len(expected)} files, {count} kills in {runs} runs: {runs - bad} of {runs} equal")
+    _say(f"{total} kills, {unequal} runs that differ from the one that was not killed")
+    if unequal:
+        sys.exit(1)
+    shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
