@@ -4,13 +4,17 @@ The Gymnasium env, `policies.generate` and the evaluation all drive this one cla
 tokens in the same number of forwards wherever it runs.
 
 Letters: N rows of the batch, P prompt tokens (left-padded), L buffer positions, K drafts, S shadow positions.
+
+A block-causal dLLM was trained to fill whole blocks of its own. Where the buffer ends inside one, the row goes on to
+its end, as the released decoding code of such families does, and what lies beyond the buffer is cut from the text: L
+is then `buffer_width`, up to a block more than the settings' ``buffer_length``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from torch.nn import functional as F
 from envs.beliefs import Beliefs, check_answer, read_beliefs
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
+from envs.shadow import add_shadow
 from envs.view import (
     COMMITTED_READINGS,
     FULL_READINGS,
@@ -30,6 +35,8 @@ from envs.view import (
     View,
     ensure_progress,
 )
+
+Count = TypeVar("Count", int, Tensor)
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
@@ -47,7 +54,7 @@ class DecodingSettings:
     """How a buffer is decoded.
 
     Attributes:
-        buffer_length: L, number of masks a sequence starts from.
+        buffer_length: positions of a text, and of the masks that a sequence starts from; see `buffer_width`.
         block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
             buffer length, is full diffusion.
         temperature: of the sampled token; 0 commits the argmax.
@@ -127,11 +134,14 @@ class DecodingBatch:
     """
 
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
-        length, device = settings.buffer_length, denoiser.device
+        length, device = buffer_width(denoiser, settings.buffer_length), denoiser.device
         check_block(denoiser, settings.block)
-        if length >= denoiser.max_length:
+        self._room = _room(denoiser, settings.buffer_length)
+        if self._room < 1:
+            lengths = range(settings.buffer_length, 0, -1)
+            longest = next((one for one in lengths if _room(denoiser, one) > 0), 0)
             raise ValueError(
-                f"buffer_length is {length}: it must be {denoiser.max_length - 1} or less, as this dLLM takes "
+                f"buffer_length is {settings.buffer_length}: it must be {longest} or less, as this dLLM takes "
                 f"{denoiser.max_length} tokens of prompt and buffer together"
             )
         self.denoiser, self.settings = denoiser, settings
@@ -144,7 +154,8 @@ class DecodingBatch:
         self.buffer = zeros(length) + denoiser.eos_id
         self.masked = zeros(length, dtype=torch.bool)
         self.length = zeros() + length
-        """(N,) int64, positions of the row that are computed; those after it are end-of-text."""
+        """(N,) int64, positions of the row that are computed, in a block-causal dLLM whole blocks of it; those after
+        them are end-of-text."""
         self.block_length = zeros() + settings.block
         """(N,) int64, positions of each of the row's blocks."""
         self.given_end = zeros()
@@ -197,7 +208,7 @@ class DecodingBatch:
             prompts: token ids, one list a row.
             seed: of the random numbers that sampling decoders and policies draw, one for all rows or one a row. Rows
                 with the same prompt and seed draw the same.
-            length: masks to start from; None for the whole buffer.
+            length: masks to start from, made up to whole blocks of a block-causal dLLM; None for the whole buffer.
             block_lengths: positions of a block, one a row; None for that of the settings.
             given: for each row None or its whole text, at most the buffer's length, as token ids with the mask token
                 at the blanks. It sets the row's length; its tokens are never changed, and an end-of-text before the
@@ -232,7 +243,7 @@ class DecodingBatch:
         self.prompt_length[index] = torch.tensor([len(prompt) for prompt in prompts], device=device)
         keys = [sequence_key(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
         self.key[index] = torch.tensor(keys, device=device)
-        self.length[index] = self.settings.buffer_length if length is None else length
+        self.length[index] = self._whole(self.settings.buffer_length if length is None else length)[index]
         self.masked[index] = self._positions < self.length[index].unsqueeze(1)
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
         blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
@@ -258,7 +269,7 @@ class DecodingBatch:
         self.buffer[row] = self.denoiser.eos_id
         self.buffer[row, :size] = tokens
         self.masked[row] = self.buffer[row] == self.denoiser.mask_id
-        self.length[row] = size
+        self.length[row] = size  # it says itself where it ends, in the middle of the dLLM's block or not
         self.given_end[row] = torch.where(blank, 0, self._positions[:size] + 1).amax()
         self.commit_confidence[row, :size] = (~blank).float()
         prompt = self.prompt[row, self.prompt.shape[1] - int(self.prompt_length[row]) :].tolist()
@@ -273,10 +284,9 @@ class DecodingBatch:
             raise ValueError(f"given has no blank, token {self.denoiser.mask_id}: there must be something to decode")
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
-        room = self.denoiser.max_length - self.settings.buffer_length
-        if not 1 <= len(prompt) <= room:
+        if not 1 <= len(prompt) <= self._room:
             raise ValueError(
-                f"prompt has {len(prompt)} tokens: it must have 1 to {room} (the model takes "
+                f"prompt has {len(prompt)} tokens: it must have 1 to {self._room} (the model takes "
                 f"{self.denoiser.max_length}, the buffer {self.settings.buffer_length} of them)"
             )
 
@@ -301,9 +311,10 @@ class DecodingBatch:
             return self.length
         shown = torch.minimum(self.block_end, self.length)
         if self._is_absolute:
-            end = self.prompt_length + self.settings.buffer_length
+            most = self._whole(self.settings.buffer_length)
+            end = self.prompt_length + most
             rest = torch.minimum(-end % self.block_length, (self.denoiser.max_length - end).clamp(min=0))
-            shown = shown + torch.where(shown == self.settings.buffer_length, rest, 0)
+            shown = shown + torch.where(shown == most, rest, 0)
         return shown
 
     # What the dLLM believes.
@@ -339,7 +350,7 @@ class DecodingBatch:
         columns = torch.arange(prompt_width + buffer_width, device=rows.device)
         first = prompt_width - self.prompt_length[rows].unsqueeze(1)
         present = (columns >= first) & (columns < prompt_width + shown.unsqueeze(1))
-        behind = max(0, buffer_width - self.settings.buffer_length)
+        behind = max(0, buffer_width - self.masked.shape[1])
         buffer = F.pad(self.buffer[rows], (0, behind), value=self.denoiser.mask_id)[:, :buffer_width]
         tokens = torch.cat([prompt, buffer], 1).masked_fill(~present, self.denoiser.pad_id)
         self.nfe[rows] += 1
@@ -355,7 +366,7 @@ class DecodingBatch:
         else:
             logits = self.denoiser.logits(tokens, present, buffer_width)
         self._check_logits(logits, len(rows), buffer_width)
-        inside = slice(self.settings.buffer_length)  # what lies behind the buffer was only shown
+        inside = slice(self.masked.shape[1])  # what lies behind the buffer was only shown
         readings = {name: values[:, inside] for name, values in readings.items()}
         tensors = {name: values[:, inside] for name, values in tensors.items()}
         logits = logits[:, inside]
@@ -437,33 +448,25 @@ class DecodingBatch:
     def _shadow_forward(
         self, rows: Tensor, tokens: Tensor, present: Tensor, prompt_width: int
     ) -> tuple[Tensor, Tensor]:
-        """Run the dLLM with a shadow of the current block appended.
-
-        Shadow position i is a mask with the position number of block position i; it sees every token but the one at
-        i, and itself. Nothing sees the shadow.
+        """Run the dLLM with a shadow of the current block appended; see `envs.shadow.add_shadow`.
 
         Returns:
             logits: (B, L', V) of the buffer.
             leave_one_out: (B, L') float32, what the shadow gives the token that stands at its place, 0 off the block.
         """
         start, end = self.block_start[rows], torch.minimum(self.block_end[rows], self.length[rows])
-        count, width, buffer_width = len(rows), tokens.shape[1], tokens.shape[1] - prompt_width
+        count, buffer_width = len(rows), tokens.shape[1] - prompt_width
         size = int((end - start).max())
         offset = torch.arange(size, device=rows.device)
         place = (start.unsqueeze(1) + offset).clamp(max=buffer_width - 1)  # (B, S), in the buffer
         real = offset < (end - start).unsqueeze(1)
-        self.token_positions[rows] += end - start
-        shadow = torch.full_like(place, self.denoiser.mask_id)
-        columns = torch.arange(width + size, device=rows.device)
-        sees = torch.zeros(count, width + size, width + size, dtype=torch.bool, device=rows.device)
-        sees[:, :, :width] = present.unsqueeze(1)
-        sees[:, width:, :width] &= columns[:width] != (prompt_width + place).unsqueeze(-1)
-        sees |= torch.diag(columns >= width)
-        number = (present.cumsum(1) - 1).clamp(min=0)
-        number = torch.cat([number, self.prompt_length[rows].unsqueeze(1) + place], 1)
-        logits = self.denoiser.logits(torch.cat([tokens, shadow], 1), sees, buffer_width + size, number)
-        self._check_logits(logits, count, buffer_width + size)
-        logits, hidden_from = logits[:, :buffer_width], logits[:, buffer_width:].float()
+        shift = self.denoiser.logit_shift
+        self.token_positions[rows] += (end - start) * (1 + shift)
+        shadowed, sees, numbers = add_shadow(tokens, present, prompt_width + place, self.denoiser.mask_id, shift)
+        asked = shadowed.shape[1] - prompt_width
+        logits = self.denoiser.logits(shadowed, sees, asked, numbers)
+        self._check_logits(logits, count, asked)
+        logits, hidden_from = logits[:, :buffer_width], logits[:, buffer_width + shift :: 1 + shift].float()
         hidden_from = hidden_from.index_fill(-1, torch.tensor([self.denoiser.mask_id], device=rows.device), -torch.inf)
         standing = self.buffer[rows].gather(1, place).unsqueeze(-1)
         probability = hidden_from.log_softmax(-1).gather(-1, standing).squeeze(-1).exp() * real
@@ -546,9 +549,9 @@ class DecodingBatch:
         """Do what a policy decided on the view of the last `forward`.
 
         A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or, where the
-        settings say ``early_end``, when everything before a committed end-of-text is known: the rest then becomes
-        end-of-text. An action with
-        drafts is carried out by the next `forward`, and the rows that it finishes are reported by the next call.
+        settings say ``early_end``, when all of its text is known, which a committed end-of-text ends, or the buffer:
+        the rest then becomes end-of-text. An action with drafts is carried out by the next `forward`, and the rows that
+        it finishes are reported by the next call.
 
         Returns:
             (N,) bool, rows that are finished since the last call.
@@ -602,8 +605,9 @@ class DecodingBatch:
         self.masked = self.masked & ~chosen
         first_eos, complete = self._end_of_text()
         if self.settings.end_of_text_prediction:
-            self.length = torch.minimum(self.length, first_eos + 1)
-            gone = self._positions >= self.length.unsqueeze(1)
+            end = torch.minimum(self.length, first_eos + 1)
+            gone = self._positions >= end.unsqueeze(1)
+            self.length = torch.minimum(self.length, self._whole(end))
             self._mask(gone)
             self._fill(gone)
         # What end-of-text prediction took away may have been the last masks.
@@ -628,23 +632,25 @@ class DecodingBatch:
         committed = (self.commit_step > 0).int()
         # Tokens that a policy committed stay part of what the dLLM sees.
         keep = (place + 1) * committed
-        length = torch.maximum(length, keep.amax(1)).clamp(1, self.settings.buffer_length)
+        length = torch.maximum(length, keep.amax(1)).clamp(min=1)
+        most = self._whole(self.settings.buffer_length)
+        length = torch.minimum(self._whole(length), most)
         self.length = torch.where(self.given_end > 0, self.length, length)
         new = self.length.unsqueeze(1)
         self._mask((place >= old) & (place < new))
         self._fill(self.masked & (place >= new))
 
     def _end_of_text(self) -> tuple[Tensor, Tensor]:
-        """Return the (N,) first committed end-of-text (or L) and whether nothing before it is masked.
+        """Return the (N,) first committed end-of-text (or L) and whether all of the text before it is known.
 
-        Text goes on to the last given token, whatever stands before it.
+        Text goes on to the last given token, whatever stands before it, and no further than the buffer.
         """
-        length = self.settings.buffer_length
+        length = self.masked.shape[1]
         may_end = ~self.masked & (self._positions >= self.given_end.unsqueeze(1))
         committed_eos = self._is_end(self.buffer) & may_end
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
-        return first_eos, (first_masked == length) | (first_eos < first_masked)
+        return first_eos, (first_masked >= self.settings.buffer_length) | (first_eos < first_masked)
 
     def _is_end(self, tokens: Tensor) -> Tensor:
         """Tell which tokens end a text."""
@@ -675,11 +681,15 @@ class DecodingBatch:
 
         A block-causal dLLM has no opinion yet about what follows it.
         """
-        own, length = self.denoiser.block_length, self.settings.buffer_length
-        if own is None:
+        length = self.masked.shape[1]
+        if self.denoiser.block_length is None:
             return torch.full_like(start, length)
-        known = self.prompt_length % own if self.denoiser.absolute_blocks else 0
-        return ((start + known) // own * own + own - known).clamp(max=length)
+        return self._whole(start + 1).clamp(max=length)
+
+    def _whole(self, length: Tensor | int) -> Tensor:
+        """Return (N,) int64, each row's length made up to whole blocks of the dLLM."""
+        lengths = torch.full_like(self.prompt_length, length) if isinstance(length, int) else length
+        return filled_length(self.denoiser, self.prompt_length, lengths)
 
     # Drafts.
 
@@ -754,13 +764,49 @@ class DecodingBatch:
     # What came of it.
 
     def tokens(self, row: int) -> list[int]:
-        """Return the buffer of a row as token ids."""
-        ids: list[int] = self.buffer[row].tolist()
+        """Return the text of a row as token ids, as many as the settings' ``buffer_length``."""
+        ids: list[int] = self.buffer[row, : self.settings.buffer_length].tolist()
         return ids
 
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
         return {"nfe": self.nfe.cpu().numpy().copy(), "token_positions": self.token_positions.cpu().numpy().copy()}
+
+
+def filled_length(denoiser: Denoiser, prompt: Count, length: Count) -> Count:
+    """Return where the dLLM's own block ends that holds a row's last position; its length where all see all.
+
+    Args:
+        denoiser: the dLLM.
+        prompt: tokens of the row's prompt, or (N,) int64 of several.
+        length: positions after it.
+    """
+    own = denoiser.block_length
+    if own is None:
+        return length
+    known = prompt % own if denoiser.absolute_blocks else 0 * prompt
+    return length + -(known + length) % own
+
+
+def buffer_width(denoiser: Denoiser, length: int) -> int:
+    """Return L, the positions that a batch has for texts of this length: the most of `filled_length`.
+
+    Args:
+        denoiser: the dLLM.
+        length: the settings' ``buffer_length``.
+    """
+    own = denoiser.block_length
+    if own is None or not denoiser.absolute_blocks:
+        return filled_length(denoiser, 0, length)
+    return length + own - 1
+
+
+def _room(denoiser: Denoiser, length: int) -> int:
+    """Return the tokens that a prompt may have before texts of this length, 0 or less if none fits."""
+    own, most = denoiser.block_length, denoiser.max_length
+    if own is not None and denoiser.absolute_blocks:
+        return most // own * own - length
+    return most - filled_length(denoiser, 0, length)
 
 
 def check_block(denoiser: Denoiser, block: int) -> None:

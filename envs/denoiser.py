@@ -49,6 +49,8 @@ class Denoiser(Protocol):
     """Positions of a block of a block-causal model, whose blocks see themselves and those before; None: all see all."""
     absolute_blocks: bool
     """Whether blocks are counted from the start of the text; else from the end of the prompt."""
+    logit_shift: int
+    """1 where the logits about a position are computed at the one before it, else 0; `logits` is aligned all the same."""
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +124,7 @@ class MaskedLMDenoiser:
         self.mask_id, self.eos_id, self.end_ids, self.pad_id = ids.mask, ids.eos, ids.ends, ids.pad
         self.block_length = family.block_of(facts)
         self.absolute_blocks = family.block_origin == "absolute"
+        self.logit_shift = family.logit_shift
         has_template = getattr(tokenizer, "chat_template", None) is not None
         if chat_template and not has_template:
             raise ValueError(f"chat_template is true, but the tokenizer of {self.name!r} has none; set it to false")
@@ -239,10 +242,10 @@ class MaskedLMDenoiser:
         return seen, position_numbers(attention_mask) if position_ids is None else position_ids
 
     def _check_can_be_told_who_sees_whom(self) -> None:
-        if self.block_length is not None or self.family.logit_shift or not self.family.sees_far:
+        if self.block_length is not None or not self.family.sees_far:
             raise ValueError(
                 f"features hold leave_one_out: a model of the {self.family.name} family can't give it, as its own "
-                "attention or logit shift is in the way; leave it out"
+                "attention hides some positions from others; leave it out"
             )
 
     def encode_prompt(self, prompt: str) -> list[int]:

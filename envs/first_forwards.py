@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from envs.beliefs import check_answer
+from envs.decoding import filled_length
 from envs.denoiser import Denoiser
 from envs.tasks import Problem
 
@@ -43,7 +45,7 @@ class FirstForwards:
 
         Args:
             prompts: token ids.
-            length: L, masks that follow each prompt.
+            length: masks that follow each prompt, made up to whole blocks of a block-causal dLLM.
             batch_size: sequences of a forward.
         """
         if not prompts:
@@ -52,23 +54,32 @@ class FirstForwards:
         for start, stop in [(0, 1), *((i, i + batch_size) for i in range(0, len(prompts), batch_size))]:
             part = prompts[start:stop]
             width = max(map(len, part))
-            masks = [self.mask_id] * length
-            rows = [[self.pad_id] * (width - len(prompt)) + list(prompt) + masks for prompt in part]
+            masks = [filled_length(self.denoiser, len(prompt), length) for prompt in part]
+            longest = max(masks)
+            rows = []
+            for prompt, own in zip(part, masks, strict=True):
+                before, after = [self.pad_id] * (width - len(prompt)), [self.pad_id] * (longest - own)
+                rows.append([*before, *prompt, *[self.mask_id] * own, *after])
             tokens = torch.tensor(rows, device=self.device)
-            missing = torch.tensor([width - len(prompt) for prompt in part], device=self.device)
-            present = torch.arange(width + length, device=self.device) >= missing.unsqueeze(1)
-            logits = self.denoiser.logits(tokens, present, length)
-            check_answer("logits", logits, len(part), length, 1)
+            first = torch.tensor([[width - len(prompt)] for prompt in part], device=self.device)
+            last = torch.tensor([[width + own] for own in masks], device=self.device)
+            columns = torch.arange(width + longest, device=self.device)
+            present = (columns >= first) & (columns < last)
+            logits = self.denoiser.logits(tokens, present, longest)
+            check_answer("logits", logits, len(part), longest, 1)
             if len(prompts) * logits[0].nbytes > MOST_BYTES:
                 return
             # Copies: a slice would keep what the model computed about the prompt alive too.
-            self._known |= {_key(*row): answer.clone() for *row, answer in zip(tokens, present, logits, strict=True)}
+            self._known |= {
+                _key(*row): answer[:own].clone()
+                for *row, answer, own in zip(tokens, present, logits, masks, strict=True)
+            }
 
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward for the rows that are not remembered; see `Denoiser.logits`."""
         if not self._known or attention_mask.ndim != 2 or position_ids is not None:
             return self.denoiser.logits(tokens, attention_mask, length, position_ids)
-        untouched = ((tokens[:, -length:] == self.mask_id) & attention_mask[:, -length:]).all(1)
+        untouched = ((tokens[:, -length:] == self.mask_id) | ~attention_mask[:, -length:]).all(1)
         answers: list[Tensor | None] = [
             self._known.get(_key(*row)) if is_first else None
             for *row, is_first in zip(tokens, attention_mask, untouched.tolist(), strict=True)
@@ -83,7 +94,8 @@ class FirstForwards:
             check_answer("logits", computed, len(rest), length, 1)
             for row, answer in zip(rest, computed, strict=True):
                 answers[row] = answer
-        return torch.stack([answer for answer in answers if answer is not None])
+        # Shorter rows are padded, as their tokens are.
+        return torch.stack([F.pad(answer, (0, 0, 0, length - len(answer))) for answer in answers if answer is not None])
 
 
 def remember_problems(
@@ -94,7 +106,7 @@ def remember_problems(
     Args:
         denoiser: the frozen dLLM.
         problems: to remember.
-        length: L, masks that follow each prompt.
+        length: masks that follow each prompt; see `FirstForwards.remember`.
         batch_size: sequences of a forward.
     """
     known = FirstForwards(denoiser)

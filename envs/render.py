@@ -25,10 +25,12 @@ def ansi_color(confidence: float) -> str:
 def render_ansi(batch: DecodingBatch, row: int, prompt: str) -> str:
     """Draw a row as one coloured line of text: prompt and given tokens dim, the others by confidence, masks as dots."""
     strings = batch.denoiser.token_strings(batch.tokens(row))
-    confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
+    shown = slice(len(strings))
+    confidences, masked = batch.commit_confidence[row, shown].tolist(), batch.masked[row, shown].tolist()
+    known = batch.given[row, shown].tolist()
     words = [
         f"{DIM}{MASK_GLYPH if hidden else word}{RESET}" if hidden or given else f"{ansi_color(confidence)}{word}{RESET}"
-        for word, confidence, hidden, given in zip(strings, confidences, masked, batch.given[row].tolist(), strict=True)
+        for word, confidence, hidden, given in zip(strings, confidences, masked, known, strict=True)
     ]
     return f"{DIM}{prompt}{RESET}\nNFE {int(batch.nfe[row]):>3}  {' '.join(words)}\n"
 
@@ -47,7 +49,8 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
     from matplotlib.patches import Rectangle
 
     strings = batch.denoiser.token_strings(batch.tokens(row))
-    confidences, masked = batch.commit_confidence[row].tolist(), batch.masked[row].tolist()
+    shown = slice(len(strings))
+    confidences, masked = batch.commit_confidence[row, shown].tolist(), batch.masked[row, shown].tolist()
     given = batch.given[row].tolist()
     columns = min(16, len(strings))
     lines = -(-len(strings) // columns)

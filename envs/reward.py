@@ -58,7 +58,8 @@ class Multiplicative:
 
     def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score times the speed factor."""
-        return score * ((buffer_length - (nfe - 1)) / buffer_length) ** alpha
+        # A policy that takes tokens back, or fills a block beyond the buffer, can need more forwards than L.
+        return score * (np.maximum(buffer_length - (nfe - 1), 0) / buffer_length) ** alpha
 
 
 class Additive:

@@ -20,6 +20,7 @@ class ToyDenoiser:
     end_ids: tuple[int, ...] = (eos_id,)
     block_length: int | None = None
     absolute_blocks = False
+    logit_shift = 0
     max_length = 4096
     hidden_size = 1
 

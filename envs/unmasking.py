@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.beliefs import BEST_K
-from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window, check_block
+from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window, buffer_width, check_block
 from envs.denoiser import Denoiser, load_denoiser
 from envs.episodes import Episodes
 from envs.infilling import encode_all_given
@@ -40,7 +40,7 @@ OPTIONS = ("problem", "reset_mask")
 
 def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
     """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
-    shape = (settings.buffer_length,)
+    shape = (buffer_width(denoiser, settings.buffer_length),)
     boxes: dict[str, spaces.Space[Any]] = {
         name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
     }
@@ -104,6 +104,12 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     Terminates when nothing is masked, or (``early_end``) when everything before a committed end-of-text token is known
     (the rest becomes end-of-text). Never truncates: an episode takes at most L steps, 2 L if a policy remasks.
 
+    ## Block-causal dLLMs
+    Such a dLLM (SDAR, LLaDA2, Fast-dLLM v2) fills whole blocks of its own. Where ``buffer_length`` ends inside one,
+    the row goes on to the block's end and the text is cut. Spaces, steps and commits are then of
+    L = `envs.decoding.buffer_width` positions, up to a block more than ``buffer_length``, by which the reward and
+    ``time`` go on counting.
+
     ## Info
     After every reset and step: ``nfe`` (forwards of the episode so far), ``commits`` (positions that the step
     committed) and ``masks_left``. At the end also ``score``, ``token_positions``, ``task`` and ``text``.
@@ -126,7 +132,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         denoiser: the frozen dLLM, or a name for `envs.denoiser.load_denoiser`.
         tasks: names of tasks, or ``"suite"`` for all.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        buffer_length: L.
+        buffer_length: L, positions of a text.
         block_length: positions of a block, decoded left to right; None for full diffusion (one block). Of several,
             each episode draws one.
         temperature: of the sampled token; 0 commits the argmax.
@@ -230,7 +236,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
-        self.single_action_space = spaces.MultiBinary(buffer_length)
+        self.single_action_space = spaces.MultiBinary(self.batch.masked.shape[1])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 

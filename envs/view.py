@@ -74,7 +74,8 @@ class View:
         block_start: (N,) int64, first position of the current block.
         block_end: (N,) int64, the position after its last.
         block_step: (N,) int64, steps that the row has already spent in the current block.
-        length: (N,) int64, positions of the row that are still computed; those after it are end-of-text.
+        length: (N,) int64, positions of the row that are still computed (whole blocks of a block-causal dLLM); those
+            after it are end-of-text.
         commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 1 at given tokens,
             0 elsewhere.
         key: (N,) int64, the sequence's key for `envs.noise`.
@@ -140,7 +141,8 @@ class Action:
             tokens, and in a row that has used L steps, so that every row ends.
         block_end: (N,) int64, where the current block ends from now on; `commit` is judged by it.
         length: (N,) int64, positions of the row from now on, 1 to L: fewer drops masks at the end, more appends
-            masks. Committed positions are never dropped; a row with given tokens keeps its length.
+            masks. Committed positions are never dropped, whole blocks of a block-causal dLLM are kept, and a row with
+            given tokens keeps its length.
         drafts: (N, K, L) bool, alternatives to `commit`. The next forward runs on all K + 1 of them, and `choose`
             says which the row becomes.
         choose: given the K + 1 views of that forward, `commit`'s first, returns (N,) int64 in [0, K]. In a view,

@@ -27,7 +27,7 @@ class HandWritten:
     """A denoiser that says for each buffer position (token, its probability), from the prompt and the buffer."""
 
     pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
-    block_length, absolute_blocks = None, False
+    block_length, absolute_blocks, logit_shift = None, False, 0
     device = torch.device("cpu")
 
     def __init__(self, rule: Rule) -> None:
@@ -58,7 +58,7 @@ class Mixing:
     """
 
     pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
-    block_length, absolute_blocks = None, False
+    block_length, absolute_blocks, logit_shift = None, False, 0
     device = torch.device("cpu")
 
     def __init__(self) -> None:

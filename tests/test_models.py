@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs import Action, DecodingBatch, DecodingSettings, MaskedLMDenoiser, load_denoiser
+from envs.decoding import buffer_width
 from envs.models import FAMILIES, find_family
 from envs.models import native as native_module
 from envs.models.weights import read_tensors
@@ -303,9 +304,9 @@ def test_absolute_blocks_shorten_the_first(folders: dict[str, Path], prompt: int
             ends.append((int(batch.block_start[0]), int(batch.block_end[0])))
         batch._view = replace(batch.view, prediction=torch.full_like(batch.view.prediction, 9))
         batch.commit(batch.eligible())
-    # Blocks end where the model's do: at multiples of 8 of the whole text.
-    edges = [e for e in range(1, 16) if (prompt + e) % 8 == 0]
-    assert ends == list(zip([0, *edges], [*edges, 16], strict=True))
+    # Blocks end where the model's do: at multiples of 8 of the whole text. The last is whole, too.
+    edges = [e for e in range(1, 16 + 8) if (prompt + e) % 8 == 0]
+    assert ends == list(zip([0, *edges[:-1]], edges, strict=True))
 
 
 @pytest.mark.parametrize(("name", "prompt", "end"), [("fast_dllm_v2", 3, 5), ("fast_dllm_v2", 8, 8), ("llada", 3, 16)])
@@ -314,7 +315,7 @@ def test_a_policy_reaches_no_further_than_the_model_sees(
 ) -> None:
     """A longer block, or a commit outside it, stops at the model's own block; the next begins there."""
     denoiser = load(folders, name)
-    everything = torch.ones(1, 16, dtype=torch.bool)
+    everything = torch.ones(1, buffer_width(denoiser, 16), dtype=torch.bool)
     longer, scope = (DecodingBatch(denoiser, 1, DecodingSettings(16, 8)) for _ in range(2))
     for batch, action in (
         (longer, Action(everything, block_end=torch.tensor([16]))),
@@ -324,9 +325,9 @@ def test_a_policy_reaches_no_further_than_the_model_sees(
         view = batch.forward()
         batch._view = replace(view, prediction=torch.full_like(view.prediction, 9))
         batch.apply(action)
-        assert batch.masked[0].tolist() == [False] * end + [True] * (16 - end)
+        assert batch.masked[0, :16].tolist() == [False] * end + [True] * (16 - end)
         if end < 16:
-            assert (int(batch.block_start), int(batch.block_end)) == (end, min(end + 8, 16))
+            assert (int(batch.block_start), int(batch.block_end)) == (end, end + 8)
 
 
 def test_blocks_from_the_prompts_end_are_whole(folders: dict[str, Path]) -> None:
@@ -341,7 +342,7 @@ def test_blocks_that_the_model_can_not_fill_are_refused(folders: dict[str, Path]
         DecodingBatch(load(folders, "fast_dllm_v2"), 1, DecodingSettings(64, block))
 
 
-@pytest.mark.parametrize("name", ["dream", "sdar", "modernbert"])
+@pytest.mark.parametrize("name", ["fast_dllm_v2", "sdar", "modernbert"])
 def test_leave_one_out_is_refused_where_it_would_be_wrong(folders: dict[str, Path], name: str) -> None:
     settings = DecodingSettings(8, BLOCKS.get(name, 8), features=frozenset({"leave_one_out"}))
     batch = DecodingBatch(load(folders, name), 1, settings)
@@ -365,6 +366,51 @@ def test_leave_one_out_of_llada_is_a_mask_beside_the_token(folders: dict[str, Pa
     logits = reference(parts, tokens, sees, torch.tensor([*range(7), 4]))[0, 7]
     logits[denoiser.mask_id] = -torch.inf
     assert reading == pytest.approx(float(logits.softmax(-1)[tokens[0, 4]]), rel=1e-3)
+
+
+def test_leave_one_out_of_dream_is_a_copy_of_the_token_before(folders: dict[str, Path]) -> None:
+    """Its logits about a position are computed at the one before: that one again, which sees a mask for the token."""
+    denoiser = load(folders, "dream")
+    batch = DecodingBatch(denoiser, 2, DecodingSettings(4, features=frozenset({"leave_one_out"})))
+    batch.load([0, 1], [[5, 6, 7], [9]])  # the second is left-padded
+    batch.forward()
+    batch.commit(torch.tensor([[True, True, False, False]] * 2))
+    before = batch.token_positions.clone()
+    readings = batch.forward().features["leave_one_out"][:, :2]
+    assert (batch.token_positions - before).tolist() == [3 + 4 + 2 * 4, 1 + 4 + 2 * 4]
+    parts = qwen_parts(dict(read_tensors(folders["dream"])))
+    for row, prompt in enumerate([[5, 6, 7], [9]]):
+        known, size = [*prompt, *batch.tokens(row)], len(prompt) + 4
+        for place in (0, 1):
+            at = len(prompt) + place
+            tokens = torch.tensor([[*known, known[at - 1], denoiser.mask_id]])
+            sees = torch.ones(size + 2, size + 2, dtype=torch.bool)
+            sees[:size, size:] = sees[size:, at] = sees[size, at - 1] = sees[size + 1, size] = False
+            logits = reference(parts, tokens, sees, torch.tensor([*range(size), at - 1, at]))[0, size]
+            logits[denoiser.mask_id] = -torch.inf
+            assert readings[row, place] == pytest.approx(float(logits.softmax(-1)[known[at]]), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_in_one_layer_leave_one_out_is_a_forward_with_a_mask_there(folders: dict[str, Path], name: str) -> None:
+    """No other position has seen the token yet, so nothing of it is left."""
+    loaded = load(folders, name)
+    layers = loaded.model.model.layers
+    loaded.model.model.layers = layers[:1]
+    try:
+        batch = DecodingBatch(loaded, 1, DecodingSettings(6, features=frozenset({"leave_one_out"})))
+        batch.load([0], [[5, 6, 7]])
+        batch.forward()
+        batch.commit(torch.tensor([[True, False, True, True, False, False]]))
+        readings, known = batch.forward().features["leave_one_out"][0], [5, 6, 7, *batch.tokens(0)]
+        for place in (0, 2, 3):
+            tokens = torch.tensor([known])
+            tokens[0, 3 + place] = loaded.mask_id
+            logits = loaded.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), 6)[0, place].clone()
+            logits[loaded.mask_id] = -torch.inf
+            assert readings[place] == pytest.approx(float(logits.softmax(-1)[known[3 + place]]), rel=1e-3)
+    finally:
+        loaded.model.model.layers = layers
 
 
 # What is refused.

@@ -14,6 +14,8 @@ from envs.reward import REWARDS, Preference, get_reward
         ("multiplicative", 1.0, 0.5, 4, 4, 0.125),
         ("multiplicative", 0.0, 1.0, 64, 64, 1.0),
         ("multiplicative", 3.0, 0.0, 1, 64, 0.0),
+        ("multiplicative", 2.0, 1.0, 12, 8, 0.0),  # taking back, or a block beyond the buffer
+        ("multiplicative", 0.5, 1.0, 12, 8, 0.0),
         ("additive", 0.5, 1.0, 16, 64, 0.875),
         ("additive", 2.0, 0.0, 64, 64, -2.0),
         ("additive", 0.0, 1.0, 64, 64, 1.0),

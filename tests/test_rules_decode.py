@@ -167,7 +167,7 @@ class Context:
     """A denoiser whose predictions depend on the nearest known token that a position sees."""
 
     pad_id, mask_id, eos_id, end_ids, max_length, vocabulary = 0, 1, 2, (2,), 64, 13
-    block_length, absolute_blocks = None, False
+    block_length, absolute_blocks, logit_shift = None, False, 0
     device = torch.device("cpu")
 
     def __init__(self, with_end: bool = True) -> None:

@@ -43,7 +43,7 @@ class Linears(TorchFunctionMode):
     ("name", "features"),
     [
         *((name, features) for name in FAMILY_BUILDERS for features in ((), ("hidden",))),
-        *((name, ("leave_one_out",)) for name in ("llada", "a2d_mdlm")),  # the others refuse it
+        *((name, ("leave_one_out",)) for name in ("llada", "dream", "a2d_mdlm")),  # the others refuse it
     ],
 )
 def test_every_layer_gets_its_input_in_one_piece(tmp_path: Path, name: str, features: tuple[str, ...]) -> None:

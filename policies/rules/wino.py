@@ -16,8 +16,10 @@ class Wino(Rule):
     (`envs.view.COMMITTED_READINGS`). At most one position fewer is remasked than is committed, lowest first, so each
     step gains at least one; at most ``max(least, share of the masks)`` are committed.
 
-    Source: arXiv 2507.18578 and its released code. Departure: a shadow position sees the tokens and itself, not the
-    other shadows.
+    Source: arXiv 2507.18578 and its released code. Departures: a shadow position sees the tokens and itself, not the
+    other shadows; and it is there for Dream too, whose logits about a position are computed at the one before it (see
+    `envs.shadow.add_shadow`), where its code has LLaDA and MMaDA only. A dLLM in which some positions never see others
+    (block-causal ones, ModernBERT) has no leave-one-out context, and is refused.
     """
 
     rule = "wino"

@@ -85,7 +85,7 @@ def right_rows(config: TraceConfig, problems: Sequence[Problem], denoiser: Denoi
         config: of the folder.
         problems: N of them.
         denoiser: the dLLM.
-        answers: (N, L) int64, decoded buffers.
+        answers: (N, L) int64, decoded buffers; what lies beyond the settings' ``buffer_length`` is not of the text.
 
     Returns:
         (N,) bool, False too where there is no score.
@@ -94,7 +94,8 @@ def right_rows(config: TraceConfig, problems: Sequence[Problem], denoiser: Denoi
         ScoringError: if too many have none.
     """
     scorer = Scorer(make_tasks(list(config.tasks)), len(problems))
-    scores = [scorer.score(denoiser.decode(ids), p) for p, ids in zip(problems, answers.tolist(), strict=True)]
+    texts = [denoiser.decode(ids) for ids in answers[:, : config.buffer_length].tolist()]
+    scores = [scorer.score(text, problem) for text, problem in zip(texts, problems, strict=True)]
     return torch.tensor([score == 1 for score in scores], device=answers.device)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import Denoiser
@@ -20,7 +22,7 @@ from policies import LearnedPolicy, UnmaskingPolicy
 
 @dataclass(frozen=True)
 class Frame:
-    """One sequence after a forward of the dLLM and the action that followed; L entries a list.
+    """One sequence after a forward of the dLLM and the action that followed; L entries a list, those of its text.
 
     Attributes:
         nfe: forwards used, this one included.
@@ -139,7 +141,7 @@ def _record_batch(
         action = policy.act(view)
         batch.apply(action)
         for row in stepped:
-            probability = None if probabilities is None else probabilities[row].tolist()
+            probability = None if probabilities is None else _of_text(batch, probabilities, row)
             frames[row].append(_seen(batch, view, row, frames[row][-1], probability))
         drafted = action.drafts is not None
         if not drafted:
@@ -154,15 +156,21 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
         nfe=0,
         token_positions=0,
         tokens=batch.tokens(row),
-        masked=batch.masked[row].tolist(),
+        masked=_of_text(batch, batch.masked, row),
         commit_step=[0] * length,
-        commit_confidence=batch.commit_confidence[row].tolist(),
+        commit_confidence=_of_text(batch, batch.commit_confidence, row),
         remasked=[False] * length,
-        eligible=batch.eligible()[row].tolist(),
+        eligible=_of_text(batch, batch.eligible(), row),
         prediction=batch.tokens(row),
         confidence=[0.0] * length,
         probability=None,
     )
+
+
+def _of_text(batch: DecodingBatch, values: Tensor, row: int) -> list[Any]:
+    """Return the part of a row's (N, L) values that its text is made of."""
+    part: list[Any] = values[row, : batch.settings.buffer_length].tolist()
+    return part
 
 
 def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability: list[float] | None) -> Frame:
@@ -172,9 +180,9 @@ def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability
         nfe=int(batch.nfe[row]),
         token_positions=int(batch.token_positions[row]),
         remasked=[False] * len(before.masked),
-        eligible=view.eligible[row].tolist(),
-        prediction=view.prediction[row].tolist(),
-        confidence=view.confidence[row].tolist(),
+        eligible=_of_text(batch, view.eligible, row),
+        prediction=_of_text(batch, view.prediction, row),
+        confidence=_of_text(batch, view.confidence, row),
         probability=probability,
     )
 
@@ -184,13 +192,13 @@ def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequen
     for row, (history, step) in enumerate(zip(frames, steps, strict=True)):
         if history[-1].nfe != step or step == 0:
             continue
-        before, masked = history[-2], batch.masked[row].tolist()
+        before, masked = history[-2], _of_text(batch, batch.masked, row)
         history[-1] = replace(
             history[-1],
             tokens=batch.tokens(row),
             masked=masked,
-            commit_step=batch.commit_step[row].tolist(),
-            commit_confidence=batch.commit_confidence[row].tolist(),
+            commit_step=_of_text(batch, batch.commit_step, row),
+            commit_confidence=_of_text(batch, batch.commit_confidence, row),
             # A position that was only filled in had no token of its own to take back.
             remasked=[now and step > 0 for now, step in zip(masked, before.commit_step, strict=True)],
         )
