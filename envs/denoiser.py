@@ -50,7 +50,7 @@ class Denoiser(Protocol):
     absolute_blocks: bool
     """Whether blocks are counted from the start of the text; else from the end of the prompt."""
     logit_shift: int
-    """1 where the logits about a position are computed at the one before it, else 0; `logits` is aligned all the same."""
+    """1 where logits about a position are computed at the one before it, else 0; `logits` returns them aligned."""
 
     @property
     def device(self) -> torch.device:

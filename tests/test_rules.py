@@ -28,7 +28,13 @@ ROWS, LENGTH = 16, 8
 DEFAULTS = {name: cls.options() for name, cls in RULES.items()}
 NUMBERS = [(rule, option) for rule, options in DEFAULTS.items() for option, d in options.items() if type(d) is not str]
 COUNTS = [(rule, option) for rule, option in NUMBERS if isinstance(DEFAULTS[rule][option], int)]
-TEXTS = {"schedule": "cosine", "order": "margin", "guide": "some/folder=1", "frequencies": "a b.json"}
+TEXTS = {
+    "schedule": "cosine",
+    "order": "margin",
+    "guide": "some/folder=1",
+    "frequencies": "a b.json",
+    "corpus": "a b.txt",
+}
 
 
 # Names and options.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,8 @@ from envs.tasks import make_tasks
 from policies import RULES, Generation, decode, make_rule
 from policies.rules.adablock import AdaBlock
 from policies.rules.bacd import TCCF
-from policies.rules.pc_sampler import PCSampler, suite_frequencies
+from policies.rules.diffuspec import DiffuSpec, count_pairs
+from policies.rules.pc_sampler import PCSampler, count_tokens
 
 LENGTH, BLOCK = 12, 6
 PROMPTS = ["copy a", "a longer prompt, of some words", "b"]
@@ -67,14 +69,40 @@ def test_delimiters_markers_and_counts_are_those_of_the_text(chat: MaskedLMDenoi
     assert AdaBlock().bind(chat, settings).delimiter_ids == (newline, equals)
     assert AdaBlock(delimiters="\n|,|no token").bind(chat, settings).delimiter_ids == (newline, comma)
     assert TCCF().bind(chat, settings).marker_id == equals
-    counts = suite_frequencies(chat)
-    answers = [task.problem("train", index).answer for task in make_tasks("suite") for index in range(500)]
+    counts = count_tokens(chat)
+    answers = [task.problem("train", index).answer for task in make_tasks("prose") for index in range(500)]
     assert counts[chat.eos_id] == len(answers)
     letters = sum(answer.count("a") for answer in answers)
     assert counts[chat.tokenizer.convert_tokens_to_ids("a")] == letters
     special = {id_ for id_ in chat.tokenizer.all_special_ids if id_ not in chat.end_ids}
     assert not special & counts.keys()
     assert PCSampler().bind(chat, settings).surprise is not None
+
+
+def test_a_corpus_of_ones_own_is_counted(
+    chat: MaskedLMDenoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text("ab\n\n\nb\n\n")
+    a, b = chat.encode_text("ab")
+    assert count_tokens(chat, str(file)) == {a: 1, b: 2, chat.eos_id: 2}
+    settings = DecodingSettings(LENGTH, BLOCK)
+    rule = make_rule(f"pc_sampler:1,frequencies={file}").bind(chat, settings)
+    assert isinstance(rule, PCSampler)
+    assert rule.surprise is not None
+    assert rule.surprise[b] < rule.surprise[a] < rule.surprise[b + 1]
+    pairs = count_pairs(chat, str(file))
+    assert pairs.pairs == {(a, b): 1, (b, chat.eos_id): 2}
+    monkeypatch.setattr("policies.rules.diffuspec.load_guide", lambda *_: ByteGuide())
+    drafts = make_rule(f"diffuspec:0.5,corpus={file}").bind(chat, settings)
+    assert isinstance(drafts, DiffuSpec)
+    assert drafts.bigrams == pairs
+    for content, said in ((None, "not readable"), ("\n\n", "there is no text in it")):
+        other = tmp_path / f"{said}.txt"
+        if content is not None:
+            other.write_text(content)
+        with pytest.raises(ValueError, match=rf"corpus is .*{said}"):
+            make_rule(f"pc_sampler:1,frequencies={other}").bind(chat, settings)
 
 
 def test_adablock_ends_its_block_at_a_delimiter_on_a_chat_model(chat: MaskedLMDenoiser) -> None:

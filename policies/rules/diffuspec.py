@@ -15,13 +15,10 @@ from torch import Tensor
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser, load_guide
-from envs.tasks import SUITE, make_tasks
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
+from policies.rules.corpus import read_corpus
 from policies.rules.guide import judge
-
-EXAMPLES = 500
-"""Training answers a task that the embedded suite's word pairs are counted on."""
 
 BEAM = 3
 """Paths that the search keeps."""
@@ -55,15 +52,11 @@ class Bigrams:
 
 
 @lru_cache(maxsize=2)
-def suite_bigrams(denoiser: Denoiser) -> Bigrams:
-    """Count the pairs of the suite's training answers, each with its prompt's last token and an end-of-text."""
+def count_pairs(denoiser: Denoiser, file: str = "") -> Bigrams:
+    """Count the pairs of a corpus's texts, the last token of what they follow included; see `read_corpus`."""
     pairs: Counter[tuple[int, int]] = Counter()
-    for task in make_tasks(SUITE):
-        for index in range(EXAMPLES):
-            problem = task.problem("train", index)
-            first = denoiser.encode_prompt(problem.prompt)[-1]
-            text = [first, *denoiser.encode_text(problem.answer), denoiser.eos_id]
-            pairs.update(pairwise(text))
+    for before_it, text in read_corpus(denoiser, file):
+        pairs.update(pairwise([*before_it[-1:], *text]))
     before: Counter[int] = Counter()
     tokens: Counter[int] = Counter()
     for (first, second), count in pairs.items():
@@ -111,8 +104,9 @@ class DiffuSpec(Rule):
     text is what the guide writes greedily, token by token. The next draft is as long as the dLLM's texts were, and
     longer while all of them is accepted, within 20 and 30. The guide's forward counts as token positions.
 
-    Source: arXiv 2510.02358. Departures: the bigrams are those of the suite's training answers (weight 1 leaves them
-    out); a lattice stops after the first column whose likeliest token is an end-of-text.
+    Source: arXiv 2510.02358. Departures: unless a corpus is given the bigrams are those of an embedded suite's training
+    answers (of prose for dLLMs of natural language, see `policies.rules.corpus`; weight 1 leaves them out); a lattice
+    stops after the first column whose likeliest token is an end-of-text.
     """
 
     rule = "diffuspec"
@@ -127,6 +121,8 @@ class DiffuSpec(Rule):
     """M, candidates of a column; a view holds 15."""
     guide: str = "tiny_guide"
     """A checkpoint folder of a causal model with the dLLM's tokenizer, or the name of one that ships."""
+    corpus: str = ""
+    """A .txt of texts with a blank line between them, whose bigrams are counted; empty counts an embedded suite."""
     model: Any = bound(None)
     mask_id: int = bound(-1)
     end_ids: tuple[int, ...] = bound(())
@@ -143,7 +139,7 @@ class DiffuSpec(Rule):
             model=load_guide(self.guide, str(denoiser.device)),
             mask_id=denoiser.mask_id,
             end_ids=tuple(denoiser.end_ids),
-            bigrams=None if self.weight == 1 else suite_bigrams(denoiser),  # type: ignore[arg-type]
+            bigrams=None if self.weight == 1 else count_pairs(denoiser, self.corpus),  # type: ignore[arg-type]
         )
 
     @torch.inference_mode()

@@ -14,21 +14,17 @@ from torch import Tensor
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.tasks import SUITE, make_tasks
 from envs.view import View
 from policies.rules.base import CommitRule, bound, top_k
-
-EXAMPLES = 500
-"""Training answers a task that the embedded suite's frequencies are counted on."""
+from policies.rules.corpus import read_corpus
 
 
 @lru_cache(maxsize=2)
-def suite_frequencies(denoiser: Denoiser) -> dict[int, int]:
-    """Count the tokens of training answers of the embedded suite, one end-of-text an answer."""
+def count_tokens(denoiser: Denoiser, file: str = "") -> dict[int, int]:
+    """Count the tokens of a corpus, one end-of-text a text; see `policies.rules.corpus.read_corpus`."""
     counts: Counter[int] = Counter()
-    for task in make_tasks(SUITE):
-        for index in range(EXAMPLES):
-            counts.update([*denoiser.encode_text(task.problem("train", index).answer), denoiser.eos_id])
+    for _, text in read_corpus(denoiser, file):
+        counts.update(text)
     return dict(counts)
 
 
@@ -38,7 +34,8 @@ class PCSampler(CommitRule):
 
     f is the token's frequency in a corpus (add-one smoothed), so common tokens such as end-of-text come late.
 
-    Source: arXiv 2508.13021. Departure: the corpus is the embedded suite's training answers unless a file is given.
+    Source: arXiv 2508.13021. Departure: unless a file is given the corpus is training answers of an embedded suite (of
+    prose for dLLMs of natural language, see `policies.rules.corpus`), where its code reads a table of a large corpus.
     """
 
     rule = "pc_sampler"
@@ -51,7 +48,7 @@ class PCSampler(CommitRule):
     cap: float = 10.0
     """alpha, nats."""
     frequencies: str = ""
-    """A JSON file {token id: count}; empty counts the embedded suite's training answers."""
+    """A JSON file {token id: count}, or a .txt with a blank line between texts; empty counts an embedded suite."""
     surprise: Tensor | None = bound(None)
 
     def __post_init__(self) -> None:
@@ -60,9 +57,10 @@ class PCSampler(CommitRule):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Build the table of -log f."""
-        if self.frequencies:
+        if self.frequencies and not self.frequencies.endswith(".txt"):
+            file = Path(self.frequencies).expanduser()
             try:
-                counts = {int(token): int(n) for token, n in json.loads(Path(self.frequencies).read_text()).items()}
+                counts = {int(token): int(n) for token, n in json.loads(file.read_text()).items()}
                 if not counts or min(counts) < 0 or min(counts.values()) < 0:
                     raise ValueError("it must map token ids to counts of 0 or more, at least one")
             except (OSError, ValueError, AttributeError) as error:
@@ -70,7 +68,7 @@ class PCSampler(CommitRule):
                     f"{self.rule}'s frequencies is {self.frequencies!r}: not readable ({error})"
                 ) from error
         else:
-            counts = suite_frequencies(denoiser)  # type: ignore[arg-type]
+            counts = count_tokens(denoiser, self.frequencies)  # type: ignore[arg-type]
         table = torch.ones(max(counts) + 2, device=denoiser.device)
         table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=torch.float32)
         return replace(self, surprise=-(table / table.sum()).log())

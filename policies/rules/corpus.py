@@ -1,0 +1,47 @@
+"""Texts that rules count tokens on where they need to know which are common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envs.denoiser import Denoiser
+from envs.tasks import SUITE, make_tasks
+
+EXAMPLES = 500
+"""Training answers a task of an embedded suite that are counted."""
+
+
+def read_corpus(denoiser: Denoiser, file: str = "") -> list[tuple[list[int], list[int]]]:
+    """Return texts as token ids: pairs of what a text follows, perhaps nothing, and the text with its end-of-text.
+
+    Without a file they are training answers of an embedded suite, each after its prompt: of the prose suite where the
+    dLLM's tokenizer can write it, as that of any dLLM of natural language can, else of the first suite, whose words
+    those of the embedded dLLM are.
+
+    Args:
+        denoiser: whose tokenizer it is.
+        file: of plain text, with a blank line between one text and the next.
+
+    Raises:
+        ValueError: if the file can't be read or holds no text.
+    """
+    if file:
+        return [([], [*denoiser.encode_text(text), denoiser.eos_id]) for text in _paragraphs(file)]
+    prose = [task.problem("train", 0).answer for task in make_tasks("prose")]
+    can_write_prose = all(denoiser.decode(denoiser.encode_text(text)) == text for text in prose)
+    suite = "prose" if can_write_prose else SUITE
+    problems = [task.problem("train", index) for task in make_tasks(suite) for index in range(EXAMPLES)]
+    return [
+        (denoiser.encode_prompt(one.prompt), [*denoiser.encode_text(one.answer), denoiser.eos_id]) for one in problems
+    ]
+
+
+def _paragraphs(file: str) -> list[str]:
+    try:
+        parts = Path(file).expanduser().read_text(encoding="utf-8").split("\n\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"corpus is {file!r}: not readable ({error})") from error
+    texts = [part.strip() for part in parts if part.strip()]
+    if not texts:
+        raise ValueError(f"corpus is {file!r}: there is no text in it")
+    return texts
