@@ -17,10 +17,31 @@ from envs.tasks import TASKS, make_tasks
 from envs.toy import ToyDenoiser
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, make_rule, save
 from train.config import ROOT, parse
-from train.evaluate import EvaluateConfig, default_workers, evaluate, main, measure, plan, run_job, start_worker
+from train.evaluate import (
+    EvaluateConfig,
+    default_workers,
+    evaluate,
+    main,
+    measure,
+    plan,
+    run_job,
+    start_worker,
+    warn_of_short_buffer,
+)
 from train.model_config import ModelConfig
-from train.records import accuracy_interval, key_of, make_record, make_table, mean_interval, read_outcomes, summarise
-from train.run_folder import UserError
+from train.records import (
+    COUNTING,
+    accuracy_interval,
+    key_of,
+    make_record,
+    make_table,
+    mean_interval,
+    read_outcomes,
+    read_records,
+    summarise,
+    write_outcomes,
+)
+from train.run_folder import UserError, write_json
 from train.tracking import WandbConfig
 
 
@@ -96,7 +117,7 @@ def test_evaluation_of_the_toy_by_hand(toy: ToyDenoiser, buffer_length: int, spl
     assert [record["accuracy"] for record in records] == [sum(fits) / 20, 0.0, sum(fits) / 40]
     assert [record["episodes"] for record in records] == [20, 20, 40]
     for record in records:
-        assert list(record) == KEYS
+        assert list(record) == [*KEYS, *COUNTING]
         assert (record["nfe"], record["nfe_ci95"]) == (1.0, [1.0, 1.0])
         assert record["token_positions"] == 21 + buffer_length
         assert (record["policy"], record["decision"]) == ("threshold:0", "deterministic")
@@ -353,6 +374,33 @@ def test_measuring_is_evaluating_before_it_is_summed_up(toy: ToyDenoiser) -> Non
     kwargs: dict[str, Any] = {"tasks": ["copy", "sort"], "episodes": 4, "buffer_length": 8, "seed": 2}
     outcomes = measure(toy, make_rule("random:2"), **kwargs)
     assert summarise(outcomes) == evaluate(toy, make_rule("random:2"), **kwargs)
+
+
+@pytest.mark.parametrize("early_end", [True, False])
+def test_a_record_says_how_forwards_were_counted(toy: ToyDenoiser, tmp_path: Path, early_end: bool) -> None:
+    kwargs: dict[str, Any] = {"tasks": ["copy", "sort"], "episodes": 2, "buffer_length": 8, "early_end": early_end}
+    outcomes = measure(toy, make_rule("random:2"), **kwargs, block_length=4, window="truncated")
+    records = summarise(outcomes)
+    assert [record["early_end"] for record in records] == [early_end] * 3
+    assert [(record["window"], record["block_origin"]) for record in records] == [("truncated", "buffer")] * 3
+    write_json(tmp_path / "evaluation.json", records)
+    write_outcomes(tmp_path / "outcomes.json", [outcomes])
+    assert read_records(tmp_path) == records
+    assert list(read_outcomes(tmp_path).values()) == [outcomes]
+    write_json(tmp_path / "evaluation.json", [{**records[0], "early_end": "perhaps"}])
+    with pytest.raises(UserError, match="early_end"):
+        read_records(tmp_path)
+
+
+def test_a_short_buffer_is_named(toy: ToyDenoiser, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = make_tasks(["copy:shortest=5,longest=5", "reverse:shortest=3,longest=3", "sudoku"])
+    problems = [task.problem("test", index) for task in tasks for index in range(4)]
+    warn_of_short_buffer(toy, problems, 16)
+    assert capsys.readouterr().err == ""
+    warn_of_short_buffer(toy, problems, 4)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: buffer_length is 4, and reference answers are longer: 4 of 4 in copy, 4 of 4 in")
+    assert "--buffer_length 16 holds them all" in said
 
 
 def test_a_rules_option_may_hold_an_at_sign(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ evaluation stopped.
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
@@ -348,6 +350,9 @@ def measure(
         "score": [answer.score for _, answer in known],
         "nfe": [answer.nfe for _, answer in known],
         "token_positions": [answer.token_positions for _, answer in known],
+        "early_end": early_end,
+        "window": window,
+        "block_origin": block_origin,
     }
     if samples > 1:
         outcomes["samples"] = samples
@@ -449,6 +454,30 @@ def suffix_of(config: EvaluateConfig) -> str:
 def problems_of(config: EvaluateConfig) -> list[Problem]:
     """Return the problems that every policy is evaluated on, at each block length."""
     return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
+
+
+def warn_of_short_buffer(denoiser: Denoiser, problems: Sequence[Problem], buffer_length: int) -> None:
+    """Say on stderr how many reference answers have more tokens than the buffer, which cuts answers like them.
+
+    Args:
+        denoiser: whose tokenizer it is.
+        problems: that are to be decoded.
+        buffer_length: of the decoding.
+    """
+    sizes = [(one.task, len(denoiser.encode_text(one.answer))) for one in problems if one.given is None]
+    longer = Counter(task for task, size in sizes if size > buffer_length)
+    if not longer:
+        return
+    asked = Counter(task for task, _ in sizes)
+    parts = ", ".join(f"{count} of {asked[task]} in {task}" for task, count in longer.items())
+    enough = buffer_length
+    while enough < max(size for _, size in sizes):
+        enough *= 2
+    print(
+        f"warning: buffer_length is {buffer_length}, and reference answers are longer: {parts}. Answers like them are "
+        f"cut and score as they then stand; --buffer_length {enough} holds them all",
+        file=sys.stderr,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -575,6 +604,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         check_block(denoiser, block)
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
+    warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
     check_start(config.wandb, "disabled")
     before = read_asked(config.out) if has_result(config.out) else []
     asked = add_jobs(before, jobs)
@@ -621,6 +651,7 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
+        title += "" if config.early_end else ", no early end"
         plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
         print_table(records, title, config.per_task)
         print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

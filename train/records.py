@@ -15,13 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from envs.decoding import BlockOrigin, Window
 from policies.files import Checked, check, read_json
 from train.escaping import for_terminal
 from train.run_folder import UserError, write_atomic
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
-one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1].
+one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]. How its
+forwards were counted and what the dLLM was shown say ``early_end``, ``window`` and ``block_origin`` (see
+`envs.decoding.DecodingSettings`); records of older runs lack them, which is true, full and buffer.
 
 Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
 to them of tasks that are scored by running code; and ``unscored``, problems that are left out, where there are any."""
@@ -53,6 +56,10 @@ class Outcomes(TypedDict):
     """Of each problem, forwards."""
     token_positions: list[float]
     """Of each problem, positions computed."""
+    early_end: NotRequired[bool]
+    """Of the decoding, as are the next two; older runs lack them."""
+    window: NotRequired[Window]
+    block_origin: NotRequired[BlockOrigin]
     samples: NotRequired[int]
     """Answers to each problem, where there are several; the scores and counts are the means over them."""
     runs_tests: NotRequired[list[str]]
@@ -60,6 +67,9 @@ class Outcomes(TypedDict):
     unscored: NotRequired[list[list[Any]]]
     """Task and index of each problem that is left out, because an answer to it couldn't be scored."""
 
+
+COUNTING = ("early_end", "window", "block_origin")
+"""What a record says of the decoding because forwards are counted, or made, by it."""
 
 MAX_BYTES = 2**28
 """Of a file of records or outcomes: ten thousand problems of a hundred policies have some ten million."""
@@ -72,7 +82,7 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class _RecordForm(Checked):
-    """What a record in a file must be; records of older runs lack the last two."""
+    """What a record in a file must be; records of older runs lack the last ones."""
 
     policy: str
     decision: Literal["sample", "deterministic"]
@@ -87,6 +97,9 @@ class _RecordForm(Checked):
     seed: int = 0
     samples: Annotated[int, Field(ge=1)] = 1
     unscored: Annotated[int, Field(ge=0)] = 0
+    early_end: bool = True
+    window: Window = "full"
+    block_origin: BlockOrigin = "buffer"
 
 
 class _OutcomesForm(Checked):
@@ -104,6 +117,9 @@ class _OutcomesForm(Checked):
     token_positions: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()]
     samples: Annotated[int, Field(ge=1)] = 1
     runs_tests: list[str] = []
+    early_end: bool = True
+    window: Window = "full"
+    block_origin: BlockOrigin = "buffer"
     unscored: list[Annotated[list[str | int], Field(min_length=2, max_length=2)]] = []
 
     @model_validator(mode="after")
@@ -212,6 +228,7 @@ def summarise(outcomes: Outcomes) -> list[Record]:
     records = []
     for task, own in by_task.items():
         record = make_record(policy, decision, task, *about, own)
+        record |= {name: outcomes[name] for name in COUNTING if name in outcomes}  # type: ignore[literal-required]
         if samples > 1:
             record["samples"] = samples
             if ({*by_task} - {"all"} if task == "all" else {task}) <= tested:
