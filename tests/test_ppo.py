@@ -34,6 +34,7 @@ from train.learning import learn
 from train.model_config import ModelConfig
 from train.ppo import algorithm, train
 from train.ppo_config import PPOSection, TrainPPOConfig
+from train.records import COUNTING
 from train.run_folder import UserError
 from train.tracking import STEP, Tracker, WandbConfig
 
@@ -227,7 +228,7 @@ def test_a_run_shows_its_results(smoke: tuple[Path, subprocess.CompletedProcess[
 
 def test_records_of_a_run(finished: Path, toy: ToyDenoiser) -> None:
     records = json.loads((finished / "evaluation.json").read_text())
-    assert all(list(record) == KEYS for record in records)
+    assert all(list(record) == [*KEYS, *COUNTING] for record in records)
     about = {(r["policy"], r["decision"], r["task"], r["block_length"]) for r in records}
     policies = [("learned", "sample"), ("learned", "deterministic"), ("threshold:0.9", "deterministic")]
     assert about == {(*policy, task, block) for policy in policies for task in ("copy", "all") for block in (8, 4)}
