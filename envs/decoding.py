@@ -65,9 +65,10 @@ class DecodingSettings:
             end-of-text. False decodes every position, as arXiv 2512.09106 and most released code do; the text, which
             ends at the first end-of-text, can differ in what later forwards see only.
         window: see `Window`. What is not shown is not computed, has no belief, and can't be committed.
-        block_origin: see `BlockOrigin`. A block-causal dLLM that counts its own blocks from the start of the text is
-            decoded so whatever is said here. A last block that the buffer cuts is shown whole to a truncated window,
-            its rest masks, as far as the dLLM's length allows.
+        block_origin: see `BlockOrigin`. Only blocks counted from the end of the prompt must divide the buffer. A
+            block-causal dLLM that counts its own from the start of the text is decoded so whatever is said here. A
+            last block that the buffer cuts is shown whole to a truncated window, its rest masks, as far as the dLLM's
+            length allows.
 
     Raises:
         ValueError: for a length, temperature, feature, window or origin that is not possible.
@@ -91,7 +92,11 @@ class DecodingSettings:
             raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
         if self.buffer_length is None or self.buffer_length < 1:
             raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
-        if self.block < 1 or self.buffer_length % self.block:
+        if self.block_origin == "absolute" and not 1 <= self.block <= self.buffer_length:
+            raise ValueError(
+                f"block_length is {self.block_length}: it must be 1 to buffer_length, {self.buffer_length}"
+            )
+        if self.block < 1 or (self.buffer_length % self.block and self.block_origin != "absolute"):
             divisors = [d for d in range(1, self.buffer_length + 1) if self.buffer_length % d == 0]
             raise ValueError(
                 f"block_length is {self.block_length}: it must divide buffer_length {self.buffer_length}; "

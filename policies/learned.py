@@ -27,7 +27,7 @@ from policies.dial import Calibration, check_speed
 from policies.distributions import PlackettLuce
 from policies.dit import DiTConfig, DiTNetwork
 from policies.files import Checked, Header, check, check_finite, check_header, parse, read_header, read_settings
-from policies.ml_rl_dllm import is_checkpoint, read_checkpoint
+from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
@@ -343,8 +343,8 @@ def load(
     """Read a policy folder.
 
     Args:
-        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.ml_rl_dllm`), or the name of a policy that
-            ships (``"tiny"``).
+        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.formats.ml_rl_dllm`), or the name of a
+            policy that ships (``"tiny"``).
         decision: overrides the saved decision rule.
         device: where the network runs.
         threshold: overrides the saved threshold.

@@ -12,6 +12,9 @@ Departures from the paper:
 6. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
    at zero: the untrained network *is* the threshold rule, and training departs from it.
 
+A network with ``context="block"`` decides from the masked positions of the current block alone, which is all that a
+serving engine shows: committed positions, other blocks and the time are not read; how many masks are left there is.
+
 Letters: B rows, L positions, F input features, D width.
 """
 
@@ -28,6 +31,9 @@ from torch.nn import functional as F
 
 from envs.names import hint
 from envs.view import READINGS
+
+LARGEST_BLOCK = 64
+"""Masks left in a block that count as all, to a network that sees blocks."""
 
 MAX_LOG_ODDS = 14.0
 """Log-odds are clamped to +-14: float32 can't tell probabilities beyond that from 0 and 1."""
@@ -53,6 +59,9 @@ class NetworkConfig:
     """How sharply the rule to start as turns from 0 to 1 in log-odds (init: threshold)."""
     bias: float = -2.0
     """Initial log-odds of committing any position (init: random)."""
+    context: Literal["buffer", "block"] = "buffer"
+    """What it sees: the whole buffer and the time, or the masked positions of the current block alone, as in serving
+    engines."""
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
 
@@ -67,6 +76,8 @@ class NetworkConfig:
             )
         if self.init not in ("threshold", "random"):
             raise ValueError(f"init is {self.init!r}: choose threshold or random")
+        if self.context not in ("buffer", "block"):
+            raise ValueError(f"context is {self.context!r}: choose buffer or block")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
         if not 0 < self.slope < math.inf:
@@ -116,6 +127,12 @@ def rotate(x: Tensor) -> Tensor:
     angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1)
+
+
+def _see(visible: Tensor) -> Tensor:
+    """Return (B, 1, L, L) bool: every position sees the visible ones, and itself so that it sees something."""
+    itself = torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
+    return (visible[:, None, :] | itself).unsqueeze(1)
 
 
 class UnmaskingNetwork(nn.Module):
@@ -201,13 +218,16 @@ class UnmaskingNetwork(nn.Module):
         columns += [inputs[name].float() for name in self.config.features]
         if self.filter is not None:
             columns.append(self.filter(inputs).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
-        masked = inputs["masked"].float()
+        is_local = self.config.context == "block"
+        masked = eligible if is_local else inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
-        row = self.time(self._embed(inputs["time"].float()))
+        left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
+        row = self.time(self._embed(left if is_local else inputs["time"].float()))
         if self.config.has_dial:
             row = row + self.dial(self._embed(inputs["speed"].float()))
         scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, row)
-        x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1)
+        seen = _see(eligible > 0.5) if is_local else None
+        x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1, seen)
         x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
         hidden: Tensor = self.norm_output(x)
         return hidden
@@ -221,12 +241,12 @@ class UnmaskingNetwork(nn.Module):
         one_hot = F.one_hot(state.long(), 3).float()  # (B, L, 3)
         return torch.bmm(one_hot, table).chunk(6, -1)
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, seen: Tensor | None) -> Tensor:
         rows, length, width = x.shape
         heads = self.config.num_heads
         qkv = self.query_key_value(x).view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value)
+        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, attn_mask=seen)
         output: Tensor = self.attention_output(mixed.transpose(1, 2).reshape(rows, length, width))
         return output
 

@@ -31,7 +31,7 @@ from policies.actions import ActionConfig
 from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTConfig, DiTNetwork
-from policies.ml_rl_dllm import write_checkpoint
+from policies.formats.ml_rl_dllm import write_checkpoint
 from train.comparison.runs import collect_lines, fingerprint, read_runs, training_seconds
 from train.run_folder import UserError
 

@@ -17,8 +17,8 @@ from policies import LearnedPolicy, load, save
 from policies.actions import ActionConfig
 from policies.base import Decision
 from policies.dit import DiTConfig, DiTNetwork, embed_time
+from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.learned import build, describe
-from policies.ml_rl_dllm import write_checkpoint
 from train.export import ExportConfig
 from train.export import main as export
 from train.run_folder import UserError
@@ -228,12 +228,12 @@ def test_export_converts_both_ways(tmp_path: Path) -> None:
     policy = load(ours)
     assert isinstance(policy.network, DiTNetwork)
     assert policy.network.config.time_period == 10.0
-    back = export(ExportConfig(str(ours), tmp_path / "back", "ml-rl-dllm"))
+    back = export(ExportConfig(str(ours), tmp_path / "back", "ml_rl_dllm"))
     assert torch.equal(load(back).network(inputs()), policy.network(inputs()))
     with pytest.raises(UserError, match="not empty"):
-        export(ExportConfig(str(ours), tmp_path / "back"))
+        export(ExportConfig(str(ours), tmp_path / "back", "ml_rl_dllm"))
     with pytest.raises(ValueError, match="dit section"):
-        export(ExportConfig("tiny", tmp_path / "none"))
+        export(ExportConfig("tiny", tmp_path / "none", "ml_rl_dllm"))
 
 
 def everything(policy: LearnedPolicy) -> tuple[Any, ...]:
@@ -258,7 +258,7 @@ def test_whatever_a_policy_holds_survives_export_and_import(
     config = DiTConfig(hidden_size=16, num_heads=2, feedforward_size=24, num_blocks=2, time_size=7)
     config = replace(config, time_period=math.pi * 1e-7, num_probabilities=3, bias=-1 / 3)
     policy = LearnedPolicy(DiTNetwork(config), decision, {"steps": 3}, threshold=0.7, actions=actions)
-    theirs = export(ExportConfig(str(save(policy, tmp_path / "ours")), tmp_path / "theirs", "ml-rl-dllm"))
+    theirs = export(ExportConfig(str(save(policy, tmp_path / "ours")), tmp_path / "theirs", "ml_rl_dllm"))
     back = load(export(ExportConfig(str(theirs), tmp_path / "back", "folder")))
     assert everything(back) == everything(load(theirs)) == everything(policy)
     weights, expected = back.network.state_dict(), policy.network.state_dict()

@@ -21,7 +21,7 @@ from envs.toy import ToyDenoiser
 from envs.unmasking import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
 from policies.dit import DiTConfig, DiTNetwork
-from policies.ml_rl_dllm import write_checkpoint
+from policies.formats.ml_rl_dllm import write_checkpoint
 from train.build import Algorithm, make_env, make_model
 from train.config import parse
 from train.dry_run import dry_run

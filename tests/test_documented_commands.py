@@ -27,6 +27,7 @@ from train.experiments.main_job import TRAIN_QUICK
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
 NEEDS_HUB = "needs weights of several GB from the Hugging Face hub and a GPU"
 NEEDS_ACCOUNT = "needs an account of Weights & Biases"
+NEEDS_ENGINE = "needs SGLang and a GPU; tests/test_formats.py tries the exported packages against stand-ins"
 IS_THE_SUITE = "is this suite or a part of .ci/run"
 
 NOT_RUN = {
@@ -52,6 +53,12 @@ NOT_RUN = {
     ),
     "python train/compare.py wandb:ENTITY/PROJECT/RUN_ID 'wandb:ENTITY/PROJECT?group=alphas' "
     "--out runs/compare_wandb": NEEDS_ACCOUNT,
+    "pip install 'sglang>=0.5.23'": NEEDS_ENGINE,
+    "pip install runs/sglang": NEEDS_ENGINE,
+    "python -m sglang.launch_server --model-path inclusionAI/LLaDA2.0-mini --trust-remote-code --dllm-algorithm "
+    "UnmaskingPolicy --dllm-algorithm-config runs/sglang/unmasking.yaml": NEEDS_ENGINE,
+    "curl http://localhost:30000/v1/chat/completions -H 'Content-Type: application/json' -d "
+    '\'{"model": "default", "messages": [{"role": "user", "content": "What is 17 times 23?"}]}\'': NEEDS_ENGINE,
     "wandb sweep configs/sweep.yaml": NEEDS_ACCOUNT,
     "wandb agent ENTITY/PROJECT/SWEEP_ID": NEEDS_ACCOUNT,
 }
@@ -60,8 +67,13 @@ NOT_RUN = {
 SHORT = {
     "train/ppo.py": ("runs/ppo", [*TRAIN_QUICK]),
     "train/evaluate.py": ("runs/evaluate", ["--episodes", "1"]),
+    "train/ppo.py --config configs/engine.yaml": (
+        "runs/engine",
+        [*TRAIN_QUICK, "--evaluation.calibration_episodes", "1"],
+    ),
 }
-"""By script: its folder, and arguments that end it soon, for the lines after it that need its results."""
+"""By script, or script and configuration: its folder, and arguments that end it soon, for the lines after it that need
+its results."""
 
 AT_WORK = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[")
 """A progress bar that has left zero: a problem was decoded."""
@@ -142,7 +154,7 @@ class Folder:
         assert status == "interrupted", f"{command}\nended with {status}:\n{output[-4000:]}"
         if needed:
             words = shlex.split(command)
-            out, arguments = SHORT[words[1]]
+            out, arguments = SHORT.get(" ".join(words[1:4]), SHORT[words[1]])
             if "--out" in words:
                 out = words[words.index("--out") + 1]
             shutil.rmtree(self.root / out, ignore_errors=True)

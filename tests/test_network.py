@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.special import logit
 from torch import Tensor
+from torch.nn.functional import pad
 from views import random_view, take
 
 from envs.view import READINGS, View
@@ -33,7 +34,9 @@ def outputs(network: UnmaskingNetwork, view: View) -> Tensor:
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])
-@pytest.mark.parametrize("more", [{}, {"slope": 0.5}, {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES}])
+@pytest.mark.parametrize(
+    "more", [{}, {"context": "block"}, {"slope": 0.5}, {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES}]
+)
 def test_untrained_network_is_the_threshold_rule(threshold: float, more: dict[str, Any]) -> None:
     view = random_view(500, 8)
     policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="threshold", threshold=threshold, **more)))
@@ -67,6 +70,37 @@ def test_every_input_is_read(name: str) -> None:
     if name in ("masked", "eligible"):
         changed[name] = torch.zeros_like(inputs[name]) if name == "eligible" else torch.ones_like(inputs[name])
     assert not torch.allclose(network(inputs), network(changed), atol=1e-3)
+
+
+def test_a_network_of_blocks_reads_the_masks_of_the_block_alone() -> None:
+    network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES, context="block"))
+    inputs = random_view(64, 12).inputs()
+    eligible = inputs["eligible"] > 0
+    others = {name: torch.rand_like(values) for name, values in inputs.items() if name != "eligible"}
+    read = {name: values for name, values in inputs.items() if name in ("confidence", *ALL_FEATURES)}
+    changed = {**others, **{name: values.where(eligible, others[name]) for name, values in read.items()}}
+    changed["eligible"] = inputs["eligible"]
+    found, again = network(inputs), network(changed)
+    assert found[eligible].std() > 0.1
+    torch.testing.assert_close(again[eligible], found[eligible])
+    assert bool(torch.isfinite(found).all())  # where nothing is eligible too
+
+
+def test_a_network_of_blocks_decides_the_same_wherever_the_block_stands() -> None:
+    network = perturbed(NetworkConfig(features=ALL_FEATURES, context="block"))
+    inputs = random_view(64, 8).inputs()
+    moved = {name: values if values.shape[1] == 1 else pad(values, (5, 3)) for name, values in inputs.items()}
+    eligible = inputs["eligible"] > 0
+    torch.testing.assert_close(network(moved)[:, 5:13][eligible], network(inputs)[eligible], atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_of_blocks_counts_the_masks_that_are_left() -> None:
+    network = perturbed(NetworkConfig(init="random", context="block"))
+    few, many = (
+        {name: torch.ones(1, size) for name in ("confidence", "masked", "eligible")} | {"time": torch.zeros(1, 1)}
+        for size in (2, 40)
+    )
+    assert not torch.allclose(network(few)[0, :2], network(many)[0, :2], atol=1e-3)
 
 
 def test_features_at_committed_positions_are_not_read() -> None:

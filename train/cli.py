@@ -34,7 +34,7 @@ def run(
         main: what the command does.
         config_class: its configuration; see `train.config.parse`, also for the rest.
         default_file: a file of `configs/` to start from.
-        positional: the list field that words without a flag belong to.
+        positional: the field that words without a flag belong to.
     """
     for stream in (sys.stdout, sys.stderr):
         # Where the terminal or the pipe knows no such character, a question mark instead of the end of a long job.

@@ -54,7 +54,7 @@ def parse(
             ``unused``, where it has one, which fields play no role beside the others, and why.
         default_file: a file of `configs/` to start from.
         argv: the command line, without the program; None takes the process's.
-        positional: the list field that words without a flag belong to.
+        positional: the field that words without a flag belong to, one or, of a list, any number.
 
     Raises:
         ConfigError: if it is no such configuration, or something is given that isn't used. One sentence.
@@ -224,7 +224,12 @@ def _read_words(config_class: Any, words: Sequence[str], positional: str | None)
         if not word.startswith("--") or word == "--":
             if positional is None:
                 raise ConfigError(_stray(word, words[: i - 1]))
-            _add_item(found, positional, kinds[positional], word)
+            if item_kind(kinds[positional]) is not None:
+                _add_item(found, positional, kinds[positional], word)
+            elif positional in found:
+                raise ConfigError(_stray(word, words[: i - 1]))
+            else:
+                found[positional] = Given(word_node(kinds[positional], word, positional))
             continue
         flag, has_value, value = word.partition("=")
         path = flag[2:].replace("-", "_")

@@ -29,12 +29,14 @@ def help_text(config_class: Any, config: Any, positional: str | None = None) -> 
         config_class: its configuration; the docstring says what the command does, with examples, and the string under
             each field what that is.
         config: the defaults.
-        positional: the list field whose flag can be left out.
+        positional: the field whose flag can be left out.
     """
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = f"python {sys.argv[0]}" if module is None else f"python -m {module.name}"
     summary, examples = _docstring(config_class)
-    usage = f"%(prog)s [--config FILE] [--FIELD VALUE ...]{f' [{positional.upper()} ...]' if positional else ''}"
+    is_list = positional is not None and item_kind(field_kinds(config_class)[positional]) is not None
+    words = f" [{positional.upper()}{' ...' if is_list else ''}]" if positional else ""
+    usage = f"%(prog)s [--config FILE] [--FIELD VALUE ...]{words}"
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     parser = argparse.ArgumentParser(
         prog=name,
@@ -47,7 +49,7 @@ def help_text(config_class: Any, config: Any, positional: str | None = None) -> 
     general = parser.add_argument_group("general")
     if positional is not None:
         about = _field_help(config_class)[positional]
-        general.add_argument(positional, nargs="*", metavar=positional.upper(), help=_escape(about))
+        general.add_argument(positional, nargs="*" if is_list else "?", metavar=positional.upper(), help=_escape(about))
     general.add_argument("-h", "--help", action="store_true", help="Print this and exit.")
     general.add_argument("--print_config", action="store_true", help="Print the whole configuration as YAML and exit.")
     general.add_argument(

@@ -130,7 +130,7 @@ class EvaluateConfig:
         check_count(self, "first", least=0)
         check_seed(self)
         for block in (None, *self.block_length):
-            DecodingSettings(self.buffer_length, block, self.temperature)
+            DecodingSettings(self.buffer_length, block, self.temperature, block_origin=self.block_origin)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
-"""Write a policy in another format: ``python train/export.py --policy FOLDER --format ml-rl-dllm --out FOLDER``.
+"""Write a policy in another format: ``python train/export.py runs/x/policy --to diffusers --out runs/served``.
 
-``ml-rl-dllm`` is a checkpoint of apple/ml-rl-dllm, for policies with the paper's network; ``folder`` is what
-`policies.save` writes, such as from one of those checkpoints.
+``diffusers``, ``sglang``, ``lmdeploy`` and ``dllm_plugin`` (vLLM's) are packages for those engines, for policies that
+see one block (`policies.formats.engines`); ``ml_rl_dllm`` is a checkpoint of apple/ml-rl-dllm, for policies with the
+paper's network; ``folder`` is what `policies.save` writes, such as from one of those checkpoints.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from policies import load, save
-from policies.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
+from envs.denoiser import CHECKPOINTS, load_denoiser
+from policies import LearnedPolicy, load, save
+from policies.formats.engines import ENGINES, NEEDS_ENDS, check_exportable, write_engine
+from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
 from train.config_values import PathText
 from train.ranges import check_range
 from train.run_folder import UserError
@@ -19,25 +23,37 @@ from train.run_folder import UserError
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a policy in another format.
+    """Write a policy in another format, such as a serving engine's.
 
     Examples:
-        python train/export.py --policy runs/grpo/policy --format ml-rl-dllm --out runs/exported
-        python train/export.py --policy path/to/checkpoint --format folder --out runs/imported
+        python train/export.py runs/engine/policy --to sglang --end_id 156892 --out runs/sglang
+        python train/export.py runs/grpo/policy --to ml_rl_dllm --out runs/exported
+        python train/export.py path/to/checkpoint --to folder --out runs/imported
     """
 
-    policy: PathText = "runs/grpo/policy"
+    policy: PathText = "runs/engine/policy"
     """A policy's folder, a checkpoint of apple/ml-rl-dllm, or the name of a policy that ships."""
     out: Path = Path("runs/exported")
     """The folder to write; it must be new or empty."""
-    format: Literal["ml-rl-dllm", "folder"] = "ml-rl-dllm"
-    """A checkpoint of apple/ml-rl-dllm, or a folder of this library."""
+    to: Literal["diffusers", "sglang", "lmdeploy", "dllm_plugin", "ml_rl_dllm", "folder"] = "diffusers"
+    """A package for a serving engine, a checkpoint of apple/ml-rl-dllm, or a folder of this library."""
+    speed: float | None = None
+    """Place on the dial, 0 (slow) to 1 (fast), that an engine starts with; null is the policy's own."""
+    end_ids: list[int] = field(default_factory=list)
+    """Tokens that end a text of the model that an engine serves, where the policy reads them; an empty list is those of
+    the model it was trained with, if that ships."""
     time_period: float | None = None
     """policy_time_period of the YAML that an ml-rl-dllm checkpoint was trained with; null is that of a policy.yaml
     beside it, or 1."""
 
     def __post_init__(self) -> None:
         check_range(self, "time_period", above=0)
+        if self.speed is not None and not 0 <= self.speed <= 1:
+            raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that play no role beside the others, each with the reason."""
+        return {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids"), f"to is {self.to}, no engine")
 
 
 def main(config: ExportConfig) -> Path:
@@ -56,17 +72,30 @@ def main(config: ExportConfig) -> Path:
             f"time_period is {config.time_period}, but {config.policy!r} is no ml-rl-dllm checkpoint: leave it out"
         )
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
-    if config.format == "ml-rl-dllm":
+    if config.to in ENGINES:
+        check_exportable(policy)
+        if config.speed is not None:
+            policy = policy.tuned(max(policy.trained.get("block_lengths") or [32]), speed=config.speed)
+        write_engine(policy, config.to, config.out, config.end_ids or own_ends(policy), config.speed)
+    elif config.to == "ml_rl_dllm":
         write_checkpoint(policy, config.out)
         if policy.decision == "deterministic":
             print("decision    deterministic, which only the way back knows: ml-rl-dllm always draws")
     else:
         save(policy, config.out)
-    print(f"policy      {config.out}, {config.format}")
+    print(f"policy      {config.out}, {config.to}")
     return config.out
+
+
+def own_ends(policy: LearnedPolicy) -> Sequence[int]:
+    """Return the tokens that end a text of the dLLM that a policy was trained with, if it reads them and that ships."""
+    model = policy.trained.get("model")
+    if NEEDS_ENDS & policy.features and isinstance(model, str) and (CHECKPOINTS / model).is_dir():
+        return load_denoiser(model).end_ids
+    return ()
 
 
 if __name__ == "__main__":
     from train.cli import run
 
-    run(main, ExportConfig)
+    run(main, ExportConfig, positional="policy")

@@ -174,7 +174,7 @@ class JobConfig:
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
         for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
-            DecodingSettings(self.env.buffer_length, block, self.env.temperature)
+            DecodingSettings(self.env.buffer_length, block, self.env.temperature, block_origin=self.env.block_origin)
 
     def unused(self) -> dict[str, str]:
         """Return the fields and sections that play no role beside the others, each with the reason."""

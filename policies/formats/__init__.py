@@ -1,0 +1,1 @@
+"""Learned policies in the formats of others: serving engines, and released code."""
