@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from train.config import ROOT
+from train.experiments.base import QUICK_DIAL
 from train.experiments.main_job import TRAIN_QUICK
 
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
@@ -69,7 +70,7 @@ SHORT = {
     "train/evaluate.py": ("runs/evaluate", ["--episodes", "1"]),
     "train/ppo.py --config configs/engine.yaml": (
         "runs/engine",
-        [*TRAIN_QUICK, "--evaluation.calibration_episodes", "1"],
+        [*QUICK_DIAL, "--evaluation.rules", "[threshold:0.9]"],
     ),
 }
 """By script, or script and configuration: its folder, and arguments that end it soon, for the lines after it that need
