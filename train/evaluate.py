@@ -35,6 +35,7 @@ from train import parallel
 from train.config import to_plain
 from train.config_values import PathText
 from train.evaluated import Asked, digest, read_asked, update
+from train.fitting import with_memory
 from train.model_config import ModelConfig
 from train.plot import plot_pareto
 from train.progress import progress
@@ -423,11 +424,41 @@ def choose_problems(tasks: Sequence[Task], split: Split, first: int, episodes: i
 
 
 def decode_problems(
-    denoiser: Denoiser, problems: Sequence[Problem], policy: UnmaskingPolicy, settings: DecodingSettings, **options: Any
+    denoiser: Denoiser,
+    problems: Sequence[Problem],
+    policy: UnmaskingPolicy,
+    settings: DecodingSettings,
+    *,
+    batch_size: int = 64,
+    on_finish: Callable[[int], object] | None = None,
+    **options: Any,
 ) -> list[Generation]:
-    """Decode problems, each from its prompt and the text it gives; `options` are those of `policies.decode`."""
+    """Decode problems, each from its prompt and the text it gives.
+
+    Args:
+        denoiser: the frozen dLLM.
+        problems: to decode.
+        policy: a rule or a learned policy.
+        settings: lengths and temperature.
+        batch_size: most sequences at a time; fewer where the memory is too small (`train.fitting`).
+        on_finish: called with the number of sequences that just finished; below 0, of those to be decoded again.
+        **options: further ones of `policies.decode`.
+    """
     prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
-    return decode(denoiser, prompts, policy, settings, given=given, **options)
+    finished = 0
+
+    def count(number: int) -> None:
+        nonlocal finished
+        finished += number
+        if on_finish is not None:
+            on_finish(number)
+
+    def decoded(size: int) -> list[Generation]:
+        if finished:
+            count(-finished)
+        return decode(denoiser, prompts, policy, settings, given=given, batch_size=size, on_finish=count, **options)
+
+    return with_memory(str(denoiser.device), batch_size, decoded)
 
 
 def score_problems(tasks: Sequence[Task], problems: Sequence[Problem], texts: Sequence[str]) -> list[float | None]:

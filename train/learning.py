@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -18,6 +19,7 @@ from train.finite import Diverged
 from train.interrupt import Interrupted, Stop, deferred
 from train.job_config import JobConfig
 from train.progress import progress
+from train.run_folder import UserError
 from train.tracking import MeanWriter, ProgressWriter, Tracker, TrackerWriter
 from train.validation import Validation
 
@@ -193,6 +195,11 @@ def _go_on(
         except Diverged as error:
             left = f"the last good state is in {file}" if file.is_file() else "no checkpoint was written before"
             raise Diverged(f"training stopped after {model.num_timesteps:,} steps, as {error}; {left}") from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the memory of {config.model.device} is too small: start anew with fewer rows (env.num_envs is "
+                f"{config.env.num_envs}) or smaller updates; --dry-run says what a set-up takes"
+            ) from error
         except RuntimeError:
             # Another process of this training stopped first, and we have waited for it in vain.
             if not stop or callback.is_updating or parallel.world_size() == 1:
