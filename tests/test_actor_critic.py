@@ -156,3 +156,18 @@ def test_learning_moves_actor_and_critic(env: SB3VecEnv) -> None:
     model.learn(8 * N)
     moved = {name for name, values in model.policy.state_dict().items() if not torch.equal(values, before[name])}
     assert moved == set(before)
+
+
+def test_the_value_by_hand(env: SB3VecEnv) -> None:
+    """The critic reads the mean over masked positions, the mean over all, and the share of masks."""
+    policy = make_ppo(env).policy
+    assert isinstance(policy, UnmaskingActorCritic)
+    obs = as_tensors(observe(env))
+    with torch.no_grad():
+        hidden = policy.network.hidden(obs)
+        for row in range(N):
+            masked = [hidden[row, i] for i in range(L) if obs["masked"][row, i]]
+            assert 0 < len(masked) < L
+            means = [torch.stack(masked).mean(0), hidden[row].mean(0), torch.tensor([len(masked) / L])]
+            expected = policy.critic(torch.cat(means))
+            torch.testing.assert_close(policy.predict_values(obs)[row : row + 1], expected, atol=1e-6, rtol=1e-5)

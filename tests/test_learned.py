@@ -361,3 +361,12 @@ def test_inputs_are_the_envs_observations() -> None:
             assert values.shape == obs[name].shape
         obs, *_ = env.step(env.action_space.sample())
     assert observe(env.view).keys() == obs.keys()
+
+
+def test_a_probability_that_equals_the_threshold_commits() -> None:
+    """The threshold is the least probability that commits: the network says exactly a half of everything."""
+    network = UnmaskingNetwork(NetworkConfig(init="random", bias=0.0))
+    view = make_view([[0.5, 0.5, 0.5]], ["xx."])
+    assert outputs(network, view).tolist() == [[0.0, 0.0, 0.0]]
+    assert LearnedPolicy(network, threshold=0.5).select(view).tolist() == [[True, True, False]]
+    assert LearnedPolicy(network, threshold=0.5001).select(view).sum() == 1  # the forced one

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from envs.tasks import TASKS
 from envs.tasks.base import EMPTY
 from envs.tasks.copy_list import Copy
 from envs.toy import ToyDenoiser
-from policies import LearnedPolicy, NetworkConfig, Threshold, load, make_rule
-from train import checkpoint
+from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule
+from train import checkpoint, finish
 from train.build import load_filter, make_env, make_model, resume, stream_seed
 from train.cli import run
 from train.config import ROOT, parse, to_plain
 from train.evaluate import evaluate
+from train.finish import evaluation_of
 from train.job import build, with_filter
 from train.job_config import EnvConfig, EvaluationConfig
 from train.learning import learn
@@ -533,3 +534,50 @@ def test_a_filter_that_cannot_be_is_refused(
     assert run_here(monkeypatch, f"--out={tmp_path / 'run'}", *WHOLE, *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+# What the job hands on.
+
+
+def test_ppo_is_given_its_section(tmp_path: Path, toy: ToyDenoiser) -> None:
+    section = PPOSection(3e-4, 8, 32, 5, 0.9, 0.7, 0.1, 0.01, 0.3, 0.2, 0.05)
+    usual = PPOSection(n_steps=8, batch_size=32)
+    for config in (replace(tiny(tmp_path, 0), ppo=section), replace(tiny(tmp_path, 0), ppo=usual)):
+        env = make_env(config, toy, algorithm(config), None)
+        model = make_model(config, env, algorithm(config), None)
+        assert isinstance(model, PPO)
+        for name in asdict(section).keys() - {"learning_rate", "clip_range"}:
+            assert getattr(model, name) == getattr(config.ppo, name), name
+        assert model.clip_range(1.0) == config.ppo.clip_range  # type: ignore[operator]
+        assert model.lr_schedule(0.5) == config.ppo.learning_rate / 2
+        # What the returns are made with.
+        assert (model.rollout_buffer.gamma, model.rollout_buffer.gae_lambda) == (
+            config.ppo.gamma,
+            config.ppo.gae_lambda,
+        )
+    # Every episode ends: nothing is discounted unless that is asked for.
+    assert usual.gamma == 1.0
+
+
+def test_an_evaluation_takes_no_more_rows_than_the_training(tmp_path: Path) -> None:
+    """What fits in memory while training is to fit then too."""
+    config = tiny(tmp_path, 0)
+    for rows, expected in ((8, 8), (64, 64), (100, 64)):
+        assert evaluation_of(replace(config, env=replace(config.env, num_envs=rows)), "x").batch_size == expected
+
+
+def test_a_dial_is_calibrated_on_validation_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(tmp_path, 0)
+    config = replace(config, env=replace(config.env, alpha_range=[1.0, 8.0]))
+    network = UnmaskingNetwork(replace(config.policy, has_dial=True))
+    asked: list[tuple[str, int]] = []
+    real = finish.evaluate
+
+    def watched(denoiser: Any, policy: Any, **settings: Any) -> Any:
+        asked.append((settings["split"], settings["episodes"]))
+        return real(denoiser, policy, **{**settings, "episodes": 2})
+
+    monkeypatch.setattr(finish, "evaluate", watched)
+    found = finish.calibrate(config, LearnedPolicy(network))
+    assert len(found.points) == len(asked) == 9
+    assert {*asked} == {("validation", config.evaluation.calibration_episodes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from policies import RULES, Generation, decode, make_rule
 from policies.rules.adablock import AdaBlock
 from policies.rules.bacd import TCCF
 from policies.rules.diffuspec import DiffuSpec, count_pairs
+from policies.rules.guide import judge
 from policies.rules.pc_sampler import PCSampler, count_tokens
 
 LENGTH, BLOCK = 12, 6
@@ -119,3 +121,23 @@ def test_adablock_ends_its_block_at_a_delimiter_on_a_chat_model(chat: MaskedLMDe
     action = rule.act(view)
     assert action.block_end is not None
     assert action.block_end.item() == place + 1
+
+
+def test_a_guide_never_chooses_the_mask() -> None:
+    """Its own vocabulary has the mask token, which it may well find likely."""
+
+    def guide(input_ids: Tensor, **_: Any) -> Any:
+        logits = torch.tensor([0.0, 1.0, 9.0, 1.0]).expand(*input_ids.shape, 4).clone()
+        return SimpleNamespace(logits=logits)
+
+    probabilities, _ = judge(guide, torch.tensor([[0, 1]]), torch.tensor([[3, 3, 1]]), mask_id=2)
+    others = 1 / (1 + 2 * math.e)
+    expected = torch.tensor([others, math.e * others, 0.0, math.e * others]).expand(1, 3, 4)
+    torch.testing.assert_close(probabilities, expected)
+
+
+@pytest.mark.parametrize("name", ["guided", "diffuspec"])
+def test_a_guide_is_told_the_models_mask(name: str) -> None:
+    tiny = load_denoiser("tiny")
+    rule = make_rule(name).bind(tiny, DecodingSettings(64, features=make_rule(name).features))
+    assert rule.mask_id == tiny.mask_id  # type: ignore[attr-defined]
