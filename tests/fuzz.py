@@ -1,4 +1,7 @@
-"""Damaged policy folders and run folders, thousands of them: each is read as it is, or refused in one sentence.
+"""Damaged files and command lines, thousands of them: each is read as it is, or refused in one sentence.
+
+Policy folders, run folders, a training's checkpoints, and the configurations that commands are given, as files and as
+flags.
 
 ``python tests/fuzz.py --cases 10000`` tries so many of each kind; ``--seed`` draws others.
 """
@@ -15,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +36,21 @@ from policies.block_filter import BlockFilter, BlockFilterConfig
 from policies.dial import Calibration, DialPoint
 from policies.dit import DiTConfig, DiTNetwork
 from policies.formats.ml_rl_dllm import write_checkpoint
+from train import checkpoint
+from train.build import load_model, make_env, make_model, resume
+from train.compare import CompareConfig
 from train.comparison.runs import collect_lines, fingerprint, read_runs, training_seconds
+from train.config import ConfigError, parse, to_plain, to_yaml
+from train.evaluate import EvaluateConfig
+from train.grpo_config import TrainGRPOConfig
+from train.learn2pd import Learn2PDConfig
+from train.ppo import PPO
+from train.ppo import algorithm as ppo_algorithm
+from train.ppo_config import TrainPPOConfig
+from train.pretrain import PretrainConfig
 from train.run_folder import UserError
+from train.sweep import SweepConfig
+from train.watching.show import WatchConfig
 
 SMALL = {"hidden_size": 8, "num_heads": 2, "feedforward_size": 8}
 
@@ -244,12 +261,18 @@ def write(content: Mapping[str, bytes], folder: Path) -> Path:
     return folder
 
 
-def check_sentence(error: Exception, folder: Path) -> str:
-    """Fail unless an error is one line that names the folder; returns it without the folder."""
+def check_line(error: Exception) -> str:
+    """Fail unless an error is one line that can be read; returns it."""
     message = str(error)
     assert len(message.splitlines()) == 1, f"more than one line: {message!r}"
-    assert str(folder) in message, f"names no file: {message!r}"
     assert len(message) < 1000, f"{len(message)} characters"
+    return message
+
+
+def check_sentence(error: Exception, folder: Path) -> str:
+    """Fail unless an error is one line that names the folder; returns it without the folder."""
+    message = check_line(error)
+    assert str(folder) in message, f"names no file: {message!r}"
     return message.replace(str(folder), "FOLDER")
 
 
@@ -286,9 +309,99 @@ def try_run(kind: str, name: str, data: bytes, folder: Path) -> str:
     return "read"
 
 
+CONFIGS = {
+    "ppo": (TrainPPOConfig, "ppo.yaml"),
+    "grpo": (TrainGRPOConfig, "grpo.yaml"),
+    "evaluate": (EvaluateConfig, None),
+    "learn2pd": (Learn2PDConfig, None),
+    "sweep": (SweepConfig, None),
+    "pretrain": (PretrainConfig, None),
+    "compare": (CompareConfig, None),
+    "watch": (WatchConfig, None),
+}
+"""What commands are told, and the file of their defaults."""
+
+
+@cache
+def configurations() -> dict[str, dict[str, bytes]]:
+    """Return a whole configuration of each command, as it is written into a run's folder."""
+    found = {}
+    needed = {"compare": ["--runs=[runs/a]"], "watch": ["--policy=threshold:0.9"], "sweep": ["--file=sweep.yaml"]}
+    for name, (config_class, defaults) in CONFIGS.items():
+        config = parse(config_class, defaults, needed.get(name, []))
+        found[name] = {"config.yaml": to_yaml(to_plain(config)).encode()}
+    return found
+
+
+def flags_of(data: Any, name: str = "") -> list[str]:
+    """Write what a YAML file holds as the command line says it."""
+    if isinstance(data, dict):
+        return [flag for key, value in data.items() for flag in flags_of(value, f"{name}.{key}" if name else str(key))]
+    return [f"--{name}={data if isinstance(data, str) else json.dumps(data)}"]
+
+
+def try_configuration(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Parse a damaged configuration as a file and, where it is one, as flags; returns what came of the file."""
+    config_class, defaults = CONFIGS[kind]
+    file = write({name: data}, folder) / name
+    came = "read"
+    try:
+        parse(config_class, defaults, ["--config", str(file)])
+    except ConfigError as error:
+        # Where fields don't go together no single place is at fault: then it names the fields, and no file.
+        came = check_line(error).replace(str(folder), "FOLDER")
+    try:
+        flags = flags_of(yaml.safe_load(data))
+    except Exception:  # no YAML: it has no flags
+        return came
+    try:
+        parse(config_class, defaults, [flag for flag in flags if "\0" not in flag])
+    except ConfigError as error:
+        check_line(error)
+    return came
+
+
+@cache
+def begun() -> tuple[TrainPPOConfig, PPO]:
+    """Make a tiny training that is ready to go on."""
+    words = ["--model.name=toy", "--env.num_envs=2", "--env.tasks=[copy]", "--env.buffer_length=8", "--resume"]
+    words += ["--policy.hidden_size=8", "--policy.feedforward_size=8", "--ppo.n_steps=2", "--ppo.batch_size=4"]
+    config = parse(TrainPPOConfig, None, words)
+    algorithm = ppo_algorithm(config)
+    model = make_model(config, make_env(config, load_model(config), algorithm, None), algorithm, None)
+    assert isinstance(model, PPO)
+    model.learn(4)
+    return config, model
+
+
+@cache
+def checkpoints() -> dict[str, dict[str, bytes]]:
+    """Return a training's checkpoint."""
+    _, model = begun()
+    rollout = {**checkpoint.capture_rollout(model), "validation": {}, "logged": {}, "processes": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "latest.safetensors"
+        checkpoint.write(file, checkpoint.capture(model, rollout))
+        return {"training": {"checkpoints/latest.safetensors": file.read_bytes()}}
+
+
+def try_checkpoint(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Resume from a damaged checkpoint."""
+    config, model = begun()
+    (write({}, folder) / name).parent.mkdir()
+    (folder / name).write_bytes(data)
+    try:
+        resume(replace(config, out=folder), model)
+    except UserError as error:
+        return check_sentence(error, folder)
+    return "read"
+
+
 KINDS: Mapping[str, tuple[Callable[[], Any], Callable[..., str]]] = {
     "policies": (policy_folders, try_policy),
     "runs": (run_folders, try_run),
+    "checkpoints": (checkpoints, try_checkpoint),
+    "configurations": (configurations, try_configuration),
 }
 """What is damaged: the whole folders, and what is tried with a damaged one."""
 

@@ -7,11 +7,12 @@ from fuzz import KINDS, fuzz, policy_folders, run_folders, try_policy, try_run
 
 
 @pytest.mark.parametrize("what", KINDS)
-def test_damaged_folders_are_read_or_refused_in_one_sentence(what: str, tmp_path: Path) -> None:
+def test_what_is_damaged_is_read_or_refused_in_one_sentence(what: str, tmp_path: Path) -> None:
     """`python tests/fuzz.py` tries thousands; that no other exception comes is what is tested."""
-    found = fuzz(what, 150, 0, tmp_path / "damaged")
-    assert found.total() >= 150
-    assert len(found) > 30
+    number = 40 if what == "configurations" else 150  # a whole command line takes a tenth of a second
+    found = fuzz(what, number, 0, tmp_path / "damaged")
+    assert found.total() >= number
+    assert len(found) > number // 5
 
 
 def test_whole_folders_are_read(tmp_path: Path) -> None:

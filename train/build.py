@@ -241,8 +241,9 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         more = {name: state[name] for name in ("validation", "logged")}
         is_whole = parallel.is_main() and state["processes"] == parallel.world_size()
         checkpoint.restore(model, state, is_whole)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"checkpoint {file} can't be read ({error}): delete it to start over") from error
+    except Exception as error:  # torch, numpy and Gymnasium each have their own for a state that can't be
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:
         # The rows that were under way are another process's, or shared out otherwise: new problems instead.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
