@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from envs.denoiser import MaskedLMDenoiser, load_denoiser
 from envs.tasks import SUITE, make_tasks, split_of
 from train.architectures import answer_logits, build_model, build_tokenizer
+from train.interrupt import Interrupted
 from train.pretrain import (
     MOST_SPARE,
     PretrainConfig,
@@ -30,7 +32,7 @@ from train.pretrain import (
     learning_rate_factor,
     pretrain,
 )
-from train.run_folder import UserError
+from train.run_folder import UserError, held
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "batch_size": 8, "group_size": 4}
 PROSE: dict[str, Any] = {**SMALL, "suite": "prose", "architecture": "llada", "buffer_lengths": [(0, 0.8), (128, 0.2)]}
@@ -242,8 +244,11 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.M
         advance(run)
 
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["train/pretrain.py", "--steps=4"])
     monkeypatch.setattr(Pretraining, "advance", stop_in_the_second)
-    with pytest.raises(UserError, match="stopped after step 2"):
+    with pytest.raises(
+        Interrupted, match=r"by SIGTERM; saved after step 2 in .*; go on with: .*pretrain.py --steps=4$"
+    ):
         pretrain(config)
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()
@@ -298,3 +303,10 @@ def test_tiny_is_what_pretrain_builds() -> None:
     tiny = load_denoiser("tiny")
     assert isinstance(tiny, MaskedLMDenoiser)
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in tiny.model.named_parameters()}
+
+
+def test_one_process_pretrains_in_a_folder(tmp_path: Path) -> None:
+    config = PretrainConfig(**SMALL, out=tmp_path, steps=1)
+    with held(tmp_path), pytest.raises(UserError, match=f"which process {os.getpid()} on .* writes to"):
+        pretrain(config)
+    pretrain(config)

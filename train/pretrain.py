@@ -23,10 +23,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,9 +41,10 @@ from envs.tasks import SUITE, SUITES, make_tasks
 from train import parallel
 from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.finite import Diverged, check_loss, watch
+from train.interrupt import Interrupted, deferred
 from train.progress import progress
 from train.ranges import check_count, check_range, check_seed
-from train.run_folder import UserError, write_json
+from train.run_folder import UserError, command_line, held, write_json
 
 TASK_WEIGHTS = {
     **{"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5},
@@ -400,17 +399,6 @@ class Pretraining:
         os.replace(partial, self._file)
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Collect the SIGTERMs that arrive, instead of dying of the first: a run ends its step and saves."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def pretrain(config: PretrainConfig) -> Path:
     """Train an embedded dLLM, or go on where a stopped run was last saved.
 
@@ -418,31 +406,39 @@ def pretrain(config: PretrainConfig) -> Path:
         The checkpoint folder, ``config.out / "model"``.
 
     Raises:
-        UserError: if the folder holds a run with other settings, or the run was told to stop (it is saved).
+        UserError: if the folder holds a run with other settings, or another process writes to it.
+        Interrupted: if a signal asked to end; the run is saved.
         Diverged: if a loss, a gradient or a weight is not finite; what was saved before is good.
     """
     torch.set_num_threads(config.threads)
-    run = Pretraining(config)
-    if parallel.is_main():
-        size = sum(p.numel() for p in run.model.parameters())
-        print(f"{size:,} parameters, steps {run.step} to {config.steps}", flush=True)
-    todo = range(run.step, config.steps)
-    bar = progress(todo, initial=run.step, total=config.steps, desc="training", disable=not parallel.is_main())
-    with _asked_to_stop() as signals:
-        for _ in bar:
-            try:
-                run.advance()
-            except Diverged as error:
-                saved = "the last good state is saved in" if (config.out / "state.pt").is_file() else "nothing is in"
-                raise Diverged(f"training stopped after step {run.step}, as {error}; {saved} {config.out}") from error
-            bar.set_postfix(loss=f"{run.average:.4f}", refresh=False)
-            is_last = run.step == config.steps or bool(signals)
-            if parallel.is_main() and (run.step % config.save_every == 0 or is_last):
-                run.save()
-                tqdm.write(f"step {run.step} loss {run.average:.4f} seconds {run.seconds:.0f}")
-            if signals:
-                raise UserError(f"stopped after step {run.step}, which is saved; run the same command to go on")
+    is_main = parallel.is_main()
+    with held(config.out) if is_main else nullcontext():
+        run = Pretraining(config)
+        if is_main:
+            size = sum(p.numel() for p in run.model.parameters())
+            print(f"{size:,} parameters, steps {run.step} to {config.steps}", flush=True)
+        todo = range(run.step, config.steps)
+        bar = progress(todo, initial=run.step, total=config.steps, desc="training", disable=not is_main)
+        with deferred("stopping to save what was learned") as stop:
+            for _ in bar:
+                _advance(run, config)
+                bar.set_postfix(loss=f"{run.average:.4f}", refresh=False)
+                if is_main and (run.step % config.save_every == 0 or run.step == config.steps or stop):
+                    run.save()
+                    tqdm.write(f"step {run.step} loss {run.average:.4f} seconds {run.seconds:.0f}")
+                if stop.signum is not None and run.step < config.steps:
+                    interrupted = Interrupted(stop.signum, f"saved after step {run.step} in {config.out}")
+                    interrupted.command = command_line()
+                    raise interrupted
     return config.out / "model"
+
+
+def _advance(run: Pretraining, config: PretrainConfig) -> None:
+    try:
+        run.advance()
+    except Diverged as error:
+        saved = "the last good state is saved in" if (config.out / "state.pt").is_file() else "nothing is in"
+        raise Diverged(f"training stopped after step {run.step}, as {error}; {saved} {config.out}") from error
 
 
 if __name__ == "__main__":
