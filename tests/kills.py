@@ -156,15 +156,20 @@ def finish(name: str, out: Path) -> float:
     return time.monotonic() - began
 
 
-def kill(name: str, out: Path, seconds: float, signum: int) -> bool:
-    """Let a run go on for some seconds and end it; tells whether it was still at work."""
+def kill(name: str, out: Path, seconds: float, signum: int) -> float | None:
+    """Let a run go on for some seconds and end it.
+
+    Returns:
+        The seconds that it took to end, with all saved that it saves; None if it was not at work any more.
+    """
     process = start(name, out)
     process.join(seconds)
-    is_at_work = process.is_alive()
-    if is_at_work and process.pid is not None:
-        os.kill(process.pid, signum)
-        process.join(PATIENCE)
-    return is_at_work
+    if not process.is_alive() or process.pid is None:
+        return None
+    began = time.monotonic()
+    os.kill(process.pid, signum)
+    process.join(PATIENCE)
+    return time.monotonic() - began
 
 
 # What a run leaves.
@@ -209,8 +214,8 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Random) -> int:
-    """Kill a run some times at random moments and let it end; returns how often it was really killed.
+def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Random) -> list[tuple[int, float]]:
+    """Kill a run some times at random moments and let it end.
 
     Args:
         name: of `TRAININGS`.
@@ -218,11 +223,16 @@ def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Ran
         seconds: that a whole run takes.
         kills: at most.
         draw: where moments and signals come from.
+
+    Returns:
+        The signal of each time that it was really killed, and the seconds that it took to end.
     """
-    done = 0
+    done = []
     for _ in range(kills):
         signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-        done += kill(name, folder, draw.uniform(0, seconds), signum)
+        took = kill(name, folder, draw.uniform(0, seconds), signum)
+        if took is not None:
+            done.append((signum, took))
     finish(name, folder)
     return done
 
@@ -245,17 +255,21 @@ def main() -> None:
     for name in TRAININGS:
         whole = place / f"{name}_whole"
         seconds = finish(name, whole)
-        expected, count, runs, bad = results(whole), 0, 0, 0
-        while count < share:
+        expected, kills, runs, bad = results(whole), list[tuple[int, float]](), 0, 0
+        while len(kills) < share:
             out = place / f"{name}_{runs}"
-            count += killed(name, out, seconds, min(2, share - count), draw)
+            kills += killed(name, out, seconds, min(2, share - len(kills)), draw)
             runs += 1
             found = differences(expected, results(out))
             if found:
                 bad += 1
                 _say(f"{name}: run {runs} differs in {', '.join(found)}; it is in {out}")
-        total, unequal = total + count, unequal + bad
-        _say(f"{name:9} {len(expected)} files, {count} kills in {runs} runs: {runs - bad} of {runs} equal")
+        total, unequal = total + len(kills), unequal + bad
+        asked = [took for signum, took in kills if signum != signal.SIGKILL]
+        slowest = f"; asked to end {len(asked)} times, ended within {max(asked):.1f} s" if asked else ""
+        _say(
+            f"{name:9} {len(kills):2} kills in {runs} runs: {runs - bad} of {runs} equal in {len(expected)} files{slowest}"
+        )
     _say(f"{total} kills, {unequal} runs that differ from the one that was not killed")
     if unequal:
         sys.exit(1)
