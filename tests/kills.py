@@ -267,9 +267,8 @@ def main() -> None:
         total, unequal = total + len(kills), unequal + bad
         asked = [took for signum, took in kills if signum != signal.SIGKILL]
         slowest = f"; asked to end {len(asked)} times, ended within {max(asked):.1f} s" if asked else ""
-        _say(
-            f"{name:9} {len(kills):2} kills in {runs} runs: {runs - bad} of {runs} equal in {len(expected)} files{slowest}"
-        )
+        equal = f"{runs - bad} of {runs} equal in {len(expected)} files"
+        _say(f"{name:9} {len(kills):2} kills in {runs} runs: {equal}{slowest}")
     _say(f"{total} kills, {unequal} runs that differ from the one that was not killed")
     if unequal:
         sys.exit(1)
