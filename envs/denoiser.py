@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -396,7 +397,7 @@ def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device:
 
 
 def _folder(name: str, revision: str | None = None, with_code: bool = False) -> Path:
-    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(name)
+    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(os.path.expanduser(name))
     if not folder.is_dir() and is_hub_id(name):
         folder = fetch(name, revision, with_code)
     if not (folder / "config.json").is_file():

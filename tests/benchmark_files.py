@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from envs.tasks.reasoning_gym import worker
 
 Rows = list[dict[str, Any]]
 
@@ -267,3 +272,41 @@ def make_files(name: str, folder: Path) -> str:
         (folder / "task_config.yaml").write_text(yaml.safe_dump(tasks))
     separator = "," if ":" in name else ":"
     return name + separator + about.options + ",".join(f"{split}={file}" for split, file in files.items())
+
+
+STUB_GYM = """
+class Sums:
+    def __getitem__(self, index):
+        a, b = divmod(index, 100)
+        return {"question": f"{a} + {b} = ", "answer": str(a + b), "metadata": {"pair": (a, b)}}
+
+    def score_answer(self, answer, entry):
+        return 1.0 if int(eval(answer)) == sum(entry["metadata"]["pair"]) else 0.01
+
+DATASETS = {"sums": Sums}
+"""
+
+
+@contextmanager
+def stub_gym(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put a stand-in for reasoning-gym in its place, here and in the process that scores.
+
+    Its one data set is the sum of two numbers; its scorer evaluates what it is given, as several real ones do, and
+    raises on what is no number.
+    """
+    package = folder / "reasoning_gym"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from reasoning_gym.factory import DATASETS\n\n\n"
+        "def create_dataset(name, size, seed):\n    return DATASETS[name]()\n"
+    )
+    (package / "factory.py").write_text(STUB_GYM)
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
+            patch.delitem(sys.modules, name)
+        patch.syspath_prepend(str(folder))
+        worker.stop()
+        yield
+        worker.stop()
+        for name in ("reasoning_gym", "reasoning_gym.factory"):
+            sys.modules.pop(name, None)

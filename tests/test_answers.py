@@ -177,7 +177,6 @@ def test_answers_are_compared_in_any_thread() -> None:
 
 def test_math_verify_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equivalence, "find_spec", lambda name: None)
-    monkeypatch.setattr(equivalence, "_worker", equivalence._Worker())
     assert same_answer("5", "5")  # needs no algebra
     with pytest.raises(ValueError, match=r"math-verify is not installed: pip install 'unmasking-policies\[tasks\]'"):
         same_answer("z+x", "x+z")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-from benchmark_files import BENCHMARKS, make_files
+from benchmark_files import BENCHMARKS, make_files, stub_gym
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -80,7 +80,13 @@ def scorer(name: str) -> Callable[[str], float]:
 
 
 pytestmark = pytest.mark.slow
-every_task = pytest.mark.parametrize("name", [*TASKS, *PROSE, "antibody", *BENCHMARKS])
+every_task = pytest.mark.parametrize("name", [*TASKS, *PROSE, "antibody", *BENCHMARKS, "reasoning_gym:sums"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gym(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with stub_gym(tmp_path_factory.mktemp("gym"), pytest.MonkeyPatch()):
+        yield
 
 
 @every_task

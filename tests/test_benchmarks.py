@@ -3,7 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
-from benchmark_files import BENCHMARKS, PARALLEL_BENCH, gsm8k, make_files, mbpp, sudoku, write_jsonl
+from benchmark_files import BENCHMARKS, PARALLEL_BENCH, gsm8k, make_files, mbpp, stub_gym, sudoku, write_jsonl
 
 import envs.tasks
 from envs.denoiser import load_denoiser
@@ -22,6 +22,7 @@ from envs.tasks import Problem, Split, describe_data, make_task, make_tasks, nee
 from envs.tasks.countdown import evaluate, score_countdown, solve
 from envs.tasks.files import FileTask, HubSplit, read_hub, read_rows
 from envs.tasks.parallel_bench import parse_list, score_parallel_bench
+from envs.tasks.sandbox import protection
 from envs.tasks.sudoku_text import final_grid, score_cells, score_sudoku
 from envs.unmasking import UnmaskingVectorEnv
 from policies import make_rule
@@ -344,27 +345,13 @@ def test_parallel_bench_prompt_has_the_worked_example() -> None:
     assert parse_list("Roy Ortiz, Ann") == ["Roy Ortiz", "Ann"]
 
 
-class StubDataset:
-    """Like a data set of reasoning-gym: the sum of two numbers, and a scorer that raises on what is no number."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        a, b = divmod(index, 100)
-        return {"question": f"{a} + {b} = ", "answer": str(a + b), "metadata": {}}
-
-    def score_answer(self, answer: str, entry: dict[str, Any]) -> float:
-        return 1.0 if int(answer) == int(entry["answer"]) else 0.01
-
-
 @pytest.fixture
-def stub_gym(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, factory = ModuleType("reasoning_gym"), ModuleType("reasoning_gym.factory")
-    module.create_dataset = lambda name, size, seed: StubDataset()  # type: ignore[attr-defined]
-    factory.DATASETS = {"sums": StubDataset}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reasoning_gym", module)
-    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", factory)
+def gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with stub_gym(tmp_path, monkeypatch):
+        yield
 
 
-@pytest.mark.usefixtures("stub_gym")
+@pytest.mark.usefixtures("gym")
 def test_reasoning_gym_adapter() -> None:
     check_reasoning_gym("sums")
     task = make_task("reasoning_gym:sums")
@@ -391,6 +378,32 @@ def check_reasoning_gym(dataset: str) -> None:
     assert [again.problem("test", index) for index in range(5)] == problems["test"]
     assert {task.score(problem.answer, problem) for split in SPLITS for problem in problems[split]} == {1.0}
     assert all(task.score(text, problem) < 0.2 for text in ("", "?") for problem in problems["test"])
+
+
+HARMFUL = ["9**9**9", "exit()", "print(1.0)", "__import__('os')._exit(0)", "[0] * 10**11", "1/0", "\ud800", "(" * 9999]
+
+
+@pytest.mark.usefixtures("gym")
+@pytest.mark.parametrize("text", HARMFUL)
+def test_what_reasoning_gym_evaluates_ends_and_harms_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.tasks.reasoning_gym.SECONDS", 0.5)
+    task = make_task("reasoning_gym:sums")
+    problem = task.problem("test", 0)
+    assert task.score(f"<answer>{text}</answer>", problem) == 0.0
+    assert task.score(problem.answer, problem) == 1.0
+
+
+@pytest.mark.usefixtures("gym")
+def test_what_reasoning_gym_evaluates_changes_no_file(tmp_path: Path) -> None:
+    if not protection():
+        pytest.skip("the system keeps no process from changing files")
+    task, file = make_task("reasoning_gym:sums"), tmp_path / "written"
+    problem = task.problem("test", 0)
+    file.write_text("kept")
+    for text in (f"open({str(file)!r}, 'w')", f"__import__('os').open({str(file) + '2'!r}, 65)"):
+        assert task.score(text, problem) == 0.0
+    assert file.read_text() == "kept"
+    assert not (tmp_path / "written2").exists()
 
 
 def test_reasoning_gym_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,3 +533,15 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.parquet = parquet  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pyarrow", module)
     assert make_task(f"gsm8k:data={tmp_path}").size("test") == 2
+
+
+def test_a_users_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a task's name no shell writes it out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "data" / "test.jsonl", gsm8k(0, 3))
+    write_jsonl(tmp_path / "data" / "train.jsonl", gsm8k(5, 30))
+    by_folder = make_task("gsm8k:data=~/data")
+    by_file = make_task("gsm8k:train=~/data/train.jsonl,test=~/data/test.jsonl")
+    assert by_folder.problem("test", 2) == by_file.problem("test", 2)
+    with pytest.raises(FileNotFoundError, match="gsm8k's data is '~/other': there is no such folder"):
+        make_task("gsm8k:data=~/other")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.tasks.base import BLANK, Problem, Split, Task, problem_generator, split_of
+from envs.tasks.files import user_path
 
 CHAINS = Path(__file__).with_name("antibody.fasta")
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -58,7 +59,7 @@ class Antibody(Task):
         if not 0 < least <= most <= 1:
             raise ValueError(f"masked shares are {least} to {most}: they must satisfy 0 < least <= most <= 1")
         self.least, self.most = least, most
-        chains = dict.fromkeys(read_fasta(Path(file) if file else CHAINS))
+        chains = dict.fromkeys(read_fasta(user_path(file) if file else CHAINS))
         self.chains: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
         for chain in chains:
             self.chains[split_of(chain)].append(chain)

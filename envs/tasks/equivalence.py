@@ -2,14 +2,7 @@ r"""Whether two mathematical answers are the same: by their text, as numbers, or
 
 from __future__ import annotations
 
-import atexit
-import json
-import os
 import re
-import selectors
-import subprocess
-import sys
-import threading
 import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from envs.tasks.answers import numbers
+from envs.tasks.worker import START_SECONDS, Worker
 
-SECONDS, START_SECONDS, MEGABYTES = 5.0, 60.0, 2048
-"""Processor time of one comparison, time by the clock for starting the worker, and the worker's memory."""
+SECONDS, MEGABYTES = 5.0, 2048
+"""Processor time of one comparison, and the worker's memory."""
 
 _WAIT = 6
 """Seconds by the clock for each of processor time: other processes want the processor too."""
@@ -194,64 +188,13 @@ def _are_other_kinds(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def _verified(pairs: tuple[tuple[str, str], ...]) -> bool:
-    return _worker.compare(pairs)
+    if find_spec("math_verify") is None:
+        raise ValueError("math-verify is not installed: pip install 'unmasking-policies[tasks]' to score MATH")
+    return _worker.ask((SECONDS, pairs), _WAIT * SECONDS) is True
 
 
-class _Worker:
-    """A process that compares, started when first needed and again after it was killed."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
-        self.lock = threading.Lock()
-
-    def start(self) -> None:
-        if find_spec("math_verify") is None:
-            raise ValueError("math-verify is not installed: pip install 'unmasking-policies[tasks]' to score MATH")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("math_worker.py")), str(MEGABYTES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        if self.read_line(START_SECONDS) is None:
-            raise ValueError("math-verify can't be imported: pip install 'unmasking-policies[tasks]' to score MATH")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
-
-    def read_line(self, seconds: float) -> str | None:
-        """Return the next line, or stop the process and return None: nothing came in time, or it died."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            line = self.process.stdout.readline() if selector.select(seconds) else ""
-        if not line:
-            self.stop()
-        return line or None
-
-    def compare(self, pairs: tuple[tuple[str, str], ...]) -> bool:
-        with self.lock:
-            if self.process is None or self.process.poll() is not None:
-                self.start()
-            assert self.process is not None
-            assert self.process.stdin is not None
-            try:
-                self.process.stdin.write(json.dumps((SECONDS, pairs)) + "\n")
-                self.process.stdin.flush()
-                return self.read_line(_WAIT * SECONDS) == "true\n"
-            except BrokenPipeError:  # it died since the last answer
-                self.stop()
-                return False
-            except BaseException:
-                self.stop()  # so that this answer, if it still comes, is not taken for the next one's
-                raise
-
-
-_worker = _Worker()
-atexit.register(_worker.stop)
+_worker = Worker(
+    Path(__file__).with_name("math_worker.py"),
+    [str(MEGABYTES)],
+    "math-verify can't be imported: pip install 'unmasking-policies[tasks]' to score MATH",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 import zlib
 from abc import abstractmethod
@@ -140,12 +141,12 @@ class FileTask(Task):
 
     def __init__(self, data: str = "", train: str = "", validation: str = "", test: str = "") -> None:
         named = {"train": train, "validation": validation, "test": test}
-        self.files: dict[Split, Path] = {split: Path(file) for split, file in named.items() if file}  # type: ignore[misc]
+        self.files: dict[Split, Path] = {split: user_path(file) for split, file in named.items() if file}  # type: ignore[misc]
         if data and self.files:
             raise ValueError(
                 f"{self.name}'s data is {data!r}, and files are given too: give a folder or files, not both"
             )
-        self.folder = Path(data) if data else None
+        self.folder = user_path(data) if data else None
         if self.folder is not None and not self.folder.is_dir():
             raise FileNotFoundError(f"{self.name}'s data is {data!r}: there is no such folder")
         self._rows: dict[Split, list[Row]] = {}
@@ -264,6 +265,11 @@ class FileTask(Task):
             names = ", ".join(f"{stem}.jsonl" for stem in self.stems.get(split, ())) or "a file of them"
             return f"{self.name} has no {split} problems in {str(self.folder)!r}: put {names} there"
         return f"{self.name} has no {split} problems: name a file of them with {self.name}:{wanted}=FILE"
+
+
+def user_path(text: str) -> Path:
+    """Return a path, ``~`` being the user's folder: no shell sees it inside of a task's name."""
+    return Path(os.path.expanduser(text))
 
 
 def _check_characters(value: Any, field: str = "") -> None:

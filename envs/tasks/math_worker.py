@@ -22,7 +22,7 @@ def main(megabytes: int) -> None:
     # What a first comparison loads and compiles takes seconds, which none that counts is charged for.
     _is_verified("x+1", "1+x")
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-    _say("ready")
+    _say(json.dumps("ready"))
     for line in sys.stdin:
         seconds, pairs = json.loads(line)
         # Processor time, so that a busy machine makes no answer wrong; nobody handles the signal, so the process ends.

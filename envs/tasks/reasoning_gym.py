@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
+from pathlib import Path
+
 import numpy as np
 
 from envs.tasks.answers import before_end, slots
 from envs.tasks.base import Problem, ProceduralTask
+from envs.tasks.worker import START_SECONDS, Worker
 
 FORMAT = """{question}
 
 Think step by step. Then give the final answer alone, in the form that the question asks for, inside \
 <answer></answer> tags."""
 
+SECONDS, MEGABYTES = 2.0, 2048
+"""Processor time of one score, and memory of the process that gives it."""
+
+WAIT = 6
+"""Seconds by the clock for each of processor time: other processes want the processor too."""
+
 SIZE = 10_000
 """Problems of a data set, all of one seed; many data sets are slow to make and some refuse to be larger."""
+
+
+worker = Worker(
+    Path(__file__).with_name("gym_worker.py"),
+    [str(MEGABYTES)],
+    "reasoning-gym can't be imported in a process of its own: pip install 'unmasking-policies[tasks]'",
+)
+"""Takes the scores, of all data sets."""
 
 
 class ReasoningGym(ProceduralTask):
@@ -29,6 +48,8 @@ class ReasoningGym(ProceduralTask):
     """
 
     source = "reasoning-gym"
+    # Making a large data set takes the worker a while too.
+    time_limit = 2 * START_SECONDS + WAIT * SECONDS + ProceduralTask.time_limit
 
     def __init__(self, dataset: str = "") -> None:
         try:
@@ -57,13 +78,16 @@ class ReasoningGym(ProceduralTask):
         return prompt, f"<answer>{entry['answer'] or ''}</answer>"
 
     def score(self, text: str, problem: Problem) -> float:
-        """Return the data set's own score, in [0, 1], of what stands in the last answer tag, or of the whole text."""
+        """Return the data set's own score, in [0, 1], of what stands in the last answer tag, or of the whole text.
+
+        A score that takes more than `SECONDS` of processor time is 0, and so is one whose scorer raises.
+        """
         if problem.prompt not in self._places:
             self.make(problem.split, problem.index)
         entry = self.data[self._places[problem.prompt]]
         text = before_end(text)
         answer = next(iter(slots(text)), text.strip())
-        try:
-            return float(min(1.0, max(0.0, self.data.score_answer(answer, entry))))
-        except Exception:  # several data sets raise whatever a malformed answer leads to
-            return 0.0
+        pickled = base64.b64encode(pickle.dumps(entry)).decode()
+        name = self.name.partition(":")[2]
+        score = worker.ask((SECONDS, name, SIZE, pickled, answer), WAIT * SECONDS)
+        return 0.0 if score is None else float(score)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, make_tasks
+from envs.tasks.files import user_path
 
 EXAMPLES = 500
 """Training answers a task of an embedded suite that are counted."""
@@ -38,7 +37,7 @@ def read_corpus(denoiser: Denoiser, file: str = "") -> list[tuple[list[int], lis
 
 def _paragraphs(file: str) -> list[str]:
     try:
-        parts = Path(file).expanduser().read_text(encoding="utf-8").split("\n\n")
+        parts = user_path(file).read_text(encoding="utf-8").split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"corpus is {file!r}: not readable ({error})") from error
     texts = [part.strip() for part in parts if part.strip()]

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
+from envs.tasks.files import user_path
 from envs.view import View
 from policies.rules.base import CommitRule, bound, top_k
 from policies.rules.corpus import read_corpus
@@ -58,7 +58,7 @@ class PCSampler(CommitRule):
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Build the table of -log f."""
         if self.frequencies and not self.frequencies.endswith(".txt"):
-            file = Path(self.frequencies).expanduser()
+            file = user_path(self.frequencies)
             try:
                 counts = {int(token): int(n) for token, n in json.loads(file.read_text()).items()}
                 if not counts or min(counts) < 0 or min(counts.values()) < 0:
