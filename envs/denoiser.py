@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -252,12 +252,27 @@ class MaskedLMDenoiser:
     def encode_prompt(self, prompt: str) -> list[int]:
         """Turn a prompt into token ids, as a user's message where there is a chat template."""
         if self.uses_chat_template:
-            message = [{"role": "user", "content": prompt}]
-            # The template writes every special token itself. LLaDA's always ends in the assistant's header.
-            prompt = self.tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True, **self.family.chat_options
-            )
+            return self.encode_messages([{"role": "user", "content": prompt}])
         return self.encode_text(prompt)
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Turn a conversation into token ids by the chat template, up to where the answer begins.
+
+        Args:
+            messages: turns, each with a ``role`` and a ``content``.
+
+        Raises:
+            ValueError: if the tokenizer has no chat template.
+        """
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise ValueError(
+                f"messages are given, but the tokenizer of {self.name!r} has no chat template: give a text"
+            )
+        # The template writes every special token itself. LLaDA's always ends in the assistant's header.
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **self.family.chat_options
+        )
+        return self.encode_text(text)
 
     def encode_text(self, text: str) -> list[int]:
         """Turn text into token ids, as it is."""

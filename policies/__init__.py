@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.base import UnmaskingPolicy
-from policies.generation import Generation, decode, generate
+from policies.generation import Generation, GenerationStep, decode, generate
 from policies.learned import LearnedPolicy, load, save
 from policies.network import NetworkConfig, UnmaskingNetwork
 from policies.rules import RULES, LowConfidence, Random, Threshold, make_rule
@@ -11,6 +11,7 @@ from policies.rules import RULES, LowConfidence, Random, Threshold, make_rule
 __all__ = [
     "RULES",
     "Generation",
+    "GenerationStep",
     "LearnedPolicy",
     "LowConfidence",
     "NetworkConfig",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
 from envs.denoiser import Denoiser, MaskedLMDenoiser
@@ -30,12 +30,37 @@ class Generation:
         tokens: the whole buffer, L token ids.
         nfe: forwards of the dLLM.
         token_positions: positions computed, summed over the forwards (prompt and buffer).
+        commit_step: for each token the forward that committed it, from 1; 0 where it was given, or filled in at the
+            end.
     """
 
     text: str
     tokens: list[int]
     nfe: int
     token_positions: int
+    commit_step: list[int]
+
+
+@dataclass(frozen=True)
+class GenerationStep:
+    """A sequence after one of its forwards.
+
+    Attributes:
+        answer: which of the answers it is, in the order that they are returned.
+        tokens: the whole buffer, L token ids, the mask token where nothing is committed.
+        nfe: forwards so far.
+        commit_step: as `Generation.commit_step`; 0 at masks too.
+        committed: positions that this step committed, rising. Drafts (`envs.view.Action`) are committed a step later,
+            or with the last one.
+        is_finished: whether this was its last.
+    """
+
+    answer: int
+    tokens: list[int]
+    nfe: int
+    commit_step: list[int]
+    committed: list[int]
+    is_finished: bool
 
 
 def generate(
@@ -58,6 +83,7 @@ def generate(
     speed: float | None = None,
     accuracy_target: float | None = None,
     nfe_target: float | None = None,
+    on_step: Callable[[GenerationStep], object] | None = None,
 ) -> list[Generation]:
     """Decode answers to each prompt.
 
@@ -85,6 +111,7 @@ def generate(
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
         nfe_target: of a policy with a dial, instead of a speed.
+        on_step: called with every sequence after each of its forwards, as text fills in.
 
     Returns:
         `samples` `Generation` objects a prompt, in order, those of a prompt one after the other.
@@ -116,12 +143,22 @@ def generate(
     )
     with _left_as_it_was(model):
         denoiser = MaskedLMDenoiser(model, tokenizer)
-        return decode(denoiser, texts, policy, settings, samples=samples, given=given, batch_size=batch_size, seed=seed)
+        return decode(
+            denoiser,
+            texts,
+            policy,
+            settings,
+            samples=samples,
+            given=given,
+            batch_size=batch_size,
+            seed=seed,
+            on_step=on_step,
+        )
 
 
 def decode(
     denoiser: Denoiser,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[Message]],
     policy: UnmaskingPolicy,
     settings: DecodingSettings,
     *,
@@ -130,6 +167,7 @@ def decode(
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
+    on_step: Callable[[GenerationStep], object] | None = None,
 ) -> list[Generation]:
     """Decode answers to each prompt; `generate` for a dLLM that is already wrapped.
 
@@ -137,7 +175,7 @@ def decode(
 
     Args:
         denoiser: the frozen dLLM.
-        prompts: texts.
+        prompts: texts, or conversations where the dLLM has a chat template.
         policy: a rule or a learned policy.
         settings: lengths and temperature; the policy's features must be among its features.
         samples: answers to each prompt.
@@ -145,6 +183,7 @@ def decode(
         batch_size: most rows at a time.
         seed: of every random choice.
         on_finish: called with the number of sequences that just finished.
+        on_step: called with every sequence after each of its forwards.
 
     Raises:
         ValueError: as `generate` does.
@@ -154,14 +193,11 @@ def decode(
     _check_whole("batch_size", batch_size, 1)
     _check_whole("samples", samples, 1)
     _check_whole("seed", seed, -(2**63), 2**63 - 1)
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompts[{i}] is {prompt!r}: it must be a text")
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
     policy = policy.bind(denoiser, settings)
-    encoded = [denoiser.encode_prompt(prompt) for prompt in prompts]
+    encoded = [_encode(denoiser, prompt, i) for i, prompt in enumerate(prompts)]
     texts = encode_all_given(denoiser, _check_given(given, len(prompts)))
     batch = DecodingBatch(denoiser, min(batch_size, max(1, samples * len(prompts))), settings)
     results: list[Generation | None] = [None] * (samples * len(prompts))
@@ -178,15 +214,43 @@ def decode(
         batch.load(rows, [encoded[i] for i in which], seeds, length=length, given=[texts[i] for i in which])
         if not bool(batch.running.any()):
             break
+        before = batch.commit_step
         finished = batch.apply(policy.act(batch.forward()))
+        if on_step is not None:
+            _tell(on_step, batch, owner, before, finished)
         free = torch.nonzero(finished).squeeze(1).tolist()
         for row in free:
             tokens = batch.tokens(row)
             text = denoiser.decode(tokens)
-            results[owner[row]] = Generation(text, tokens, int(batch.nfe[row]), int(batch.token_positions[row]))
+            counts = int(batch.nfe[row]), int(batch.token_positions[row])
+            results[owner[row]] = Generation(text, tokens, *counts, batch.commit_step[row, : len(tokens)].tolist())
         if on_finish is not None and free:
             on_finish(len(free))
     return [result for result in results if result is not None]
+
+
+def _tell(
+    on_step: Callable[[GenerationStep], object],
+    batch: DecodingBatch,
+    owner: Sequence[int],
+    before: Tensor,
+    finished: Tensor,
+) -> None:
+    """Call back with each row that was running.
+
+    Args:
+        on_step: to call.
+        batch: after the step.
+        owner: N, the answer that each row decodes.
+        before: (N, L) int64, the batch's ``commit_step`` before the step.
+        finished: (N,) bool.
+    """
+    changed = (batch.commit_step != before) & (batch.commit_step > 0)
+    for row in (batch.running | finished).nonzero().squeeze(1).tolist():
+        tokens = batch.tokens(row)
+        steps = batch.commit_step[row, : len(tokens)].tolist()
+        committed = changed[row, : len(tokens)].nonzero().squeeze(1).tolist()
+        on_step(GenerationStep(owner[row], tokens, int(batch.nfe[row]), steps, committed, bool(finished[row])))
 
 
 @contextmanager
@@ -214,15 +278,30 @@ def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str
     """Return a prompt's text, of a conversation by the tokenizer's chat template."""
     if isinstance(prompt, str):
         return prompt
+    _check_messages(prompt, place)
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
+    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _check_messages(prompt: Any, place: int) -> None:
     is_conversation = isinstance(prompt, list | tuple) and all(isinstance(turn, Mapping) for turn in prompt)
     if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):
         raise ValueError(
             f'prompts[{place}] is {prompt!r}: it must be a text, or a list of messages {{"role": ..., "content": ...}}'
         )
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
-    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-    return text
+
+
+def _encode(denoiser: Denoiser, prompt: str | Sequence[Message], place: int) -> list[int]:
+    """Return the tokens of a prompt or a conversation."""
+    if isinstance(prompt, str):
+        return denoiser.encode_prompt(prompt)
+    _check_messages(prompt, place)
+    encode: Callable[[Sequence[Message]], list[int]] | None = getattr(denoiser, "encode_messages", None)
+    if encode is None:
+        raise ValueError(f"prompts[{place}] is a list of messages, but this dLLM has no chat template: give a text")
+    return encode(prompt)
 
 
 def _check_policy(policy: Any) -> None:

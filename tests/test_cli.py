@@ -38,7 +38,8 @@ def start(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_commands_are_found() -> None:
-    assert {"ppo", "grpo", "learn2pd", "evaluate", "compare", "watch", "sweep", "export", "pretrain"} <= set(COMMANDS)
+    expected = {"ppo", "grpo", "learn2pd", "evaluate", "compare", "watch", "sweep", "export", "generate", "pretrain"}
+    assert expected <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -239,8 +239,11 @@ def _read_words(config_class: Any, words: Sequence[str], positional: str | None)
             hint = f"did you mean --{_as_flag(close, sections)}?" if close else "--help lists them all"
             raise ConfigError(f"there is no flag {shorten(flag)}: {hint}")
         if not has_value:
+            is_switch = kinds.get(path) is bool
             stands_alone = i == len(words) or words[i].startswith("--")
-            if stands_alone and kinds.get(path) is not bool:
+            # Where words stand for themselves, one after a switch is its value only if it can be.
+            stands_alone |= is_switch and positional is not None and words[i : i + 1] not in (["true"], ["false"])
+            if stands_alone and not is_switch:
                 raise ConfigError(f"{flag} has no value: write {flag} VALUE")
             value = "true" if stands_alone else words[i]
             i += not stands_alone
