@@ -90,6 +90,17 @@ class Denoiser(Protocol):
         """Return one printable string a token, for rendering."""
 
 
+def identify(denoiser: Denoiser) -> dict[str, Any]:
+    """Return what tells dLLMs of different kinds apart, as JSON can hold it; fine-tunes of one are the same."""
+    return {
+        "mask_id": denoiser.mask_id,
+        "end_ids": list(denoiser.end_ids),
+        "hidden_size": denoiser.hidden_size,
+        "block_length": denoiser.block_length,
+        "logit_shift": denoiser.logit_shift,
+    }
+
+
 class MaskedLMDenoiser:
     """A dLLM of transformers: a masked language model, or a causal class that is given explicit masks.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -17,17 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser
+from envs.denoiser import Denoiser, identify
+from envs.models.source import is_hub_id
 from envs.noise import gumbel, uniform
 from envs.view import View, ensure_progress
 from policies.actions import ActionConfig
 from policies.base import CommitPolicy, Decision
 from policies.block_filter import BlockFilter, BlockFilterConfig
+from policies.card import card_of
 from policies.dial import Calibration, check_speed
 from policies.distributions import PlackettLuce
 from policies.dit import DiTConfig, DiTNetwork
-from policies.files import Checked, Header, check, check_finite, check_header, parse, read_header, read_settings
+from policies.files import Checked, Header, check, check_finite, check_header, parse, read_header, read_settings, show
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
+from policies.hub import fetch_policy, push_folder
 from policies.network import NetworkConfig, UnmaskingNetwork
 
 FORMAT_VERSION = 1
@@ -67,6 +71,7 @@ class LearnedPolicy(CommitPolicy):
         actions: the distribution it was trained with, and its temperature.
         beta: every probability is multiplied by it and cut at 1: a knob from slow to fast on a policy without a dial.
             Source: arXiv 2512.09106.
+        any_dllm: decode with dLLMs of other kinds than the one that ``trained`` names as ``dllm`` too.
 
     Raises:
         ValueError: if the decision is unknown, the threshold not in (0, 1), the speed not in [0, 1], beta not above 0,
@@ -83,6 +88,7 @@ class LearnedPolicy(CommitPolicy):
         calibration: Calibration | None = None,
         actions: ActionConfig | None = None,
         beta: float = 1.0,
+        any_dllm: bool = False,
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
@@ -101,7 +107,7 @@ class LearnedPolicy(CommitPolicy):
         check_speed(speed)
         self.threshold, self.speed, self.calibration = threshold, float(speed), calibration
         self.has_dial: bool = isinstance(network, UnmaskingNetwork) and network.config.has_dial
-        self.decision = decision
+        self.decision, self.any_dllm = decision, any_dllm
         self.trained = dict(trained or {})
         self.features = network.features
 
@@ -159,6 +165,7 @@ class LearnedPolicy(CommitPolicy):
             "calibration": self.calibration,
             "actions": self.actions,
             "beta": self.beta,
+            "any_dllm": self.any_dllm,
         }
         return LearnedPolicy(self.network, **{**own, **changes})
 
@@ -171,10 +178,61 @@ class LearnedPolicy(CommitPolicy):
         return logits - self.actions.stop_logit if self.actions.distribution == "plackett_luce" else logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
-        """Check that the network works with this dLLM and at these lengths; see `check_hidden` and `check_block`."""
+        """Check that it is for this dLLM and these lengths; see `check_dllm`, `check_hidden` and `check_block`."""
+        self.check_dllm(denoiser)
         check_hidden(self.network, denoiser)
         self.check_block(settings)
         return self
+
+    def check_dllm(self, denoiser: Denoiser) -> None:
+        """Refuse a dLLM of another kind than the policy was trained for, as far as it says, unless `any_dllm`.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        expected = self.trained.get("dllm")
+        if self.any_dllm or not isinstance(expected, Mapping):
+            return
+        found = identify(denoiser)
+        differ = [name for name, value in found.items() if name in expected and expected[name] != value]
+        if differ:
+            name = differ[0]
+            raise ValueError(
+                f"the policy was trained for a dLLM with {name} {show(expected[name])}, but that of this one is "
+                f"{show(found[name])}: what is certain to one is not to another; train one for it, or set any_dllm"
+            )
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        license: str | None = None,
+        evaluation: Sequence[Mapping[str, Any]] = (),
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Upload an unmasking policy",
+    ) -> str:
+        """Upload the policy to the Hugging Face hub, from where `load` takes it by its name.
+
+        Args:
+            name: ``owner/repository``; it is made where it is missing.
+            license: of the weights, as the hub names it, such as ``"mit"``.
+            evaluation: records of ``evaluation.json`` for the model card.
+            private: of a repository that is made.
+            token: None takes the one that ``hf auth login`` left.
+            message: of the commit.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ValueError: if the name is no ``owner/repository``, or a weight is not finite.
+        """
+        if not is_hub_id(name):
+            raise ValueError(f"name is {name!r}: give owner/repository, such as 'user/my-policy'")
+        with TemporaryDirectory() as folder:
+            save(self, folder, card_of(self, name, license, evaluation))
+            return push_folder(Path(folder), name, private=private, token=token, message=message)
 
     def check_block(self, settings: DecodingSettings) -> None:
         """Refuse a block length that the network, or a filter in it, is not made for.
@@ -298,7 +356,7 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
     Args:
         policy: what to save.
         folder: where; it is made, and files of the same names are replaced.
-        card: the model card's Markdown.
+        card: the model card's Markdown; empty is `policies.card.card_of`.
 
     Returns:
         The folder.
@@ -326,7 +384,7 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
     }
     save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
     (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "README.md.tmp").write_text(card or "An unmasking policy.\n")
+    (folder / "README.md.tmp").write_text(card or card_of(policy))
     for name in ("model.safetensors", "config.json", "README.md"):
         os.replace(folder / f"{name}.tmp", folder / name)
     return folder
@@ -339,30 +397,48 @@ def load(
     threshold: float | None = None,
     temperature: float | None = None,
     beta: float | None = None,
+    *,
+    revision: str | None = None,
+    any_dllm: bool = False,
 ) -> LearnedPolicy:
     """Read a policy folder.
 
     Args:
-        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.formats.ml_rl_dllm`), or the name of a
-            policy that ships (``"tiny"``).
+        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.formats.ml_rl_dllm`), the name of a policy
+            that ships (``"tiny"``), or a repository of the Hugging Face hub (``"user/name"``).
         decision: overrides the saved decision rule.
         device: where the network runs.
         threshold: overrides the saved threshold.
         temperature: overrides the saved temperature of its decisions.
         beta: overrides the saved factor on its probabilities.
+        revision: commit, branch or tag of a hub repository; None is the newest.
+        any_dllm: decode with dLLMs of other kinds than it was trained for too.
 
     Raises:
-        FileNotFoundError: if a file of the folder is missing.
+        FileNotFoundError: if a file of the folder is missing, or the hub does not give it.
         ValueError: if a file is damaged or of another format; the message says which and why.
     """
-    folder = CHECKPOINTS / folder if (CHECKPOINTS / folder).is_dir() else Path(folder)
+    folder = locate(folder, revision)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
     policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
     policy.network.to(device)
     given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
-    return policy.changed(**{name: value for name, value in given.items() if value is not None})
+    return policy.changed(any_dllm=any_dllm, **{name: value for name, value in given.items() if value is not None})
+
+
+def locate(folder: str | Path, revision: str | None = None) -> Path:
+    """Return where a policy's files are: the folder, that of one that ships, or the hub's cache.
+
+    Raises:
+        FileNotFoundError: if the hub does not give what is no folder.
+    """
+    if (CHECKPOINTS / folder).is_dir():
+        return CHECKPOINTS / folder
+    if not Path(folder).exists() and is_hub_id(str(folder)):
+        return fetch_policy(str(folder), revision)
+    return Path(folder)
 
 
 class _Settings(_Described):

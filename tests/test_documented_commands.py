@@ -28,6 +28,7 @@ from train.experiments.main_job import TRAIN_QUICK
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
 NEEDS_HUB = "needs weights of several GB from the Hugging Face hub and a GPU"
 NEEDS_ACCOUNT = "needs an account of Weights & Biases"
+NEEDS_WRITING = "writes to the Hugging Face hub; tests/test_hub.py tries it against a stand-in"
 NEEDS_ENGINE = "needs SGLang and a GPU; tests/test_formats.py tries the exported packages against stand-ins"
 IS_THE_SUITE = "is this suite or a part of .ci/run"
 
@@ -54,6 +55,9 @@ NOT_RUN = {
     ),
     "python train/compare.py wandb:ENTITY/PROJECT/RUN_ID 'wandb:ENTITY/PROJECT?group=alphas' "
     "--out runs/compare_wandb": NEEDS_ACCOUNT,
+    "python train/export.py runs/engine/policy --to hub --license mit --out runs/pushed --repository user/my-policy": (
+        NEEDS_WRITING
+    ),
     "pip install 'sglang>=0.5.23'": NEEDS_ENGINE,
     "pip install runs/sglang": NEEDS_ENGINE,
     "python -m sglang.launch_server --model-path inclusionAI/LLaDA2.0-mini --trust-remote-code --dllm-algorithm "

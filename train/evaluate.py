@@ -31,6 +31,7 @@ from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
+from policies.learned import locate
 from train import parallel
 from train.config import to_plain
 from train.config_values import PathText
@@ -64,7 +65,7 @@ SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temp
 SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
 
-ADDED = ("policy", "block_length", "batch_size", "per_task")
+ADDED = ("policy", "block_length", "batch_size", "per_task", "any_dllm")
 """Settings in which an evaluation may differ from the one that it is added to: the answers are the same."""
 
 MANY = 16
@@ -117,6 +118,8 @@ class EvaluateConfig:
     """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
     batch_size: int = 64
     """Sequences decoded side by side."""
+    any_dllm: bool = False
+    """Let learned policies decode with a dLLM of another kind than they were trained for."""
     workers: int | None = None
     """Processes; null is one a GPU, or on a CPU one a core where there is much to do."""
     per_task: bool = False
@@ -150,12 +153,12 @@ class Job:
     decision: Decision
     block_length: int
 
-    def make(self, device: str = "cpu") -> UnmaskingPolicy:
-        """Build the policy."""
+    def make(self, device: str = "cpu", any_dllm: bool = False) -> UnmaskingPolicy:
+        """Build the policy; see `policies.load`."""
         if not is_folder(self.policy):
             return make_rule(self.policy)
         folder, setting = split_setting(self.policy)
-        return at_setting(load(folder, self.decision, device), setting, self.block_length)
+        return at_setting(load(folder, self.decision, device, any_dllm=any_dllm), setting, self.block_length)
 
 
 def is_folder(policy: str) -> bool:
@@ -534,7 +537,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
     whole = config.window == "full"
     return measure(
         remembering(*about, config.batch_size) if whole else config.model.load(),
-        job.make(config.model.device),
+        job.make(config.model.device, config.any_dllm),
         name=job.name,
         tasks=config.tasks,
         split=config.split,
@@ -664,8 +667,12 @@ def add_jobs(before: Sequence[Asked], jobs: Sequence[Job]) -> list[Asked]:
     # A policy whose folder is gone keeps its records.
     digests = {one.policy: one.digest for one in before}
     for policy in {one.policy for one in every if is_folder(one.policy)}:
-        folder = Path(split_setting(policy)[0])
-        digests[policy] = digest(folder) if folder.is_dir() else digests[policy]
+        try:
+            folder = locate(split_setting(policy)[0])
+        except FileNotFoundError:
+            continue
+        if folder.is_dir():
+            digests[policy] = digest(folder)
     places = dict.fromkeys((one.policy, one.decision, one.block_length) for one in every)
     return [Asked(text, names[text, how], how, block, digests.get(text, "")) for text, how, block in places]
 

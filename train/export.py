@@ -1,8 +1,9 @@
 """Write a policy in another format: ``python train/export.py runs/x/policy --to diffusers --out runs/served``.
 
 ``diffusers``, ``sglang``, ``lmdeploy`` and ``dllm_plugin`` (vLLM's) are packages for those engines, for policies that
-see one block (`policies.formats.engines`); ``ml_rl_dllm`` is a checkpoint of apple/ml-rl-dllm, for policies with the
-paper's network; ``folder`` is what `policies.save` writes, such as from one of those checkpoints.
+see one block (`policies.formats.engines`); ``hub`` is a folder for the Hugging Face hub, uploaded with
+``--repository user/name``; ``ml_rl_dllm`` is a checkpoint of apple/ml-rl-dllm, for policies with the paper's network;
+``folder`` is what `policies.save` writes, such as from one of those checkpoints.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Literal
 
 from envs.denoiser import CHECKPOINTS, load_denoiser
 from policies import LearnedPolicy, load, save
+from policies.card import card_of
 from policies.formats.engines import ENGINES, NEEDS_ENDS, check_exportable, write_engine
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
 from train.config_values import PathText
 from train.ranges import check_range
+from train.records import Record, read_records
 from train.run_folder import UserError
 
 
@@ -35,8 +38,13 @@ class ExportConfig:
     """A policy's folder, a checkpoint of apple/ml-rl-dllm, or the name of a policy that ships."""
     out: Path = Path("runs/exported")
     """The folder to write; it must be new or empty."""
-    to: Literal["diffusers", "sglang", "lmdeploy", "dllm_plugin", "ml_rl_dllm", "folder"] = "diffusers"
-    """A package for a serving engine, a checkpoint of apple/ml-rl-dllm, or a folder of this library."""
+    to: Literal["diffusers", "sglang", "lmdeploy", "dllm_plugin", "hub", "ml_rl_dllm", "folder"] = "diffusers"
+    """A package for a serving engine, a folder for the Hugging Face hub with the evaluation of its run in the card, a
+    checkpoint of apple/ml-rl-dllm, or a folder of this library."""
+    repository: str | None = None
+    """owner/repository of the hub that --to hub uploads to as well; it is made where it is missing."""
+    license: str | None = None
+    """Of the weights, for the card of --to hub, such as mit."""
     speed: float | None = None
     """Place on the dial, 0 (slow) to 1 (fast), that an engine starts with; null is the policy's own."""
     end_ids: list[int] = field(default_factory=list)
@@ -53,7 +61,8 @@ class ExportConfig:
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
-        return {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids"), f"to is {self.to}, no engine")
+        found = {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids"), f"to is {self.to}, no engine")
+        return found | ({} if self.to == "hub" else dict.fromkeys(("repository", "license"), f"to is {self.to}"))
 
 
 def main(config: ExportConfig) -> Path:
@@ -81,10 +90,23 @@ def main(config: ExportConfig) -> Path:
         write_checkpoint(policy, config.out)
         if policy.decision == "deterministic":
             print("decision    deterministic, which only the way back knows: ml-rl-dllm always draws")
+    elif config.to == "hub":
+        evaluation = evaluation_beside(source)
+        about = (config.repository or "user/name", config.license, evaluation)
+        save(policy, config.out, card_of(policy, *about))
+        if config.repository is not None:
+            address = policy.push_to_hub(config.repository, license=config.license, evaluation=evaluation)
+            print(f"hub         {address}")
     else:
         save(policy, config.out)
     print(f"policy      {config.out}, {config.to}")
     return config.out
+
+
+def evaluation_beside(folder: Path) -> list[Record]:
+    """Return the records of the run that a policy's folder is of; none where there are none."""
+    file = folder.parent / "evaluation.json"
+    return read_records(file) if file.is_file() else []
 
 
 def own_ends(policy: LearnedPolicy) -> Sequence[int]:

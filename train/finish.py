@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from envs.denoiser import identify
 from envs.tasks import describe_data, make_tasks
 from policies import LearnedPolicy, save
 from policies.actor_critic import UnmaskingActorCritic
@@ -38,6 +38,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
     trained = {
         "algorithm": type(model).__name__,
         "model": config.model.name,
+        "dllm": identify(load_model(config)),
         "tasks": config.env.tasks,
         "data": describe_data(make_tasks(config.env.tasks)),
         "split": "train",
@@ -58,7 +59,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
     policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, actions=config.actions)
     if policy.has_dial:
         policy.calibration = calibrate(config, policy)
-    save(policy, config.out / "policy", policy_card(trained))
+    save(policy, config.out / "policy")
     model.policy.network.to(config.model.device).train().requires_grad_(True)
     inner = getattr(model.policy.network, "filter", None)
     if inner is not None:
@@ -102,27 +103,6 @@ def blocks_of(config: JobConfig) -> list[int]:
 def evaluated_blocks(config: JobConfig) -> list[int]:
     """Return the block lengths evaluated at."""
     return config.evaluation.block_lengths or blocks_of(config)
-
-
-def policy_card(trained: dict[str, Any]) -> str:
-    """Write the model card of an exported policy."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items() if key != "versions")
-    return f"""# Unmasking policy
-
-Chooses which masked positions of a diffusion language model to commit at each step.
-
-```python
-import policies
-policy = policies.load("this/folder")  # decision="sample" draws instead of rounding
-policies.generate(model, tokenizer, prompts, policy)
-```
-
-| trained with | |
-| --- | --- |
-{rows}
-
-It saw training problems only; `evaluation.json` beside the folder has its results on held-out ones.
-"""
 
 
 def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:

@@ -57,6 +57,8 @@ class GenerateConfig:
     FOLDER@NAME=VALUE as in train/evaluate.py."""
     speed: float | None = None
     """Of a policy with a dial, 0 (slow) to 1 (fast)."""
+    any_dllm: bool = False
+    """Let a learned policy decode with a dLLM of another kind than it was trained for."""
     stream: bool = False
     """Show the text after every forward; the prompts are then decoded one after the other."""
     json: bool = False
@@ -146,7 +148,7 @@ def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
         ValueError: if it is unknown, or has no dial for the speed.
     """
     [*_, job] = list_jobs([config.policy], [config.block_length or config.buffer_length])
-    policy = job.make(config.model.device)
+    policy = job.make(config.model.device, config.any_dllm)
     if config.speed is None:
         return policy
     if not is_folder(config.policy):

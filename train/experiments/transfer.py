@@ -59,6 +59,10 @@ FEW_TASKS, SHORT = dial_on("transfer/few_tasks", SEEN), dial_on("transfer/short_
 """Dials that have seen four tasks of nine, or only the shorter lists of all."""
 
 
+OTHER = ("--any_dllm", "true")
+"""Arguments that let a policy decode with a dLLM that it was not trained for."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the dial is tried.
@@ -83,11 +87,11 @@ PLACES = (
     Place("other_tasks", "5 tasks, trained on 4 others", ["--tasks", f"[{', '.join(UNSEEN)}]"], (FEW_TASKS.folder,)),
     Place("buffer_128", "buffers of 128, not 64", ["--buffer_length", "128", "--episodes", "20"]),
     Place("buffer_256", "buffers of 256", ["--buffer_length", "256", "--episodes", "10"]),
-    Place("small_dllm", "another, smaller dLLM", ["--model", f"{{out}}/{SMALL.folder}/model"]),
+    Place("small_dllm", "another, smaller dLLM", ["--model", f"{{out}}/{SMALL.folder}/model", *OTHER]),
     Place(
         "antibodies",
         "residues of antibodies restored by Sapiens",
-        ["--model", "sapiens:heavy", "--tasks", "antibody", "--buffer_length", "128"],
+        ["--model", "sapiens:heavy", "--tasks", "antibody", "--buffer_length", "128", *OTHER],
         # Its confidences are lower.
         rules=(*RULES, *(f"threshold:{t:g}" for t in (0.2, 0.3, 0.4)), "eb_sampler:2", "eb_sampler:4", "eb_sampler:8"),
     ),

@@ -143,7 +143,7 @@ def choose_players(policies: Sequence[str], block_length: int, device: str = "cp
         variants = list(jobs)
         # A plain folder stands for both decision rules; one panel shows the saved one.
         decision = load(text).decision if len(variants) > 1 else variants[0].decision
-        players += [Player(job.name, job.make(device)) for job in variants if job.decision == decision]
+        players += [Player(job.name, job.make(device, any_dllm=True)) for job in variants if job.decision == decision]
     return players
 
 

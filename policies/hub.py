@@ -1,0 +1,51 @@
+"""Learned policies on the Hugging Face hub: a repository holds what a policy's folder does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FILES = ("config.json", "model.safetensors", "policy.yaml", "README.md")
+"""What is fetched of a repository."""
+
+
+def fetch_policy(name: str, revision: str | None = None) -> Path:
+    """Return the folder of a repository's files, downloading those that the cache lacks.
+
+    Args:
+        name: ``owner/repository``.
+        revision: commit, branch or tag; None for the newest.
+
+    Raises:
+        FileNotFoundError: if the hub can't be reached and the cache does not hold it, or there is no such repository.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except Exception as error:  # httpx, requests, the hub's own and the system's, by version
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileNotFoundError(
+            f"policy is {name!r}: there is no such folder, and the Hugging Face hub did not give it ({reason}); give a "
+            "local folder, or run where there is network"
+        ) from error
+
+
+def push_folder(folder: Path, name: str, *, private: bool, token: str | None, message: str) -> str:
+    """Upload a policy's folder as one commit, making the repository where it is missing.
+
+    Args:
+        folder: with the files.
+        name: ``owner/repository``.
+        private: of a repository that is made.
+        token: None takes the one that ``hf auth login`` left.
+        message: of the commit.
+
+    Returns:
+        The repository's address.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    address = str(api.create_repo(name, private=private, exist_ok=True))
+    api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, allow_patterns=list(FILES))
+    return address
