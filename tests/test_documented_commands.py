@@ -146,14 +146,17 @@ class Folder:
         self.env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
         self.python: subprocess.Popen[str] | None = None
 
-    def run(self, command: str, needed: bool) -> None:
+    def run(self, command: str, needed: bool, is_known: bool) -> None:
         """Run a command to its end, or interrupt it once it is at work.
 
         Args:
             command: as it stands on the page.
             needed: whether a later line reads what it makes; then it is run again, cut short.
+            is_known: whether it is tried on an earlier page.
         """
-        status, output = self._start(command)
+        # A training is at work once it has learned, where no other try of it shows that.
+        learns = re.search(r"train/(ppo|grpo)\.py", command) and not needed and not is_known
+        status, output = self._start(command, HAS_LEARNED if learns else AT_WORK)
         if status == 0:
             return
         assert status == "interrupted", f"{command}\nended with {status}:\n{output[-4000:]}"
@@ -166,7 +169,7 @@ class Folder:
             done = subprocess.run([*words, *arguments], cwd=self.root, env=self.env, capture_output=True, text=True)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
-    def _start(self, command: str) -> tuple[int | str, str]:
+    def _start(self, command: str, is_at_work: re.Pattern[str]) -> tuple[int | str, str]:
         terminal, inside = pty.openpty()  # where progress bars move
         termios.tcsetwinsize(inside, (50, 120))
         process = subprocess.Popen(
@@ -181,7 +184,6 @@ class Folder:
         )
         os.close(inside)
         output, deadline, is_interrupted = "", time.monotonic() + PATIENCE, False
-        is_at_work = HAS_LEARNED if re.search(r"train/(ppo|grpo)\.py", command) else AT_WORK
         try:
             while time.monotonic() < deadline:
                 if select.select([terminal], [], [], 0.1)[0]:
@@ -250,9 +252,15 @@ def test_a_page_runs_as_it_stands(page: str, tmp_path: Path) -> None:
                 folder.execute(part)
             elif part.text not in NOT_RUN:
                 later = " ".join(other.text for other in parts[i + 1 :] if other.text not in NOT_RUN)
-                folder.run(part.text, needed=_is_needed(part.text, later))
+                is_known = part.text in {other.text for other in _earlier(page) if isinstance(other, Command)}
+                folder.run(part.text, _is_needed(part.text, later), is_known)
     finally:
         folder.close()
+
+
+def _earlier(page: str) -> list[Command | Snippet]:
+    """Return what stands on the pages before one."""
+    return [part for other in PAGES[: PAGES.index(page)] for part in parts_of((ROOT / other).read_text())]
 
 
 def _is_needed(command: str, later: str) -> bool:

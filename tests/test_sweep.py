@@ -170,6 +170,8 @@ def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
         "ppo.n_steps": 8,
         "ppo.batch_size": 16,
         "total_timesteps": 64,
+        "env.problems": None,
+        "filter.learn": False,
         "evaluation.episodes": 1,
         "evaluation.rules": [],
         "policy.hidden_size": 8,

@@ -35,8 +35,11 @@ TINY_RUN = [
     "--ppo.n_steps=8",
     "--ppo.batch_size=16",
     "--total_timesteps=64",
+    "--env.problems=null",
+    "--filter.learn=false",
     "--evaluation.episodes=2",
     "--evaluation.rules=[threshold:0.9]",
+    "--evaluation.beside_training=false",
 ]
 ROWS = [(1.0, 2, 50), (0.0, 4, 100)]
 RECORDS = [
