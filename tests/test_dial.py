@@ -187,3 +187,27 @@ def test_a_row_decodes_the_same_alone_and_in_a_batch(toy: ToyDenoiser) -> None:
     prompts = ["copy . . : a b c =", "sort . . : d a =", "reverse q w e ="]
     together = decode(toy, prompts, policy, DecodingSettings(8, features=policy.features))
     assert [decode(toy, [p], policy, DecodingSettings(8, features=policy.features))[0] for p in prompts] == together
+
+
+def test_of_equally_accurate_places_the_faster_one() -> None:
+    points = [DialPoint(8, speed, 0.9, (0.8, 1.0), nfe, (1.0, 5.0)) for speed, nfe in ((0.0, 4.0), (1.0, 2.0))]
+    assert Calibration(points).for_nfe(5.0, 8) == 1.0
+    assert Calibration(points).for_accuracy(0.9, 8) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "^calibration"),
+        ({}, "^calibration is {}"),
+        ([{**Calibration([MEASURED.points[0]]).to_plain()[0], "nfe": "x"}], r"^calibration\.0\.nfe is 'x'"),
+    ],
+)
+def test_a_calibration_that_is_none_says_where(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Calibration.from_plain(data)
+
+
+def test_one_place_is_a_calibration() -> None:
+    one = Calibration([MEASURED.points[0]])
+    assert Calibration.from_plain(one.to_plain()).points == one.points

@@ -303,3 +303,33 @@ def test_unknown_distributions_and_temperatures_are_refused() -> None:
         ActionConfig("coin")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature of the policy is 0"):
         ActionConfig(temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "forced_bernoulli", "plackett_luce"])
+def test_a_row_is_itself_in_any_batch(name: str) -> None:
+    """Beside rows that have finished, too: outcomes, likelihoods and entropies."""
+    logits = torch.tensor([[3.0, -1.0, 0.5], [-2.0, -1.0, -4.0], [0.1, 9.0, -0.1], [-3.0, 2.0, 1.0]])
+    eligible = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0], [1, 0, 1]]).bool()
+    actions = torch.tensor([[1, 0, 2], [0, 1, 0], [0, 0, 0], [0, 0, 1]])
+    config = ActionConfig(name)  # type: ignore[arg-type]
+    together = make_distribution(config, logits, eligible)
+    for row in range(4):
+        alone = make_distribution(config, logits[row : row + 1], eligible[row : row + 1])
+        assert torch.equal(alone.mode()[0], together.mode()[row])
+        assert torch.equal(alone.log_prob(actions[row : row + 1])[0], together.log_prob(actions)[row])
+        entropy, own = together.entropy(), alone.entropy()
+        if entropy is None or own is None:
+            assert name == "plackett_luce"
+        else:
+            torch.testing.assert_close(own[0], entropy[row])
+    if name != "bernoulli":
+        assert together.log_prob(actions)[2] == 0  # nothing is left to decide
+        assert together.mode()[2].sum() == 0
+
+
+def test_what_is_not_said_is_the_plain_distribution() -> None:
+    logits, eligible = torch.tensor([[0.5, -0.5]]), torch.ones(1, 2, dtype=torch.bool)
+    assert PlackettLuce(logits, eligible).stop_logit.tolist() == [[0.0]]
+    # Of equals the first, over as many as sorting could shuffle.
+    many = torch.zeros(1, 500)
+    assert order(torch.ones_like(many).bool(), many).tolist() == [list(range(1, 501))]

@@ -31,6 +31,7 @@ NEEDS_ACCOUNT = "needs an account of Weights & Biases"
 NEEDS_WRITING = "writes to the Hugging Face hub; tests/test_hub.py tries it against a stand-in"
 NEEDS_ENGINE = "needs SGLang and a GPU; tests/test_formats.py tries the exported packages against stand-ins"
 IS_THE_SUITE = "is this suite or a part of .ci/run"
+IS_IN_PART = "takes many minutes, and tests/test_resume.py and tests/test_fuzz.py run a part of it"
 
 NOT_RUN = {
     "pip install -c constraints.txt -e .": NEEDS_NETWORK,
@@ -42,6 +43,8 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the shell it is typed into",
     "pytest -n 2": IS_THE_SUITE,
     'pytest -n 2 -m "not slow"': IS_THE_SUITE,
+    "python tests/kills.py --kills 40": IS_IN_PART,
+    "python tests/fuzz.py --cases 10000": IS_IN_PART,
     "ruff check .": IS_THE_SUITE,
     "ruff format --check .": IS_THE_SUITE,
     "mypy": IS_THE_SUITE,

@@ -69,3 +69,11 @@ def test_an_unknown_reward_is_refused_by_name() -> None:
 def test_impossible_preferences(slow: float, fast: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preference(slow, fast)
+
+
+def test_a_dial_is_logarithmic_between_its_ends() -> None:
+    assert Preference(2.0, 8.0).alpha(np.array([0.0, 0.5, 1.0], dtype=np.float32)).tolist() == [2.0, 4.0, 8.0]
+    assert Preference(2.0, 8.0).alpha(np.zeros(1, dtype=np.float32)).dtype == np.float64
+    # One alpha, 0 among them, is the same everywhere.
+    for alpha in (0.0, 3.0):
+        assert Preference(alpha, alpha).alpha(np.array([0.0, 0.3, 1.0])).tolist() == [alpha] * 3
