@@ -36,6 +36,16 @@ def advantages(rewards: npt.NDArray[np.float64], divides_by_std: bool) -> npt.ND
     return centred
 
 
+def group_spread(rewards: npt.NDArray[np.float64]) -> float:
+    """Return the mean over groups of the standard deviation of their rewards.
+
+    Args:
+        rewards: (groups, rollouts) float, NaN where unknown, which is left out.
+    """
+    count = (~np.isnan(rewards)).sum(1).clip(min=1)
+    return float(np.sqrt((advantages(rewards, False) ** 2).sum(1) / count).mean())
+
+
 def is_informative(rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Return (groups,) bool, True where the known ones of the (groups, rollouts) rewards differ; NaN is unknown."""
     known = ~np.isnan(rewards)

@@ -52,7 +52,17 @@ from train import parallel
 from train.experts import Experts, log_mixture
 from train.finite import check_loss, scored, watch
 from train.group_episodes import GroupEpisodes
-from train.group_rollouts import Batch, Steps, advantages, is_informative, join, join_batches, make_batch
+from train.group_rollouts import (
+    Batch,
+    Steps,
+    advantages,
+    group_spread,
+    is_informative,
+    join,
+    join_batches,
+    make_batch,
+)
+from train.update_log import UnmaskProbabilities
 
 
 class GRPO(OnPolicyAlgorithm):
@@ -132,6 +142,7 @@ class GRPO(OnPolicyAlgorithm):
         self._bound: Experts | None = None
         self._batch: Batch | None = None
         self._n_updates = 0
+        self._probabilities = UnmaskProbabilities()
         if _init_setup_model:
             self._setup_model()
 
@@ -140,7 +151,7 @@ class GRPO(OnPolicyAlgorithm):
         watch(self.policy.optimizer)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_bound", "_batch"]
+        return [*super()._excluded_save_params(), "_bound", "_batch", "_probabilities"]
 
     @property
     def _actor(self) -> UnmaskingActorCritic:
@@ -163,7 +174,8 @@ class GRPO(OnPolicyAlgorithm):
             self._bind(env)
         size = self.group_size + len(self.experts)
         groups = env.num_envs // size
-        found, informative, played = [], 0, 0
+        found, spreads, informative, played = [], [], 0, 0
+        self._probabilities = UnmaskProbabilities()
         for _ in range(1 + (self.max_redraws if self.zero_variance == "redraw" else 0)):
             round_ = self._play(env, callback)
             if round_ is None:
@@ -175,6 +187,7 @@ class GRPO(OnPolicyAlgorithm):
             kept = np.ones_like(differs) if self.zero_variance == "keep" else differs & (differs.cumsum() <= missing)
             advantage = advantages(rewards, self.divides_by_std).flatten()
             chosen = kept.repeat(size) & ~np.isnan(rewards).flatten()
+            spreads.append(group_spread(rewards))
             found.append(make_batch(steps, advantage, chosen, groups * size))
             informative, played = informative + int(differs.sum()), played + groups
             if parallel.total(informative < groups) == 0:
@@ -182,6 +195,8 @@ class GRPO(OnPolicyAlgorithm):
         self._batch = join_batches(found)
         self.logger.record("rollout/zero_variance_rate", 1 - informative / played)
         self.logger.record("rollout/rounds", played // groups)
+        self.logger.record("rollout/group_reward_std", float(np.mean(spreads)))
+        self._probabilities.record(self.logger)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -246,6 +261,7 @@ class GRPO(OnPolicyAlgorithm):
             # The policy is to learn what the expert does of all that it could do itself, whatever the expert's block.
             given["eligible"] = torch.where(is_expert.unsqueeze(1), given["masked"], given["eligible"])
         distribution = self._actor.commit_distribution(given)
+        self._probabilities.add(distribution, ~is_expert)
         action = distribution.sample().long()
         if self.experts:
             [view] = env.get_attr("view", [0])
@@ -278,6 +294,7 @@ class GRPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         sums: dict[str, float] = {}
+        norms: list[float] = []
         # Processes with nothing to learn from take part, with gradients of 0.
         for _ in range(self.n_epochs if parallel.total(len(self._batch.steps)) else 0):
             self.policy.optimizer.zero_grad()
@@ -285,12 +302,15 @@ class GRPO(OnPolicyAlgorithm):
                 loss = self._loss(chunk, sums)
                 loss.backward()
             parallel.average_gradients(self.policy.parameters())
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            norms.append(float(norm))
             self.policy.optimizer.step()
             self._n_updates += 1
         steps = max(1, len(self._batch.steps) * self.n_epochs)
         for name, total in sums.items():
             self.logger.record(f"train/{name}", total / (self.n_epochs if name == "loss" else steps))
+        if norms:
+            self.logger.record("train/grad_norm", sum(norms) / len(norms))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _loss(self, chunk: Batch, sums: dict[str, float]) -> Tensor:

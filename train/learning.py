@@ -76,6 +76,9 @@ class TrainingCallback(BaseCallback):
         means = {key: float(np.mean([e[key] for e in episodes])) for key in ("score", "nfe") if episodes}
         for key, value in means.items():
             self.logger.record(f"rollout/{key}", value)
+        for key, name in (("nfe", "nfe_std"), ("r", "reward_std")):
+            if episodes:
+                self.logger.record(f"rollout/{name}", float(np.std([e[key] for e in episodes])))
         self.logger.record("rollout/unscored_rate", self.unscored / max(1, self.finished))
         self.bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
         self.bar.update(min(self.num_timesteps, self.total) - self.bar.n)

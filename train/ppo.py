@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import stable_baselines3
+import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 
+from policies.actor_critic import UnmaskingActorCritic
 from train import parallel
 from train.build import Algorithm
 from train.dry_run import dry_run
@@ -23,6 +25,10 @@ from train.finite import check_loss, scored, watch
 from train.job import run_job
 from train.ppo_config import TrainPPOConfig
 from train.records import Record
+from train.update_log import GradientNorms, UnmaskProbabilities
+
+SHOWN = 256
+"""Steps of a rollout at most that logged probabilities are over: all would cost a second rollout of forwards."""
 
 
 class PPO(stable_baselines3.PPO):
@@ -41,6 +47,10 @@ class PPO(stable_baselines3.PPO):
         super()._setup_model()
         parallel.average_gradients_when_made(self.policy.parameters())
         watch(self.policy.optimizer)
+        self._norms = GradientNorms(self.policy.parameters(), self.policy.optimizer)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_norms"]
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[np.bool_] | None = None) -> None:
         # Called at each step, before it is added to the buffer.
@@ -55,10 +65,25 @@ class PPO(stable_baselines3.PPO):
         Raises:
             Diverged: if a loss, a gradient or a weight is not finite.
         """
+        self._log_probabilities()
         if parallel.total(not self.rollout_buffer.fills(self.batch_size)):
             return
         super().train()
+        self._norms.record(self.logger)
         check_loss(self.logger.name_to_value["train/loss"])
+
+    @torch.no_grad()
+    def _log_probabilities(self) -> None:
+        """Log the probabilities of committing in some of the rollout's steps, evenly spread over it."""
+        buffer, found = self.rollout_buffer, UnmaskProbabilities()
+        stride = -(-buffer.buffer_size * buffer.n_envs // SHOWN)
+        obs = {
+            name: torch.as_tensor(values.reshape(-1, *values.shape[2:])[::stride]).to(self.device)
+            for name, values in buffer.observations.items()
+        }
+        assert isinstance(self.policy, UnmaskingActorCritic)
+        found.add(self.policy.commit_distribution(obs))
+        found.record(self.logger)
 
 
 class CommitBuffer(DictRolloutBuffer):
