@@ -61,6 +61,10 @@ NOT_RUN = {
     "python train/export.py runs/engine/policy --to hub --license mit --out runs/pushed --repository user/my-policy": (
         NEEDS_WRITING
     ),
+    "pip install -c constraints.txt -e '.[harness]'": NEEDS_NETWORK,
+    "python -m train.harness --model unmasking --model_args "
+    "pretrained=GSAI-ML/LLaDA-8B-Instruct,policy=runs/ppo/policy,block_length=32 --tasks gsm8k --apply_chat_template "
+    "--batch_size 16": NEEDS_HUB,
     "pip install 'sglang>=0.5.23'": NEEDS_ENGINE,
     "pip install runs/sglang": NEEDS_ENGINE,
     "python -m sglang.launch_server --model-path inclusionAI/LLaDA2.0-mini --trust-remote-code --dllm-algorithm "
