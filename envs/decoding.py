@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs.beliefs import Beliefs, check_answer, read_beliefs
+from envs.caches import make_cache
+from envs.caches.forward import CachedForward, Texts
 from envs.denoiser import Denoiser
 from envs.noise import gumbel, sequence_key
 from envs.shadow import add_shadow
@@ -69,9 +71,11 @@ class DecodingSettings:
             block-causal dLLM that counts its own from the start of the text is decoded so whatever is said here. A
             last block that the buffer cuts is shown whole to a truncated window, its rest masks, as far as the dLLM's
             length allows.
+        cache: which positions a forward computes anew, as `envs.caches.make_cache` reads it. A position that isn't
+            computed is seen by the others as it was when it last was, and the policy sees the belief of then.
 
     Raises:
-        ValueError: for a length, temperature, feature, window or origin that is not possible.
+        ValueError: for a length, temperature, feature, window, origin or cache that is not possible.
     """
 
     buffer_length: int = 64
@@ -82,6 +86,7 @@ class DecodingSettings:
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    cache: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("buffer_length", "block_length"):
@@ -107,6 +112,9 @@ class DecodingSettings:
         for name, allowed in (("window", get_args(Window)), ("block_origin", get_args(BlockOrigin))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(allowed)}")
+        self._check_features()
+
+    def _check_features(self) -> None:
         known = VIEW_FEATURES | VIEW_TENSORS
         unknown = sorted(self.features - known)
         if unknown:
@@ -114,6 +122,11 @@ class DecodingSettings:
         if {"hidden", "leave_one_out"} <= self.features:
             raise ValueError(
                 "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"
+            )
+        if make_cache(self.cache).cache != "none" and "leave_one_out" in self.features:
+            raise ValueError(
+                f"cache is {self.cache!r} and features hold leave_one_out: its shadow block can't be kept; use cache "
+                "none or another policy"
             )
 
     @property
@@ -134,8 +147,8 @@ class DecodingBatch:
         settings: lengths, temperature and features.
 
     Raises:
-        ValueError: if the buffer leaves no room for a prompt, or the dLLM is block-causal and the block length does not
-            divide its blocks.
+        ValueError: if the buffer leaves no room for a prompt, the dLLM is block-causal and the block length does not
+            divide its blocks, or the dLLM can't work with the cache.
     """
 
     def __init__(self, denoiser: Denoiser, num_rows: int, settings: DecodingSettings) -> None:
@@ -150,6 +163,8 @@ class DecodingBatch:
                 f"{denoiser.max_length} tokens of prompt and buffer together"
             )
         self.denoiser, self.settings = denoiser, settings
+        rule = make_cache(settings.cache)
+        self._cached = None if rule.cache == "none" else CachedForward(denoiser, rule, num_rows)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(num_rows, *shape, dtype=dtype, device=device)
@@ -259,13 +274,19 @@ class DecodingBatch:
         counters = (self.block_start, self.block_step, self.nfe, self.token_positions, self.given_end)
         for record in (*counters, self.commit_step, self.commit_confidence):
             record[index] = 0
-        self.memory = {name: values.index_fill(0, index, 0) for name, values in self.memory.items()}
-        self._settled[index] = False
+        self._forget(index)
         for row, own in zip(rows, seeds, strict=True):
             if row in texts:
                 self._give(row, texts[row], own)
         if texts:
             self._move_blocks(torch.zeros_like(self._settled))  # past blocks without a blank
+
+    def _forget(self, rows: Tensor) -> None:
+        """Drop what was left of the sequences that stood in these rows."""
+        self.memory = {name: values.index_fill(0, rows, 0) for name, values in self.memory.items()}
+        self._settled[rows] = False
+        if self._cached is not None:
+            self._cached.forget(rows)
 
     def _give(self, row: int, text: Sequence[int], seed: int) -> None:
         """Put a text with blanks into a row that was just loaded."""
@@ -348,6 +369,8 @@ class DecodingBatch:
         rows = computed.nonzero().squeeze(1)
         if len(rows) == 0:
             return self.blank_view()
+        if self._cached is not None:
+            return self._make_view(rows, self._cached_beliefs(rows, self._cached))
         features = self.settings.features
         shown = self._shown()[rows]
         prompt_width, buffer_width = int(self.prompt_length[rows].max()), int(shown.max())
@@ -386,6 +409,54 @@ class DecodingBatch:
         del logits  # as large as all that follows together
         beliefs = replace(beliefs, features={**beliefs.features, **readings}, tensors={**beliefs.tensors, **tensors})
         return self._make_view(rows, beliefs)
+
+    def _cached_beliefs(self, rows: Tensor, cached: CachedForward) -> Beliefs:
+        """Run the dLLM on what its cache says; about the other positions the row's last view still holds."""
+        features, mask_id = self.settings.features, self.denoiser.mask_id
+        prompt, shown = self.prompt_length[rows], self._shown()[rows]
+        behind = max(0, int(shown.max()) - self.masked.shape[1])
+        padded = torch.cat([self.prompt[rows], F.pad(self.buffer[rows], (0, behind), value=mask_id)], 1)
+        columns = torch.arange(int((prompt + shown).max()), device=rows.device)
+        first = self.prompt.shape[1] - prompt.unsqueeze(1)
+        tokens = padded.gather(1, (first + columns).clamp(max=padded.shape[1] - 1))
+        about = (self.block_start, self.block_end, self.block_step, self.nfe)
+        texts = Texts(tokens, prompt, shown, *(values[rows] for values in about))
+        answer = cached.run(rows, texts, "hidden" in features, "token_probability" in features)
+        self.nfe[rows] += 1
+        self.token_positions[rows] += answer.computed
+        count, size = answer.about.shape
+        self._check_logits(answer.logits, count, size)
+        tensors: dict[str, Tensor] = {}
+        if answer.hidden is not None and "hidden" in features:
+            check_answer("hidden states", answer.hidden, count, size, 1)
+            tensors["hidden"] = answer.hidden.to(torch.float32, copy=True)
+        # What lies behind the buffer was only shown; like padding it is written to a column that is cut off.
+        length = self.masked.shape[1]
+        place = torch.where((answer.about < 0) | (answer.about >= length), length, answer.about)
+        beliefs = read_beliefs(
+            answer.logits,
+            mask_id,
+            self.denoiser.end_ids,
+            features,
+            self._noise(answer.logits, rows, place),
+            F.pad(self.buffer, (0, 1), value=mask_id)[rows].gather(1, place),
+        )
+
+        def renewed(old: Tensor | None, values: Tensor) -> Tensor:
+            if old is None:
+                full = values.new_zeros(count, length + 1, *values.shape[2:])
+            else:
+                full = F.pad(old[rows], (*[0, 0] * (values.ndim - 2), 0, 1)).to(values.dtype)
+            full[torch.arange(count, device=rows.device).unsqueeze(1), place] = values
+            return full[:, :length]
+
+        view, found = self._view, {**beliefs.tensors, **tensors}
+        return Beliefs(
+            renewed(view.confidence, beliefs.confidence),
+            renewed(view.prediction, beliefs.prediction),
+            {name: renewed(view.features.get(name), values) for name, values in beliefs.features.items()},
+            {name: renewed(view.tensors.get(name), values) for name, values in found.items()},
+        )
 
     def _make_view(self, rows: Tensor, beliefs: Beliefs) -> View:
         """Spread the computed rows' and columns' beliefs over all rows and positions."""
@@ -482,8 +553,16 @@ class DecodingBatch:
         """Refuse logits of another shape than (rows, length, V), V enough for every special token."""
         check_answer("logits", logits, rows, length, 1 + max(self.denoiser.mask_id, *self.denoiser.end_ids))
 
-    def _noise(self, logits: Tensor, rows: Tensor) -> Callable[[slice, slice], Tensor] | None:
-        """Return what draws the noise of slices of these rows and of positions; None where nothing is sampled."""
+    def _noise(
+        self, logits: Tensor, rows: Tensor, place: Tensor | None = None
+    ) -> Callable[[slice, slice], Tensor] | None:
+        """Return what draws the noise of slices of these rows and of positions; None where nothing is sampled.
+
+        Args:
+            logits: (B, L', V) that it is for.
+            rows: (B,) int64.
+            place: (B, L') int64, the buffer positions that they are about; None where they are the first ones.
+        """
         if self.settings.temperature == 0:
             return None
         keys, steps, (_, length, vocabulary) = self.key[rows], self.nfe[rows], logits.shape
@@ -491,7 +570,8 @@ class DecodingBatch:
         def draw(which: slice, positions: slice) -> Tensor:
             first, stop, _ = positions.indices(length)
             shape = (stop - first, vocabulary)
-            return self.settings.temperature * gumbel(keys[which], steps[which], shape, skip=first * vocabulary)
+            skip = first * vocabulary if place is None else place[which, positions] * vocabulary
+            return self.settings.temperature * gumbel(keys[which], steps[which], shape, skip=skip)
 
         return draw
 
@@ -562,8 +642,13 @@ class DecodingBatch:
             (N,) bool, rows that are finished since the last call.
 
         Raises:
-            ValueError: if ``tokens`` would write the mask token.
+            ValueError: if ``tokens`` would write the mask token, or there are drafts and a cache.
         """
+        if action.drafts is not None and self._cached is not None:
+            raise ValueError(
+                f"cache is {self.settings.cache!r} and the policy drafts: every draft would need keys and values of "
+                "its own; use cache none or another policy"
+            )
         if action.extra_positions is not None:
             self.token_positions += action.extra_positions * self.running
         for name, values in action.memory.items():
@@ -741,7 +826,8 @@ class DecodingBatch:
         """Return all that the batch's next steps depend on, with memory of its own; see `load_state`."""
         view = {field.name: _cloned(getattr(self._view, field.name)) for field in fields(View)}
         rows = {name: getattr(self, name).clone() for name in _STATE}
-        return {"rows": rows, "memory": _cloned(self.memory), "view": view}
+        state = {"rows": rows, "memory": _cloned(self.memory), "view": view}
+        return state if self._cached is None else {**state, "kept": self._cached.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned, of a batch of the same rows, settings and dLLM.
@@ -759,6 +845,8 @@ class DecodingBatch:
         kept = ((name, values) for name, values in self._view.tensors.items() if name not in ("prompt", "given"))
         self._tensor_kinds = {name: (values.shape[2:], values.dtype) for name, values in kept}
         self._drafted = None
+        if self._cached is not None:
+            self._cached.load_state(state["kept"])
 
     def _adopt(self, other: DecodingBatch, index: Tensor) -> None:
         """Take over the state of another batch's rows."""

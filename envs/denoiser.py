@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from envs.models.family import PLAIN, Family
 from envs.models.native import load_native
 from envs.models.probes import (
     check_attention,
+    check_keeps,
     check_left_padding,
     check_rotary,
     check_shift,
@@ -29,6 +30,9 @@ from envs.models.source import fetch, is_hub_id
 from envs.models.tokens import find_ids, first_line, load_tokenizer
 from envs.models.weights import check_dtypes
 from envs.toy import ToyDenoiser
+
+if TYPE_CHECKING:
+    from envs.models.key_values import KeyValues  # it imports transformers
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Models that ship with the package; each folder's name is a model name."""
@@ -90,6 +94,33 @@ class Denoiser(Protocol):
         """Return one printable string a token, for rendering."""
 
 
+class CachingDenoiser(Denoiser, Protocol):
+    """A dLLM that can compute some positions and keep what it knows of the others; see `envs.caches`."""
+
+    def key_values(self, num_rows: int) -> KeyValues:
+        """Return empty keys and values of so many rows.
+
+        Raises:
+            ValueError: if this dLLM can't keep them.
+        """
+
+    def logits_at(
+        self, tokens: Tensor, sees: Tensor, keep: int, kept: KeyValues, with_hidden: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run one forward on the positions that ``kept.place`` was told.
+
+        Args:
+            tokens: (B, S) int64, those at the positions.
+            sees: (B, 1 or S, W) bool, entry (i, j) True where the i-th of them sees position j of the text.
+            keep: S' of the S positions, at the end, to answer about.
+            kept: what is known of all positions; what is computed is written into it.
+            with_hidden: whether to return the last hidden states too.
+
+        Returns:
+            (B, S', V) float logits as the model gives them, unshifted, and (B, S', D) hidden states or None.
+        """
+
+
 def identify(denoiser: Denoiser) -> dict[str, Any]:
     """Return what tells dLLMs of different kinds apart, as JSON can hold it; fine-tunes of one are the same."""
     return {
@@ -145,6 +176,7 @@ class MaskedLMDenoiser:
         # RoBERTa-like models number positions from pad_token_id + 1.
         self._first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
         self.max_length = min(positions - self._first_position, family.max_length or positions)
+        self._keeps = False  # whether the model was seen to keep keys and values as it should
         check_left_padding(self)
         check_attention(self)
         check_shift(self)
@@ -181,6 +213,30 @@ class MaskedLMDenoiser:
     def raw_logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
         """Return the (B, T, V) logits of all positions as the model gives them, unshifted; for checks."""
         return self._run(tokens, attention_mask, length, tokens.shape[1], None, with_hidden=False)[0]
+
+    def key_values(self, num_rows: int) -> KeyValues:
+        """Return empty keys and values; see `CachingDenoiser.key_values`."""
+        from envs.models.key_values import KeyValues
+
+        if not self._keeps:
+            check_keeps(self)
+            self._keeps = True
+        return KeyValues(num_rows)
+
+    @torch.inference_mode()
+    def logits_at(
+        self, tokens: Tensor, sees: Tensor, keep: int, kept: KeyValues, with_hidden: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run one forward on some positions; see `CachingDenoiser.logits_at`."""
+        numbers = kept.positions.clamp(min=0)
+        shared: dict[str, Any] = {"attention_mask": sees.unsqueeze(1), "past_key_values": kept}
+        if self.family.route == "masked_lm":
+            options = {"output_hidden_states": True} if with_hidden else {}
+            output = self.model(input_ids=tokens, position_ids=numbers + self._first_position, **shared, **options)
+            return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
+        states = self.model.base_model(input_ids=tokens, position_ids=numbers, **shared)
+        hidden = states.last_hidden_state[:, -keep:].contiguous()  # as in _run
+        return self.model.lm_head(hidden), hidden
 
     def _answer(
         self,

@@ -47,7 +47,7 @@ def sample_seed(seed: int, sample: int) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"sample").digest(), "big") >> 1
 
 
-def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0, skip: int = 0) -> Tensor:
+def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0, skip: int | Tensor = 0) -> Tensor:
     """Draw uniform numbers for each sequence.
 
     Args:
@@ -55,13 +55,19 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
         steps: (B,) int64, number of the decoding step.
         shape: shape of one sequence's draw.
         stream: draws of different streams are independent.
-        skip: numbers of a larger draw that come before these.
+        skip: numbers of a larger draw that come before these; or (B, *shape[:-1]) int64, those that come before each
+            of the last dimension's.
 
     Returns:
         (B, *shape) float64 in (0, 1), of 53 random bits: with the 24 of a float32, rare events of a large vocabulary
         would hardly ever come about (arXiv 2409.02908).
     """
-    counters = np.arange(1 + skip, 1 + skip + int(np.prod(shape)), dtype=np.uint64) * _GOLDEN
+    if isinstance(skip, Tensor):
+        each = skip.cpu().numpy().astype(np.uint64)[..., None] + np.arange(1, 1 + shape[-1], dtype=np.uint64)
+        places = np.asarray(each.reshape(len(keys), -1), dtype=np.uint64)
+    else:
+        places = np.arange(1 + skip, 1 + skip + int(np.prod(shape)), dtype=np.uint64)
+    counters = places * _GOLDEN
     with np.errstate(over="ignore"):
         rows = _mix(keys.cpu().numpy().astype(np.uint64) + np.uint64(stream + 1) * _GOLDEN)
         rows = _mix(rows + steps.cpu().numpy().astype(np.uint64) * _GOLDEN)
@@ -71,6 +77,6 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
     return torch.from_numpy(values.reshape(len(values), *shape)).to(keys.device)
 
 
-def gumbel(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 1, skip: int = 0) -> Tensor:
+def gumbel(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 1, skip: int | Tensor = 0) -> Tensor:
     """Draw standard Gumbel noise for each sequence: (B, *shape) float64; arguments as of `uniform`."""
     return -torch.log(-torch.log(uniform(keys, steps, shape, stream, skip)))

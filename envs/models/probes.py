@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from envs.models.attention import attention
 from envs.models.family import Family
 from envs.models.weights import read_tensors
+
+if TYPE_CHECKING:
+    from envs.models.key_values import KeyValues
 
 PROBABILITY_TOLERANCE = 0.02
 """Largest change of a probability by left padding that counts as rounding (bfloat16 resolves 0.004)."""
@@ -39,6 +42,10 @@ SHIFT_MARGIN = 1.0
 """Nats a token by which the other reading of the logits must be better to refuse the declared one."""
 
 
+KEPT = 8
+"""Positions of the text on which it is tried whether a model keeps keys and values."""
+
+
 class Probed(Protocol):
     """What the checks need of a denoiser; see `envs.denoiser.MaskedLMDenoiser`."""
 
@@ -60,6 +67,50 @@ class Probed(Protocol):
 
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
         """See `envs.denoiser.Denoiser.logits`."""
+
+
+class Keeping(Probed, Protocol):
+    """A denoiser that may keep keys and values."""
+
+    def logits_at(
+        self, tokens: Tensor, sees: Tensor, keep: int, kept: KeyValues, with_hidden: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `envs.denoiser.CachingDenoiser.logits_at`."""
+
+
+def check_keeps(denoiser: Keeping) -> None:
+    """Check that a model computes some positions, beside the kept keys and values of the others, as it does all.
+
+    Raises:
+        ValueError: if it can't, or they come out otherwise.
+    """
+    from envs.models.key_values import KeyValues
+
+    refusal = (
+        f"cache is set: {denoiser.name!r} can't keep keys and values, as its class in transformers does not take them "
+        "from outside; use cache none"
+    )
+    # Layers that see near positions only make masks of their own; others' code is not ours to know.
+    if denoiser.family.route == "remote" or not denoiser.family.sees_far:
+        raise ValueError(refusal)
+    device, kept = denoiser.device, KeyValues(1)
+    tokens = torch.full((1, KEPT), denoiser.mask_id, device=device)
+    tokens[0, : KEPT // 2] = denoiser.end_ids[0]
+    present = torch.ones_like(tokens, dtype=torch.bool)
+    sees = attention(present, denoiser.block_length)[:, 0]
+    expected = denoiser.raw_logits(tokens, present, KEPT)
+    row, everything = torch.zeros(1, dtype=torch.long, device=device), torch.arange(KEPT, device=device)
+    for first in (0, KEPT // 2):
+        kept.place(row, everything[first:].unsqueeze(0), KEPT)
+        try:
+            found, _ = denoiser.logits_at(
+                tokens[:, first:], sees[:, first:] if sees.shape[1] > 1 else sees, KEPT - first, kept
+            )
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise ValueError(refusal) from error
+        off = (found - expected[:, first:]).abs().max()
+        if len(kept.keys) == 0 or not off <= LOGIT_TOLERANCE * (expected.max() - expected.min()):
+            raise ValueError(refusal)
 
 
 def check_tensors(model: Any, folder: Path, names: Mapping[str, str] | None) -> None:

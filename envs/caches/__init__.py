@@ -1,0 +1,53 @@
+"""Caches of keys and values, one rule a class; ``docs/caches.md`` is the table of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
+
+from envs.caches.base import CacheRule, Moment
+from envs.caches.dkv import DelayedKV
+from envs.caches.exact import Exact
+from envs.caches.fast_dllm import Dual, Prefix
+from envs.caches.none import NoCache
+from envs.names import hint
+
+__all__ = ["CACHES", "CacheRule", "Moment", "make_cache"]
+
+CACHES: Mapping[str, type[CacheRule]] = MappingProxyType(
+    {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV)}
+)
+"""Every cache by name; a new one is a class and a word here."""
+
+
+def make_cache(text: str) -> CacheRule:
+    """Build a cache from ``name`` or ``name:knob=value,...``.
+
+    Raises:
+        ValueError: if there is no such cache or knob, or a value is not possible.
+
+    >>> make_cache("dual:refresh=8").name
+    'dual:refresh=8'
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"cache is {text!r}: write its name, one of {', '.join(CACHES)}")
+    name, has_knobs, rest = text.partition(":")
+    if name not in CACHES:
+        raise ValueError(f"cache is {text!r}: {hint(name, CACHES)}")
+    knobs = [knob.name for knob in fields(CACHES[name])]
+    values: dict[str, int] = {}
+    for part in rest.split(",") if has_knobs else []:
+        knob, _, value = (piece.strip() for piece in part.partition("="))
+        if knob not in knobs:
+            allowed = hint(knob, knobs) if knobs else f"{name} has no knobs, leave it out"
+            raise ValueError(f"cache is {text!r}: {allowed}")
+        if knob in values:
+            raise ValueError(f"cache is {text!r}: {knob} is given twice, give it once")
+        if not value.isdecimal():
+            raise ValueError(f"cache is {text!r}: {knob} must be a whole number")
+        values[knob] = int(value)
+    try:
+        return CACHES[name](**values)
+    except ValueError as error:
+        raise ValueError(f"cache is {text!r}: {error}") from None

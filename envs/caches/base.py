@@ -1,0 +1,99 @@
+"""What a cache is: a rule about which positions a forward computes anew; the others stay as they were.
+
+Letters: B rows of a forward, W positions of the longest text (prompt, then buffer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that a cache may look at before a forward; positions count from the start of each row's text.
+
+    Attributes:
+        stale: (B, W) bool, True where the token is not the one that was last computed there: a new prompt, a commit, a
+            remask, a mask that was appended or is shown for the first time. They are computed whatever the cache says.
+        present: (B, W) bool, True where the dLLM is shown a token.
+        masked: (B, W) bool, True where the token is a mask.
+        start: (B,) int64, first position of the current block.
+        end: (B,) int64, the position after its last.
+        block_step: (B,) int64, forwards that the row has already spent in the block.
+        step: (B,) int64, forwards that the row has already used.
+        own_block: (B, W) int64, number of the dLLM's own block that holds the position; all 0 where all see all.
+        logit_shift: see `envs.denoiser.Denoiser`.
+    """
+
+    stale: Tensor
+    present: Tensor
+    masked: Tensor
+    start: Tensor
+    end: Tensor
+    block_step: Tensor
+    step: Tensor
+    own_block: Tensor
+    logit_shift: int
+
+    @property
+    def positions(self) -> Tensor:
+        """(W,) int64, 0 to W - 1."""
+        return torch.arange(self.present.shape[1], device=self.present.device)
+
+    def behind(self, first: Tensor) -> Tensor:
+        """Return (B, W) bool, True from a position of each row on.
+
+        Args:
+            first: (B,) int64.
+        """
+        return self.positions >= first.unsqueeze(1)
+
+    def asking(self, positions: Tensor, everywhere: bool = False) -> Tensor:
+        """Return these positions and those that must be computed for a belief about each mask of them.
+
+        Args:
+            positions: (B, W) bool.
+            everywhere: True for a belief about each of them, mask or not.
+        """
+        if self.logit_shift == 0:
+            return positions
+        about = positions if everywhere else positions & self.masked
+        return positions | F.pad(about[:, 1:], (0, 1))
+
+
+@dataclass(frozen=True)
+class CacheRule:
+    """A rule about what to compute: a frozen dataclass whose fields are its knobs.
+
+    Attributes:
+        cache: its name in `envs.caches.CACHES`.
+        needs_blocks: whether it is for block-causal dLLMs only.
+    """
+
+    cache: ClassVar[str]
+    needs_blocks: ClassVar[bool] = False
+
+    def compute(self, moment: Moment) -> Tensor:
+        """Return (B, W) bool, the positions to compute now; those not present count as False."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The name, and ``:knob=value,...`` for each knob that differs from its default."""
+        changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return self.cache + (":" + ",".join(changed) if changed else "")
+
+    def check_count(self, name: str, least: int) -> None:
+        """Refuse a knob that is not a whole number from `least` on.
+
+        Raises:
+            ValueError: naming it.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+            raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be a whole number of {least} or more")

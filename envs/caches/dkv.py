@@ -1,0 +1,33 @@
+"""dKV-Cache: a token is kept from the second forward after its commit on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from envs.caches.base import CacheRule, Moment
+
+
+@dataclass(frozen=True)
+class DelayedKV(CacheRule):
+    """All masks, and each token once after it was committed; everything every `refresh` forwards.
+
+    A token's keys and values change most in the forward after it replaces its mask, so they are kept one step later.
+    This is the variant dKV-Cache-Decode; masks are all computed, in the block and after it.
+
+    Source: arXiv 2505.15781, Section 3.2.
+    """
+
+    cache = "dkv"
+
+    refresh: int = 8
+    """Forwards of a row from one in which everything is computed to the next; 1 computes everything always."""
+
+    def __post_init__(self) -> None:
+        self.check_count("refresh", 1)
+
+    def compute(self, moment: Moment) -> Tensor:
+        """Choose masks; tokens that were just committed are stale and come by themselves."""
+        is_full = (moment.step % self.refresh == 0).unsqueeze(1)
+        return moment.present & (is_full | moment.asking(moment.masked))

@@ -1,0 +1,152 @@
+"""One forward of a batch with a cache: which positions are computed, and what they say about which.
+
+Letters: N rows that are kept, B of them in a forward, W positions of the longest text, S computed, L buffer positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from envs.caches.base import CacheRule, Moment
+from envs.denoiser import CachingDenoiser, Denoiser
+
+
+@dataclass(frozen=True)
+class Texts:
+    """B rows to compute, without padding before them.
+
+    Attributes:
+        tokens: (B, W) int64, prompt, then buffer, then anything.
+        prompt: (B,) int64, tokens of the prompt.
+        shown: (B,) int64, positions after it that are shown.
+        block_start: (B,) int64, first position of the current block, counted from the end of the prompt.
+        block_end: (B,) int64, the position after its last, likewise.
+        block_step: (B,) int64, forwards spent in it so far.
+        step: (B,) int64, forwards of the row so far.
+    """
+
+    tokens: Tensor
+    prompt: Tensor
+    shown: Tensor
+    block_start: Tensor
+    block_end: Tensor
+    block_step: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a forward said.
+
+    Attributes:
+        logits: (B, S', V) float.
+        hidden: (B, S', D) float where they were asked for.
+        about: (B, S') int64, the buffer position that each is about; -1 is padding.
+        computed: (B,) int64, positions computed.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None
+    about: Tensor
+    computed: Tensor
+
+
+class CachedForward:
+    """What is kept of N rows, and the forwards that go on from it.
+
+    Args:
+        denoiser: the frozen dLLM.
+        rule: says what to compute.
+        num_rows: N.
+
+    Raises:
+        ValueError: if the dLLM can't keep anything, or sees all positions where the rule is for blocks.
+    """
+
+    def __init__(self, denoiser: Denoiser, rule: CacheRule, num_rows: int) -> None:
+        if rule.needs_blocks and denoiser.block_length is None:
+            raise ValueError(
+                f"cache is {rule.name!r}: it is for block-causal dLLMs, and in this one every position sees all; "
+                "choose prefix or dual"
+            )
+        if not hasattr(denoiser, "key_values"):
+            raise ValueError(f"cache is {rule.name!r}: this dLLM keeps no keys and values; use cache none")
+        self.denoiser: CachingDenoiser = denoiser  # type: ignore[assignment]
+        self.rule = rule
+        self.kept = self.denoiser.key_values(num_rows)
+        self.tokens = torch.full((num_rows, 0), -1, device=denoiser.device)
+        """(N, W) int64, the tokens that were last computed; -1 where none was, or it is not shown any more."""
+
+    def forget(self, rows: Tensor) -> None:
+        """Let rows start anew.
+
+        Args:
+            rows: (B,) int64.
+        """
+        self.tokens[rows] = -1
+
+    def run(self, rows: Tensor, texts: Texts, with_hidden: bool = False, judges_tokens: bool = False) -> Answer:
+        """Run one forward.
+
+        Args:
+            rows: (B,) int64, rising.
+            texts: what stands in these rows.
+            with_hidden: whether to return the last hidden states too.
+            judges_tokens: whether there must be an answer about each token that has just come to stand somewhere, as
+                there is about each mask.
+        """
+        moment = self._moment(rows, texts)
+        needed = moment.asking(moment.stale, everywhere=judges_tokens) | self.rule.compute(moment)
+        chosen = needed & moment.present
+        width, shift = chosen.shape[1], self.denoiser.logit_shift
+        most = int(chosen.sum(1).max())
+        # Rising, padding first, so that what is asked about, in the buffer, is at the end of each row.
+        positions = chosen.int().argsort(dim=1, stable=True)[:, width - most :]
+        is_real = chosen.gather(1, positions)
+        about = positions + shift - texts.prompt.unsqueeze(1)
+        is_asked = is_real & (about >= 0) & (about < texts.shown.unsqueeze(1))
+        keep = int((is_real & (about >= 0)).sum(1).max().clamp(min=1))
+        inputs = texts.tokens.gather(1, positions).masked_fill(~is_real, self.denoiser.pad_id)
+        sees = moment.present.unsqueeze(1)
+        if self.denoiser.block_length is not None:
+            own = moment.own_block
+            sees = sees & (own.unsqueeze(1) <= own.gather(1, positions).unsqueeze(2))
+        self.kept.place(rows, positions.masked_fill(~is_real, -1), width)
+        logits, hidden = self.denoiser.logits_at(inputs, sees, keep, self.kept, with_hidden)
+        self.tokens[rows] = -1
+        self.tokens[rows, :width] = texts.tokens.masked_fill(~moment.present, -1)
+        return Answer(logits, hidden, about.masked_fill(~is_asked, -1)[:, most - keep :], chosen.sum(1))
+
+    def _moment(self, rows: Tensor, texts: Texts) -> Moment:
+        width, prompt = texts.tokens.shape[1], texts.prompt.unsqueeze(1)
+        self.tokens = F.pad(self.tokens, (0, max(0, width - self.tokens.shape[1])), value=-1)
+        place = torch.arange(width, device=rows.device)
+        present = place < prompt + texts.shown.unsqueeze(1)
+        own, origin = self.denoiser.block_length, 0 if self.denoiser.absolute_blocks else prompt
+        own_block = torch.zeros_like(texts.tokens) if own is None else (place - origin + 0 * prompt) // own
+        return Moment(
+            stale=present & (texts.tokens != self.tokens[rows, :width]),
+            present=present,
+            masked=present & (texts.tokens == self.denoiser.mask_id) & (place >= prompt),
+            start=texts.prompt + texts.block_start,
+            end=texts.prompt + texts.block_end,
+            block_step=texts.block_step,
+            step=texts.step,
+            own_block=own_block,
+            logit_shift=self.denoiser.logit_shift,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is kept, by name, with memory of its own."""
+        return {"tokens": self.tokens.clone(), **self.kept.state()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        held = dict(state)
+        self.tokens = held.pop("tokens").to(self.denoiser.device, copy=True)
+        self.kept.load_state(held, self.denoiser.device)

@@ -1,0 +1,398 @@
+"""Caches: what they compute, that nothing else changes, and each against a decoder written out in full."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import build
+from denoisers import same_row
+from torch import Tensor
+
+from envs.caches import CACHES, make_cache
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.models.key_values import KeyValues
+from envs.noise import gumbel
+from envs.view import Action
+from policies import decode, make_rule
+
+PROMPTS = ["a" * size for size in (3, 4, 5, 6, 9)]
+FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "fast_dllm_v2", "a2d_bd3lm": "a2d"}
+BLOCK_CAUSAL = ("sdar", "fast_dllm_v2", "a2d_bd3lm", "wide_sdar")
+EVERYTHING = ("prefix:refresh=1", "dual:refresh=1", "dkv:refresh=1")
+"""Caches that are told to compute everything in every forward."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("caches")
+    made = {name: build(written, root / name) for name, written in FORMATS.items()}
+    # As LLaDA2: blocks of 32 from the start of the text, logits where they belong.
+    return made | {"wide_sdar": build("sdar", root / "wide_sdar", block_size=32)}
+
+
+def load(folders: dict[str, Path], name: str) -> MaskedLMDenoiser:
+    denoiser = load_denoiser(str(folders[name]), family=name.removeprefix("wide_"), chat_template=False)
+    assert isinstance(denoiser, MaskedLMDenoiser)
+    return denoiser
+
+
+# What is computed.
+
+
+def computed(denoiser: Any, prompt: int, rule: str, steps: int = 99, **settings: Any) -> list[int]:
+    """Return how many positions each forward of a row computed; the prompt has this many tokens."""
+    policy = make_rule(rule)
+    batch = DecodingBatch(denoiser, 1, DecodingSettings(features=policy.features, early_end=False, **settings))
+    batch.load([0], [[5] * prompt])
+    found: list[int] = []
+    while bool(batch.running.any()) and len(found) < steps:
+        before = int(batch.token_positions)
+        batch.apply(policy.act(batch.forward()))
+        found.append(int(batch.token_positions) - before)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ("none", [11, 11, 11, 11, 11, 11, 11, 11]),
+        ("prefix", [11, 8, 8, 8, 11, 4, 4, 4]),
+        ("prefix:refresh=2", [11, 8, 11, 8, 11, 4, 11, 4]),
+        ("dual", [11, 4, 4, 4, 11, 4, 4, 4]),
+        ("dual:refresh=3", [11, 4, 4, 11, 11, 4, 4, 11]),
+        # The masks that are left, and the token of the last step.
+        ("dkv:refresh=4", [11, 8, 7, 6, 11, 4, 3, 2]),
+        ("dkv", [11, 8, 7, 6, 5, 4, 3, 2]),
+    ],
+)
+def test_positions_computed_are_those_that_the_cache_says(
+    folders: dict[str, Path], cache: str, expected: list[int]
+) -> None:
+    found = computed(load(folders, "llada"), 3, "low_confidence:1", buffer_length=8, block_length=4, cache=cache)
+    assert found == expected
+
+
+def test_the_position_before_a_mask_is_computed_where_logits_are_shifted(folders: dict[str, Path]) -> None:
+    every = {position: computed_after(load(folders, "dream"), position) for position in (0, 1)}
+    assert every == {0: 4, 1: 5}
+
+
+def computed_after(denoiser: Any, committed: int) -> int:
+    """Return the positions that dual computes in a first block of four after one of its tokens was committed."""
+    batch = DecodingBatch(denoiser, 1, DecodingSettings(8, 4, cache="dual", early_end=False))
+    batch.load([0], [[5] * 3])
+    batch.forward()
+    batch.commit(torch.arange(8).unsqueeze(0) == committed)
+    before = int(batch.token_positions)
+    batch.forward()
+    return int(batch.token_positions) - before
+
+
+def test_exact_computes_a_block_for_the_last_time_with_the_next_one(folders: dict[str, Path]) -> None:
+    shown: dict[str, Any] = {"buffer_length": 8, "block_length": 4, "cache": "exact", "window": "truncated"}
+    assert computed(load(folders, "sdar"), 4, "low_confidence:1", **shown) == [8, 4, 4, 4, 8, 4, 4, 4]
+    assert computed(load(folders, "sdar"), 4, "low_confidence:4", **shown) == [8, 8]
+    # All of a full window follows each change.
+    shown["window"] = "full"
+    assert computed(load(folders, "sdar"), 4, "low_confidence:1", **shown) == [12, 8, 8, 8, 8, 4, 4, 4]
+
+
+def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
+    """A commit outside the block, a remask, and masks that are appended or dropped, under a cache that leaves them."""
+    batch = DecodingBatch(load(folders, "llada"), 1, DecodingSettings(12, 4, cache="dual", early_end=False))
+    place = torch.arange(12).unsqueeze(0)
+    batch.load([0], [[5] * 3], length=10)
+
+    def step(commit: int, **action: Any) -> int:
+        before = int(batch.token_positions)
+        batch.forward()
+        batch.apply(Action(place == commit, **action))
+        return int(batch.token_positions) - before
+
+    assert step(0) == 13
+    assert step(7, scope=place == 7) == 4
+    assert step(1, length=torch.tensor([12])) == 5  # the block and position 7
+    assert step(2, length=torch.tensor([8])) == 6  # and two new masks
+    assert step(0, remask=place == 0, length=torch.tensor([9])) == 4
+    assert step(3) == 5  # one mask again, though it was known before it was dropped
+    batch.forward()
+    assert batch.view.confidence[0, 8] > 0
+    # Another prompt in the same row starts anew, even if its tokens are the same.
+    batch.load([0], [[5] * 3])
+    batch.forward()
+    assert batch.token_positions.tolist() == [15]
+
+
+# Nothing else changes.
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "tiny"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_cache_that_computes_everything_commits_what_none_does(
+    folders: dict[str, Path], name: str, temperature: float
+) -> None:
+    denoiser = load_denoiser("tiny") if name == "tiny" else load(folders, name)
+    prompts = ["sort . . : c a b . . . . . . . . . . . . . =", *PROMPTS[1:3]] if name == "tiny" else PROMPTS
+    for rule in ("threshold:0.3", "klass:0.3"):
+        policy = make_rule(rule)
+        settings = DecodingSettings(8, 4, temperature, policy.features | {"token_probability"})
+        expected = decode(denoiser, prompts, policy, settings)
+        for cache in EVERYTHING:
+            assert decode(denoiser, prompts, policy, replace(settings, cache=cache)) == expected
+
+
+@pytest.mark.parametrize("name", BLOCK_CAUSAL)
+@pytest.mark.parametrize("window", ["full", "truncated"])
+@pytest.mark.parametrize("rule", ["threshold:0.1", "remdm", "rho_eos"])
+def test_exact_believes_what_the_whole_forward_does(
+    folders: dict[str, Path], name: str, window: Any, rule: str
+) -> None:
+    denoiser, policy = load(folders, name), make_rule(rule)
+    asked = policy.features | {"token_probability", "top_probability", "changed"}
+    settings = DecodingSettings(16, 4, features=asked, window=window, early_end=False)
+    encoded = [denoiser.encode_prompt(prompt * 9) for prompt in PROMPTS]  # more than a block of 32
+    plain = DecodingBatch(denoiser, len(PROMPTS), settings)
+    cached = DecodingBatch(denoiser, len(PROMPTS), replace(settings, cache="exact"))
+    for batch in (plain, cached):
+        batch.load(range(len(PROMPTS)), encoded)
+    policy = policy.bind(denoiser, settings)
+    while bool(plain.running.any()):
+        expected, found = plain.forward(), cached.forward()
+        assert torch.equal(found.prediction, expected.prediction)
+        torch.testing.assert_close(found.confidence, expected.confidence, atol=1e-5, rtol=0)
+        for reading, values in expected.features.items():
+            torch.testing.assert_close(found.features[reading], values, atol=1e-5, rtol=0)
+        plain.apply(policy.act(expected))
+        cached.apply(policy.act(found))
+    assert torch.equal(plain.buffer, cached.buffer)
+    assert not bool(cached.running.any())
+    assert bool((cached.token_positions < plain.token_positions).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        *[(name, cache) for name in ("llada", "dream") for cache in ("prefix", "dual:refresh=2", "dkv:refresh=3")],
+        *[("fast_dllm_v2", cache) for cache in ("dual", "exact")],
+    ],
+)
+@pytest.mark.parametrize("rule", ["threshold:0.2", "remdm", "klass:0.3", "random:2"])
+def test_a_row_decodes_the_same_alone_in_any_batch_and_in_any_order(
+    folders: dict[str, Path], cache: str, name: str, rule: str
+) -> None:
+    denoiser, policy = load(folders, name), make_rule(rule)
+    settings = DecodingSettings(8, 4, 0.5, policy.features, cache=cache)
+    alone = decode(denoiser, PROMPTS, policy, settings, batch_size=1)
+    for size in (2, len(PROMPTS)):
+        assert decode(denoiser, PROMPTS, policy, settings, batch_size=size) == alone
+    assert decode(denoiser, PROMPTS[::-1], policy, settings, batch_size=3) == alone[::-1]
+
+
+@pytest.mark.parametrize("cache", ["dual", "dkv", "exact"])
+def test_a_batch_goes_on_from_its_state(folders: dict[str, Path], cache: str) -> None:
+    denoiser, policy = load(folders, "fast_dllm_v2"), make_rule("klass:0.2")
+    settings = DecodingSettings(16, 4, 1.0, policy.features, cache=cache)
+    batch, other = DecodingBatch(denoiser, 3, settings), DecodingBatch(denoiser, 3, settings)
+    batch.load(range(3), [denoiser.encode_prompt(prompt) for prompt in PROMPTS[:3]])
+    other.load_state(batch.state())  # before anything is kept
+    for _ in range(5):
+        batch.apply(policy.act(batch.forward()))
+    other.load_state(batch.state())
+    while bool(batch.running.any()):
+        one, two = batch.forward(), other.forward()
+        assert all(same_row(one, row, two, row) for row in range(3))
+        batch.apply(policy.act(one))
+        other.apply(policy.act(two))
+    assert batch.counters()["token_positions"].tolist() == other.counters()["token_positions"].tolist()
+
+
+# Against a decoder that is written out.
+
+
+class Plain:
+    """A Llama or Qwen2 that computes some positions of one text; it keeps each layer's keys and values in a dict."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.kept: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in model.model.layers]
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[int], positions: list[int]) -> dict[int, Tensor]:
+        """Compute these positions, each of which sees all that was ever computed and is still in the text."""
+        config, core = self.model.config, self.model.model
+        heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        group = heads // config.num_key_value_heads
+        hidden = core.embed_tokens(torch.tensor([tokens[position] for position in positions]))
+        angles = torch.tensor(positions).unsqueeze(1) * core.rotary_emb.inv_freq
+        cos, sin = torch.cat([angles, angles], 1).cos(), torch.cat([angles, angles], 1).sin()
+
+        def turned(x: Tensor) -> Tensor:  # (S, heads, width)
+            first, second = x.chunk(2, -1)
+            return x * cos.unsqueeze(1) + torch.cat([-second, first], -1) * sin.unsqueeze(1)
+
+        for kept, layer in zip(self.kept, core.layers, strict=True):
+            normed, attention = layer.input_layernorm(hidden), layer.self_attn
+            query = turned(attention.q_proj(normed).view(len(positions), heads, width))
+            key = turned(attention.k_proj(normed).view(len(positions), -1, width))
+            value = attention.v_proj(normed).view(len(positions), -1, width)
+            for i, position in enumerate(positions):
+                kept[position] = (key[i], value[i])
+            everywhere = range(len(tokens))
+            keys = torch.stack([kept[position][0] for position in everywhere]).repeat_interleave(group, 1)
+            values = torch.stack([kept[position][1] for position in everywhere]).repeat_interleave(group, 1)
+            weights = (torch.einsum("shd,thd->hst", query, keys) / width**0.5).softmax(-1)
+            seen = torch.einsum("hst,thd->shd", weights, values).flatten(1)
+            hidden = hidden + attention.o_proj(seen)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        answers = self.model.lm_head(core.norm(hidden))
+        return dict(zip(positions, answers, strict=True))
+
+
+def written_out(
+    denoiser: MaskedLMDenoiser,
+    prompt: list[int],
+    moments: Callable[[int, int, range, list[int], list[int]], list[int]],
+    threshold: float,
+) -> tuple[list[int], int, int]:
+    """Decode 8 positions in blocks of 4 with a threshold; ``moments`` says what each forward computes.
+
+    Returns:
+        The tokens, the forwards and the positions computed.
+    """
+    mask, shift = denoiser.mask_id, denoiser.logit_shift
+    text, plain = [*prompt, *[mask] * 8], Plain(denoiser.model)
+    forwards = count = 0
+    fresh: list[int] = []  # committed by the last step
+    for start in (len(prompt), len(prompt) + 4):
+        block, step = range(start, start + 4), 0
+        while mask in text[start : start + 4]:
+            masks = [i for i, token in enumerate(text) if token == mask]
+            positions = moments(step, forwards, block, masks, fresh)
+            answers = plain.logits(text, positions)
+            forwards, count, step = forwards + 1, count + len(positions), step + 1
+            believed: dict[int, tuple[float, int]] = {}
+            for i in block:
+                if text[i] == mask:
+                    scores = answers[i - shift].clone()
+                    scores[mask] = -torch.inf
+                    best, token = scores.softmax(-1).max(-1)
+                    believed[i] = (float(best), int(token))
+            fresh = [i for i, (best, _) in believed.items() if best >= threshold]
+            fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
+            for i in fresh:
+                text[i] = believed[i][1]
+    return text[len(prompt) :], forwards, count
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("threshold", [0.15, 2.0])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "dual:refresh=2", "dkv:refresh=3"])
+def test_a_cache_decodes_as_the_loop_written_out(
+    folders: dict[str, Path], name: str, threshold: float, cache: str
+) -> None:
+    denoiser = load(folders, name)
+    for prompt in PROMPTS:
+        tokens = denoiser.encode_prompt(prompt)
+        everything = list(range(len(tokens) + 8))
+
+        def moments(
+            step: int, forwards: int, block: range, masks: list[int], fresh: list[int], everything: Any = everything
+        ) -> list[int]:
+            if cache == "prefix":
+                is_full, chosen = step == 0, {*everything[block.start :]}
+            elif cache == "dual":
+                is_full, chosen = step == 0, {*block}
+            elif cache == "dual:refresh=2":
+                is_full, chosen = step % 2 == 0, {*block}
+            else:
+                is_full, chosen = forwards % 3 == 0, {*masks, *fresh}
+            if is_full:
+                return everything
+            asked = {i - denoiser.logit_shift for i in chosen if i in masks}
+            return sorted(chosen | asked)
+
+        settings = DecodingSettings(8, 4, early_end=False, cache=cache)
+        rule = "low_confidence:1" if threshold > 1 else f"threshold:{threshold}"
+        [found] = decode(denoiser, [prompt], make_rule(rule), settings)
+        assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, threshold)
+
+
+# The parts.
+
+
+def test_keys_and_values_are_kept_by_position() -> None:
+    kept = KeyValues(3)
+    kept.place(torch.tensor([0, 2]), torch.tensor([[0, 1], [-1, 1]]), 2)
+    keys = torch.tensor([[[[1.0], [2.0]]], [[[9.0], [3.0]]]])  # (rows, heads, positions, width)
+    seen, values = kept.update(keys, -keys, 0)
+    assert seen.flatten(1).tolist() == [[1, 2], [0, 3]]
+    assert values.flatten(1).tolist() == [[-1, -2], [0, -3]]
+    kept.place(torch.arange(3), torch.tensor([[2], [0], [0]]), 3)
+    seen, _ = kept.update(torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1), 0)
+    assert seen.flatten(1).tolist() == [[1, 2, 4], [5, 0, 0], [6, 3, 0]]
+    assert kept.get_seq_length() == 0
+
+
+def test_noise_of_chosen_positions_is_that_of_the_whole_draw() -> None:
+    keys, steps = torch.tensor([3, 4]), torch.tensor([1, 2])
+    place = torch.tensor([[2, 0], [1, 4]])
+    whole = gumbel(keys, steps, (5, 7))
+    expected = whole.gather(1, place.unsqueeze(-1).expand(-1, -1, 7))
+    assert torch.equal(gumbel(keys, steps, (2, 7), skip=place * 7), expected)
+
+
+@pytest.mark.parametrize("text", ["none", "prefix", "prefix:refresh=4", "dual", "dual:refresh=8", "exact", "dkv"])
+def test_a_name_is_read_back(text: str) -> None:
+    assert make_cache(text).name == text
+
+
+def test_a_default_is_not_written() -> None:
+    assert make_cache("dual:refresh=0").name == "dual"
+    assert make_cache("dkv: refresh = 8").name == "dkv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("duel", "cache is 'duel': did you mean dual?"),
+        ("lru", "cache is 'lru': choose from none, prefix, dual, exact, dkv"),
+        ("dual:every=8", "cache is 'dual:every=8': choose from refresh"),
+        ("exact:refresh=8", "cache is 'exact:refresh=8': exact has no knobs, leave it out"),
+        ("dual:refresh=x", "cache is 'dual:refresh=x': refresh must be a whole number"),
+        ("dual:", "cache is 'dual:': choose from refresh"),
+        ("dual:refresh=1,refresh=2", "refresh is given twice"),
+        ("dkv:refresh=0", "dkv's refresh is 0: it must be a whole number of 1 or more"),
+        (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv"),
+    ],
+)
+def test_impossible_caches_are_refused(text: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DecodingSettings(8, cache=text)
+
+
+def test_what_a_cache_cannot_give_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    denoiser = load(folders, "llada")
+    with pytest.raises(ValueError, match="cache is 'dual' and features hold leave_one_out: its shadow block"):
+        DecodingSettings(8, cache="dual", features=make_rule("wino").features)
+    for rule in ("freedave", "info_gain"):
+        policy = make_rule(rule)
+        with pytest.raises(ValueError, match="cache is 'dual' and the policy drafts"):
+            decode(denoiser, PROMPTS, policy, DecodingSettings(8, 4, features=policy.features, cache="dual"))
+    with pytest.raises(ValueError, match="cache is 'exact': it is for block-causal dLLMs"):
+        DecodingBatch(denoiser, 1, DecodingSettings(8, cache="exact"))
+    with pytest.raises(ValueError, match="cache is 'dkv': this dLLM keeps no keys and values"):
+        DecodingBatch(load_denoiser("toy"), 1, DecodingSettings(8, cache="dkv"))
+    near = load_denoiser(str(build("modernbert", tmp_path / "modernbert")), chat_template=False)
+    with pytest.raises(ValueError, match="can't keep keys and values, as its class in transformers"):
+        DecodingBatch(near, 1, DecodingSettings(8, cache="dual"))
+
+
+def test_every_cache_cites_its_source() -> None:
+    assert all("arXiv" in (cls.__doc__ or "") for name, cls in CACHES.items() if name != "none")
