@@ -32,6 +32,7 @@ class Generation:
         token_positions: positions computed, summed over the forwards (prompt and buffer).
         commit_step: for each token the forward that committed it, from 1; 0 where it was given, or filled in at the
             end.
+        said: tokens before the first end-of-text, which are the text; the rest of the buffer is padding.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Generation:
     nfe: int
     token_positions: int
     commit_step: list[int]
+    said: int
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ def decode(
             tokens = batch.tokens(row)
             text = denoiser.decode(tokens)
             counts = int(batch.nfe[row]), int(batch.token_positions[row])
-            results[owner[row]] = Generation(text, tokens, *counts, batch.commit_step[row, : len(tokens)].tolist())
+            steps = batch.commit_step[row, : len(tokens)].tolist()
+            said = next((i for i, token in enumerate(tokens) if token in denoiser.end_ids), len(tokens))
+            results[owner[row]] = Generation(text, tokens, *counts, steps, said)
         if on_finish is not None and free:
             on_finish(len(free))
     return [result for result in results if result is not None]

@@ -116,8 +116,10 @@ def test_evaluation_of_the_toy_by_hand(toy: ToyDenoiser, buffer_length: int, spl
     assert [record["task"] for record in records] == ["copy", "reverse", "all"]
     assert [record["accuracy"] for record in records] == [sum(fits) / 20, 0.0, sum(fits) / 40]
     assert [record["episodes"] for record in records] == [20, 20, 40]
+    said = [min(buffer_length, len(TASKS["copy"]().problem(split, i).answer.split())) for i in range(20)]  # type: ignore[arg-type]
+    assert records[0]["tokens_per_forward"] == pytest.approx(sum(said) / 20)  # what ends or pads the buffer is not said
     for record in records:
-        assert list(record) == [*KEYS, *COUNTING]
+        assert list(record) == [*KEYS, *COUNTING, "tokens_per_forward"]
         assert (record["nfe"], record["nfe_ci95"]) == (1.0, [1.0, 1.0])
         assert record["token_positions"] == 21 + buffer_length
         assert (record["policy"], record["decision"]) == ("threshold:0", "deterministic")

@@ -19,6 +19,7 @@ from train.comparison.report import curves, differences, find
 from train.comparison.runs import Line, collect_lines, read_runs, training_seconds
 from train.comparison.sections import headlines
 from train.measures import (
+    aup,
     bootstrap_interval,
     difference_of_means,
     fisher,
@@ -29,7 +30,7 @@ from train.measures import (
     welch,
     wilcoxon,
 )
-from train.records import make_record
+from train.records import make_record, summarise
 from train.run_folder import UserError
 
 
@@ -202,7 +203,8 @@ def test_a_paired_test_by_hand(tmp_path: Path) -> None:
     assert [row["task"] for row in found["tasks"]] == ["copy", "sort", "all"]
     assert [row["accuracy"]["mean"] for row in found["tasks"]] == pytest.approx([0.3, 1.0, 0.65])
     setting = found["settings"][0]
-    assert setting["tokens_per_forward"]["mean"] == pytest.approx(8 / 1.5)
+    assert setting["buffer_per_forward"]["mean"] == pytest.approx(8 / 1.5)
+    assert setting["tokens_per_forward"] is None  # runs that don't say how many tokens an answer has
     assert setting["evaluation_seconds"]["mean"] == 2.0
     assert setting["token_positions"]["problems"][0] < 30 < setting["token_positions"]["problems"][1]
 
@@ -314,6 +316,33 @@ def test_the_oracle_is_a_limit_and_no_rival(tmp_path: Path) -> None:
     assert volumes["run"]["mean"] == pytest.approx(0.5 / 2 + 0.5 / 3)
     low, high = volumes["run"]["problems"]
     assert low < volumes["run"]["mean"] < high
+
+
+def test_accuracy_under_parallelism_by_hand() -> None:
+    """Three settings, of which the third is more than five points below the slowest."""
+    weight = [math.exp(-3 * (1 - y / 0.95)) for y in (0.9, 0.88)]
+    expected = 100 * (0.9 * 1.5 + (4 - 1.5) * (0.9 * weight[0] + 0.88 * weight[1]) / 2)
+    assert aup([(0.8, 9.0), (0.9, 1.5), (0.88, 4.0)], 0.95) == pytest.approx(expected)
+    assert aup([(0.9, 1.5)], 0.95) == pytest.approx(135)
+    assert aup([(0.0, 1.5), (0.0, 3.0)], 0.0) == 0.0
+
+
+def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path) -> None:
+    entries = [
+        outcomes("threshold:0.9", [1] * 8, [4] * 8, said=[6] * 4 + [2] * 4),
+        outcomes("threshold:0.5", [1] * 8, [2] * 8, said=[6] * 4 + [2] * 4),
+        outcomes("low_confidence:1", [1] * 8, [8] * 8, said=[4] * 8),
+    ]
+    run = write_run(tmp_path / "run", entries, ppo_config())
+    found = find(read_runs([str(run)]), lines_of(run), ["all"], 0.5)
+    per_forward = {row["policy"]: row["tokens_per_forward"]["mean"] for row in found["settings"]}
+    assert per_forward == {"threshold:0.9": 1.0, "threshold:0.5": 2.0, "low_confidence:1": 0.5}
+    by_task = {record["task"]: record["tokens_per_forward"] for record in summarise(entries[0])}
+    assert by_task == {"copy": 1.5, "sort": 0.5, "all": 1.0}
+    areas = {row["family"]: row["aup"]["mean"] for row in found["hypervolume"]}
+    assert areas == pytest.approx({"threshold": 200, "low_confidence": 50})
+    other = outcomes("threshold:0.5", [1] * 8, [2] * 8)
+    assert "tokens_per_forward" not in summarise(other)[-1]
 
 
 def test_differences_are_those_fields_only(tmp_path: Path) -> None:

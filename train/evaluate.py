@@ -354,6 +354,7 @@ def measure(
         "score": [answer.score for _, answer in known],
         "nfe": [answer.nfe for _, answer in known],
         "token_positions": [answer.token_positions for _, answer in known],
+        "said": [answer.said for _, answer in known],
         "early_end": early_end,
         "window": window,
         "block_origin": block_origin,
@@ -373,6 +374,7 @@ class _Answer(NamedTuple):
     score: float
     nfe: float
     token_positions: float
+    said: float
 
 
 def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generation]) -> _Answer | None:
@@ -382,9 +384,11 @@ def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generatio
         return None
     count = len(scores)
     if count == 1:
-        return _Answer(known[0], generations[0].nfe, generations[0].token_positions)  # whole numbers
+        [one] = generations
+        return _Answer(known[0], one.nfe, one.token_positions, one.said)  # whole numbers
     forwards, positions = sum(one.nfe for one in generations), sum(one.token_positions for one in generations)
-    return _Answer(sum(known) / count, forwards / count, positions / count)
+    said = sum(one.said for one in generations)
+    return _Answer(sum(known) / count, forwards / count, positions / count, said / count)
 
 
 def check_samples(samples: int, temperature: float, policies: Iterable[tuple[str, Decision]]) -> None:

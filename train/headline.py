@@ -74,6 +74,8 @@ def _numbers(
 ) -> dict[str, float | str | bool]:
     """Return the numbers of one setting among all at its block length."""
     found: dict[str, float | str | bool] = {name: record[name] for name in ("accuracy", "nfe", "token_positions")}
+    if "tokens_per_forward" in record:
+        found["tokens_per_forward"] = record["tokens_per_forward"]
     oracles, rules = [other for other in here if is_oracle(other)], _rules_beside(record, here)
     if rules:
         against = gain(record, rules, outcomes)

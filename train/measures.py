@@ -276,6 +276,35 @@ def share_saved(first: Values, second: Values, axis: int = -1) -> Values:
     return np.asarray(1 - first.mean(axis) / second.mean(axis))
 
 
+AUP_WEIGHT, AUP_RANGE = 3.0, 0.05
+"""Of `aup`: how steeply lost accuracy is punished, and how much of it may be lost at all."""
+
+
+def aup(points: Sequence[tuple[float, float]], best: float) -> float:
+    """Return the accuracy under parallelism of a policy's settings.
+
+    The area below accuracy (in percent) over tokens per forward, each accuracy y weighted by
+    ``exp(-3 (1 - y / best))``, a trapezoid between neighbours, and a rectangle below the slowest setting. Settings more
+    than five points below the slowest one are left out.
+
+    Args:
+        points: accuracy in [0, 1] and tokens per forward of each setting, at least one.
+        best: the highest accuracy of any policy on these problems.
+
+    Source: arXiv 2601.07568 (d3LLM). Departure: tokens are counted up to the end-of-text, see `train.records.Record`.
+
+    >>> aup([(0.8, 2.0)], 0.8), round(aup([(0.8, 2.0), (0.8, 3.0), (0.5, 9.0)], 0.8))
+    (160.0, 240)
+    """
+    ordered = sorted(points, key=lambda point: point[1])
+    kept = [point for point in ordered if point[0] >= ordered[0][0] - AUP_RANGE - ROUNDING]
+    weighed = [y * min(1.0, float(np.exp(-AUP_WEIGHT * (1 - y / best)))) if best > 0 else 0.0 for y, _ in kept]
+    area = kept[0][0] * kept[0][1]
+    for i in range(1, len(kept)):
+        area += (kept[i][1] - kept[i - 1][1]) * (weighed[i] + weighed[i - 1]) / 2
+    return 100 * area
+
+
 def hypervolume(points: Sequence[tuple[float, float]], reference_accuracy: float) -> float:
     """Return what a policy family covers of the plane of accuracy and speed, in [0, 1].
 

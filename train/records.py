@@ -24,7 +24,8 @@ Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
 one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]. How its
 forwards were counted and what the dLLM was shown say ``early_end``, ``window`` and ``block_origin`` (see
-`envs.decoding.DecodingSettings`); records of older runs lack them, which is true, full and buffer.
+`envs.decoding.DecodingSettings`); records of older runs lack them, which is true, full and buffer. They lack
+``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding not counted.
 
 Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
 to them of tasks that are scored by running code; and ``unscored``, problems that are left out, where there are any."""
@@ -56,6 +57,8 @@ class Outcomes(TypedDict):
     """Of each problem, forwards."""
     token_positions: list[float]
     """Of each problem, positions computed."""
+    said: NotRequired[list[float]]
+    """Of each problem, tokens of the answer before its end-of-text; older runs lack it."""
     early_end: NotRequired[bool]
     """Of the decoding, as are the next two; older runs lack them."""
     window: NotRequired[Window]
@@ -94,6 +97,7 @@ class _RecordForm(Checked):
     nfe_ci95: Interval
     episodes: Annotated[int, Field(ge=1)]
     token_positions: Annotated[float, Field(ge=0)] = 0
+    tokens_per_forward: Annotated[float, Field(ge=0)] = 0
     seed: int = 0
     samples: Annotated[int, Field(ge=1)] = 1
     unscored: Annotated[int, Field(ge=0)] = 0
@@ -115,6 +119,7 @@ class _OutcomesForm(Checked):
     score: Annotated[list[Share], FailFast()]
     nfe: Annotated[list[Annotated[float, Field(ge=1)]], FailFast()]
     token_positions: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()]
+    said: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()] = []
     samples: Annotated[int, Field(ge=1)] = 1
     runs_tests: list[str] = []
     early_end: bool = True
@@ -124,7 +129,7 @@ class _OutcomesForm(Checked):
 
     @model_validator(mode="after")
     def _run_in_parallel(self) -> Self:
-        for name in ("index", "score", "nfe", "token_positions"):
+        for name in ("index", "score", "nfe", "token_positions", *["said"] * bool(self.said)):
             if len(getattr(self, name)) != len(self.task):
                 raise ValueError(
                     f"its {name} has {len(getattr(self, name))} entries and its task {len(self.task)}: both must have "
@@ -229,6 +234,10 @@ def summarise(outcomes: Outcomes) -> list[Record]:
     for task, own in by_task.items():
         record = make_record(policy, decision, task, *about, own)
         record |= {name: outcomes[name] for name in COUNTING if name in outcomes}  # type: ignore[literal-required]
+        if "said" in outcomes:
+            places = zip(outcomes["said"], outcomes["task"], strict=True)
+            said = sum(count for count, name in places if task in ("all", name))
+            record["tokens_per_forward"] = said / sum(nfe for _, nfe, _ in own)
         if samples > 1:
             record["samples"] = samples
             if ({*by_task} - {"all"} if task == "all" else {task}) <= tested:
@@ -295,9 +304,10 @@ def make_table(records: Sequence[Record], title: str = "", per_task: bool = Fals
         table.add_column(column)
     for column in ("accuracy %", "NFE", "token positions"):
         table.add_column(column, justify="right")
-    extra = list(dict.fromkeys(name for r in records for name in r if name.startswith("pass@") or name == "unscored"))
+    titles = {"unscored": "left out", "tokens_per_forward": "tokens / NFE"}
+    extra = list(dict.fromkeys(name for r in records for name in r if name.startswith("pass@") or name in titles))
     for name in extra:
-        table.add_column(f"{name} %" if name != "unscored" else "left out", justify="right")
+        table.add_column(titles.get(name, f"{name} %"), justify="right")
     is_mixed = not any("pass@1" in record for record in records if record["task"] == "all")
     for record in records:
         if per_task or record["task"] == "all" or (is_mixed and "pass@1" in record):
@@ -320,6 +330,8 @@ def make_table(records: Sequence[Record], title: str = "", per_task: bool = Fals
 def _extra_cell(record: Record, name: str) -> str:
     if name not in record:
         return ""
+    if name == "tokens_per_forward":
+        return f"{record[name]:.2f}"
     return str(record[name]) if name == "unscored" else f"{100 * record[name]:.1f}"
 
 

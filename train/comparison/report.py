@@ -25,6 +25,7 @@ from train.measures import (
     LEVEL,
     Values,
     are_paired,
+    aup,
     best_rule,
     bootstrap_interval,
     compare_accuracy,
@@ -90,7 +91,10 @@ def describe(line: Line) -> Row:
         "token_positions": None
         if None in spent
         else estimate([float(p) for p in spent if p is not None], positions if len(known) == len(records) else ()),
-        "tokens_per_forward": None
+        "tokens_per_forward": estimate([r["tokens_per_forward"] for r in records], ())
+        if all("tokens_per_forward" in r for r in records)
+        else None,
+        "buffer_per_forward": None
         if length is None
         else estimate(
             [length / r["nfe"] for r in records],
@@ -362,6 +366,9 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
         names = list(dict.fromkeys(r.source for line in own for r in line.replicates)) if own[0].is_learned else [""]
         seeds = [[r for line in own for r in line.replicates if name in ("", r.source)] for name in names]
         points = [[(r.record["accuracy"], r.record["nfe"]) for r in seed] for seed in seeds]
+        here = [r.record for line in lines if (line.problems, line.block) == (problems, block) for r in line.replicates]
+        speeds = [[(r.record["accuracy"], r.record.get("tokens_per_forward")) for r in seed] for seed in seeds]
+        is_known = all(speed is not None for seed in speeds for _, speed in seed)
         rows.append(
             {
                 "problems": problems.text,
@@ -373,6 +380,9 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
                     [hypervolume(seed, reference_accuracy) for seed in points],
                     [_hypervolume_interval(seed, reference_accuracy) for seed in seeds],
                 ),
+                "aup": estimate([aup(seed, max(r["accuracy"] for r in here)) for seed in speeds], ())
+                if is_known
+                else None,
             }
         )
     order = list(dict.fromkeys(row["problems"] for row in rows))

@@ -26,7 +26,8 @@ SUMMARY = (
     ACCURACY,
     NFE,
     Column("token_positions", "token positions", 0),
-    Column("tokens_per_forward", "tokens per forward", 1),
+    Column("tokens_per_forward", "tokens per forward", 2),
+    Column("buffer_per_forward", "with padding", 1),
     Column("training_seconds", "training min", 1, 1 / 60, limits=(0, math.inf)),
     Column("evaluation_seconds", "evaluation s", 1, limits=(0, math.inf)),
 )
@@ -69,6 +70,7 @@ HYPERVOLUME = (
     Column("family", "family"),
     Column("settings", "settings", 0),
     Column("hypervolume", "hypervolume", 3),
+    Column("aup", "AUP", 0),
 )
 ORACLE = (
     *LINE,
