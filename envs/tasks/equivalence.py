@@ -60,6 +60,7 @@ _SAME: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
         (r"\\le(?![a-zA-Z])", r"\\leq"),
         (r"\\ge(?![a-zA-Z])", r"\\geq"),
         (r"\s+", ""),
+        (r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\{?(\d{1,20})\}?", lambda found: _repeating(*found.groups())),
         (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac(\d)\{", r"\\frac{\1}{"),
         (r"(\\frac\{[^{}]*\})(\d)", r"\1{\2}"),
@@ -87,6 +88,13 @@ _NO_UNITS = re.compile(
     "million|billion|trillion",
     re.I,
 )
+
+
+def _repeating(whole: str, once: str, again: str) -> str:
+    """Write a repeating decimal as a fraction: its digits less those before the repetition, over 99...900...0."""
+    before = int(whole + once or "0")
+    above = int(whole + once + again) - before
+    return rf"\frac{{{above}}}{{{'9' * len(again) + '0' * len(once)}}}"
 
 
 def _digits(raised_or_lowered: str) -> str:
