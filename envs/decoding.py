@@ -534,7 +534,8 @@ class DecodingBatch:
         count, buffer_width = len(rows), tokens.shape[1] - prompt_width
         size = int((end - start).max())
         offset = torch.arange(size, device=rows.device)
-        place = (start.unsqueeze(1) + offset).clamp(max=buffer_width - 1)  # (B, S), in the buffer
+        # (B, S), in the buffer, where a shorter block's shadow stands on its last position again.
+        place = (start.unsqueeze(1) + offset).clamp(max=min(buffer_width, self.masked.shape[1]) - 1)
         real = offset < (end - start).unsqueeze(1)
         shift = self.denoiser.logit_shift
         self.token_positions[rows] += (end - start) * (1 + shift)

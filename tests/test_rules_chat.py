@@ -64,6 +64,17 @@ def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
         assert 1 <= one.nfe <= 2 * LENGTH
 
 
+def test_a_shadow_stays_within_the_buffer(chat: MaskedLMDenoiser) -> None:
+    """Also where rows are in blocks of different lengths, and the last one is shown beyond the buffer."""
+    rule = make_rule("wino")
+    about: dict[str, Any] = {"features": rule.features, "window": "truncated", "block_origin": "absolute"}
+    settings = DecodingSettings(LENGTH, BLOCK, early_end=False, **about)
+    prompts = ["a" * size for size in range(1, 8)]
+    together = decode(chat, prompts, rule, settings)
+    assert together == [decode(chat, [prompt], rule, settings)[0] for prompt in prompts]
+    assert all(chat.mask_id not in one.tokens for one in together)
+
+
 def test_delimiters_markers_and_counts_are_those_of_the_text(chat: MaskedLMDenoiser) -> None:
     """Bytes are the tokens here; a template's own newline or header is none of them."""
     settings = DecodingSettings(LENGTH, BLOCK)
