@@ -12,6 +12,7 @@ from test_report import read_page
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.compare import CompareConfig, compare, main, per_task
+from train.comparison.runs import problems_of, read_run
 from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig
 from train.evaluate import main as evaluate_main
@@ -233,3 +234,11 @@ def test_weights_and_biases_gets_the_same(folders: list[str], tmp_path: Path, mo
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(file)]
     summary = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (summary["state"], summary["exit_code"], summary["name"]) == ("finished", 0, "report")
+
+
+@pytest.mark.parametrize(("early_end", "said"), [(True, ""), (False, ", no early end")])
+def test_records_without_a_configuration_say_how_they_were_counted(tmp_path: Path, early_end: bool, said: str) -> None:
+    entry = outcomes("threshold:0.9", [1, 0, 1, 1], [3, 4, 5, 6], early_end=early_end)
+    run = read_run(write_run(tmp_path / "a", [entry]), "a", "a")
+    assert run.kind == "records"
+    assert problems_of(run).text == f"2 problems a task of copy, sort in a{said}"

@@ -311,7 +311,8 @@ def problems_of(run: Run) -> Problems:
     names = list(dict.fromkeys(record["task"] for record in tasks))
     episodes = (tasks or run.records)[0]["episodes"]
     if run.kind == "records":
-        return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.source}")
+        counted = "" if all(record.get("early_end", True) for record in run.records) else ", no early end"
+        return Problems(f"{episodes} problems a task of {', '.join(names) or 'all tasks'} in {run.source}{counted}")
     model = config.get("model", "tiny")
     env = config.get("env") or config
     length, temperature = int(env.get("buffer_length", 64)), float(env.get("temperature", 0.0))
