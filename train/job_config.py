@@ -114,9 +114,9 @@ class EvaluationConfig:
     episodes: int = 100
     """Problems a task."""
     validations: int = 4
-    """Times that the policy is tried on validation problems while it is learned, evenly spread and the last at the end;
-    the best is exported. With 0 it is the last."""
-    validation_episodes: int = 20
+    """Times that the policy is tried on validation problems while it is learned, evenly spread and the last at the end.
+    The last is exported that is not worse than the best by more than a standard error; with 0 it is the last."""
+    validation_episodes: int = 100
     """Validation problems a task that each of these takes."""
     calibration_episodes: int = 50
     """Validation problems a task that each place on a speed dial is measured on."""

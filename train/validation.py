@@ -1,7 +1,11 @@
-"""Trying the policy on validation problems while it is learned, and keeping the weights that did best.
+"""Trying the policy on validation problems while it is learned, and keeping the weights to export.
 
 Reinforcement learning can lose what it had: the last policy of a run need not be its best. Problems of the training
-split can't say so, since it learns from them, and held-out ones must not choose.
+split can't say so, since it learns from them, and held-out ones must not choose. But the best of several tries is to
+some part the luckiest: what has learned from more is kept unless it is worse by more than one standard error of the
+difference, over the same problems.
+
+Source: the one-standard-error rule of Breiman et al. (1984), *Classification and Regression Trees*, Section 3.4.3.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,18 +41,21 @@ class Validation:
 
     Attributes:
         tried: how many are done.
-        reward: of the best so far, a mean over problems, block lengths and places on the dial.
-        timesteps: environment steps after which that was.
-        weights: of its network by name; empty before the first try.
+        best: (R,) float64, rewards of the try with the highest mean so far, of each problem at each block length and
+            place on the dial; empty before the first try. NaN where an answer has no score.
+        timesteps: environment steps that the weights to export have learned from.
+        weights: of that network by name.
     """
 
     def __init__(self, config: JobConfig) -> None:
         self.config = config
         self.tried = 0
-        self.reward, self.timesteps = -np.inf, 0
+        self.best: npt.NDArray[np.float64] = np.zeros(0)
+        self.timesteps = 0
         self.weights: dict[str, Tensor] = {}
         tasks, evaluation = make_tasks(config.env.tasks), config.evaluation
         problems = choose_problems(tasks, "validation", 0, evaluation.validation_episodes)
+        self._places = {(problem.task, problem.index): i for i, problem in enumerate(problems)}
         self._denoiser = remember_problems(load_model(config), problems, config.env.buffer_length)
 
     def is_due(self, timesteps: int) -> bool:
@@ -59,7 +67,7 @@ class Validation:
         return min(wanted, timesteps * wanted // total)
 
     def run(self, network: PolicyNetwork, timesteps: int) -> dict[str, float]:
-        """Try a network and keep its weights if it is the best so far.
+        """Try a network, and keep its weights unless an earlier one was better by more than chance.
 
         Args:
             network: of the policy; it is not changed.
@@ -68,16 +76,17 @@ class Validation:
         Returns:
             ``score``, ``nfe`` and ``reward``, means.
         """
-        found = self._measure(copy.deepcopy(network))
+        found, rewards = self._measure(copy.deepcopy(network))
         self.tried = self._reached(timesteps)
-        # Of equals the later one: it has learned from more.
-        if found["reward"] >= self.reward:
-            self.reward, self.timesteps = found["reward"], timesteps
+        if len(self.best) == 0 or is_no_worse(rewards, self.best):
+            self.timesteps = timesteps
             self.weights = {name: values.detach().cpu().clone() for name, values in network.state_dict().items()}
+        if len(self.best) == 0 or np.nanmean(rewards) > np.nanmean(self.best):
+            self.best = rewards
         return found
 
     @torch.no_grad()
-    def _measure(self, network: PolicyNetwork) -> dict[str, float]:
+    def _measure(self, network: PolicyNetwork) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
         config = self.config
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
         reward = get_reward(config.env.reward)
@@ -101,18 +110,43 @@ class Validation:
                 score, nfe = np.array(outcomes["score"]), np.array(outcomes["nfe"])
                 alpha = preference.alpha(np.full(len(score), speed))
                 final = reward.final(score, nfe, config.env.buffer_length, alpha)
+                # Problems whose answers couldn't be scored are not among the outcomes.
+                place = [self._places[key] for key in zip(outcomes["task"], outcomes["index"], strict=True)]
+                every = np.full(len(self._places), np.nan)
+                every[place] = final + nfe * reward.per_step(alpha)
                 scores.append(score.mean())
                 forwards.append(nfe.mean())
-                rewards.append((final + nfe * reward.per_step(alpha)).mean())
-        means = {"score": scores, "nfe": forwards, "reward": rewards}
-        return {name: float(np.mean(values)) for name, values in means.items()}
+                rewards.append(every)
+        joined = np.concatenate(rewards)
+        means = {"score": np.mean(scores), "nfe": np.mean(forwards), "reward": np.nanmean(joined)}
+        return {name: float(value) for name, value in means.items()}, joined
 
     def state(self) -> dict[str, Any]:
         """Return what is known so far; see `load_state`."""
-        best = {"reward": float(self.reward), "timesteps": self.timesteps, "weights": dict(self.weights)}
-        return {"tried": self.tried, **best}
+        chosen = {"timesteps": self.timesteps, "weights": dict(self.weights)}
+        return {"tried": self.tried, "best": self.best.copy(), **chosen}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.tried, self.reward, self.timesteps = state["tried"], state["reward"], state["timesteps"]
+        self.tried, self.best, self.timesteps = state["tried"], state["best"], state["timesteps"]
         self.weights = dict(state["weights"])
+
+
+def is_no_worse(rewards: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> bool:
+    """Tell whether rewards lie at most one standard error of their mean difference below the best ones.
+
+    Args:
+        rewards: (R,) float, NaN where unknown.
+        best: (R,) float, of the same problems.
+
+    >>> is_no_worse(np.array([1.0, 0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0]))  # 1 of 4 lost, +- 0.25
+    True
+    >>> is_no_worse(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1.0, 1.0, 1.0, 1.0]))  # a little, but always
+    False
+    """
+    difference = rewards - best
+    known = difference[~np.isnan(difference)]
+    if len(known) < 2:
+        return True
+    error = float(known.std(ddof=1)) / np.sqrt(len(known))
+    return bool(known.mean() >= -error)

@@ -45,7 +45,7 @@ class MainJob(Experiment):
         training = [Step(f"main_job/s{s}", ["train/ppo.py", "--seed", str(s)], TRAIN_QUICK) for s in SEEDS]
         policies = [f"{{out}}/main_job/s{s}/policy" for s in SEEDS]
         policies += [f"threshold:{t}" for t in THRESHOLDS] + [f"eb_sampler:{b}" for b in BUDGETS]
-        fresh = ["--first", "100", "--episodes", "200", "--workers", "2"]
+        fresh = ["--first", "300", "--episodes", "200", "--workers", "2"]
         frontier = ["train/evaluate.py", *repeat("--policy", policies), *repeat("--block_length", BLOCKS), *fresh]
         return [*training, Step("main_job/frontier", frontier, ("--episodes", "2"))]
 

@@ -1,0 +1,76 @@
+"""Which weights a training exports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from test_ppo import tiny
+
+from policies import UnmaskingNetwork
+from train.job_config import EvaluationConfig
+from train.validation import Validation
+
+GOOD, WORSE, LUCKY = np.array([0.9, 0.8, 1.0, 0.9]), np.array([0.8, 0.7, 0.9, 0.8]), np.array([1.0, 1.0, 1.0, 0.6])
+
+
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewards: list[npt.NDArray[np.float64]]) -> int:
+    """Which of four tries with these rewards is kept, from 1."""
+    config = tiny(tmp_path, 0)
+    config = replace(config, total_timesteps=400, evaluation=EvaluationConfig(validations=4, validation_episodes=2))
+    validation, found = Validation(config), iter(rewards)
+    monkeypatch.setattr(validation, "_measure", lambda network: ({}, next(found)))
+    networks = [UnmaskingNetwork(config.policy) for _ in rewards]
+    for i, network in enumerate(networks):
+        assert validation.is_due(100 * (i + 1))
+        validation.run(network, 100 * (i + 1))
+        assert not validation.is_due(100 * (i + 1))
+    place = validation.timesteps // 100
+    assert all(torch.equal(w, validation.weights[name]) for name, w in networks[place - 1].state_dict().items())
+    return place
+
+
+@pytest.mark.parametrize(
+    ("rewards", "place"),
+    [
+        ([WORSE, WORSE, GOOD, GOOD], 4),  # of equals the last
+        ([WORSE, GOOD, WORSE, WORSE], 2),  # always worse than the best, by a little
+        ([GOOD, GOOD, LUCKY, GOOD], 4),  # as good by chance: the last is kept
+        ([GOOD, GOOD - 0.02 * np.array([0, 1, 2, 3]), WORSE, WORSE], 1),
+        ([GOOD, WORSE, np.array([0.9, np.nan, 1.0, 0.9]), WORSE], 3),  # an answer without a score is left out
+    ],
+)
+def test_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewards: list[npt.NDArray[np.float64]], place: int
+) -> None:
+    assert chosen(tmp_path, monkeypatch, rewards) == place
+
+
+@pytest.mark.parametrize("alpha_range", [[], [1.0, 8.0]])
+def test_a_try_measures_validation_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha_range: list[float]
+) -> None:
+    """Each at every block length, and at three places where there is a dial; its reward by hand."""
+    config = tiny(tmp_path, 0)
+    env = replace(config.env, block_lengths=[4, 8], alpha_range=alpha_range, alpha=2.0)
+    config = replace(config, env=env, evaluation=EvaluationConfig(validation_episodes=3))
+    asked: list[Any] = []
+
+    def measured(denoiser: Any, policy: Any, **about: Any) -> Any:
+        asked.append((about["split"], about["block_length"], policy.speed))
+        return {"score": [1.0, 0.0], "nfe": [3.0, 1.0], "task": ["copy", "copy"], "index": [0, 2]}
+
+    monkeypatch.setattr("train.validation.measure", measured)
+    validation = Validation(config)
+    found = validation.run(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))), 128)
+    speeds = [0.0, 0.5, 1.0] if alpha_range else [0.5]  # as a policy without a dial says
+    assert asked == [("validation", block, speed) for block in (4, 8) for speed in speeds]
+    alphas = [1.0, 8**0.5, 8.0] if alpha_range else [2.0]
+    right = [(6 / 8) ** alpha for alpha in alphas]
+    assert validation.best[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
+    assert found == pytest.approx({"score": 0.5, "nfe": 2.0, "reward": np.mean(right) / 2})
