@@ -146,6 +146,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         early_end: see `envs.decoding.DecodingSettings`.
         window: see `envs.decoding.Window`; masks that are not shown have the confidence 0.
         block_origin: see `envs.decoding.BlockOrigin`.
+        cache: which positions a forward computes anew; see `envs.caches`.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
         episodes: makes what decides which problem, block length and alpha each row takes next, called as
             `envs.episodes.Episodes` is.
@@ -182,6 +183,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         early_end: bool = True,
         window: Window = "full",
         block_origin: BlockOrigin = "buffer",
+        cache: str = "none",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         episodes: Callable[..., Episodes] = Episodes,
         render_mode: str | None = None,
@@ -202,6 +204,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             early_end,
             window,
             block_origin,
+            cache,
         )
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}

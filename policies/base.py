@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -25,10 +25,12 @@ class UnmaskingPolicy(ABC):
     Attributes:
         features: names of `envs.view.VIEW_FEATURES` and `envs.view.VIEW_TENSORS` that `act` reads; only these
             are computed.
+        drafts: whether its actions may hold drafts, which no cache can keep (`envs.caches`).
         decision: ``"deterministic"`` unless the policy draws its commits from probabilities of its own.
     """
 
     features: frozenset[str] = frozenset()
+    drafts: ClassVar[bool] = False
     decision: Decision = "deterministic"
 
     @property

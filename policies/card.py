@@ -12,7 +12,7 @@ from envs.models.source import is_hub_id
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
 
-DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin")
+DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin", "cache")
 """Entries of `LearnedPolicy.trained` that say what decoding a policy was trained for."""
 
 

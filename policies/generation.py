@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from envs.caches import make_cache
 from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
 from envs.denoiser import Denoiser, MaskedLMDenoiser
 from envs.infilling import encode_all_given
@@ -82,6 +83,7 @@ def generate(
     early_end: bool = True,
     window: Window = "full",
     block_origin: BlockOrigin = "buffer",
+    cache: str = "none",
     speed: float | None = None,
     accuracy_target: float | None = None,
     nfe_target: float | None = None,
@@ -110,6 +112,7 @@ def generate(
         early_end: see `envs.decoding.DecodingSettings`.
         window: see `envs.decoding.DecodingSettings`.
         block_origin: see `envs.decoding.DecodingSettings`.
+        cache: which positions a forward computes anew, such as ``"dual"`` or ``"dual:refresh=8"``; see `envs.caches`.
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
         nfe_target: of a policy with a dial, instead of a speed.
@@ -142,6 +145,7 @@ def generate(
         early_end,
         window,
         block_origin,
+        cache,
     )
     with _left_as_it_was(model):
         denoiser = MaskedLMDenoiser(model, tokenizer)
@@ -198,6 +202,7 @@ def decode(
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
+    check_cache(policy, settings.cache)
     policy = policy.bind(denoiser, settings)
     encoded = [_encode(denoiser, prompt, i) for i, prompt in enumerate(prompts)]
     texts = encode_all_given(denoiser, _check_given(given, len(prompts)))
@@ -269,6 +274,26 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
         for module, mode in training:
             module.training = mode
+
+
+def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
+    """Refuse a policy that needs more than a cache keeps.
+
+    Args:
+        policy: the policy.
+        cache: as `envs.caches.make_cache` reads it.
+
+    Raises:
+        ValueError: if it drafts or reads ``leave_one_out``, and there is a cache.
+    """
+    if make_cache(cache).cache == "none":
+        return
+    for needed, what in ((policy.drafts, "drafts"), ("leave_one_out" in policy.features, "reads leave_one_out")):
+        if needed:
+            raise ValueError(
+                f"cache is {cache!r}, but {policy.name} {what}, which would need keys and values of its own; use cache "
+                "none or another policy"
+            )
 
 
 def _as_list(name: str, values: Any) -> list[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import build
@@ -19,8 +20,15 @@ from envs.decoding import DecodingBatch, DecodingSettings
 from envs.denoiser import MaskedLMDenoiser, load_denoiser
 from envs.models.key_values import KeyValues
 from envs.noise import gumbel
+from envs.tasks import prompt
+from envs.unmasking import UnmaskingVectorEnv
 from envs.view import Action
-from policies import decode, make_rule
+from policies import decode, generate, make_rule
+from train.config import ROOT
+from train.evaluate import EvaluateConfig, main
+from train.finish import evaluation_of
+from train.job_config import EnvConfig, JobConfig
+from train.records import read_records
 
 PROMPTS = ["a" * size for size in (3, 4, 5, 6, 9)]
 FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "fast_dllm_v2", "a2d_bd3lm": "a2d"}
@@ -46,11 +54,11 @@ def load(folders: dict[str, Path], name: str) -> MaskedLMDenoiser:
 # What is computed.
 
 
-def computed(denoiser: Any, prompt: int, rule: str, steps: int = 99, **settings: Any) -> list[int]:
-    """Return how many positions each forward of a row computed; the prompt has this many tokens."""
+def computed(denoiser: Any, size: int, rule: str, steps: int = 99, **settings: Any) -> list[int]:
+    """Return how many positions each forward of a row computed; the prompt has `size` tokens."""
     policy = make_rule(rule)
     batch = DecodingBatch(denoiser, 1, DecodingSettings(features=policy.features, early_end=False, **settings))
-    batch.load([0], [[5] * prompt])
+    batch.load([0], [[5] * size])
     found: list[int] = []
     while bool(batch.running.any()) and len(found) < steps:
         before = int(batch.token_positions)
@@ -157,7 +165,7 @@ def test_exact_believes_what_the_whole_forward_does(
     denoiser, policy = load(folders, name), make_rule(rule)
     asked = policy.features | {"token_probability", "top_probability", "changed"}
     settings = DecodingSettings(16, 4, features=asked, window=window, early_end=False)
-    encoded = [denoiser.encode_prompt(prompt * 9) for prompt in PROMPTS]  # more than a block of 32
+    encoded = [denoiser.encode_prompt(text * 9) for text in PROMPTS]  # more than a block of 32
     plain = DecodingBatch(denoiser, len(PROMPTS), settings)
     cached = DecodingBatch(denoiser, len(PROMPTS), replace(settings, cache="exact"))
     for batch in (plain, cached):
@@ -200,7 +208,7 @@ def test_a_batch_goes_on_from_its_state(folders: dict[str, Path], cache: str) ->
     denoiser, policy = load(folders, "fast_dllm_v2"), make_rule("klass:0.2")
     settings = DecodingSettings(16, 4, 1.0, policy.features, cache=cache)
     batch, other = DecodingBatch(denoiser, 3, settings), DecodingBatch(denoiser, 3, settings)
-    batch.load(range(3), [denoiser.encode_prompt(prompt) for prompt in PROMPTS[:3]])
+    batch.load(range(3), [denoiser.encode_prompt(text) for text in PROMPTS[:3]])
     other.load_state(batch.state())  # before anything is kept
     for _ in range(5):
         batch.apply(policy.act(batch.forward()))
@@ -257,7 +265,7 @@ class Plain:
 
 def written_out(
     denoiser: MaskedLMDenoiser,
-    prompt: list[int],
+    asked: list[int],
     moments: Callable[[int, int, range, list[int], list[int]], list[int]],
     threshold: float,
 ) -> tuple[list[int], int, int]:
@@ -267,10 +275,10 @@ def written_out(
         The tokens, the forwards and the positions computed.
     """
     mask, shift = denoiser.mask_id, denoiser.logit_shift
-    text, plain = [*prompt, *[mask] * 8], Plain(denoiser.model)
+    text, plain = [*asked, *[mask] * 8], Plain(denoiser.model)
     forwards = count = 0
     fresh: list[int] = []  # committed by the last step
-    for start in (len(prompt), len(prompt) + 4):
+    for start in (len(asked), len(asked) + 4):
         block, step = range(start, start + 4), 0
         while mask in text[start : start + 4]:
             masks = [i for i, token in enumerate(text) if token == mask]
@@ -288,7 +296,7 @@ def written_out(
             fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
             for i in fresh:
                 text[i] = believed[i][1]
-    return text[len(prompt) :], forwards, count
+    return text[len(asked) :], forwards, count
 
 
 @pytest.mark.parametrize("name", ["llada", "dream"])
@@ -298,8 +306,8 @@ def test_a_cache_decodes_as_the_loop_written_out(
     folders: dict[str, Path], name: str, threshold: float, cache: str
 ) -> None:
     denoiser = load(folders, name)
-    for prompt in PROMPTS:
-        tokens = denoiser.encode_prompt(prompt)
+    for text in PROMPTS:
+        tokens = denoiser.encode_prompt(text)
         everything = list(range(len(tokens) + 8))
 
         def moments(
@@ -320,7 +328,7 @@ def test_a_cache_decodes_as_the_loop_written_out(
 
         settings = DecodingSettings(8, 4, early_end=False, cache=cache)
         rule = "low_confidence:1" if threshold > 1 else f"threshold:{threshold}"
-        [found] = decode(denoiser, [prompt], make_rule(rule), settings)
+        [found] = decode(denoiser, [text], make_rule(rule), settings)
         assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, threshold)
 
 
@@ -383,8 +391,14 @@ def test_what_a_cache_cannot_give_is_refused(folders: dict[str, Path], tmp_path:
         DecodingSettings(8, cache="dual", features=make_rule("wino").features)
     for rule in ("freedave", "info_gain"):
         policy = make_rule(rule)
+        settings = DecodingSettings(8, 4, features=policy.features, cache="dual")
+        with pytest.raises(ValueError, match=r"cache is 'dual', but .* drafts, which would need keys and values"):
+            decode(denoiser, PROMPTS, policy, settings)
+        # A policy that doesn't say that it drafts is found out.
+        batch = DecodingBatch(denoiser, 1, settings)
+        batch.load([0], [[5] * 3])
         with pytest.raises(ValueError, match="cache is 'dual' and the policy drafts"):
-            decode(denoiser, PROMPTS, policy, DecodingSettings(8, 4, features=policy.features, cache="dual"))
+            batch.apply(policy.bind(denoiser, settings).act(batch.forward()))
     with pytest.raises(ValueError, match="cache is 'exact': it is for block-causal dLLMs"):
         DecodingBatch(denoiser, 1, DecodingSettings(8, cache="exact"))
     with pytest.raises(ValueError, match="cache is 'dkv': this dLLM keeps no keys and values"):
@@ -394,5 +408,47 @@ def test_what_a_cache_cannot_give_is_refused(folders: dict[str, Path], tmp_path:
         DecodingBatch(near, 1, DecodingSettings(8, cache="dual"))
 
 
-def test_every_cache_cites_its_source() -> None:
-    assert all("arXiv" in (cls.__doc__ or "") for name, cls in CACHES.items() if name != "none")
+def test_the_table_names_every_cache_with_its_knobs_and_source() -> None:
+    table = (ROOT / "docs" / "caches.md").read_text()
+    rows = {row.split("`")[1]: row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| `")}
+    assert list(rows) == list(CACHES)
+    for name, cls in CACHES.items():
+        knobs = {knob.name: str(knob.default) for knob in fields(cls)}
+        assert dict(re.findall(r"`(\w+)` (\d+)", rows[name][2])) == knobs
+        for paper in re.findall(r"\d{4}\.\d{5}", rows[name][3]):
+            assert paper in (cls.__doc__ or "")
+        assert name == "none" or "arXiv" in rows[name][3]
+
+
+# Everywhere.
+
+
+def test_generation_the_env_evaluation_and_training_take_a_cache(tmp_path: Path) -> None:
+    denoiser, rule = load_denoiser("tiny"), make_rule("low_confidence:1")
+    assert isinstance(denoiser, MaskedLMDenoiser)
+    asked = prompt("sort", "d b c a")
+    shape: dict[str, Any] = {"buffer_length": 8, "block_length": 4, "early_end": False}
+    [cached] = decode(denoiser, [asked], rule, DecodingSettings(**shape, cache="dual"))
+    assert generate(denoiser.model, denoiser.tokenizer, [asked], rule, **shape, cache="dual") == [cached]
+    whole = len(denoiser.encode_prompt(asked)) + 8
+    assert cached.token_positions == 2 * (whole + 3 * 4)
+
+    env = UnmaskingVectorEnv(1, denoiser="tiny", tasks="sort", **shape, cache="dual")
+    env.reset(seed=0)
+    infos: dict[str, Any] = {}
+    for _ in range(8):
+        *_, infos = env.step(np.zeros((1, 8), dtype=np.int8))
+    assert infos["final_info"]["token_positions"].tolist() == [2 * (whole + 3 * 4)]
+
+    config = EvaluateConfig(
+        ["low_confidence:1"], tmp_path, tasks=["sort"], episodes=1, buffer_length=8, early_end=False, cache="dual"
+    )
+    records = main(replace(config, block_length=[4]))
+    assert [(one["cache"], one["token_positions"]) for one in records] == [("dual", 2 * (whole + 3 * 4))] * 2
+    assert read_records(tmp_path) == records
+    with pytest.raises(ValueError, match="cache is 'dual', but freedave:4 drafts, which would need keys and values"):
+        main(replace(config, policy=["freedave"]))
+    job = JobConfig(env=EnvConfig(cache="dual"))
+    assert evaluation_of(job, "policy").cache == "dual"
+    with pytest.raises(ValueError, match="cache is 'duel': did you mean dual"):
+        JobConfig(env=EnvConfig(cache="duel"))

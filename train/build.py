@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
+from envs.caches import make_cache
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
@@ -159,7 +160,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
     if group is not None:
         blocks = [algorithm.expert_block] * experts
         rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
-    if env.problems is not None and env.window == "full":
+    # A cache computes everything that it is to keep.
+    if env.problems is not None and env.window == "full" and make_cache(env.cache).cache == "none":
         endless = [task for task in tasks if task.size("train") is None]
         again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
         denoiser = remember_problems(denoiser, again, env.buffer_length, env.num_envs)
@@ -174,6 +176,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         early_end=env.early_end,
         window=env.window,
         block_origin=env.block_origin,
+        cache=env.cache,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),

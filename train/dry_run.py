@@ -117,6 +117,12 @@ class CountingDenoiser:
         self.positions += tokens.numel()
         return self.denoiser.logits_and_hidden(tokens, *args, **kwargs)
 
+    def logits_at(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Run one forward on some positions; see `envs.denoiser.CachingDenoiser.logits_at`."""
+        self.positions += tokens.numel()
+        answer: tuple[Tensor, Tensor | None] = self.denoiser.logits_at(tokens, *args, **kwargs)  # type: ignore[attr-defined]
+        return answer
+
 
 def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     """Try a configuration and print what it would take.
@@ -272,6 +278,7 @@ class Trials:
             early_end=env.early_end,
             window=env.window,
             block_origin=env.block_origin,
+            cache=env.cache,
         )
         return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
 

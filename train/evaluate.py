@@ -24,13 +24,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from envs.decoding import BlockOrigin, DecodingSettings, Window, check_block
+from envs.caches import make_cache
+from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window, check_block
 from envs.denoiser import Denoiser
 from envs.first_forwards import remember_problems
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring import Scorer, ScoringError, Unscored
 from policies import RULES, Generation, LearnedPolicy, UnmaskingPolicy, decode, load, make_rule
 from policies.base import Decision
+from policies.generation import check_cache
 from policies.learned import locate
 from train import parallel
 from train.config import to_plain
@@ -114,6 +116,8 @@ class EvaluateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
     samples: int = 1
     """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
     batch_size: int = 64
@@ -134,7 +138,9 @@ class EvaluateConfig:
         check_count(self, "first", least=0)
         check_seed(self)
         for block in (None, *self.block_length):
-            DecodingSettings(self.buffer_length, block, self.temperature, block_origin=self.block_origin)
+            DecodingSettings(
+                self.buffer_length, block, self.temperature, block_origin=self.block_origin, cache=self.cache
+            )
 
 
 @dataclass(frozen=True)
@@ -283,6 +289,7 @@ def measure(
     early_end: bool = True,
     window: Window = "full",
     block_origin: BlockOrigin = "buffer",
+    cache: str = "none",
     samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
@@ -305,6 +312,7 @@ def measure(
         early_end: see `envs.decoding.DecodingSettings`.
         window: see `envs.decoding.DecodingSettings`.
         block_origin: see `envs.decoding.DecodingSettings`.
+        cache: see `envs.decoding.DecodingSettings`.
         samples: answers to each problem, with random numbers of their own; a problem's score, NFE and token positions
             are the means over them.
         batch_size: sequences decoded side by side.
@@ -330,6 +338,7 @@ def measure(
         early_end,
         window,
         block_origin,
+        cache,
     )
     began = time.perf_counter()
     generations = decode_problems(
@@ -358,6 +367,7 @@ def measure(
         "early_end": early_end,
         "window": window,
         "block_origin": block_origin,
+        "cache": make_cache(cache).name,
     }
     if samples > 1:
         outcomes["samples"] = samples
@@ -537,8 +547,8 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.model.threads)
     about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config), config.buffer_length)
-    # What a truncated window shows first is not the whole buffer.
-    whole = config.window == "full"
+    # What a truncated window shows first is not the whole buffer; a cache computes everything that it is to keep.
+    whole = config.window == "full" and make_cache(config.cache).cache == "none"
     return measure(
         remembering(*about, config.batch_size) if whole else config.model.load(),
         job.make(config.model.device, config.any_dllm),
@@ -554,6 +564,7 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         early_end=config.early_end,
         window=config.window,
         block_origin=config.block_origin,
+        cache=config.cache,
         samples=config.samples,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -640,6 +651,10 @@ def main(config: EvaluateConfig) -> list[Record]:
     denoiser = config.model.load()
     for block in blocks:
         check_block(denoiser, block)
+    for job in jobs:
+        if not is_folder(job.policy):
+            check_cache(make_rule(job.policy), config.cache)
+    DecodingBatch(denoiser, 1, DecodingSettings(config.buffer_length, blocks[0], cache=config.cache))
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
     warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
@@ -694,6 +709,7 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
         title += "" if config.early_end else ", no early end"
+        title += "" if config.cache == "none" else f", cache {config.cache}"
         plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
         print_table(records, title, config.per_task)
         print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

@@ -46,6 +46,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "block_lengths": blocks_of(config),
         "window": config.env.window,
         "block_origin": config.env.block_origin,
+        "cache": config.env.cache,
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
         "network": describe(model.policy.network)["kind"],
@@ -88,6 +89,7 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
             early_end=config.env.early_end,
             window=config.env.window,
             block_origin=config.env.block_origin,
+            cache=config.env.cache,
             seed=config.seed,
         )[-1]
         accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
@@ -120,6 +122,7 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         early_end=config.env.early_end,
         window=config.env.window,
         block_origin=config.env.block_origin,
+        cache=config.env.cache,
         workers=1,
         # What fits while training is to fit then too.
         batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),

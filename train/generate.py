@@ -75,6 +75,8 @@ class GenerateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
     batch_size: int = 64
     """Sequences decoded side by side."""
     seed: int = 0
@@ -86,7 +88,9 @@ class GenerateConfig:
         check_seed(self)
         if self.speed is not None and not 0 <= self.speed <= 1:
             raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
-        DecodingSettings(self.buffer_length, self.block_length, self.temperature, block_origin=self.block_origin)
+        DecodingSettings(
+            self.buffer_length, self.block_length, self.temperature, block_origin=self.block_origin, cache=self.cache
+        )
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
@@ -115,6 +119,7 @@ def main(config: GenerateConfig) -> list[Generation]:
         policy.features,
         window=config.window,
         block_origin=config.block_origin,
+        cache=config.cache,
     )
     drawing = Drawing(denoiser, as_json=config.json)
     try:

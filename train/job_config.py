@@ -46,6 +46,8 @@ class EnvConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
     reward: str = "multiplicative"
     """multiplicative, additive or forward_cost."""
     alpha: float = 8.0
@@ -174,7 +176,13 @@ class JobConfig:
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
         for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
-            DecodingSettings(self.env.buffer_length, block, self.env.temperature, block_origin=self.env.block_origin)
+            DecodingSettings(
+                self.env.buffer_length,
+                block,
+                self.env.temperature,
+                block_origin=self.env.block_origin,
+                cache=self.env.cache,
+            )
 
     def unused(self) -> dict[str, str]:
         """Return the fields and sections that play no role beside the others, each with the reason."""

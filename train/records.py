@@ -23,8 +23,8 @@ from train.run_folder import UserError, write_atomic
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
 one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]. How its
-forwards were counted and what the dLLM was shown say ``early_end``, ``window`` and ``block_origin`` (see
-`envs.decoding.DecodingSettings`); records of older runs lack them, which is true, full and buffer. They lack
+forwards were counted and what the dLLM was shown say ``early_end``, ``window``, ``block_origin`` and ``cache`` (see
+`envs.decoding.DecodingSettings`); records of older runs lack them, which is true, full, buffer and none. They lack
 ``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding not counted.
 
 Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
@@ -60,9 +60,10 @@ class Outcomes(TypedDict):
     said: NotRequired[list[float]]
     """Of each problem, tokens of the answer before its end-of-text; older runs lack it."""
     early_end: NotRequired[bool]
-    """Of the decoding, as are the next two; older runs lack them."""
+    """Of the decoding, as are the next three; older runs lack them."""
     window: NotRequired[Window]
     block_origin: NotRequired[BlockOrigin]
+    cache: NotRequired[str]
     samples: NotRequired[int]
     """Answers to each problem, where there are several; the scores and counts are the means over them."""
     runs_tests: NotRequired[list[str]]
@@ -71,7 +72,7 @@ class Outcomes(TypedDict):
     """Task and index of each problem that is left out, because an answer to it couldn't be scored."""
 
 
-COUNTING = ("early_end", "window", "block_origin")
+COUNTING = ("early_end", "window", "block_origin", "cache")
 """What a record says of the decoding because forwards are counted, or made, by it."""
 
 MAX_BYTES = 2**28
@@ -104,6 +105,7 @@ class _RecordForm(Checked):
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    cache: str = "none"
 
 
 class _OutcomesForm(Checked):
@@ -125,6 +127,7 @@ class _OutcomesForm(Checked):
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    cache: str = "none"
     unscored: list[Annotated[list[str | int], Field(min_length=2, max_length=2)]] = []
 
     @model_validator(mode="after")

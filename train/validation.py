@@ -104,6 +104,9 @@ class Validation:
                     block_length=block,
                     temperature=config.env.temperature,
                     early_end=config.env.early_end,
+                    window=config.env.window,
+                    block_origin=config.env.block_origin,
+                    cache=config.env.cache,
                     batch_size=min(64, config.env.num_envs),
                     seed=config.seed,
                 )

@@ -26,6 +26,7 @@ class FreeDave(Rule):
 
     rule = "freedave"
     sweep = (2, 4, 8, 16)
+    drafts = True
 
     draft_steps: int = 4
     """K."""

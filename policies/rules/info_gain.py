@@ -32,6 +32,7 @@ class InfoGain(Rule):
 
     rule = "info_gain"
     sweep = (1, 2, 4)
+    drafts = True
     features = frozenset({"entropy"})
 
     tokens_per_step: int = 1

@@ -329,6 +329,8 @@ def problems_of(run: Run) -> Problems:
         text += ", truncated window"
     if env.get("block_origin", "buffer") != "buffer":
         text += ", absolute blocks"
+    if env.get("cache", "none") != "none":
+        text += f", cache {env['cache']}"
     return Problems(text, length)
 
 

@@ -40,6 +40,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         temperature: of the sampled token, where a task does not say.
         window: see `envs.decoding.Window`.
         block_origin: see `envs.decoding.BlockOrigin`.
+        cache: see `envs.caches`.
         end_of_text_prediction: see `envs.decoding.DecodingSettings`.
         mc_samples: maskings that a likelihood is estimated from.
         check_greedy: decode each continuation to tell whether it is the greedy one; a forward a token.
@@ -63,6 +64,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         temperature: float = 0.0,
         window: Window = "full",
         block_origin: BlockOrigin = "buffer",
+        cache: str = "none",
         end_of_text_prediction: bool = False,
         mc_samples: int = 128,
         check_greedy: bool = False,
@@ -103,6 +105,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
             "end_of_text_prediction": end_of_text_prediction,
             "window": window,
             "block_origin": block_origin,
+            "cache": cache,
         }
         self._settings(buffer_length, self.temperature)  # which checks it all
         self.counted = {"answers": 0, "nfe": 0, "token_positions": 0, "likelihood_forwards": 0}
