@@ -16,7 +16,10 @@ from train.records import Record, mean_interval
 
 SEEDS = (0, 1, 2)
 
-QUICK_TRAINING = ("--total_timesteps", "4096", "--evaluation.episodes", "2")
+QUICK_TRAINING = (
+    *("--total_timesteps", "4096", "--evaluation.episodes", "2"),
+    *("--evaluation.validation_episodes", "2"),
+)
 """Arguments that make a training short."""
 
 FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null")
