@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs.beliefs import check_answer
-from envs.decoding import filled_length
+from envs.caches import make_cache
+from envs.decoding import DecodingSettings, filled_length
 from envs.denoiser import Denoiser
 from envs.tasks import Problem
 
@@ -99,19 +100,24 @@ class FirstForwards:
 
 
 def remember_problems(
-    denoiser: Denoiser, problems: Sequence[Problem], length: int, batch_size: int = 64
-) -> FirstForwards:
+    denoiser: Denoiser, problems: Sequence[Problem], settings: DecodingSettings, batch_size: int = 64
+) -> Denoiser:
     """Return a dLLM with the first forwards of these problems computed, but those that give a part of the answer.
+
+    It is the dLLM itself where they would be of no use: a truncated window doesn't show the whole buffer first, and a
+    cache computes everything that it is to keep.
 
     Args:
         denoiser: the frozen dLLM.
         problems: to remember.
-        length: masks that follow each prompt; see `FirstForwards.remember`.
+        settings: how they will be decoded.
         batch_size: sequences of a forward.
     """
+    if settings.window != "full" or make_cache(settings.cache).cache != "none":
+        return denoiser
     known = FirstForwards(denoiser)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
-    known.remember(prompts, length, batch_size)
+    known.remember(prompts, settings.buffer_length, batch_size)
     return known
 
 

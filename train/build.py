@@ -15,7 +15,6 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
-from envs.caches import make_cache
 from envs.decoding import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
@@ -160,23 +159,17 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
     if group is not None:
         blocks = [algorithm.expert_block] * experts
         rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
-    # A cache computes everything that it is to keep.
-    if env.problems is not None and env.window == "full" and make_cache(env.cache).cache == "none":
+    if env.problems is not None:
         endless = [task for task in tasks if task.size("train") is None]
         again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
-        denoiser = remember_problems(denoiser, again, env.buffer_length, env.num_envs)
+        denoiser = remember_problems(denoiser, again, DecodingSettings(**env.decoding), env.num_envs)
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
         tasks=env.tasks,
         split="train",
-        buffer_length=env.buffer_length,
         block_length=env.block_lengths or None,
-        temperature=env.temperature,
-        early_end=env.early_end,
-        window=env.window,
-        block_origin=env.block_origin,
-        cache=env.cache,
+        **env.decoding,
         reward=env.reward,
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),

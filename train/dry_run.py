@@ -269,17 +269,7 @@ class Trials:
         return LearnedPolicy(self.network, decision, actions=self.config.actions)
 
     def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
-        env = self.config.env
-        settings = DecodingSettings(
-            env.buffer_length,
-            block,
-            env.temperature,
-            policy.features,
-            early_end=env.early_end,
-            window=env.window,
-            block_origin=env.block_origin,
-            cache=env.cache,
-        )
+        settings = DecodingSettings(block_length=block, features=policy.features, **self.config.env.decoding)
         return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
 
     def _positions(self, policy: UnmaskingPolicy, block: int) -> float:

@@ -535,22 +535,22 @@ def remembering(
     split: Split,
     first: int,
     episodes: int,
-    buffer_length: int,
+    settings: DecodingSettings,
     batch_size: int,
 ) -> Denoiser:
     """Load the dLLM with the first forwards of some problems computed, which all policies share; kept for a process."""
     problems = choose_problems(make_tasks(list(tasks)), split, first, episodes)
-    return remember_problems(model.load(), problems, buffer_length, batch_size)
+    return remember_problems(model.load(), problems, settings, batch_size)
 
 
 def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
     """Evaluate one policy at one block length; the dLLM is loaded once a process."""
     torch.set_num_threads(config.model.threads)
-    about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config), config.buffer_length)
-    # What a truncated window shows first is not the whole buffer; a cache computes everything that it is to keep.
-    whole = config.window == "full" and make_cache(config.cache).cache == "none"
+    about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config))
+    # Nothing of the policy: all share the first forwards.
+    settings = DecodingSettings(config.buffer_length, window=config.window, cache=config.cache)
     return measure(
-        remembering(*about, config.batch_size) if whole else config.model.load(),
+        remembering(*about, settings, config.batch_size),
         job.make(config.model.device, config.any_dllm),
         name=job.name,
         tasks=config.tasks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -73,6 +74,17 @@ def calibration_places(config: JobConfig) -> list[tuple[int, float]]:
     return list(itertools.product(blocks_of(config), DIAL)) if config.env.alpha_range else []
 
 
+def on_validation(config: JobConfig) -> dict[str, Any]:
+    """Return how the job measures on validation problems, as `train.evaluate.measure` is told, but for how many."""
+    about = {"tasks": config.env.tasks, "split": "validation", "seed": config.seed}
+    return about | config.env.decoding | {"batch_size": evaluated_rows(config)}
+
+
+def evaluated_rows(config: JobConfig) -> int:
+    """Return how many sequences the job evaluates at a time: what fits while training is to fit then too."""
+    return min(EvaluateConfig.batch_size, config.env.num_envs)
+
+
 def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
     """Measure a policy with a dial on validation problems at each of `DIAL`, in the blocks trained with."""
     points = []
@@ -80,17 +92,9 @@ def calibrate(config: JobConfig, policy: LearnedPolicy) -> Calibration:
         record = evaluate(
             load_model(config),
             policy.changed(speed=speed),
-            tasks=config.env.tasks,
-            split="validation",
             episodes=config.evaluation.calibration_episodes,
-            buffer_length=config.env.buffer_length,
             block_length=block,
-            temperature=config.env.temperature,
-            early_end=config.env.early_end,
-            window=config.env.window,
-            block_origin=config.env.block_origin,
-            cache=config.env.cache,
-            seed=config.seed,
+            **on_validation(config),
         )[-1]
         accuracy, nfe = tuple(record["accuracy_ci95"]), tuple(record["nfe_ci95"])
         points.append(DialPoint(block, speed, record["accuracy"], accuracy, record["nfe"], nfe))
@@ -116,16 +120,10 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         tasks=config.env.tasks,
         split=config.evaluation.split,
         episodes=config.evaluation.episodes,
-        buffer_length=config.env.buffer_length,
         block_length=evaluated_blocks(config),
-        temperature=config.env.temperature,
-        early_end=config.env.early_end,
-        window=config.env.window,
-        block_origin=config.env.block_origin,
-        cache=config.env.cache,
+        **config.env.decoding,
         workers=1,
-        # What fits while training is to fit then too.
-        batch_size=min(EvaluateConfig.batch_size, config.env.num_envs),
+        batch_size=evaluated_rows(config),
         seed=config.seed,
     )
 

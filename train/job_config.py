@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from envs.decoding import BlockOrigin, DecodingSettings, Window
 from envs.names import hint
@@ -73,6 +73,15 @@ class EnvConfig:
                 is_possible = False
             if not is_possible:
                 raise ValueError(f"task_weights holds {text!r}: the weight must be a number of 0 or more")
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How it decodes, but for the block length, as `DecodingSettings`, the env and `EvaluateConfig` name it.
+
+        Whatever a job decodes, it decodes so: training, tries, calibration and evaluation.
+        """
+        names = ("buffer_length", "temperature", "early_end", "window", "block_origin", "cache")
+        return {name: getattr(self, name) for name in names}
 
     def weights_of(self, names: Sequence[str]) -> list[float]:
         """Return the weights of the tasks of these names."""
@@ -176,13 +185,7 @@ class JobConfig:
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
         for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
-            DecodingSettings(
-                self.env.buffer_length,
-                block,
-                self.env.temperature,
-                block_origin=self.env.block_origin,
-                cache=self.env.cache,
-            )
+            DecodingSettings(block_length=block, **self.env.decoding)
 
     def unused(self) -> dict[str, str]:
         """Return the fields and sections that play no role beside the others, each with the reason."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser
 from envs.first_forwards import remember_problems
 from envs.reward import Preference, get_reward
 from envs.tasks import make_tasks
@@ -26,7 +29,7 @@ from policies import LearnedPolicy
 from policies.learned import PolicyNetwork
 from train.build import load_model
 from train.evaluate import choose_problems, measure
-from train.finish import blocks_of
+from train.finish import blocks_of, on_validation
 from train.job_config import JobConfig
 
 PLACES = (0.0, 0.5, 1.0)
@@ -54,9 +57,14 @@ class Validation:
         self.timesteps = 0
         self.weights: dict[str, Tensor] = {}
         tasks, evaluation = make_tasks(config.env.tasks), config.evaluation
-        problems = choose_problems(tasks, "validation", 0, evaluation.validation_episodes)
-        self._places = {(problem.task, problem.index): i for i, problem in enumerate(problems)}
-        self._denoiser = remember_problems(load_model(config), problems, config.env.buffer_length)
+        self._problems = choose_problems(tasks, "validation", 0, evaluation.validation_episodes)
+        self._places = {(problem.task, problem.index): i for i, problem in enumerate(self._problems)}
+
+    @cached_property
+    def _denoiser(self) -> Denoiser:
+        # Not before the first try: a run that is resumed at its end has none.
+        settings = DecodingSettings(**self.config.env.decoding)
+        return remember_problems(load_model(self.config), self._problems, settings)
 
     def is_due(self, timesteps: int) -> bool:
         """Tell whether another try should have been by now."""
@@ -97,18 +105,9 @@ class Validation:
                 outcomes = measure(
                     self._denoiser,
                     policy.changed(speed=speed) if policy.has_dial else policy,
-                    tasks=config.env.tasks,
-                    split="validation",
                     episodes=config.evaluation.validation_episodes,
-                    buffer_length=config.env.buffer_length,
                     block_length=block,
-                    temperature=config.env.temperature,
-                    early_end=config.env.early_end,
-                    window=config.env.window,
-                    block_origin=config.env.block_origin,
-                    cache=config.env.cache,
-                    batch_size=min(64, config.env.num_envs),
-                    seed=config.seed,
+                    **on_validation(config),
                 )
                 score, nfe = np.array(outcomes["score"]), np.array(outcomes["nfe"])
                 alpha = preference.alpha(np.full(len(score), speed))
