@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from envs import first_forwards
 from envs.decoding import DecodingBatch, DecodingSettings
-from envs.first_forwards import FirstForwards
+from envs.first_forwards import FirstForwards, remember_problems
 from envs.tasks import make_tasks
 from envs.toy import ToyDenoiser
 from policies import Threshold, decode
@@ -87,3 +89,15 @@ def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     batch.load([0], [known.encode_prompt(PROMPTS[0])])
     batch.forward()
     assert denoiser.rows == 2
+
+
+@pytest.mark.parametrize("changes", [{"window": "truncated"}, {"cache": "dual"}])
+def test_where_the_first_forward_is_another_none_is_remembered(changes: dict[str, Any]) -> None:
+    """A window that shows one block, and a cache that must compute what it keeps."""
+    denoiser, [task] = Counting(), make_tasks("copy")
+    problems = [task.problem("test", index) for index in range(3)]
+    assert remember_problems(denoiser, problems, DecodingSettings(8, 4, **changes)) is denoiser
+    assert denoiser.rows == 0
+    known = remember_problems(denoiser, problems, DecodingSettings(8, 4))
+    assert isinstance(known, FirstForwards)
+    assert denoiser.rows > 0

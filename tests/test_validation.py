@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_ppo import tiny
 
+from envs.decoding import DecodingSettings
 from policies import UnmaskingNetwork
-from train.job_config import EvaluationConfig
+from train.job_config import EnvConfig, EvaluationConfig
 from train.validation import Validation
 
 GOOD, WORSE, LUCKY = np.array([0.9, 0.8, 1.0, 0.9]), np.array([0.8, 0.7, 0.9, 0.8]), np.array([1.0, 1.0, 1.0, 0.6])
@@ -74,3 +75,10 @@ def test_a_try_measures_validation_problems(
     right = [(6 / 8) ** alpha for alpha in alphas]
     assert validation.best[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
     assert found == pytest.approx({"score": 0.5, "nfe": 2.0, "reward": np.mean(right) / 2})
+
+
+def test_nothing_of_how_a_job_decodes_is_left_out() -> None:
+    """What the env's section and the settings of decoding both have."""
+    both = {field.name for field in fields(EnvConfig)} & {field.name for field in fields(DecodingSettings)}
+    assert EnvConfig().decoding.keys() == both
+    assert {"early_end", "window", "cache"} <= both
