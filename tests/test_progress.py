@@ -49,3 +49,9 @@ def test_what_is_hidden_or_soon_over_says_nothing(capsys: pytest.CaptureFixture[
     for options in ({"disable": True}, {"delay": 60}):
         assert list(progress(range(3), **options)) == [0, 1, 2]
     assert lines(capsys) == []
+
+
+@pytest.mark.parametrize(("unit", "several"), [("policy", "policies"), ("step", "steps")])
+def test_units_stand_in_the_plural(capsys: pytest.CaptureFixture[str], unit: str, several: str) -> None:
+    list(progress(range(2), desc="recording", unit=unit))
+    assert lines(capsys)[-1].startswith(f"recording: 100% 2/2 {several} [")

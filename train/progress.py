@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {units} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 """A line of a log."""
 
 SECONDS = 30.0
@@ -48,4 +48,6 @@ def progress(iterable: Any = None, **kwargs: Any) -> Any:
     if sys.stderr.isatty():
         return tqdm(iterable, mininterval=0.5, **kwargs)
     about: dict[str, Any] = {"mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
-    return ProgressLines(iterable, bar_format=LINE, **about, **kwargs)
+    unit = kwargs.get("unit", "it")
+    units = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+    return ProgressLines(iterable, bar_format=LINE.replace("{units}", units), **about, **kwargs)
