@@ -237,7 +237,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         more = {name: state[name] for name in ("validation", "logged")}
         is_whole = parallel.is_main() and state["processes"] == parallel.world_size()
         checkpoint.restore(model, state, is_whole)
-    except Exception as error:  # torch, numpy and Gymnasium each have their own for a state that can't be
+    except (OSError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())[:300]
         raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:

@@ -175,7 +175,7 @@ def restore(model: OnPolicyAlgorithm, state: State, is_whole: bool = True) -> No
         random.setstate(generators["python"])
         if "cuda" in generators:
             torch.cuda.set_rng_state(generators["cuda"], model.device)
-    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+    except Exception as error:  # torch, numpy and Gymnasium each have their own for a state that can't be
         raise ValueError(f"it is not of this algorithm, network and env ({error})") from error
 
 
