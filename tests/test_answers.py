@@ -52,6 +52,29 @@ REASONING = "She has 16 - 3 - 4 = 9 eggs left.\nSo she makes 2 * 9 = $18 every d
         (r"\boxed{-\dfrac{10}{4}}", Fraction(-5, 2)),
         (r"\boxed{2\frac{1}{2}}", Fraction(5, 2)),
         (r"\boxed{3/4}", Fraction(3, 4)),
+        ("\\boxed{1\u00bd}", Fraction(3, 2)),
+        ("\\boxed{-\u2154}", Fraction(-2, 3)),
+        ("So it is \u00bd.", Fraction(1, 2)),
+        ("\\boxed{3 \u2044 4}", Fraction(3, 4)),
+        ("\\boxed{\u00b9\u2044\u2082}", Fraction(1, 2)),
+        # Digits and signs of other scripts, powers of ten.
+        ("\\boxed{\uff11\uff0c\uff10\uff10\uff10}", 1000),
+        ("\\boxed{\u0664\u066b\u0665}", Fraction(9, 2)),
+        ("\\boxed{\ufe63\u2460}", -1),
+        ("\\boxed{12 cm\u00b2}", 12),
+        ("\\boxed{2\u00d710\u2075}", 200_000),
+        ("The answer is 10^{-2}", Fraction(1, 100)),
+        # Words.
+        (r"\boxed{minus 7}", -7),
+        (r"\boxed{\text{negative seven}}", -7),
+        ("It drops to minus 7 degrees.", -7),
+        ("The answer is minus forty-two degrees.", -42),
+        ("<answer>There are one hundred and five eggs</answer>", 105),
+        (r"\boxed{x = two thousand}", 2000),
+        (r"\boxed{three quarters}", Fraction(3, 4)),
+        (r"\boxed{two and a half hours}", Fraction(5, 2)),
+        ("<answer>3 of the seven</answer>", 3),
+        (r"\boxed{none} 4 \boxed{a}", None),
         # Several places: the last one that holds a number.
         (r"\boxed{9} eggs, so \boxed{18}", 18),
         (r"\boxed{9} eggs <answer>18</answer>", 18),
@@ -75,6 +98,13 @@ def test_final_number(text: str, number: Any) -> None:
     assert final_number(text) == number
 
 
+@pytest.mark.parametrize("gold", ["5", "5000000"])
+@pytest.mark.parametrize("text", ["5 million", r"\boxed{\$5 \text{ million}}", "The answer is 5-million dollars."])
+def test_millions_are_what_is_counted_or_part_of_the_number(text: str, gold: str) -> None:
+    assert score_gsm8k(text, gold) == 1
+    assert score_gsm8k(text, "5000") == 0
+
+
 def test_gsm8k_reference_has_any_form() -> None:
     for gold in ("1000", "1,000", "1000.0", "500 * 2 = <<500*2=1000>>1000\n#### 1,000"):
         assert [score_gsm8k(text, gold) for text in (r"\boxed{1000}", "#### 1,000", "10000", "100")] == [1, 1, 0, 0]
@@ -89,6 +119,14 @@ def test_gsm8k_reference_has_any_form() -> None:
         ("0.5", r"\frac{1}{2}"),
         (r"\frac12", r"\dfrac{1}{2}"),
         ("x=5", "5"),
+        ("1\u2153", r"\frac{4}{3}"),
+        ("\uff14\uff12", "42"),
+        ("minus 7", "-7"),
+        (r"\text{negative seven}", "-7"),
+        ("three halves", r"\frac{3}{2}"),
+        ("twelve square feet", "12"),
+        ("$5 million", "5{,}000{,}000"),
+        ("2", r"\text{two}"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
         ("Evelyn", r"\text{Evelyn}"),
         (r"0.\overline{3}", r"\frac13"),
@@ -126,6 +164,10 @@ def test_same_answers(answer: str, gold: str) -> None:
     ("answer", "gold"),
     [
         (r"\frac{1}{3}", "0.5"),
+        ("seven", "-7"),
+        ("minus seven", "7"),
+        ("a third", "3"),
+        ("5 million", "5"),
         ("0.33", r"\frac{1}{3}"),
         ("(3,4)", "(4,3)"),
         ("[1,2]", "(1,2)"),

@@ -14,6 +14,8 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from envs.tasks.numerals import digits, in_ascii, leading_words
+
 ENDS = ("<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "</s>", "<|mdm_mask|>")
 """Special tokens as text, after which a model has nothing more to say (and a mask, which a finished text lacks)."""
 
@@ -140,8 +142,8 @@ _QUANTITY = re.compile(
     rf"|(?P<number>{_NUMBER})(?:{_POWER})?)"
 )
 _CLEAN: tuple[tuple[re.Pattern[str], Any], ...] = (
-    (re.compile("[\u2212\u2010-\u2013\uff0d]"), "-"),
-    (re.compile(r"\bnegative\s+(?=[\d.$\\])", re.I), "-"),
+    (re.compile("(?<=10)[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+"), lambda power: f"^{{{digits(power[0])}}}"),
+    (re.compile(r"\b(?:negative|minus)\s+(?=[\d.$\\])", re.I), "-"),
     # Thousands apart: by thin and unbreakable spaces, by apostrophes, by underscores.
     (re.compile("(?<=\\d)(?:[\u00a0\u2009\u202f~'\u2019_]|\\\\[_ ])(?=\\d{3}(?!\\d))"), ""),
     (re.compile(r"\\[!,;:]|\{,\}(?=\d)"), lambda match: "," if match[0] == "{,}" else ""),
@@ -152,6 +154,7 @@ _CLEAN: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot)|\u00d7"), "*"),
+    (re.compile(r"(?<![\d.,*]\s)(?<![\d.,*])10\s*\^(?=\s*\{?\s*-?\d)"), "1*10^"),
     (re.compile(r"\\approx|≈|\\equiv"), "="),
     (re.compile(r"-\s?\\?[$€£¥]\s*(?=[\d.])"), "-"),
     (re.compile(r"\\[()\[\]%$ ]|[$€£¥`~]|\*\*|__"), " "),
@@ -165,6 +168,7 @@ def cleaned(fragment: str) -> str:
     >>> cleaned(r"\$1{,}000 \text{ dollars}").split()
     ['1,000', 'dollars']
     """
+    fragment = in_ascii(fragment)
     for pattern, plain in _CLEAN:
         fragment = pattern.sub(plain, fragment)
     return fragment
@@ -186,7 +190,7 @@ def last_number(text: str) -> Fraction | None:
     Fraction(7, 1)
     """
     for line in reversed(text.split("\n")):
-        if re.search(r"\d", line):
+        if re.search("[\\d\u00bc-\u00be\u2150-\u215e]", line):
             # Its end alone first: in a line of numbers without end, all others would be read for nothing.
             found = numbers(line[-LONGEST_PLACE:]) or numbers(line)
             if found:
@@ -229,10 +233,13 @@ def quantity(fragment: str, take_last: bool = False) -> Fraction | None:
     Of an equation it is one of the right-hand side's, of a sentence one after its last "is", if there are any. Among
     those a sum of money comes before others, and what follows "for", "in" and the like, or "the", after others. Of
     what is left it is the first, as units may hold others, or, where a sentence leads up to it, the last. Of a fragment
-    longer than `LONGEST_PLACE` the end is read, for its last number.
+    longer than `LONGEST_PLACE` the end is read, for its last number. A number in words counts where there is none in
+    digits, and nothing but a verb or an equals sign stands before it.
 
     >>> quantity("16 - 3 - 4 = 9 eggs for 1 day"), quantity("For 16 glasses he pays $64"), quantity("70 000")
     (Fraction(9, 1), Fraction(64, 1), Fraction(70000, 1))
+    >>> quantity("minus twelve degrees"), quantity("It takes them 3 of the seven days")
+    (Fraction(-12, 1), Fraction(3, 1))
     """
     take_last = take_last or len(fragment) > LONGEST_PLACE
     fragment = _SPACED.sub(lambda match: match[0].replace(" ", ""), fragment[-LONGEST_PLACE:])
@@ -242,7 +249,7 @@ def quantity(fragment: str, take_last: bool = False) -> Fraction | None:
         fragment = _MONEY.sub(" \x00", fragment)
     parts = [part for part in cleaned(fragment).split("=") if _read(part)]
     if not parts:
-        return None
+        return _in_words(fragment)
     part = next((part for part in reversed(_VERB.split(parts[-1])) if _read(part)), parts[-1])
     found = _read(part)
     paid = [(place, value) for place, value in found if part[:place].rstrip().endswith("\x00")]
@@ -250,3 +257,9 @@ def quantity(fragment: str, take_last: bool = False) -> Fraction | None:
     chosen = paid or main or found
     leads_up = re.match(r"\W*[^\W\d_]{2,}\s+\w", part) is not None
     return chosen[-1 if take_last or leads_up else 0][1]
+
+
+def _in_words(fragment: str) -> Fraction | None:
+    part = _VERB.split(cleaned(fragment).rpartition("=")[2])[-1]
+    found = leading_words(part.strip(" \n\t\"'*\x00"))
+    return None if found is None else found[0]

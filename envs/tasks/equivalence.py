@@ -3,13 +3,13 @@ r"""Whether two mathematical answers are the same: by their text, as numbers, or
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from envs.tasks.answers import numbers
+from envs.tasks.numerals import digits, in_ascii, leading_words, scaled
 from envs.tasks.worker import START_SECONDS, Worker
 
 SECONDS, MEGABYTES = 5.0, 2048
@@ -25,15 +25,14 @@ LONGEST_ANSWER = 2_000
 """Characters of an answer; a longer one is no reference's."""
 
 _UNICODE: tuple[tuple[re.Pattern[str], Any], ...] = (
-    (re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+"), lambda digits: f"^{{{_digits(digits[0])}}}"),
-    (re.compile("[\u2080-\u2089]+"), lambda digits: f"_{{{_digits(digits[0])}}}"),
+    (re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+"), lambda raised: f"^{{{digits(raised[0])}}}"),
+    (re.compile("[\u2080-\u2089]+"), lambda lowered: f"_{{{digits(lowered[0])}}}"),
     (re.compile("\u221a\\s*(\\d+|[a-zA-Z])"), r"\\sqrt{\1}"),
     *((re.compile(sign), rf" \{latex} ") for sign, latex in (
         *(("\u221a", r"\sqrt"), ("\u03c0", r"\pi"), ("\u221e", r"\infty"), ("\u2264", r"\leq"), ("\u2265", r"\geq")),
         *(("\u00d7", r"\times"), ("\u00b7", r"\cdot"), ("\u222a", r"\cup"), ("\u2229", r"\cap"), ("\u00b1", r"\pm")),
-        *(("\u00bd", r"\frac{1}{2}"), ("\u00bc", r"\frac{1}{4}"), ("\u00be", r"\frac{3}{4}"), ("\u2208", r"\in")),
+        ("\u2208", r"\in"),
     )),
-    (re.compile("[\u2212\u2010-\u2013\uff0d]"), "-"),
     (re.compile("[\u00a0\u2009\u202f]"), " "),
 )  # fmt: skip
 _BASES: dict[str, str] = {
@@ -49,7 +48,7 @@ _SAME: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
         (r"\\[,!;: ]|~|\\quad|\\qquad", ""),
         (r"\\(?:[dtcs]|nice)frac", r"\\frac"),
         (
-            r"(?<=[^\W_]|[})])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*+(?!(?:and|or)\b)[^{}\d]*\}(?:\^\{?\d\}?)?\s*$",
+            r"(?<=[^\W_]|[})])\s*\\(?:text|mbox|mathrm|textrm)\s*\{\s*+(?!(?:and|or|[mbtr]+illion|thousand)\b)[^{}\d]*\}(?:\^\{?\d\}?)?\s*$",
             "",
         ),
         (r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}", r"\1"),
@@ -82,6 +81,8 @@ _NUMBER = re.compile(
 _BASE = re.compile(r"(\d)_\d+$")
 _CHOICE = re.compile(r"\(([A-Za-z])\)")
 _WITH_UNIT = re.compile(r"(-?\\?\$?\s*[\d.,]+(?:/\d+)?)(\s*)([A-Za-z][A-Za-z\s./]*)(?:\^\s*\{?[23]\}?)?\s*\.?")
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*\{([^{}]*)\}")
+_SIGN_WORD = re.compile(r"(?:minus|negative)\s+(?=[\d.$\\])", re.I)
 _UNIT_LETTERS = frozenset("msghlLNJWVAKCF")
 _NO_UNITS = re.compile(
     "and|or|to|by|per|pi|mod|log|ln|sin|cos|tan|sqrt|frac|plus|minus|times|over|half|dozen|hundred|thousand|"
@@ -97,10 +98,6 @@ def _repeating(whole: str, once: str, again: str) -> str:
     return rf"\frac{{{above}}}{{{'9' * len(again) + '0' * len(once)}}}"
 
 
-def _digits(raised_or_lowered: str) -> str:
-    return "".join(str(unicodedata.digit(digit)) for digit in raised_or_lowered)
-
-
 def _is_in_brackets(text: str, place: int) -> bool:
     before = text[:place]
     opened = sum(before.count(bracket) for bracket in ("(", "[", r"\{"))
@@ -113,6 +110,7 @@ def in_latex(answer: str) -> str:
     >>> print(in_latex("2\u221a3 x\u00b2"), in_latex("10\u2081\u2080"))
     2\N{REVERSE SOLIDUS}sqrt{3} x^{2} 10_{10}
     """
+    answer = in_ascii(answer)
     for pattern, latex in _UNICODE:
         answer = pattern.sub(latex, answer)
     return answer
@@ -149,6 +147,22 @@ def without_unit(answer: str) -> str:
     return match[1] if are_units and is_apart else answer
 
 
+def in_digits(answer: str) -> str:
+    r"""Write the number that an answer begins with in digits, if it is in words.
+
+    >>> in_digits("minus 7"), in_digits(r"\text{negative seven} degrees"), in_digits("three halves"), in_digits("x")
+    ('-7', '-7 degrees', '\\frac{3}{2}', 'x')
+    """
+    answer = scaled(_TEXT.sub(r" \1 ", answer).strip())
+    found = leading_words(answer)
+    if found is None:
+        return _SIGN_WORD.sub("-", answer)
+    value, end = found
+    fraction = rf"\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    number = str(value) if value.denominator == 1 else "-" * (value < 0) + fraction
+    return f"{number} {answer[end:].strip()}".strip()
+
+
 def same_answer(answer: str, gold: str) -> bool:
     r"""Tell whether an answer equals the reference.
 
@@ -167,9 +181,9 @@ def same_answer(answer: str, gold: str) -> bool:
     answer, gold = in_latex(answer), in_latex(gold)
     one, other = plain(answer), plain(gold)
     if _NUMBER.fullmatch(other) and not _NUMBER.fullmatch(one):
-        one = plain(without_unit(answer))
+        one = plain(without_unit(in_digits(answer)))
     elif _NUMBER.fullmatch(one) and not _NUMBER.fullmatch(other):
-        other = plain(without_unit(gold))
+        other = plain(without_unit(in_digits(gold)))
     # Of words, case doesn't matter; of letters it does.
     if one == other or (one.lower() == other.lower() and one.isalpha() and len(one) > 1):
         return bool(one)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from envs.tasks.answers import before_end, before_next_question, last_number, numbers, quantity, slots, stated
 from envs.tasks.files import FileTask, HubSplit, Row, text_of
+from envs.tasks.numerals import scaled
 
 MATH_PROMPT = """You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final \
 answer in a \\boxed{{}}.
@@ -53,6 +54,8 @@ def final_number(text: str) -> Fraction | None:
 def score_gsm8k(text: str, gold: str) -> float:
     """Return 1.0 if a solution's final number equals the reference, else 0.0.
 
+    A reference may be in millions, as its question asks: "5 million" is both 5 and 5,000,000.
+
     Args:
         text: what the model wrote.
         gold: the reference: a number, or a GSM8K answer that ends in ``#### number``.
@@ -66,8 +69,8 @@ def score_gsm8k(text: str, gold: str) -> float:
     right = numbers(gold.rpartition("####")[2])
     if len(right) != 1:
         raise ValueError(f"reference is {gold!r}: it must end in '#### number' or be a number")
-    found = final_number(text)
-    return float(found is not None and abs(found - right[0]) <= TOLERANCE)
+    found = (final_number(text), final_number(scaled(text)))
+    return float(any(value is not None and abs(value - right[0]) <= TOLERANCE for value in found))
 
 
 class GSM8K(FileTask):
