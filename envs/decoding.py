@@ -176,6 +176,9 @@ class DecodingBatch:
         self.length = zeros() + length
         """(N,) int64, positions of the row that are computed, in a block-causal dLLM whole blocks of it; those after
         them are end-of-text."""
+        self.text_length = zeros() + settings.buffer_length
+        """(N,) int64, positions of the row's text; what is decoded after them, to the end of a block-causal dLLM's own
+        block, is cut."""
         self.block_length = zeros() + settings.block
         """(N,) int64, positions of each of the row's blocks."""
         self.given_end = zeros()
@@ -231,8 +234,8 @@ class DecodingBatch:
             length: masks to start from, made up to whole blocks of a block-causal dLLM; None for the whole buffer.
             block_lengths: positions of a block, one a row; None for that of the settings.
             given: for each row None or its whole text, at most the buffer's length, as token ids with the mask token
-                at the blanks. It sets the row's length; its tokens are never changed, and an end-of-text before the
-                last of them ends nothing.
+                at the blanks. It sets the row's length, made up to whole blocks likewise; its tokens are never
+                changed, and an end-of-text before the last of them ends nothing.
 
         Raises:
             ValueError: if a prompt is empty or, with the buffer, longer than the model takes, or the length, a block
@@ -264,6 +267,7 @@ class DecodingBatch:
         keys = [sequence_key(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
         self.key[index] = torch.tensor(keys, device=device)
         self.length[index] = self._whole(self.settings.buffer_length if length is None else length)[index]
+        self.text_length[index] = self.settings.buffer_length
         self.masked[index] = self._positions < self.length[index].unsqueeze(1)
         self.buffer[index] = torch.where(self.masked[index], self.denoiser.mask_id, self.denoiser.eos_id)
         blocks = [self.settings.block] * len(rows) if block_lengths is None else list(block_lengths)
@@ -292,10 +296,11 @@ class DecodingBatch:
         """Put a text with blanks into a row that was just loaded."""
         tokens = torch.tensor(text, device=self.buffer.device)
         size, blank = len(tokens), tokens == self.denoiser.mask_id
-        self.buffer[row] = self.denoiser.eos_id
+        self.text_length[row] = size
+        self.length[row] = self._whole(self.text_length)[row]
+        self.buffer[row] = torch.where(self._positions < self.length[row], self.denoiser.mask_id, self.denoiser.eos_id)
         self.buffer[row, :size] = tokens
         self.masked[row] = self.buffer[row] == self.denoiser.mask_id
-        self.length[row] = size  # it says itself where it ends, in the middle of the dLLM's block or not
         self.given_end[row] = torch.where(blank, 0, self._positions[:size] + 1).amax()
         self.commit_confidence[row, :size] = (~blank).float()
         prompt = self.prompt[row, self.prompt.shape[1] - int(self.prompt_length[row]) :].tolist()
@@ -727,6 +732,9 @@ class DecodingBatch:
         most = self._whole(self.settings.buffer_length)
         length = torch.minimum(self._whole(length), most)
         self.length = torch.where(self.given_end > 0, self.length, length)
+        # Blanks alone are where a text began, not where it has to end.
+        longer = torch.maximum(self.text_length, length.clamp(max=self.settings.buffer_length))
+        self.text_length = torch.where(self.length > old.squeeze(1), longer, self.text_length)
         new = self.length.unsqueeze(1)
         self._mask((place >= old) & (place < new))
         self._fill(self.masked & (place >= new))
@@ -734,14 +742,14 @@ class DecodingBatch:
     def _end_of_text(self) -> tuple[Tensor, Tensor]:
         """Return the (N,) first committed end-of-text (or L) and whether all of the text before it is known.
 
-        Text goes on to the last given token, whatever stands before it, and no further than the buffer.
+        Text goes on to the last given token, whatever stands before it, and no further than the row's text may.
         """
         length = self.masked.shape[1]
         may_end = ~self.masked & (self._positions >= self.given_end.unsqueeze(1))
         committed_eos = self._is_end(self.buffer) & may_end
         first_eos = torch.where(committed_eos, self._positions, length).amin(1)
         first_masked = torch.where(self.masked, self._positions, length).amin(1)
-        return first_eos, (first_masked >= self.settings.buffer_length) | (first_eos < first_masked)
+        return first_eos, (first_masked >= self.text_length) | (first_eos < first_masked)
 
     def _is_end(self, tokens: Tensor) -> Tensor:
         """Tell which tokens end a text."""
@@ -858,9 +866,23 @@ class DecodingBatch:
     # What came of it.
 
     def tokens(self, row: int) -> list[int]:
-        """Return the text of a row as token ids, as many as the settings' ``buffer_length``."""
-        ids: list[int] = self.buffer[row, : self.settings.buffer_length].tolist()
-        return ids
+        """Return the text of a row as token ids, as many as the settings' ``buffer_length``, end-of-text after it."""
+        return self.of_text(self.buffer, row, self.denoiser.eos_id)
+
+    def of_text(self, values: Tensor, row: int, after: float = 0) -> list[Any]:
+        """Return what a row's values are at the positions of its text.
+
+        Args:
+            values: (N, L).
+            row: the row.
+            after: of positions after the text.
+
+        Returns:
+            As many as the settings' ``buffer_length``.
+        """
+        inside = self._positions < self.text_length[row]
+        part: list[Any] = values[row].masked_fill(~inside, after)[: self.settings.buffer_length].tolist()
+        return part
 
     def counters(self) -> dict[str, np.ndarray]:
         """Return (N,) int64 arrays ``nfe`` and ``token_positions`` of the rows' present sequences."""
@@ -929,7 +951,7 @@ def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
 
 
 _STATE = (
-    *("prompt", "prompt_length", "buffer", "masked", "length", "given_end", "block_length", "block_start"),
+    *("prompt", "prompt_length", "buffer", "masked", "length", "text_length", "given_end", "block_length", "block_start"),
     *("block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
     *("_previous", "_settled"),
 )

@@ -25,9 +25,8 @@ def ansi_color(confidence: float) -> str:
 def render_ansi(batch: DecodingBatch, row: int, prompt: str) -> str:
     """Draw a row as one coloured line of text: prompt and given tokens dim, the others by confidence, masks as dots."""
     strings = batch.denoiser.token_strings(batch.tokens(row))
-    shown = slice(len(strings))
-    confidences, masked = batch.commit_confidence[row, shown].tolist(), batch.masked[row, shown].tolist()
-    known = batch.given[row, shown].tolist()
+    confidences, masked = batch.of_text(batch.commit_confidence, row), batch.of_text(batch.masked, row)
+    known = batch.of_text(batch.given, row)
     words = [
         f"{DIM}{MASK_GLYPH if hidden else word}{RESET}" if hidden or given else f"{ansi_color(confidence)}{word}{RESET}"
         for word, confidence, hidden, given in zip(strings, confidences, masked, known, strict=True)
@@ -49,9 +48,8 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
     from matplotlib.patches import Rectangle
 
     strings = batch.denoiser.token_strings(batch.tokens(row))
-    shown = slice(len(strings))
-    confidences, masked = batch.commit_confidence[row, shown].tolist(), batch.masked[row, shown].tolist()
-    given = batch.given[row].tolist()
+    confidences, masked = batch.of_text(batch.commit_confidence, row), batch.of_text(batch.masked, row)
+    given = batch.of_text(batch.given, row)
     columns = min(16, len(strings))
     lines = -(-len(strings) // columns)
     figure = Figure(figsize=(0.6 * columns, 0.6 * lines + 0.6), dpi=80)

@@ -230,7 +230,7 @@ def decode(
             tokens = batch.tokens(row)
             text = denoiser.decode(tokens)
             counts = int(batch.nfe[row]), int(batch.token_positions[row])
-            steps = batch.commit_step[row, : len(tokens)].tolist()
+            steps = batch.of_text(batch.commit_step, row)
             said = next((i for i, token in enumerate(tokens) if token in denoiser.end_ids), len(tokens))
             results[owner[row]] = Generation(text, tokens, *counts, steps, said)
         if on_finish is not None and free:
@@ -257,8 +257,8 @@ def _tell(
     changed = (batch.commit_step != before) & (batch.commit_step > 0)
     for row in (batch.running | finished).nonzero().squeeze(1).tolist():
         tokens = batch.tokens(row)
-        steps = batch.commit_step[row, : len(tokens)].tolist()
-        committed = changed[row, : len(tokens)].nonzero().squeeze(1).tolist()
+        steps = batch.of_text(batch.commit_step, row)
+        committed = [place for place, is_new in enumerate(batch.of_text(changed, row)) if is_new]
         on_step(GenerationStep(owner[row], tokens, int(batch.nfe[row]), steps, committed, bool(finished[row])))
 
 

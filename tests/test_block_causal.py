@@ -16,6 +16,7 @@ from envs import UnmaskingVectorEnv
 from envs.decoding import DecodingBatch, DecodingSettings, buffer_width
 from envs.denoiser import MaskedLMDenoiser, load_denoiser
 from envs.first_forwards import FirstForwards
+from envs.infilling import encode_given
 from policies import RULES, decode, make_rule
 from train.watching.recording import record
 
@@ -37,13 +38,16 @@ def load(folders: dict[str, Path], name: str) -> MaskedLMDenoiser:
 
 
 @torch.inference_mode()
-def released(denoiser: MaskedLMDenoiser, prompt: list[int], block: int, threshold: float) -> tuple[list[int], int]:
+def released(
+    denoiser: MaskedLMDenoiser, prompt: list[int], block: int, threshold: float, given: list[int] | None = None
+) -> tuple[list[int], int]:
     """SDAR's ``block_diffusion_generate`` without its cache, one token a step or all above the threshold; greedy.
 
-    Source: generate.py of JetAstra/SDAR.
+    A text with blanks stands where its masks would. Source: generate.py of JetAstra/SDAR.
     """
-    blocks = -(-(len(prompt) + LENGTH) // block)
-    x = torch.tensor([prompt + [denoiser.mask_id] * (blocks * block - len(prompt))])
+    text = [denoiser.mask_id] * LENGTH if given is None else given
+    blocks = -(-(len(prompt) + len(text)) // block)
+    x = torch.tensor([prompt + text + [denoiser.mask_id] * (blocks * block - len(prompt) - len(text))])
     number = torch.arange(blocks * block) // block
     sees = (number.unsqueeze(0) <= number.unsqueeze(1))[None, None]
     forwards = 0
@@ -59,7 +63,7 @@ def released(denoiser: MaskedLMDenoiser, prompt: list[int], block: int, threshol
                 chosen[confidence.argmax()] = True
             x[0, here] = torch.where(chosen, token, x[0, here])
             forwards += 1
-    return x[0, len(prompt) : len(prompt) + LENGTH].tolist(), forwards
+    return x[0, len(prompt) : len(prompt) + len(text)].tolist(), forwards
 
 
 @pytest.mark.parametrize(("rule", "threshold"), [("low_confidence:1", 2.0), ("threshold:0.1", 0.1)])
@@ -79,6 +83,30 @@ def test_texts_and_forwards_are_those_of_the_released_loop(
     for one, (tokens, forwards) in zip(early, expected, strict=True):
         assert one.text == denoiser.decode(tokens)
         assert one.nfe <= forwards
+
+
+@pytest.mark.parametrize(("rule", "threshold"), [("low_confidence:1", 2.0), ("threshold:0.1", 0.1)])
+def test_texts_with_blanks_are_filled_in_whole_blocks(folders: dict[str, Path], rule: str, threshold: float) -> None:
+    denoiser, policy = load(folders, "sdar"), make_rule(rule)
+    texts = ["a[MASK]b[MASK][MASK]", "[MASK]" * 3, "ab[MASK]ab[MASK]", "[MASK]abcd", "abc[MASK]"]
+    given = [encode_given(denoiser, text) for text in texts]
+    prompts = [denoiser.encode_prompt(prompt) for prompt in PROMPTS]
+    # Each of them ends inside a block, or is followed by none of its own.
+    assert any((len(prompt) + len(text)) % 4 for prompt, text in zip(prompts, given, strict=True))
+    expected = [released(denoiser, prompt, 4, threshold, text) for prompt, text in zip(prompts, given, strict=True)]
+    settings = DecodingSettings(LENGTH, 4, early_end=False)
+    for size in (1, len(PROMPTS)):
+        found = decode(denoiser, PROMPTS, policy, settings, given=texts, batch_size=size)
+        padded = [(tokens + [denoiser.eos_id] * (LENGTH - len(tokens)), forwards) for tokens, forwards in expected]
+        assert [(one.tokens, one.nfe) for one in found] == padded
+        for one, text in zip(found, given, strict=True):
+            assert [step > 0 for step in one.commit_step] == [
+                place < len(text) and text[place] == denoiser.mask_id for place in range(LENGTH)
+            ]
+    early = decode(denoiser, PROMPTS, policy, DecodingSettings(LENGTH, 4), given=texts)
+    for one, other in zip(early, found, strict=True):
+        assert one.text == other.text
+        assert one.nfe <= other.nfe
 
 
 class Watching:
@@ -104,8 +132,9 @@ def test_the_dllm_always_sees_whole_blocks(folders: dict[str, Path], name: str, 
     for rule in ("threshold:0.05", "rho_eos"):
         policy = make_rule(rule)
         settings = DecodingSettings(LENGTH, 4, features=policy.features, end_of_text_prediction=predict)
-        together = decode(denoiser, PROMPTS, policy, settings)
-        alone = decode(denoiser, PROMPTS, policy, settings, batch_size=1)
+        texts = [None, "a[MASK]b", "[MASK]" * 5, "[MASK]abcd[MASK]", None]
+        together = decode(denoiser, PROMPTS, policy, settings, given=texts)
+        alone = decode(denoiser, PROMPTS, policy, settings, given=texts, batch_size=1)
         assert together == alone
         assert all(len(one.tokens) == LENGTH for one in together)
     # Where blocks count from the prompt's end, what a forward sees of the prompt comes on top.

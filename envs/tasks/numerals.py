@@ -68,7 +68,8 @@ _VALUES = {word: value for value, word in enumerate(_ONES.split())} | {
 }
 _VALUES["a"] = 1  # "a hundred", "a third"; alone it is no number
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
+_PARTS["tenth"] = 10
 _WORD = re.compile(r"[\s-]*([a-z]+)", re.I)
 _SCALED = re.compile(rf"(?<=\d)[\s~-]*(?:\\text\{{\s*)?({'|'.join(_SCALES)})\b", re.I)
 _MOST_WORDS = 30

@@ -38,7 +38,7 @@ class References:
             keys: (B,) int64, of `envs.noise`.
             prompts: (B, P) int64, left-padded with -1.
             given: (B, L) int64, the tokens that came with the problem, -1 elsewhere.
-            lengths: (B,) int64, of a row with given tokens.
+            lengths: (B,) int64, of each row.
 
         Returns:
             (B, L) int64.
@@ -48,7 +48,7 @@ class References:
             batch = DecodingBatch(self.denoiser, len(missing), self.settings)
             rows, blank = prompts[missing].tolist(), self.denoiser.mask_id
             texts = [
-                [token if token >= 0 else blank for token in row[:length]] if max(row) >= 0 else None
+                [token if token >= 0 else blank for token in row[: min(length, self.settings.buffer_length)]]
                 for row, length in zip(given[missing].tolist(), lengths[missing].tolist(), strict=True)
             ]
             prompt_ids = [[token for token in row if token >= 0] for row in rows]

@@ -141,7 +141,7 @@ def _record_batch(
         action = policy.act(view)
         batch.apply(action)
         for row in stepped:
-            probability = None if probabilities is None else _of_text(batch, probabilities, row)
+            probability = None if probabilities is None else batch.of_text(probabilities, row)
             frames[row].append(_seen(batch, view, row, frames[row][-1], probability))
         drafted = action.drafts is not None
         if not drafted:
@@ -156,21 +156,15 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
         nfe=0,
         token_positions=0,
         tokens=batch.tokens(row),
-        masked=_of_text(batch, batch.masked, row),
+        masked=batch.of_text(batch.masked, row),
         commit_step=[0] * length,
-        commit_confidence=_of_text(batch, batch.commit_confidence, row),
+        commit_confidence=batch.of_text(batch.commit_confidence, row),
         remasked=[False] * length,
-        eligible=_of_text(batch, batch.eligible(), row),
+        eligible=batch.of_text(batch.eligible(), row),
         prediction=batch.tokens(row),
         confidence=[0.0] * length,
         probability=None,
     )
-
-
-def _of_text(batch: DecodingBatch, values: Tensor, row: int) -> list[Any]:
-    """Return the part of a row's (N, L) values that its text is made of."""
-    part: list[Any] = values[row, : batch.settings.buffer_length].tolist()
-    return part
 
 
 def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability: list[float] | None) -> Frame:
@@ -180,9 +174,9 @@ def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability
         nfe=int(batch.nfe[row]),
         token_positions=int(batch.token_positions[row]),
         remasked=[False] * len(before.masked),
-        eligible=_of_text(batch, view.eligible, row),
-        prediction=_of_text(batch, view.prediction, row),
-        confidence=_of_text(batch, view.confidence, row),
+        eligible=batch.of_text(view.eligible, row),
+        prediction=batch.of_text(view.prediction, row, batch.denoiser.eos_id),
+        confidence=batch.of_text(view.confidence, row, 1.0),
         probability=probability,
     )
 
@@ -192,13 +186,13 @@ def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequen
     for row, (history, step) in enumerate(zip(frames, steps, strict=True)):
         if history[-1].nfe != step or step == 0:
             continue
-        before, masked = history[-2], _of_text(batch, batch.masked, row)
+        before, masked = history[-2], batch.of_text(batch.masked, row)
         history[-1] = replace(
             history[-1],
             tokens=batch.tokens(row),
             masked=masked,
-            commit_step=_of_text(batch, batch.commit_step, row),
-            commit_confidence=_of_text(batch, batch.commit_confidence, row),
+            commit_step=batch.of_text(batch.commit_step, row),
+            commit_confidence=batch.of_text(batch.commit_confidence, row),
             # A position that was only filled in had no token of its own to take back.
             remasked=[now and step > 0 for now, step in zip(masked, before.commit_step, strict=True)],
         )
