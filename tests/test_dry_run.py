@@ -17,6 +17,7 @@ from train import grpo, ppo
 from train.cli import run
 from train.dry_run import CountingDenoiser, dry_run, step_gib, trial_rows
 from train.grpo_config import GRPOSection, TrainGRPOConfig
+from train.job import check
 from train.job_config import EnvConfig, EvaluationConfig
 from train.model_config import ModelConfig
 from train.ppo_config import PPOSection, TrainPPOConfig
@@ -41,6 +42,29 @@ def test_a_dry_run_shows_an_estimate_and_leaves_nothing(
     assert "the whole job, estimated" in shown
     assert "peak memory" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        (ppo, TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16))),
+        (grpo, TrainGRPOConfig(**SMALL, grpo=GRPOSection(group_size=4))),
+    ],
+)
+def test_answers_longer_than_the_buffer_are_named_before_training(
+    module: Any, settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(settings, module.algorithm(settings))
+    assert capsys.readouterr().err == ""
+    long = replace(settings, env=replace(settings.env, tasks=["copy", "reverse:shortest=9,longest=9"]))
+    said = (
+        "warning: env.buffer_length is 8, and reference answers are longer: 100 of 100 in reverse. Answers like them "
+        "are cut and score as they then stand; --env.buffer_length 16 holds them all\n"
+    )
+    check(long, module.algorithm(long))
+    assert capsys.readouterr().err == said
+    dry_run(long, module.algorithm(long))
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from train.evaluate import (
     score_problems,
 )
 from train.finish import blocks_of, calibration_places, evaluation_of, rules_of
+from train.job import warn_of_long_answers
 from train.job_config import JobConfig
 from train.run_folder import UserError
 
@@ -139,6 +140,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     torch.set_num_threads(config.model.threads)
     device = config.model.device
     loaded, load_seconds = timed(lambda: load_model(config), device)
+    warn_of_long_answers(config, loaded)
     denoiser: Any = CountingDenoiser(loaded)
     inner = load_filter(config)
     model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm, inner), algorithm, inner)

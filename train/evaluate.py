@@ -504,13 +504,16 @@ def problems_of(config: EvaluateConfig) -> list[Problem]:
     return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
 
 
-def warn_of_short_buffer(denoiser: Denoiser, problems: Sequence[Problem], buffer_length: int) -> None:
+def warn_of_short_buffer(
+    denoiser: Denoiser, problems: Sequence[Problem], buffer_length: int, name: str = "buffer_length"
+) -> None:
     """Say on stderr how many reference answers have more tokens than the buffer, which cuts answers like them.
 
     Args:
         denoiser: whose tokenizer it is.
         problems: that are to be decoded.
         buffer_length: of the decoding.
+        name: what the configuration calls it.
     """
     sizes = [(one.task, len(denoiser.encode_text(one.answer))) for one in problems if one.given is None]
     longer = Counter(task for task, size in sizes if size > buffer_length)
@@ -522,8 +525,8 @@ def warn_of_short_buffer(denoiser: Denoiser, problems: Sequence[Problem], buffer
     while enough < max(size for _, size in sizes):
         enough *= 2
     print(
-        f"warning: buffer_length is {buffer_length}, and reference answers are longer: {parts}. Answers like them are "
-        f"cut and score as they then stand; --buffer_length {enough} holds them all",
+        f"warning: {name} is {buffer_length}, and reference answers are longer: {parts}. Answers like them are "
+        f"cut and score as they then stand; --{name} {enough} holds them all",
         file=sys.stderr,
     )
 

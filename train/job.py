@@ -22,6 +22,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from envs.decoding import check_block
+from envs.denoiser import Denoiser
 from envs.tasks import Split, make_tasks, need_splits
 from policies.actor_critic import UnmaskingActorCritic
 from policies.learned import PolicyNetwork
@@ -39,7 +40,7 @@ from train.build import (
     stream_seed,
 )
 from train.config import parse, to_plain
-from train.evaluate import plan
+from train.evaluate import choose_problems, plan, warn_of_short_buffer
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
 from train.filters.traces import TraceConfig
@@ -111,7 +112,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
 
 
 def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
-    """Find what would else fail late, before the run's folder is taken.
+    """Find what would else fail late, or be a disappointment, before the run's folder is taken.
 
     Args:
         config: this process's part of the job.
@@ -136,7 +137,15 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
     splits += ("validation",) if needs_validation else ()
     need_splits(make_tasks(config.env.tasks), splits)
+    if parallel.is_main():
+        warn_of_long_answers(config, denoiser)
     return inner
+
+
+def warn_of_long_answers(config: JobConfig, denoiser: Denoiser) -> None:
+    """Say on stderr how many of the first training problems have answers that the buffer can't hold."""
+    problems = choose_problems(make_tasks(config.env.tasks), "train", 0, 100)
+    warn_of_short_buffer(denoiser, problems, config.env.buffer_length, "env.buffer_length")
 
 
 def with_filter(config: JobConfig) -> JobConfig:
