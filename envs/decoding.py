@@ -951,8 +951,8 @@ def _repeated(prediction: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
 
 
 _STATE = (
-    *("prompt", "prompt_length", "buffer", "masked", "length", "text_length", "given_end", "block_length", "block_start"),
-    *("block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
+    *("prompt", "prompt_length", "buffer", "masked", "length", "text_length", "given_end", "block_length"),
+    *("block_start", "block_end", "block_step", "nfe", "token_positions", "key", "commit_step", "commit_confidence"),
     *("_previous", "_settled"),
 )
 
