@@ -1,7 +1,11 @@
 """Killed trainings that end as those that weren't: five kinds, each stopped again and again and resumed.
 
 ``python tests/kills.py --kills 40`` kills so many times in all and compares what every run leaves; ``--seed`` draws
-other moments. A child of this process, which has all libraries loaded, is a run: it costs a second or two.
+other moments. A child of this process, which has all libraries loaded, is a run: it costs a second or two. Each start
+finds another time of day, up to a day before or after the last one's.
+
+``python tests/kills.py --ends 40`` asks trainings on the embedded model, of the size that is their default, to end by
+SIGTERM and SIGHUP, and says how long they take until all is saved.
 """
 
 from __future__ import annotations
@@ -14,8 +18,11 @@ import json
 import multiprocessing
 import os
 import random
+import re
+import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -27,8 +34,9 @@ from typing import Any
 import torch
 import yaml
 
-from train import grpo, learn2pd, ppo, pretrain, sweep
+from train import checkpoint, grpo, learn2pd, ppo, pretrain, sweep
 from train.config import parse
+from train.interrupt import Interrupted, raised
 from train.run_folder import write_atomic
 
 PATIENCE = 300.0
@@ -84,11 +92,45 @@ def train_dllm(out: Path, resume: bool) -> None:
     pretrain.pretrain(parse(pretrain.PretrainConfig, None, [f"--out={out}", *words]))
 
 
+# The same on the embedded model, as large as they are by default.
+
+QUIET = "--wandb.mode=disabled"
+
+
+def train_default_ppo(out: Path, resume: bool) -> None:
+    """Train as ``python train/ppo.py`` does, its filter included."""
+    ppo.train(parse(ppo.TrainPPOConfig, "ppo.yaml", [f"--out={out}", QUIET, *_resume(resume)]))
+
+
+def train_default_grpo(out: Path, resume: bool) -> None:
+    """Train as ``python train/grpo.py`` does."""
+    grpo.train(parse(grpo.TrainGRPOConfig, "grpo.yaml", [f"--out={out}", QUIET, *_resume(resume)]))
+
+
+def train_default_filters(out: Path, resume: bool) -> None:
+    """Train as ``python train/learn2pd.py`` does, in one process."""
+    words = [f"--out={out}", QUIET, "--workers=1", *_resume(resume)]
+    learn2pd.main(parse(learn2pd.Learn2PDConfig, None, words))
+
+
+def run_default_sweep(out: Path, resume: bool) -> None:
+    """Search as ``python train/sweep.py`` does."""
+    sweep.main(parse(sweep.SweepConfig, None, [f"--out={out}", QUIET, *_resume(resume)]))
+
+
+def train_default_dllm(out: Path, resume: bool) -> None:
+    """Train a dLLM of the embedded one's size, as ``python train/pretrain.py`` does."""
+    pretrain.pretrain(parse(pretrain.PretrainConfig, None, [f"--out={out}"]))
+
+
 def _resume(resume: bool) -> list[str]:
     return ["--resume"] if resume else []
 
 
-TRAININGS: Mapping[str, Callable[[Path, bool], None]] = {
+Training = Callable[[Path, bool], None]
+"""Trains in a folder, or goes on with what is there."""
+
+TRAININGS: Mapping[str, Training] = {
     "ppo": train_ppo,
     "grpo": train_grpo,
     "learn2pd": train_filters,
@@ -96,25 +138,34 @@ TRAININGS: Mapping[str, Callable[[Path, bool], None]] = {
     "pretrain": train_dllm,
 }
 
+DEFAULTS: Mapping[str, Training] = {
+    "ppo": train_default_ppo,
+    "grpo": train_default_grpo,
+    "learn2pd": train_default_filters,
+    "sweep": run_default_sweep,
+    "pretrain": train_default_dllm,
+}
+
 
 # A run and its end.
 
 
-def start(name: str, out: Path, rename: int | None = None) -> multiprocessing.Process:
+def start(train: Training, out: Path, rename: int | None = None) -> multiprocessing.Process:
     """Start a training, or go on with it, in a process of its own.
 
     Args:
-        name: of `TRAININGS`.
+        train: of `TRAININGS` or `DEFAULTS`.
         out: its folder.
         rename: the atomic rename before which it kills itself, from 0; None for none.
     """
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(name, out, rename))
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(train, out, rename))
     process.start()
     return process
 
 
-def _run(name: str, out: Path, rename: int | None) -> None:
+def _run(train: Training, out: Path, rename: int | None) -> None:
     os.setsid()
+    _set_clock()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     with open(out.with_name(f"{out.name}.log"), "a") as log:
@@ -132,9 +183,11 @@ def _run(name: str, out: Path, rename: int | None) -> None:
     os.replace = replace_or_die
     status = 0
     try:
-        TRAININGS[name](out, (out / "config.yaml").is_file())
-    except KeyboardInterrupt:
-        status = 130
+        with raised():
+            train(out, (out / "config.yaml").is_file())
+    except Interrupted as error:
+        _say(f"error: {error}")
+        status = error.status
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -142,34 +195,76 @@ def _run(name: str, out: Path, rename: int | None) -> None:
     os._exit(status)
 
 
-def finish(name: str, out: Path) -> float:
+def _set_clock() -> None:
+    """Let this process find another time of day than it is, as if the clock had been set between two starts.
+
+    What counts seconds on, for a timeout or a rate, must not look at it.
+    """
+    off = random.SystemRandom().randint(-86_400, 86_400)
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + off
+    time.time_ns = lambda: now_ns() + off * 10**9
+
+
+def finish(train: Training, out: Path) -> float:
     """Let a run go on to its end; returns the seconds that it took.
 
     Raises:
         AssertionError: if it does not end well.
     """
-    began, process = time.monotonic(), start(name, out)
+    began, process = time.monotonic(), start(train, out)
     process.join(PATIENCE)
     if process.exitcode != 0:
         process.kill()
-        raise AssertionError(f"{name} ended with {process.exitcode}:\n{out.with_name(f'{out.name}.log').read_text()}")
+        raise AssertionError(f"{out.name} ended with {process.exitcode}:\n{log_of(out)}")
     return time.monotonic() - began
 
 
-def kill(name: str, out: Path, seconds: float, signum: int) -> float | None:
+def log_of(out: Path) -> str:
+    """Return what all starts of a run have printed."""
+    return out.with_name(f"{out.name}.log").read_text(errors="replace")
+
+
+def kill(train: Training, out: Path, seconds: float, signum: int, at_work: bool = False) -> tuple[float, float] | None:
     """Let a run go on for some seconds and end it.
 
+    Args:
+        train: of `TRAININGS` or `DEFAULTS`.
+        out: its folder.
+        seconds: how many.
+        signum: what ends it.
+        at_work: whether they count from when it has logged an update.
+
     Returns:
-        The seconds that it took to end, with all saved that it saves; None if it was not at work any more.
+        The seconds that it took to end, with all saved that it saves, and how many of them it had a core; None if it
+        was not at work any more.
     """
-    process = start(name, out)
+    before = _lengths(out)
+    process = start(train, out)
+    while at_work and process.is_alive() and _lengths(out) == before:
+        time.sleep(0.1)
     process.join(seconds)
     if not process.is_alive() or process.pid is None:
         return None
-    began = time.monotonic()
+    began, used = time.monotonic(), _seconds_used(process.pid) + _seconds_used_by_ended()
     os.kill(process.pid, signum)
     process.join(PATIENCE)
-    return time.monotonic() - began
+    return time.monotonic() - began, _seconds_used_by_ended() - used
+
+
+def _lengths(out: Path) -> dict[Path, int]:
+    return {file: file.stat().st_size for file in out.rglob("progress.csv")}
+
+
+def _seconds_used(pid: int) -> float:
+    """Return the processor time of a process and of those that it has waited for."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_used_by_ended() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # What a run leaves.
@@ -214,11 +309,11 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Random) -> list[tuple[int, float]]:
+def killed(train: Training, folder: Path, seconds: float, kills: int, draw: random.Random) -> list[tuple[int, float]]:
     """Kill a run some times at random moments and let it end.
 
     Args:
-        name: of `TRAININGS`.
+        train: of `TRAININGS`.
         folder: of the run.
         seconds: that a whole run takes.
         kills: at most.
@@ -230,10 +325,10 @@ def killed(name: str, folder: Path, seconds: float, kills: int, draw: random.Ran
     done = []
     for _ in range(kills):
         signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-        took = kill(name, folder, draw.uniform(0, seconds), signum)
+        took = kill(train, folder, draw.uniform(0, seconds), signum)
         if took is not None:
-            done.append((signum, took))
-    finish(name, folder)
+            done.append((signum, took[0]))
+    finish(train, folder)
     return done
 
 
@@ -245,20 +340,55 @@ def _say(line: str) -> None:
 def main() -> None:
     """Kill, resume, compare, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=40)
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--kills", type=int, default=40, help="of small trainings, whose results are compared")
+    wanted.add_argument("--ends", type=int, help="of trainings on the embedded model, whose last seconds are counted")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    draw, total, unequal = random.Random(arguments.seed), 0, 0
     torch.set_num_threads(1)
-    place = Path(tempfile.mkdtemp(prefix="kills-"))
-    share = -(-arguments.kills // len(TRAININGS))
-    for name in TRAININGS:
+    place, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(arguments.seed)
+    if arguments.ends is None:
+        compare(place, arguments.kills, draw)
+    else:
+        time_ends(place, arguments.ends, draw)
+    shutil.rmtree(place)
+
+
+def time_ends(place: Path, ends: int, draw: random.Random) -> None:
+    """Ask trainings to end and say how long they take; each goes on from there until it is asked again."""
+    for name, train in DEFAULTS.items():
+        out, took = place / name, []
+        while len(took) < -(-ends // len(DEFAULTS)):
+            # Every other time when it has made an update at least, if it tells of them.
+            at_work = len(took) % 2 == 0 and name in ("ppo", "grpo", "sweep")
+            end = kill(train, out, draw.uniform(2, 15), draw.choice([signal.SIGTERM, signal.SIGHUP]), at_work)
+            if end is None:
+                sys.exit(f"{name} ended by itself:\n{log_of(out)}")
+            took.append(end)
+            for file in out.rglob("latest.safetensors"):
+                checkpoint.read(file)
+        said = re.findall("error: interrupted by .*?; (.*?)(?:;|$)", log_of(out), re.MULTILINE)
+        saved = sum(text.startswith("saved after") for text in said)
+        wall, used = (sorted(times) for times in zip(*took, strict=True))
+        _say(
+            f"{name:9} asked to end {len(took)} times, {saved} times while it trained: within {wall[-1]:.1f} s (median "
+            f"{statistics.median(wall):.1f} s), of which it had a core for {used[-1]:.1f} s at most"
+        )
+        for text in sorted({re.sub(r"[\d,]+", "N", text.replace(str(out), "OUT")) for text in said}):
+            _say(f"          {text}")
+
+
+def compare(place: Path, wanted: int, draw: random.Random) -> None:
+    """Kill trainings, let them end, and compare what they leave with what one leaves that was not killed."""
+    total, unequal = 0, 0
+    share = -(-wanted // len(TRAININGS))
+    for name, train in TRAININGS.items():
         whole = place / f"{name}_whole"
-        seconds = finish(name, whole)
+        seconds = finish(train, whole)
         expected, kills, runs, bad = results(whole), list[tuple[int, float]](), 0, 0
         while len(kills) < share:
             out = place / f"{name}_{runs}"
-            kills += killed(name, out, seconds, min(2, share - len(kills)), draw)
+            kills += killed(train, out, seconds, min(2, share - len(kills)), draw)
             runs += 1
             found = differences(expected, results(out))
             if found:
@@ -272,7 +402,6 @@ def main() -> None:
     _say(f"{total} kills, {unequal} runs that differ from the one that was not killed")
     if unequal:
         sys.exit(1)
-    shutil.rmtree(place)
 
 
 if __name__ == "__main__":

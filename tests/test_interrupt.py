@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
+from kills import differences, results
 
 from train import checkpoint
 from train.config import ROOT
@@ -155,7 +157,36 @@ def test_processes_that_train_together_end_together(tmp_path: Path) -> None:
     assert shown.count("error: interrupted by") == 1, shown
     assert "go on with: torchrun --nproc-per-node 2" in shown
     state = checkpoint.read(out / "checkpoints" / "latest.safetensors")
-    assert state["counters"]["num_timesteps"] >= 2 * UPDATE
+    saved = state["counters"]["num_timesteps"]
+    assert saved >= 2 * UPDATE
+    # Of its own rows and generators, which the first process does not know.
+    other = checkpoint.read(out / "checkpoints" / f"latest_1_of_2_after_{saved}.safetensors")
+    assert other["counters"] == state["counters"]
+    assert not torch.equal(other["generators"]["torch"], state["generators"]["torch"])
+
+
+@pytest.mark.slow
+def test_processes_that_were_killed_together_end_as_those_that_were_not(tmp_path: Path) -> None:
+    """Each has rows and generators of its own, in its own part of the checkpoint."""
+
+    def launch(out: Path, *more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        flags = [f"--out={out}", *FLAGS, "--env.temperature=0.7", "--checkpoint_every=3", "--total_timesteps=1920"]
+        flags += ["--evaluation.validation_episodes=3"]
+        return started("torchrun", "--nproc-per-node=2", str(ROOT / "train" / "ppo.py"), *flags, *more)
+
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    with launch(whole) as process:
+        process.communicate()
+    with launch(out) as process:
+        wait_for(lambda: len(steps_of(out)) >= 5)
+        for pid in [*children(process.pid), process.pid]:  # each is of a session of its own
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    with launch(out, "--resume") as process:
+        process.communicate()
+    assert len(results(whole)) == 4
+    assert differences(results(whole), results(out)) == []
+    assert [file.name for file in (out / "checkpoints").iterdir()] == ["latest.safetensors"]
 
 
 def children(pid: int) -> list[int]:
@@ -211,6 +242,34 @@ def test_deferred_signals_wait_and_are_not_forgotten(capfd: pytest.CaptureFixtur
     assert (reached, caught.value.status, str(caught.value)) == (True, 143, "interrupted by SIGTERM")
     assert capfd.readouterr().err == "\nsaving; Ctrl-C once more ends it at once\n"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "never"])
+def test_what_can_be_done_anew_is_broken_off(when: str) -> None:
+    seen: list[str] = []
+
+    def attempted() -> str:
+        seen.append("begun")
+        if when == "meanwhile":
+            signal_self(signal.SIGTERM)
+        seen.append("done")
+        return "result"
+
+    def work() -> None:
+        with deferred() as stop:
+            if when == "before":
+                signal_self(signal.SIGTERM)
+            found = stop.attempt(attempted)
+            assert found == ("result" if when == "never" else None)
+            seen.append("saved")
+
+    if when == "never":
+        work()
+    else:
+        with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+            work()
+    steps = {"before": [], "meanwhile": ["begun"], "never": ["begun", "done"]}[when]
+    assert seen == [*steps, "saved"]
 
 
 def test_elsewhere_they_are_raised() -> None:

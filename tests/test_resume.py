@@ -22,14 +22,15 @@ LAST = {"ppo": 60, "grpo": 20, "learn2pd": 20, "sweep": 25, "pretrain": 6}
 @pytest.mark.parametrize("name", ["ppo", "grpo", "pretrain"])
 def test_a_killed_run_ends_as_the_run_that_was_not(tmp_path: Path, name: str) -> None:
     """Killed by itself before two of its renames, and by a signal in between; `kills.py` has the rest."""
-    seconds = finish(name, tmp_path / "whole")
+    train = TRAININGS[name]
+    seconds = finish(train, tmp_path / "whole")
     out = tmp_path / "killed"
     for rename in (LAST[name] // 3, 2):
-        process = start(name, out, rename)
+        process = start(train, out, rename)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    kill(name, out, seconds / 3, signal.SIGTERM)
-    finish(name, out)
+    kill(train, out, seconds / 3, signal.SIGTERM)
+    finish(train, out)
     expected = results(tmp_path / "whole")
     assert len(expected) >= 1
     assert differences(expected, results(out)) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +13,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from kills import differences, results
 from test_ppo import tiny
 
 from envs.decoding import DecodingSettings
 from policies import UnmaskingNetwork
+from train.interrupt import Interrupted
 from train.job_config import EnvConfig, EvaluationConfig
+from train.ppo import train
 from train.validation import Validation
 
 GOOD, WORSE, LUCKY = np.array([0.9, 0.8, 1.0, 0.9]), np.array([0.8, 0.7, 0.9, 0.8]), np.array([1.0, 1.0, 1.0, 0.6])
 
 
-def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewards: list[npt.NDArray[np.float64]]) -> int:
+def chosen(tmp_path: Path, rewards: list[npt.NDArray[np.float64]]) -> int:
     """Which of four tries with these rewards is kept, from 1."""
     config = tiny(tmp_path, 0)
     config = replace(config, total_timesteps=400, evaluation=EvaluationConfig(validations=4, validation_episodes=2))
     validation, found = Validation(config), iter(rewards)
-    monkeypatch.setattr(validation, "_measure", lambda network: ({}, next(found)))
     networks = [UnmaskingNetwork(config.policy) for _ in rewards]
     for i, network in enumerate(networks):
         assert validation.is_due(100 * (i + 1))
-        validation.run(network, 100 * (i + 1))
+        validation.keep(network, next(found), 100 * (i + 1))
         assert not validation.is_due(100 * (i + 1))
     place = validation.timesteps // 100
     assert all(torch.equal(w, validation.weights[name]) for name, w in networks[place - 1].state_dict().items())
@@ -46,10 +51,8 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewards: list[npt.ND
         ([GOOD, WORSE, np.array([0.9, np.nan, 1.0, 0.9]), WORSE], 3),  # an answer without a score is left out
     ],
 )
-def test_what_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewards: list[npt.NDArray[np.float64]], place: int
-) -> None:
-    assert chosen(tmp_path, monkeypatch, rewards) == place
+def test_what_is_kept(tmp_path: Path, rewards: list[npt.NDArray[np.float64]], place: int) -> None:
+    assert chosen(tmp_path, rewards) == place
 
 
 @pytest.mark.parametrize("alpha_range", [[], [1.0, 8.0]])
@@ -68,13 +71,40 @@ def test_a_try_measures_validation_problems(
 
     monkeypatch.setattr("train.validation.measure", measured)
     validation = Validation(config)
-    found = validation.run(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))), 128)
+    found, rewards = validation.measure(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))))
     speeds = [0.0, 0.5, 1.0] if alpha_range else [0.5]  # as a policy without a dial says
     assert asked == [("validation", block, speed) for block in (4, 8) for speed in speeds]
     alphas = [1.0, 8**0.5, 8.0] if alpha_range else [2.0]
     right = [(6 / 8) ** alpha for alpha in alphas]
-    assert validation.best[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
+    assert rewards[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
     assert found == pytest.approx({"score": 0.5, "nfe": 2.0, "reward": np.mean(right) / 2})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_asked_to_end_while_it_tries_its_policy_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It ends at once; resumed, also after its last update, it leaves what it would have left."""
+    about = EvaluationConfig(validations=2, validation_episodes=3, episodes=2, rules=[], beside_training=False)
+    config = replace(tiny(tmp_path / "whole", 0), evaluation=about)
+    train(config)
+    tries, measure = itertools.count(), Validation.measure
+
+    def measure_or_be_asked(validation: Validation, network: Any) -> Any:
+        if next(tries) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(validation, network)
+
+    monkeypatch.setattr(Validation, "measure", measure_or_be_asked)
+    killed = replace(config, out=tmp_path / "killed")
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        train(killed)
+    assert next(tries) == number + 1
+    train(replace(killed, resume=True))
+    assert next(tries) == 4
+    assert len(results(killed.out)) == 4
+    assert differences(results(config.out), results(killed.out)) == []
 
 
 def test_nothing_of_how_a_job_decodes_is_left_out() -> None:

@@ -234,14 +234,19 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         return {}
     try:
         state = checkpoint.read(file)
+        is_whole = state["processes"] == parallel.world_size()
+        if is_whole and not parallel.is_main():
+            part = rank_file(file, state["counters"]["num_timesteps"])
+            is_whole = part.is_file()
+            if is_whole:
+                state |= checkpoint.read(part)
         more = {name: state[name] for name in ("validation", "logged")}
-        is_whole = parallel.is_main() and state["processes"] == parallel.world_size()
         checkpoint.restore(model, state, is_whole)
     except (OSError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())[:300]
         raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:
-        # The rows that were under way are another process's, or shared out otherwise: new problems instead.
+        # The rows that were under way were shared out otherwise, or not saved: new problems instead.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
     return more
 
@@ -249,3 +254,13 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
 def checkpoint_file(config: JobConfig) -> Path:
     """Return where the latest checkpoint is."""
     return config.out / "checkpoints" / "latest.safetensors"
+
+
+def rank_file(file: Path, steps: int | str) -> Path:
+    """Return where this process, one of several beside the first, has its part of a checkpoint.
+
+    Args:
+        file: the first process's part.
+        steps: environment steps of all processes until then.
+    """
+    return file.with_name(f"{file.stem}_{parallel.rank()}_of_{parallel.world_size()}_after_{steps}{file.suffix}")

@@ -2,8 +2,7 @@
 
 Restored on the same kind of machine with one thread on the CPU, a training goes on bit for bit as if it had never
 stopped. On a GPU the same state is restored, but sums there may be taken in another order, run or resumed, so the last
-bits of weights may differ. Where several processes train together, the first one's episodes go on, and the others
-begin new ones.
+bits of weights may differ. Where several processes train together, each has a file of its own rows and generators.
 """
 
 from __future__ import annotations

@@ -126,17 +126,12 @@ def _read_file(config_class: Any, file: Path, by_default: bool = False) -> dict[
     if is_model_file(root):
         root = translate(root, flags_of(config_class), str(file))
     _gather(config_class, root, "", str(file), by_default, found)
-    required = {path for path in flags_of(config_class) if not _is_in_optional_section(config_class, path)}
+    optional = [f"{name}." for name, kind in _sections_of(config_class).items() if without_null(kind)[1]]
+    required = {path for path in flags_of(config_class) if not path.startswith(tuple(optional))}
     if required <= found.keys():
         # Written by a run: it says everything, and so of nothing that it is to play a role.
         return {path: replace(one, by_default=True) for path, one in found.items()}
     return found
-
-
-def _is_in_optional_section(config_class: Any, path: str) -> bool:
-    return any(
-        path.startswith(f"{name}.") and without_null(kind)[1] for name, kind in _sections_of(config_class).items()
-    )
 
 
 def _gather(
@@ -384,7 +379,8 @@ def unused(config: Any, prefix: str = "") -> dict[str, str]:
     """Return the fields and sections that play no role in a configuration, by dotted name, each with the reason."""
     own = config.unused() if hasattr(config, "unused") else {}
     found = {f"{prefix}{name}": why for name, why in own.items()}
-    for name, kind in field_kinds(type(config)).items():
+    config_class: Any = type(config)
+    for name, kind in field_kinds(config_class).items():
         value = getattr(config, name)
         if section_of(kind) is not None and value is not None:
             found |= unused(value, f"{prefix}{name}.")

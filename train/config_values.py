@@ -11,7 +11,9 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -53,10 +55,12 @@ class Given:
     by_default: bool = False
 
 
-def field_kinds(config_class: Any) -> dict[str, Any]:
+@cache
+def field_kinds(config_class: Any) -> Mapping[str, Any]:
     """Return a dataclass's fields with their types."""
+    # Annotations are texts, and Python compiles each one anew whenever it is asked: a command line asks thousands.
     hints = get_type_hints(config_class, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(config_class)}
+    return MappingProxyType({field.name: hints[field.name] for field in fields(config_class)})
 
 
 def section_of(kind: Any) -> Any:

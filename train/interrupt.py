@@ -17,8 +17,11 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import FrameType
+from typing import TypeVar
 
 import torch.distributed as dist
+
+Done = TypeVar("Done")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a run to end."""
@@ -56,10 +59,40 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether, and by what, the run was asked to end."""
+    """Whether, and by what, the run was asked to end.
+
+    Attributes:
+        signum: the signal, if there was one.
+        is_urgent: whether a signal raises `Interrupted` at once: what is at work then leaves no half state behind.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.is_urgent = False
+
+    def attempt(self, work: Callable[[], Done]) -> Done | None:
+        """Do something that takes long and changes nothing, unless a signal comes before it is done.
+
+        Args:
+            work: what a resumed run will do anew.
+
+        Returns:
+            What came of it; None if it was broken off, or not begun.
+        """
+        try:
+            self.is_urgent = True
+            # Asked in this order, so that a signal between the two is not missed.
+            if self.signum is not None:
+                return None
+            done = work()
+            self.is_urgent = False
+            return done
+        except Interrupted:
+            if self.signum is None:
+                raise
+            return None
+        finally:
+            self.is_urgent = False
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -91,6 +124,8 @@ def deferred(saving: str = "saving what was learned") -> Iterator[Stop]:
     def on_first(signum: int) -> None:
         stop.signum = signum
         _say(f"\n{saving}; Ctrl-C once more ends it at once\n")
+        if stop.is_urgent:
+            raise Interrupted(signum)
 
     with _handling(on_first):
         yield stop

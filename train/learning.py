@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from policies.actor_critic import UnmaskingActorCritic
 from train import checkpoint, parallel
-from train.build import checkpoint_file
+from train.build import checkpoint_file, rank_file
 from train.finite import Diverged
 from train.interrupt import Interrupted, Stop, deferred
 from train.job_config import JobConfig
@@ -61,6 +63,8 @@ class TrainingCallback(BaseCallback):
     def _on_training_start(self) -> None:
         hidden = not parallel.is_main()
         self.bar = progress(total=self.total, initial=self.num_timesteps, unit="step", desc="training", disable=hidden)
+        self.began = time.monotonic_ns()
+        self.saved = self.num_timesteps
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -82,6 +86,8 @@ class TrainingCallback(BaseCallback):
         self.logger.record("rollout/unscored_rate", self.unscored / max(1, self.finished))
         self.bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()}, refresh=False)
         self.bar.update(min(self.num_timesteps, self.total) - self.bar.n)
+        # Stable-Baselines3, which logs next, subtracts times of day; in between, the clock may have been set.
+        self.model.start_time = time.time_ns() - (time.monotonic_ns() - self.began)
         self.is_updating = True
 
     def _on_rollout_start(self) -> None:
@@ -90,11 +96,10 @@ class TrainingCallback(BaseCallback):
         self.updates += 1
         self.is_updating = False
         self.counted = self.model.num_timesteps
-        if parallel.is_main():
-            # Whatever ends this rollout before its update, a resumed run plays it again from here.
-            self.rollout = self.capture()
-            if self.updates and self.updates % self.every == 0:
-                self.save()
+        # Whatever ends this rollout before its update, a resumed run plays it again from here.
+        self.rollout = self.capture()
+        if self.updates and self.updates % self.every == 0:
+            self.save_together()
         self.validate()
 
     def _on_training_end(self) -> None:
@@ -109,19 +114,30 @@ class TrainingCallback(BaseCallback):
         return {**rollout, "validation": tried, "logged": logged, "processes": parallel.world_size()}
 
     def save(self) -> None:
-        """Write the checkpoint of the present rollout's beginning, whole or not at all."""
-        checkpoint.write(self.file, checkpoint.capture(cast(OnPolicyAlgorithm, self.model), self.rollout))
+        """Write this process's part of the checkpoint of the present rollout's beginning, whole or not at all."""
+        steps = self.rollout["counters"]["num_timesteps"]
+        if parallel.is_main():
+            checkpoint.write(self.file, checkpoint.capture(cast(OnPolicyAlgorithm, self.model), self.rollout))
+        else:
+            checkpoint.write(rank_file(self.file, steps), self.rollout)
+
+    def save_together(self) -> None:
+        """Write the checkpoint of all processes, so that whenever they are killed the newest is whole."""
+        if not parallel.is_main():
+            self.save()
+        parallel.wait()
+        # From now on, the main process has written the last checkpoint, or it writes this one.
+        steps = self.rollout["counters"]["num_timesteps"]
+        if parallel.is_main():
+            self.save()
+        else:
+            forget_ranks(self.file, {self.saved, steps})
+        self.saved = steps
 
     def validate(self) -> None:
-        """Try the policy on validation problems if that is due."""
-        if self.validation is None or not self.validation.is_due(self.model.num_timesteps):
-            return
-        assert isinstance(self.model.policy, UnmaskingActorCritic)
-        found = self.validation.run(self.model.policy.network, self.model.num_timesteps)
-        # What the logger is told now, it would write with the next update's numbers.
-        named = {f"validation/{name}": value for name, value in found.items()}
-        for writer in self.writers:
-            writer.write(named, dict.fromkeys(named, ()), self.model.num_timesteps)
+        """Try the policy on validation problems if that is due; asked to end meanwhile, leave it to a resumed run."""
+        if self.validation is not None:
+            try_out(self.model, self.validation, self.writers, self.stop)
 
     def finish(self) -> None:
         """Try the policy that came of it, and write the last checkpoint."""
@@ -129,6 +145,9 @@ class TrainingCallback(BaseCallback):
         if parallel.is_main():
             self.rollout = self.capture()
             self.save()
+        parallel.wait()
+        if not parallel.is_main():
+            forget_ranks(self.file, set())
 
     def save_early(self) -> str:
         """Write the state after the last update, in a rollout that won't be finished.
@@ -139,12 +158,43 @@ class TrainingCallback(BaseCallback):
         played = self.model.num_timesteps - self.counted
         if self.updates <= 0:
             return ""
-        if parallel.is_main():
-            self.save()
+        # Not together: another process may have ended already. All of them are in the same rollout.
+        self.save()
         return (
             f"saved after {self.counted:,} of {self.total:,} steps in {self.file}; the {played:,} steps played since, "
             "too few for an update, are not"
         )
+
+
+def forget_ranks(file: Path, kept: Collection[int]) -> None:
+    """Delete this process's parts of a job's checkpoints, but for those after some numbers of steps."""
+    for part in file.parent.glob(rank_file(file, "*").name):
+        if part not in {rank_file(file, steps) for steps in kept}:
+            part.unlink(missing_ok=True)
+
+
+def try_out(model: BaseAlgorithm, validation: Validation, writers: Sequence[KVWriter], stop: Stop) -> None:
+    """Try a training's policy on validation problems if that is due, and say what was found.
+
+    Args:
+        model: the algorithm.
+        validation: what is known of its policies so far.
+        writers: where the numbers go.
+        stop: whether to end; then the try is not made, or broken off.
+    """
+    if not validation.is_due(model.num_timesteps):
+        return
+    assert isinstance(model.policy, UnmaskingActorCritic)
+    network = model.policy.network
+    tried = stop.attempt(lambda: validation.measure(network))
+    if tried is None:
+        return
+    found, rewards = tried
+    validation.keep(network, rewards, model.num_timesteps)
+    # What the logger is told now, it would write with the next update's numbers.
+    named = {f"validation/{name}": value for name, value in found.items()}
+    for writer in writers:
+        writer.write(named, dict.fromkeys(named, ()), model.num_timesteps)
 
 
 def learn(
@@ -178,6 +228,9 @@ def learn(
             logger.record(name, value)
         model.set_logger(logger)
         _go_on(config, model, writers, remaining, validation)
+    elif validation is not None:
+        # Asked to end in its last try, the run had trained to its end.
+        try_out(model, validation, writers, Stop())
     if validation is not None and validation.weights:
         assert isinstance(model.policy, UnmaskingActorCritic)
         model.policy.network.load_state_dict(validation.weights)

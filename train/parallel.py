@@ -80,6 +80,12 @@ def mean(numbers: Mapping[str, float]) -> dict[str, float]:
     return {name: float(np.mean([own[name] for own in every if name in own])) for name in names}
 
 
+def wait() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def _gather(value: Gathered) -> Sequence[Gathered]:
     """Return the processes' values, by rank."""
     if world_size() == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -16,7 +17,22 @@ SECONDS = 30.0
 """Between two lines of a log."""
 
 
-class ProgressLines(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):  # type: ignore[type-arg]
+    """tqdm's bar, whatever happens to the clock: set back by an hour, tqdm's own is not drawn for an hour."""
+
+    # What would draw a bar that waits for too many steps; ours count every step, and it asks the clock.
+    monitor_interval = 0
+
+    @property
+    def _time(self) -> Callable[[], float]:
+        return time.monotonic
+
+    @_time.setter
+    def _time(self, clock: Callable[[], float]) -> None:
+        pass  # tqdm sets the wall clock
+
+
+class ProgressLines(Bar):
     """tqdm's bar for a file: whole lines instead of carriage returns, the first at once, the last when it is done."""
 
     shown_at = -math.inf
@@ -35,7 +51,7 @@ class ProgressLines(tqdm):  # type: ignore[type-arg]
 
     def close(self) -> None:
         """Write the last line, if it says something new."""
-        if not self.disable and time.time() >= self.start_t + (self.delay or 0) and self.n != self.shown_n:
+        if not self.disable and self._time() >= self.start_t + (self.delay or 0) and self.n != self.shown_n:
             self.shown_at = -math.inf
             self.display()
         # Without a printer tqdm doesn't end the line that a bar would have left open.
@@ -46,7 +62,7 @@ class ProgressLines(tqdm):  # type: ignore[type-arg]
 def progress(iterable: Any = None, **kwargs: Any) -> Any:
     """Return tqdm's bar of the same arguments, with rate and remaining time, drawn as often as suits where it goes."""
     if sys.stderr.isatty():
-        return tqdm(iterable, mininterval=0.5, **kwargs)
+        return Bar(iterable, mininterval=0.5, miniters=1, **kwargs)
     about: dict[str, Any] = {"mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
     unit = kwargs.get("unit", "it")
     units = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"

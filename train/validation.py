@@ -74,28 +74,32 @@ class Validation:
         wanted, total = self.config.evaluation.validations, self.config.total_timesteps
         return min(wanted, timesteps * wanted // total)
 
-    def run(self, network: PolicyNetwork, timesteps: int) -> dict[str, float]:
-        """Try a network, and keep its weights unless an earlier one was better by more than chance.
+    def keep(self, network: PolicyNetwork, rewards: npt.NDArray[np.float64], timesteps: int) -> None:
+        """Keep a network's weights unless an earlier one was better by more than chance.
 
         Args:
             network: of the policy; it is not changed.
+            rewards: (R,) float64, what `measure` found of it.
             timesteps: environment steps that it has learned from.
-
-        Returns:
-            ``score``, ``nfe`` and ``reward``, means.
         """
-        found, rewards = self._measure(copy.deepcopy(network))
         self.tried = self._reached(timesteps)
         if len(self.best) == 0 or is_no_worse(rewards, self.best):
             self.timesteps = timesteps
             self.weights = {name: values.detach().cpu().clone() for name, values in network.state_dict().items()}
         if len(self.best) == 0 or np.nanmean(rewards) > np.nanmean(self.best):
             self.best = rewards
-        return found
 
     @torch.no_grad()
-    def _measure(self, network: PolicyNetwork) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
-        config = self.config
+    def measure(self, network: PolicyNetwork) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
+        """Try a network on the validation problems.
+
+        Args:
+            network: of the policy; it is not changed.
+
+        Returns:
+            ``score``, ``nfe`` and ``reward``, means, and (R,) float64 rewards, in the order of `best`.
+        """
+        config, network = self.config, copy.deepcopy(network)
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
         reward = get_reward(config.env.reward)
         policy = LearnedPolicy(network.cpu(), "deterministic", actions=config.actions)
