@@ -162,7 +162,7 @@ def test_generate_takes_the_plain_model(heavy: MaskedLMDenoiser) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["threshold:0.3", "tiny"])
 def test_rules_and_learned_policies_run_on_it(heavy: MaskedLMDenoiser, policy: str) -> None:
-    made = load("tiny") if policy == "tiny" else make_rule(policy)
+    made = load("tiny", any_dllm=True) if policy == "tiny" else make_rule(policy)
     outcomes = measure(heavy, made, tasks="antibody", episodes=2, buffer_length=128)
     assert all(0.1 < score < 1 for score in outcomes["score"])
     assert all(2 <= nfe < 100 for nfe in outcomes["nfe"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envs.decoding import DecodingSettings
-from envs.denoiser import load_denoiser
+from envs.denoiser import identify, load_denoiser
 from envs.tasks import SUITE, make_tasks
 from policies import decode, load, make_rule
 from policies.learned import CHECKPOINTS
@@ -17,6 +17,10 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2**20
     assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
     assert load("tiny").trained["split"] == "train"
+
+
+def test_it_is_for_the_embedded_dllm() -> None:
+    assert load("tiny").trained["dllm"] == identify(load_denoiser("tiny"))
 
 
 @pytest.mark.slow

@@ -261,6 +261,33 @@ def test_the_page_holds_the_recordings(show: Show) -> None:
     assert data["orders"][1]["nfe"] == sum(run.nfe for run in show.recordings[1]) / 6
 
 
+def test_an_engine_s_decoding_can_be_watched(folder: Path) -> None:
+    """Blocks counted from the prompt's start, nothing after them shown: what is not shown has no prediction."""
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": 8, "problems": 2, "heatmap_problems": 0}
+    about |= {"window": "truncated", "block_origin": "absolute"}
+    shown = rehearse(WatchConfig(["threshold:0.9", str(folder)], task="copy", model=ModelConfig("toy"), **about))
+    settings = DecodingSettings(12, 8, 0.0, frozenset({"is_eos"}), window="truncated", block_origin="absolute")
+    prompts = [problem.prompt for problem in shown.problems]
+    for player, runs in zip(shown.players, shown.recordings, strict=True):
+        assert [run.tokens for run in runs] == [
+            one.tokens for one in decode(shown.denoiser, prompts, player.policy, settings)
+        ]
+    data = data_of(page(shown))
+    for prompt, problem in zip(prompts, data["problems"], strict=True):
+        first = problem["runs"][0]["frames"][1]
+        end = 8 - len(shown.denoiser.encode_prompt(prompt)) % 8
+        assert first["eligible"] == "1" * end + "0" * (12 - end)
+        assert [guess == data["mask"] for guess in first["guess"]] == [False] * end + [True] * (12 - end)
+
+
+def test_another_dllm_is_watched_only_if_told(tmp_path: Path) -> None:
+    config = WatchConfig(["tiny"], task="copy", model=ModelConfig("toy"), buffer_length=8, problems=1)
+    config = replace(config, format="ansi")
+    with pytest.raises(ValueError, match="set any_dllm"):
+        rehearse(config)
+    assert rehearse(replace(config, any_dllm=True)).recordings
+
+
 def test_the_heat_map_can_be_left_out(show: Show) -> None:
     assert data_of(page(replace(show, config=replace(show.config, heatmap_problems=0))))["orders"] == []
 

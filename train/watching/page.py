@@ -48,12 +48,13 @@ def page_data(show: Show) -> dict[str, Any]:
         for i, problem in enumerate(show.problems[:shown])
     ]
     ids = sorted({i for runs in show.recordings for run in runs[:shown] for f in run.frames for i in _ids(f)})
-    names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction")
+    names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction", "window")
     return {
         "model": config.model.name,
         **{name: getattr(config, name) for name in names},
         "scale": SCALE,
         "eos": show.denoiser.eos_id,
+        "mask": show.denoiser.mask_id,
         "words": dict(zip(ids, show.denoiser.token_strings(ids), strict=True)),
         "players": [player.describe() for player in show.players],
         "problems": problems,

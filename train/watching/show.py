@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from envs.decoding import DecodingSettings
+from envs.decoding import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
@@ -31,6 +31,7 @@ class WatchConfig:
         python train/watch.py
         python train/watch.py --policy runs/ppo/policy --policy threshold:0.9 --task replace
         python train/watch.py --policy wino:0.7 --task sort --format ansi
+        python train/watch.py --policy runs/engine/policy --block_length 16 --window truncated --block_origin absolute
     """
 
     policy: list[PathText] = field(default_factory=lambda: ["low_confidence:4", "threshold:0.9"])
@@ -56,6 +57,12 @@ class WatchConfig:
     """Positions of a block; null is full diffusion."""
     end_of_text_prediction: bool = False
     """Drop everything after a committed end-of-text from the computation (EoTP)."""
+    window: Window = "full"
+    """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
+    block_origin: BlockOrigin = "buffer"
+    """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    any_dllm: bool = False
+    """Let learned policies decode with a dLLM of another kind than they were trained for."""
     seed: int = 0
     """Of every random choice."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -66,7 +73,7 @@ class WatchConfig:
         check_seed(self)
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
-        DecodingSettings(self.buffer_length, self.block_length)
+        DecodingSettings(self.buffer_length, self.block_length, block_origin=self.block_origin)
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
@@ -129,7 +136,9 @@ class Show:
         return " vs ".join(player.name for player in self.players)
 
 
-def choose_players(policies: Sequence[str], block_length: int, device: str = "cpu") -> list[Player]:
+def choose_players(
+    policies: Sequence[str], block_length: int, device: str = "cpu", any_dllm: bool = False
+) -> list[Player]:
     """Build the policies to watch, for a block length.
 
     Raises:
@@ -143,7 +152,7 @@ def choose_players(policies: Sequence[str], block_length: int, device: str = "cp
         variants = list(jobs)
         # A plain folder stands for both decision rules; one panel shows the saved one.
         decision = load(text).decision if len(variants) > 1 else variants[0].decision
-        players += [Player(job.name, job.make(device, any_dllm=True)) for job in variants if job.decision == decision]
+        players += [Player(job.name, job.make(device, any_dllm)) for job in variants if job.decision == decision]
     return players
 
 
@@ -159,12 +168,17 @@ def choose_problems(task: str, split: Split, first: int, count: int) -> list[Pro
 
 def rehearse(config: WatchConfig) -> Show:
     """Decode all problems with all policies and record every step."""
-    players = choose_players(config.policy, config.block_length or config.buffer_length, config.model.device)
+    block = config.block_length or config.buffer_length
+    players = choose_players(config.policy, block, config.model.device, config.any_dllm)
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
     denoiser = config.model.load()
     settings = DecodingSettings(
-        config.buffer_length, config.block_length, end_of_text_prediction=config.end_of_text_prediction
+        config.buffer_length,
+        config.block_length,
+        end_of_text_prediction=config.end_of_text_prediction,
+        window=config.window,
+        block_origin=config.block_origin,
     )
     prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
     recordings = [
