@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from envs.beliefs import DenoiserError
 from envs.models.attention import attention, position_numbers
 from envs.models.families import check_kind, check_supported, check_unquantised, find_family
 from envs.models.family import PLAIN, Family
@@ -329,16 +330,22 @@ class MaskedLMDenoiser:
             messages: turns, each with a ``role`` and a ``content``.
 
         Raises:
-            ValueError: if the tokenizer has no chat template.
+            ValueError: if the tokenizer has no chat template, or one that fails.
         """
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise ValueError(
                 f"messages are given, but the tokenizer of {self.name!r} has no chat template: give a text"
             )
         # The template writes every special token itself. LLaDA's always ends in the assistant's header.
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **self.family.chat_options
-        )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **self.family.chat_options
+            )
+        except Exception as error:  # it is a program, of whoever made the checkpoint
+            raise ValueError(
+                f"the chat template of {self.name!r} can't be applied ({first_line(error)}): mend the tokenizer's "
+                "files, or set chat_template to false"
+            ) from error
         return self.encode_text(text)
 
     def encode_text(self, text: str) -> list[int]:
@@ -457,7 +464,12 @@ def _load(
         model = _load_model(family, folder, config, device, getattr(torch, dtype))
     except Exception as error:  # transformers, safetensors and torch each raise their own
         raise ValueError(f"model is {name!r}: {first_line(error)}") from error
-    return MaskedLMDenoiser(model, tokenizer, family, config, chat_template, name)
+    try:
+        return MaskedLMDenoiser(model, tokenizer, family, config, chat_template, name)
+    except (ValueError, DenoiserError):
+        raise
+    except Exception as error:  # settings of the tokenizer that transformers believes until they are used
+        raise ValueError(f"model is {name!r}: it can't be asked ({first_line(error)})") from error
 
 
 def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype) -> Any:

@@ -1,9 +1,9 @@
 """Damaged files and command lines, thousands of them: each is read as it is, or refused in one sentence.
 
-Policy folders, run folders, a training's checkpoints, and the configurations that commands are given, as files and as
-flags.
+Policy folders, run folders, a training's checkpoints, the configurations that commands are given, as files and as
+flags, sweeps, tasks' data files, and dLLMs.
 
-``python tests/fuzz.py --cases 10000`` tries so many of each kind; ``--seed`` draws others.
+``python tests/fuzz.py --cases 10000`` tries so many of each kind, and ``--kind`` only of one; ``--seed`` draws others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 import yaml
+from checkpoints import build
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from records import outcomes, ppo_config, write_run
 from views import random_view
 
+from envs import denoiser as denoisers
+from envs.beliefs import DenoiserError
+from envs.decoding import DecodingBatch, DecodingSettings
+from envs.tasks import make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.actions import ActionConfig
 from policies.block_filter import BlockFilter, BlockFilterConfig
@@ -47,9 +53,9 @@ from train.learn2pd import Learn2PDConfig
 from train.ppo import PPO
 from train.ppo import algorithm as ppo_algorithm
 from train.ppo_config import TrainPPOConfig
-from train.pretrain import PretrainConfig
+from train.pretrain import STATE, PretrainConfig, Pretraining
 from train.run_folder import UserError
-from train.sweep import SweepConfig
+from train.sweep import SweepConfig, print_trials, read_sweep, read_trials, suggest
 from train.watching.show import WatchConfig
 
 SMALL = {"hidden_size": 8, "num_heads": 2, "feedforward_size": 8}
@@ -172,8 +178,20 @@ def spoilt_weights(draw: st.DrawFn, content: bytes) -> bytes:
 
 def dump(name: str, data: Any) -> bytes:
     """Write data as the file of this name holds it."""
-    text = yaml.safe_dump(data, allow_unicode=True) if name.endswith(".yaml") else json.dumps(data)
+    if name.endswith(".yaml"):
+        text = yaml.safe_dump(data, allow_unicode=True)
+    elif name.endswith(".jsonl"):
+        text = "".join(json.dumps(row) + "\n" for row in (data if isinstance(data, list) else [data]))
+    else:
+        text = json.dumps(data)
     return text.encode(errors="surrogatepass")
+
+
+def undump(name: str, content: bytes) -> Any:
+    """Return the data of a whole file."""
+    if name.endswith(".yaml"):
+        return yaml.safe_load(content)
+    return [json.loads(line) for line in content.splitlines()] if name.endswith(".jsonl") else json.loads(content)
 
 
 def damaged(content: Mapping[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]]:
@@ -183,9 +201,9 @@ def damaged(content: Mapping[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]
         if name.endswith(".safetensors"):
             return spoilt_weights(content[name])
         raw = spoilt(content[name])
-        if not name.endswith((".json", ".yaml")):
+        if not name.endswith((".json", ".yaml", ".jsonl")):
             return raw
-        data = json.loads(content[name]) if name.endswith(".json") else yaml.safe_load(content[name])
+        data = undump(name, content[name])
         # Three of four are well-formed, so that they come to the checks of fields.
         form = st.integers(0, 3)
         return form.flatmap(lambda i: raw if i == 0 else changed(data).map(lambda found: dump(name, found)))
@@ -397,11 +415,145 @@ def try_checkpoint(kind: str, name: str, data: bytes, folder: Path) -> str:
     return "read"
 
 
+@cache
+def sweeps() -> dict[str, dict[str, bytes]]:
+    """Return a sweep file, and what a killed sweep has tried."""
+    rate = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
+    ranges = {"a": {"distribution": "int_uniform", "min": 1, "max": 9}, "b": {"min": 0.0, "max": 1.0}}
+    parameters = {"rate": rate, "size": {"values": [8, 16]}, "fixed": {"value": [1]}, **ranges}
+    parameters["q"] = {"distribution": "q_uniform", "min": 0, "max": 8, "q": 2}
+    about = {"method": "random", "metric": {"name": "x", "goal": "maximize"}, "parameters": parameters}
+    values = {"rate": 1e-3, "size": 8, "fixed": [1], "a": 3, "b": 0.5, "q": 2.0}
+    trials = [{"number": i, "values": values, "result": 0.5} for i in range(2)]
+    return {"sweep": {"sweep.yaml": dump("sweep.yaml", about), "trials.jsonl": dump("trials.jsonl", trials)}}
+
+
+def try_sweep(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Read a damaged sweep, go on with what it has tried, and propose what comes next."""
+    write({**sweeps()[kind], name: data}, folder)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        about = read_sweep(folder / "sweep.yaml")
+        done = read_trials(folder / "trials.jsonl", about)
+    except UserError as error:
+        return check_sentence(error, folder) if str(folder) in str(error) else check_line(error)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for trial in done:
+        study.tell(study.ask(), trial["result"])
+    proposed = study.ask()
+    for parameter, spec in about.parameters.items():
+        suggest(proposed, parameter, spec)
+    print_trials(about, done)
+    return "read"
+
+
+@cache
+def pretrainings() -> dict[str, dict[str, bytes]]:
+    """Return the state of a pretraining."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Pretraining(tiny_dllm(Path(folder)))
+        run.advance()
+        run.save()
+        return {"roberta": {STATE: (Path(folder) / STATE).read_bytes()}}
+
+
+def tiny_dllm(out: Path) -> PretrainConfig:
+    """Configure the pretraining of a very small dLLM."""
+    sizes = {"batch_size": 2, "group_size": 2, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+    return PretrainConfig(out=out, steps=2, buffer_lengths=[(0, 1.0)], **sizes)  # type: ignore[arg-type]
+
+
+def try_pretraining(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Go on with a damaged pretraining."""
+    write({**pretrainings()[kind], name: data}, folder)
+    try:
+        Pretraining(tiny_dllm(folder))
+    except UserError as error:
+        return check_line(error).replace(str(folder), "FOLDER")
+    return "read"
+
+
+ROWS: Mapping[str, dict[str, Any]] = {
+    "gsm8k": {"question": "How many are 2 and 3?", "answer": "2 + 3 = 5\n#### 5"},
+    "math500": {
+        "problem": "What is $1/2 + 1/3$?",
+        "answer": r"\frac{5}{6}",
+        "solution": r"It is $\boxed{\frac{5}{6}}$.",
+    },
+    "countdown": {"input": "30,100,93", "output": "23"},
+    "countdown_hub": {"nums": [1, 2, 3], "target": 6},
+    "mbpp": {
+        "text": "Add two numbers.",
+        "code": "def add(a, b):\n    return a + b",
+        "test_list": ["assert add(1, 2) == 3"],
+    },
+    "parallel_bench": {"input": {"items": "a, b"}, "answer": ["a", "b"]},
+}
+"""A problem of each data set."""
+
+
+def data_files() -> dict[str, dict[str, bytes]]:
+    """Return each data set's file of problems, also as a table."""
+    found = {name: {"test.jsonl": dump("test.jsonl", [row, row])} for name, row in ROWS.items()}
+    found["gsm8k_table"] = {"test.csv": b'question,answer\n"How many, if any?","#### 5"\n'}
+    about = {"waiting_line/test": {"prompt": "Copy: {items}", "metric": "list_match_score"}}
+    found["parallel_bench"]["task_config.yaml"] = dump("task_config.yaml", about)
+    return found
+
+
+def try_data(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Ask a task for the problems of a damaged file."""
+    write({**data_files()[kind], name: data}, folder)
+    task_name = {"countdown_hub": "countdown", "gsm8k_table": "gsm8k", "parallel_bench": "parallel_bench:test"}
+    more = ",allow_code_execution=true" if kind == "mbpp" else ""
+    text = task_name.get(kind, kind)
+    try:
+        [task] = make_tasks([f"{text}{',' if ':' in text else ':'}data={folder}{more}"])
+        for index in range(task.size("test") or 0):
+            task.problem("test", index)
+    except (ValueError, FileNotFoundError) as error:
+        return check_sentence(error, folder)
+    return "read"
+
+
+@cache
+def dllms() -> dict[str, dict[str, bytes]]:
+    """Make a very small dLLM of each of two routes that models are loaded by; returns the content of their files."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Pretraining(tiny_dllm(Path(folder)))
+        run.save()
+        llada = build("llada", Path(folder) / "llada")
+        return {
+            kind: {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+            for kind, path in {"roberta": Path(folder) / "model", "llada": llada}.items()
+        }
+
+
+def try_dllm(kind: str, name: str, data: bytes, folder: Path) -> str:
+    """Load a damaged dLLM, and ask it."""
+    write({**dllms()[kind], name: data}, folder)
+    try:
+        # Not through the cache of what is loaded: every folder has the same name.
+        denoiser = denoisers._load.__wrapped__(str(folder), "cpu", "float32", None, None, None, False)
+        prompt = denoiser.encode_prompt("copy: a b")
+        settings = DecodingSettings(4)
+        batch = DecodingBatch(denoiser, 1, settings)
+        batch.load([0], [prompt])
+        batch.forward()
+    except (ValueError, FileNotFoundError, DenoiserError) as error:
+        return check_line(error).replace(str(folder), "FOLDER")
+    return "loaded"
+
+
 KINDS: Mapping[str, tuple[Callable[[], Any], Callable[..., str]]] = {
     "policies": (policy_folders, try_policy),
     "runs": (run_folders, try_run),
     "checkpoints": (checkpoints, try_checkpoint),
     "configurations": (configurations, try_configuration),
+    "sweeps": (sweeps, try_sweep),
+    "pretrainings": (pretrainings, try_pretraining),
+    "data": (data_files, try_data),
+    "dllms": (dllms, try_dllm),
 }
 """What is damaged: the whole folders, and what is tried with a damaged one."""
 
@@ -441,10 +593,11 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--cases", type=int, default=10_000, help="damaged folders of each kind")
+    parser.add_argument("--kind", choices=list(KINDS), help="only this kind")
     parser.add_argument("--seed", type=int, default=0, help="other numbers draw other cases")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for what in KINDS:
+    for what in KINDS if options.kind is None else [options.kind]:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             found = fuzz(what, options.cases, options.seed, Path(folder) / "damaged")

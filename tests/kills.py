@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import statistics
@@ -225,7 +224,7 @@ def log_of(out: Path) -> str:
     return out.with_name(f"{out.name}.log").read_text(errors="replace")
 
 
-def kill(train: Training, out: Path, seconds: float, signum: int, at_work: bool = False) -> tuple[float, float] | None:
+def kill(train: Training, out: Path, seconds: float, signum: int, at_work: bool = False) -> float | None:
     """Let a run go on for some seconds and end it.
 
     Args:
@@ -236,8 +235,7 @@ def kill(train: Training, out: Path, seconds: float, signum: int, at_work: bool 
         at_work: whether they count from when it has logged an update.
 
     Returns:
-        The seconds that it took to end, with all saved that it saves, and how many of them it had a core; None if it
-        was not at work any more.
+        The seconds that it took to end, with all saved that it saves; None if it was not at work any more.
     """
     before = _lengths(out)
     process = start(train, out)
@@ -246,25 +244,14 @@ def kill(train: Training, out: Path, seconds: float, signum: int, at_work: bool 
     process.join(seconds)
     if not process.is_alive() or process.pid is None:
         return None
-    began, used = time.monotonic(), _seconds_used(process.pid) + _seconds_used_by_ended()
+    began = time.monotonic()
     os.kill(process.pid, signum)
     process.join(PATIENCE)
-    return time.monotonic() - began, _seconds_used_by_ended() - used
+    return time.monotonic() - began
 
 
 def _lengths(out: Path) -> dict[Path, int]:
     return {file: file.stat().st_size for file in out.rglob("progress.csv")}
-
-
-def _seconds_used(pid: int) -> float:
-    """Return the processor time of a process and of those that it has waited for."""
-    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
-    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-
-
-def _seconds_used_by_ended() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 # What a run leaves.
@@ -327,7 +314,7 @@ def killed(train: Training, folder: Path, seconds: float, kills: int, draw: rand
         signum = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
         took = kill(train, folder, draw.uniform(0, seconds), signum)
         if took is not None:
-            done.append((signum, took[0]))
+            done.append((signum, took))
     finish(train, folder)
     return done
 
@@ -357,7 +344,7 @@ def main() -> None:
 def time_ends(place: Path, ends: int, draw: random.Random) -> None:
     """Ask trainings to end and say how long they take; each goes on from there until it is asked again."""
     for name, train in DEFAULTS.items():
-        out, took = place / name, []
+        out, took = place / name, list[float]()
         while len(took) < -(-ends // len(DEFAULTS)):
             # Every other time when it has made an update at least, if it tells of them.
             at_work = len(took) % 2 == 0 and name in ("ppo", "grpo", "sweep")
@@ -369,10 +356,9 @@ def time_ends(place: Path, ends: int, draw: random.Random) -> None:
                 checkpoint.read(file)
         said = re.findall("error: interrupted by .*?; (.*?)(?:;|$)", log_of(out), re.MULTILINE)
         saved = sum(text.startswith("saved after") for text in said)
-        wall, used = (sorted(times) for times in zip(*took, strict=True))
         _say(
-            f"{name:9} asked to end {len(took)} times, {saved} times while it trained: within {wall[-1]:.1f} s (median "
-            f"{statistics.median(wall):.1f} s), of which it had a core for {used[-1]:.1f} s at most"
+            f"{name:9} asked to end {len(took)} times, {saved} times while it trained: within {max(took):.1f} s (median "
+            f"{statistics.median(took):.1f} s)"
         )
         for text in sorted({re.sub(r"[\d,]+", "N", text.replace(str(out), "OUT")) for text in said}):
             _say(f"          {text}")

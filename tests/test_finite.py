@@ -30,7 +30,7 @@ from train.group_rollouts import advantages, is_informative
 from train.grpo import algorithm as grpo
 from train.learning import learn
 from train.ppo import CommitBuffer
-from train.pretrain import PretrainConfig, pretrain
+from train.pretrain import STATE, PretrainConfig, pretrain
 from train.tracking import Tracker
 
 Section = TypeVar("Section")
@@ -204,4 +204,4 @@ def test_pretraining_stops_at_what_was_saved(tmp_path: Path) -> None:
     config = endless(PretrainConfig(out=tmp_path, steps=2, **small))
     with pytest.raises(Diverged, match=r"training stopped after step 0, as a weight is NaN or infinite: .*nothing"):
         pretrain(config)
-    assert not (tmp_path / "state.pt").exists()
+    assert not (tmp_path / STATE).exists()

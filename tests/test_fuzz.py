@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fuzz import KINDS, fuzz, policy_folders, run_folders, try_policy, try_run
 
+from train.evaluated import read_asked
+from train.run_folder import UserError, open_run
+
 
 @pytest.mark.parametrize("what", KINDS)
 def test_what_is_damaged_is_read_or_refused_in_one_sentence(what: str, tmp_path: Path) -> None:
     """`python tests/fuzz.py` tries thousands; that no other exception comes is what is tested."""
-    number = 40 if what == "configurations" else 150  # a whole command line takes a tenth of a second
+    number = 150
     found = fuzz(what, number, 0, tmp_path / "damaged")
     assert found.total() >= number
     assert len(found) > number // 5
@@ -20,3 +24,51 @@ def test_whole_folders_are_read(tmp_path: Path) -> None:
         assert try_policy(kind, "config.json", files["config.json"], tmp_path / "x") == "loaded"
     for kind, files in run_folders().items():
         assert try_run(kind, "evaluation.json", files["evaluation.json"], tmp_path / "x") == "read"
+
+
+RATE = "metric: {name: x}\nparameters:\n  a: "
+
+EXAMPLES = [
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: x, max: 1}}", "finite numbers are needed"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: .nan, max: 1}}", "finite numbers are needed"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: 0, max: .inf}}", "finite numbers are needed"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{distribution: int_uniform, min: 0.5, max: 1}}", "whole numbers are needed"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{distribution: log_uniform_values, min: 0, max: 1}}", "above 0 on a logarithmic"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: 2, max: 1}}", "min must be max or less"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{distribution: q_uniform, min: 0, max: 1, q: 0}}", "q must be above 0"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{values: 3}}", "give value, values, or min and max"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{values: []}}", "give value, values, or min and max"),
+    ("sweeps", "sweep.yaml", "[" * 3000, "nested too deeply"),
+    ("sweeps", "trials.jsonl", "[1]\n", "trial 0 is"),
+    ("sweeps", "trials.jsonl", '{"number": 0, "values": {}, "result": 1.0}\n', "trial 0 has no value of a"),
+    ("sweeps", "trials.jsonl", '{"number": 0, "val', "Unterminated string"),
+    ("pretrainings", "state.safetensors", "", "can't be read"),
+    ("pretrainings", "state.safetensors", "x" * 100, "can't be read"),
+    ("data", "task_config.yaml", "waiting_line/test: {metric: [1], prompt: x}", "its metric in"),
+    ("data", "task_config.yaml", "[" * 3000, "can't be read"),
+    ("data", "test.jsonl", '{"input": ' + "[" * 900 + "]" * 900 + "}", "malformed"),
+    ("dllms", "model.safetensors.index.json", "\x80" * 5000, "is damaged"),
+    ("dllms", "tokenizer_config.json", '{"chat_template": "{{ nothing.at.all }}"}', "chat template"),
+]
+"""What once ended in another exception, or in a sentence of a thousand characters."""
+
+
+@pytest.mark.parametrize(("what", "name", "text", "said"), EXAMPLES)
+def test_what_was_not_refused_before(what: str, name: str, text: str, said: str, tmp_path: Path) -> None:
+    folders, attempt = KINDS[what]
+    kinds = [kind for kind, files in folders().items() if name in files]
+    kind = "parallel_bench" if what == "data" else kinds[-1]
+    assert said in attempt(kind, name, text.encode("latin-1"), tmp_path / "x")
+
+
+def test_deep_json_in_a_runs_folder(tmp_path: Path) -> None:
+    config = {"out": str(tmp_path)}
+    with open_run(tmp_path, config, False):
+        (tmp_path / "result.txt").touch()
+    for name in ("policies.json", "versions.json"):
+        (tmp_path / name).write_text("[" * 5000)
+    with open_run(tmp_path, config, True):
+        pass
+    assert len(json.loads((tmp_path / "versions.json").read_text())["starts"]) == 1
+    with pytest.raises(UserError, match=r"policies\.json' can't be read \(it is nested too deeply\)"):
+        read_asked(tmp_path)

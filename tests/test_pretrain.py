@@ -19,10 +19,12 @@ from torch import Tensor
 
 from envs.denoiser import MaskedLMDenoiser, load_denoiser
 from envs.tasks import SUITE, make_tasks, split_of
+from train import checkpoint
 from train.architectures import answer_logits, build_model, build_tokenizer
 from train.interrupt import Interrupted
 from train.pretrain import (
     MOST_SPARE,
+    STATE,
     PretrainConfig,
     Pretraining,
     ProblemStream,
@@ -40,7 +42,7 @@ KINDS: list[dict[str, Any]] = [SMALL, PROSE, {**SMALL, "objective": "causal"}]
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)["model"]
+    state: dict[str, Tensor] = checkpoint.read(folder / STATE)["model"]
     return state
 
 
@@ -228,7 +230,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert Pretraining(killed).step == 2  # the third step was not saved and is taken again
     pretrain(killed)
 
-    whole, resumed = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "killed"))
+    whole, resumed = (checkpoint.read(tmp_path / name / STATE) for name in ("whole", "killed"))
     assert all(torch.equal(tensor, resumed["model"][name]) for name, tensor in whole["model"].items())
     assert whole["average"] == resumed["average"]
     assert whole["step"] == resumed["step"] == 6

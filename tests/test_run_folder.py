@@ -148,7 +148,7 @@ def test_a_folder_that_was_moved_goes_on(tmp_path: Path) -> None:
     [
         ({"seed": 3}, "seed was 0, now 3"),
         ({"model": Section(name="other")}, "model.name was 'tiny', now 'other'"),
-        ({"dit": Section()}, "dit was None, now {'threads': 1, 'name': 'tiny'}"),
+        ({"dit": Section()}, "dit was None, now {'name': 'tiny', 'threads': 1}"),
     ],
 )
 @pytest.mark.parametrize("resume", [True, False])

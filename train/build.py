@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -240,15 +241,27 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
             is_whole = part.is_file()
             if is_whole:
                 state |= checkpoint.read(part)
-        more = {name: state[name] for name in ("validation", "logged")}
+        more = {"validation": dict(state["validation"]), "logged": numbers_of(state["logged"])}
         checkpoint.restore(model, state, is_whole)
-    except (OSError, ValueError, KeyError) as error:
-        said = " ".join(str(error).split())[:300]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = checkpoint.one_line(error)
         raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:
         # The rows that were under way were shared out otherwise, or not saved: new problems instead.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
     return more
+
+
+def numbers_of(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a checkpoint says was logged.
+
+    Raises:
+        TypeError: if it is no mapping of names to numbers.
+    """
+    odd = [name for name, value in logged.items() if not isinstance(name, str) or not isinstance(value, Real)]
+    if odd:
+        raise TypeError(f"{odd[0]!r} was logged, which is no number")
+    return dict(logged)
 
 
 def checkpoint_file(config: JobConfig) -> Path:

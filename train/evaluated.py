@@ -8,13 +8,13 @@ then of no policy that there is, and go.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from policies.base import Decision
+from policies.files import check, parse, read_json
 from train.records import Key, Outcomes, Record, key_of, read_outcomes, read_records, write_outcomes
 from train.run_folder import UserError, write_json
 
@@ -72,9 +72,9 @@ def read_asked(folder: Path) -> list[Asked]:
     if not file.is_file():
         return []
     try:
-        return [Asked(**entry) for entry in json.loads(file.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{str(file)!r} can't be read ({error!r}): choose another --out") from error
+        return [parse(Asked, entry, f"policy {i}") for i, entry in enumerate(check(list[Any], read_json(file)))]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
 
 
 def update(folder: Path, before: Sequence[Asked], now: Sequence[Asked], suffix: str) -> None:

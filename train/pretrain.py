@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -38,7 +37,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from envs.names import hint
 from envs.tasks import SUITE, SUITES, make_tasks
-from train import parallel
+from policies.files import show
+from train import checkpoint, parallel
 from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.finite import Diverged, check_loss, watch
 from train.interrupt import Interrupted, deferred
@@ -145,6 +145,10 @@ class PretrainConfig:
 
 FREE = ("out", "steps", "decay", "threads", "save_every")
 """Settings that may differ when a run goes on; any other makes it another run."""
+
+
+STATE = "state.safetensors"
+"""The training state, in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -310,24 +314,37 @@ class Pretraining:
         self.stream = ProblemStream(self.tokenizer, config)
         self.step, self.seconds, self.average = 0, 0.0, math.nan
         if self._file.exists():
-            self._load(torch.load(self._file, weights_only=True))
+            self._load()
         self._began = time.monotonic() - self.seconds
 
     @property
     def _file(self) -> Path:
-        return self.config.out / "state.pt"
+        return self.config.out / STATE
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _load(self) -> None:
+        again = "delete it to start over"
+        try:
+            state = checkpoint.read(self._file)
+            settings = dict(state["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"training state {self._file} can't be read ({checkpoint.one_line(error)}): {again}"
+            ) from error
         for name, value in self._settings().items():
-            if state["settings"].get(name) != value:
+            if settings.get(name) != value:
                 raise UserError(
-                    f"{name} is {value!r}: {self.config.out} was trained with {state['settings'].get(name)!r}; "
+                    f"{name} is {value!r}: {self.config.out} was trained with {show(settings.get(name))}; "
                     "set it to that, or choose another out"
                 )
-        self.step, self.seconds, self.average = state["step"], state["seconds"], state["average"]
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            self.step, self.seconds, self.average = int(state["step"]), float(state["seconds"]), float(state["average"])
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except Exception as error:  # torch and its optimisers each have their own for a state that can't be
+            raise UserError(
+                f"training state {self._file} is of no such model ({checkpoint.one_line(error)}): {again}"
+            ) from error
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that make this run this run, as plain values."""
@@ -394,9 +411,7 @@ class Pretraining:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        partial = self._file.with_name("state.pt.tmp")
-        torch.save(state, partial)
-        os.replace(partial, self._file)
+        checkpoint.write(self._file, state)
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -437,7 +452,7 @@ def _advance(run: Pretraining, config: PretrainConfig) -> None:
     try:
         run.advance()
     except Diverged as error:
-        saved = "the last good state is saved in" if (config.out / "state.pt").is_file() else "nothing is in"
+        saved = "the last good state is saved in" if (config.out / STATE).is_file() else "nothing is in"
         raise Diverged(f"training stopped after step {run.step}, as {error}; {saved} {config.out}") from error
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import yaml
 
+from policies import files
+from policies.files import read_json, show
 from train.config import ROOT, to_plain, to_yaml
 from train.interrupt import Interrupted
 
@@ -127,7 +128,7 @@ def _record_versions(file: Path) -> None:
     """Add a start to the history: when, by which command, and what it ran on where that is not as at the first."""
     now = versions()
     try:
-        first = json.loads(file.read_text())
+        first = read_json(file)
         starts = list(first.pop("starts", []))
     except (OSError, ValueError, AttributeError, TypeError):
         first, starts = now, []
@@ -290,7 +291,7 @@ def word(changed: Mapping[str, tuple[Any, Any]], most: int = 3) -> str:
     >>> word({"seed": (1, 2), "env.alpha": (8.0, 4.0)}, most=1)
     'seed was 1, now 2, and 1 more'
     """
-    shown = [f"{name} was {was!r}, now {now!r}" for name, (was, now) in list(changed.items())[:most]]
+    shown = [f"{name} was {show(was)}, now {show(now)}" for name, (was, now) in list(changed.items())[:most]]
     return ", ".join(shown) + (f", and {len(changed) - most} more" if len(changed) > most else "")
 
 
@@ -302,13 +303,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.yaml"
     try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{str(file)!r} can't be read ({reason}): choose another --out") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{str(file)!r} is no configuration: choose another --out")
-    return found
+        return files.read_settings(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
 
 
 # One writer.

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from policies.files import Checked, check, read_settings, read_text, show
 from train.config import find_file, parse
 from train.evaluate import plan, run_jobs
 from train.finish import evaluation_of
@@ -36,6 +37,11 @@ from train.run_folder import UserError, open_run, write_atomic, write_json
 from train.tracking import WandbConfig, chosen_mode
 
 METHODS = ("bayes", "random")
+
+DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform", "q_uniform")
+
+MAX_TRIALS = 2**26
+"""Bytes of ``trials.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,29 @@ class Sweep:
     parameters: dict[str, dict[str, Any]]
 
 
+class _MetricForm(Checked):
+    """What a sweep file's ``metric`` must be."""
+
+    name: str
+    goal: Literal["maximize", "minimize"] = "minimize"
+
+
+class _SweepForm(Checked):
+    """What a sweep file must hold."""
+
+    method: str = "bayes"
+    metric: _MetricForm
+    parameters: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+
+
+class _TrialForm(Checked):
+    """What a line of ``trials.jsonl`` must hold; the metric may be NaN where a training came to none."""
+
+    number: int
+    values: dict[str, Any]
+    result: Annotated[float, Field(allow_inf_nan=True)]
+
+
 def read_sweep(file: Path) -> Sweep:
     """Read a sweep file.
 
@@ -93,41 +122,45 @@ def read_sweep(file: Path) -> Sweep:
         UserError: if it can't be read, or says something that is not supported here.
     """
     try:
-        data = yaml.safe_load(file.read_text())
-        sweep = Sweep(
-            data.get("method", "bayes"),
-            data["metric"]["name"],
-            {"maximize": True, "minimize": False}[data["metric"].get("goal", "minimize")],
-            {name: dict(spec) for name, spec in data["parameters"].items()},
+        found: _SweepForm = check(_SweepForm, read_settings(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"file is {str(file)!r}: not a sweep ({error})") from error
+    if found.method not in METHODS:
+        raise UserError(f"method is {found.method!r}: choose one of {', '.join(METHODS)}")
+    for name, spec in found.parameters.items():
+        _check_parameter(name, spec)
+    return Sweep(found.method, found.metric.name, found.metric.goal == "maximize", found.parameters)
+
+
+def _check_parameter(name: str, spec: Mapping[str, Any]) -> None:
+    kind = _kind(spec)
+    if kind == "value" or (kind == "values" and isinstance(spec["values"], list) and spec["values"]):
+        return
+    said = f"parameter {name} is {show(dict(spec))}"
+    if kind not in DISTRIBUTIONS or not {"min", "max"} <= set(spec):
+        raise UserError(
+            f"{said}: give value, values, or min and max with distribution {', '.join(DISTRIBUTIONS[:-1])} or "
+            f"{DISTRIBUTIONS[-1]}"
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"file is {str(file)!r}: not a sweep ({error!r})") from error
-    if sweep.method not in METHODS:
-        raise UserError(f"method is {sweep.method!r}: choose one of {', '.join(METHODS)}")
-    for name, spec in sweep.parameters.items():
-        _kind(name, spec)
-    return sweep
+    numbers = int if kind == "int_uniform" else int | float
+    ends = [spec["min"], spec["max"], *([spec["q"]] if "q" in spec else [])]
+    if not all(isinstance(end, numbers) and not isinstance(end, bool) and abs(end) < math.inf for end in ends):
+        raise UserError(f"{said}: {'whole' if numbers is int else 'finite'} numbers are needed")
+    if spec["min"] > spec["max"] or (kind == "log_uniform_values" and spec["min"] <= 0) or spec.get("q", 1) <= 0:
+        raise UserError(f"{said}: min must be max or less, and above 0 on a logarithmic scale; q must be above 0")
 
 
-def _kind(name: str, spec: Mapping[str, Any]) -> str:
+def _kind(spec: Mapping[str, Any]) -> str:
     """Return what a parameter's specification is: value, values, or a distribution between min and max."""
     for kind in ("value", "values"):
         if kind in spec:
             return kind
-    distribution = str(spec.get("distribution", "uniform"))
-    if distribution not in ("uniform", "log_uniform_values", "int_uniform", "q_uniform") or not {"min", "max"} <= set(
-        spec
-    ):
-        raise UserError(
-            f"parameter {name} is {dict(spec)}: give value, values, or min and max with distribution uniform, "
-            "log_uniform_values, int_uniform or q_uniform"
-        )
-    return distribution
+    return str(spec.get("distribution", "uniform"))
 
 
 def suggest(trial: Any, name: str, spec: Mapping[str, Any]) -> Any:
     """Ask an Optuna trial for one parameter's value."""
-    kind = _kind(name, spec)
+    kind = _kind(spec)
     if kind == "value":
         return spec["value"]
     if kind == "values":
@@ -226,6 +259,26 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
         return search(config, sweep, wandb)
 
 
+def read_trials(file: Path, sweep: Sweep) -> list[dict[str, Any]]:
+    """Read what a killed sweep has tried; nothing where there is no such file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    done: list[dict[str, Any]] = []
+    try:
+        for line in read_text(file, MAX_TRIALS).splitlines() if file.is_file() else ():
+            trial = json.loads(line)
+            check(_TrialForm, trial, f"trial {len(done)}")
+            missing = sweep.parameters.keys() - trial["values"].keys()
+            if missing:
+                raise ValueError(f"trial {len(done)} has no value of {min(missing)}")
+            done.append(trial)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
+    return done
+
+
 def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run the trials that are missing, and evaluate the best.
 
@@ -241,7 +294,7 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = config.out / "trials.jsonl"
-    done: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = read_trials(file, sweep)
     sampler_class = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
     direction = optuna.study.StudyDirection.MAXIMIZE if sweep.is_maximized else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler_class(seed=config.seed))

@@ -133,9 +133,17 @@ class Validation:
         return {"tried": self.tried, "best": self.best.copy(), **chosen}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.tried, self.best, self.timesteps = state["tried"], state["best"], state["timesteps"]
-        self.weights = dict(state["weights"])
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: if it did not.
+        """
+        try:
+            tried, best, timesteps, weights = (state[name] for name in ("tried", "best", "timesteps", "weights"))
+            self.tried, self.best, self.timesteps = int(tried), np.asarray(best, np.float64), int(timesteps)
+            self.weights = dict(weights)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"a checkpoint's tries on validation problems can't be read ({error!r})") from error
 
 
 def is_no_worse(rewards: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> bool:

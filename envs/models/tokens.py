@@ -129,4 +129,4 @@ def _id_of(tokenizer: Any, token: str) -> int | None:
 def first_line(error: Exception) -> str:
     """Return what an error says first; those of transformers go on with advice that fits its own users."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:500] if lines else type(error).__name__

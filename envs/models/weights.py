@@ -30,7 +30,9 @@ def weight_files(folder: Path) -> list[Path]:
             try:
                 shards = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{index} is damaged ({error!r}): download it again") from error
+                # Not its repr, which for bytes that are no text is the whole file.
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{index} is damaged ({said[:200]}): download it again") from error
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
                 raise ValueError(f"{folder} lacks {missing[0]}, which {index.name} names")

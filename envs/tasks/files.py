@@ -22,6 +22,9 @@ Row = Mapping[str, Any]
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 """Endings of files that `read_rows` reads."""
 
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError, RecursionError)
+"""What reading a row that is not of a data set raises."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -254,7 +257,7 @@ class FileTask(Task):
             try:
                 _check_characters(row)
                 self.check(row)
-            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError) as error:
+            except MALFORMED as error:
                 problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{self.name}'s row {number} of {where!r} is malformed: {problem}") from error
         return rows

@@ -199,8 +199,9 @@ class ParallelBench(FileTask):
             )
         try:
             known = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.name} needs {str(file)!r}, which can't be read: {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"{self.name} needs {str(file)!r}, which can't be read: {said}") from error
         if not isinstance(known, Mapping):
             raise ValueError(f"{self.name} needs {str(file)!r}, which must map tasks to their prompt and metric")
         found = {str(name): about for name, about in known.items() if str(name).rpartition("/")[2] == self.task}
@@ -209,9 +210,10 @@ class ParallelBench(FileTask):
         about = found.get(f"{self.group}/{self.task}", next(iter(found.values())))
         if not isinstance(about, Mapping) or not {"prompt", "metric"} <= set(about):
             raise ValueError(f"{self.name} in {str(file)!r} is {about!r}: it must have a prompt and a metric")
-        if about["metric"] not in METRICS:
+        if not isinstance(about["metric"], str) or about["metric"] not in METRICS:
             raise ValueError(
-                f"{self.name} isn't supported, its metric is {about['metric']!r}: only {', '.join(METRICS)} are"
+                f"{self.name} isn't supported, its metric in {str(file)!r} is {about['metric']!r}: only "
+                f"{', '.join(METRICS)} are"
             )
         return str(about["prompt"]), about["metric"]
 
