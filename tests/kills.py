@@ -357,8 +357,8 @@ def time_ends(place: Path, ends: int, draw: random.Random) -> None:
         said = re.findall("error: interrupted by .*?; (.*?)(?:;|$)", log_of(out), re.MULTILINE)
         saved = sum(text.startswith("saved after") for text in said)
         _say(
-            f"{name:9} asked to end {len(took)} times, {saved} times while it trained: within {max(took):.1f} s (median "
-            f"{statistics.median(took):.1f} s)"
+            f"{name:9} asked to end {len(took)} times, {saved} of them in training itself: within {max(took):.1f} s "
+            f"(median {statistics.median(took):.1f} s)"
         )
         for text in sorted({re.sub(r"[\d,]+", "N", text.replace(str(out), "OUT")) for text in said}):
             _say(f"          {text}")
