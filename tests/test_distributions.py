@@ -265,6 +265,12 @@ def test_the_order_of_a_plackett_luce_draw_counts() -> None:
     assert made.entropy() is None
 
 
+def test_a_row_without_a_draw_is_certain_beside_one_with_draws() -> None:
+    """As where nothing is eligible, or no step is to be learned from."""
+    both = PlackettLuce(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
+    assert both.log_prob(torch.tensor([[0, 0], [1, 0]])).tolist() == pytest.approx([0.0, math.log(1 / 2 * 1 / 2)])
+
+
 def test_plackett_luce_of_long_rows_stays_finite() -> None:
     torch.manual_seed(0)
     x = (30 * torch.randn(8, 256)).requires_grad_()
