@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,19 @@ from envs.tasks.copy_list import Copy
 
 def raises(text: str) -> float:
     raise ZeroDivisionError("division by\nzero")
+
+
+def exits(text: str) -> float:
+    sys.exit(3)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("of me nothing is said")
+
+
+def raises_mute(text: str) -> float:
+    raise Mute
 
 
 def sleeps(text: str) -> float:
@@ -28,6 +42,9 @@ FAULTS: dict[str, tuple[Callable[[str], Any], str]] = {
     "none": (lambda text: None, "it returned None, which is no number"),
     "text": (lambda text: "1.0", "it returned '1.0', which is no number"),
     "raises": (raises, r"it raised ZeroDivisionError (division by)"),
+    "exits": (exits, "it raised SystemExit (3)"),
+    "raises what can't be shown": (raises_mute, "it raised Mute"),
+    "huge": (lambda text: 10**400, "it returned a number that is too large"),
     "sleeps": (sleeps, "it took more than 0.05 seconds"),
 }
 

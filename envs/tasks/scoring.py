@@ -133,15 +133,25 @@ def _take(score: Callable[[], Any], seconds: float) -> float | Unscored:
         value = limited(score, seconds)
     except _CutOff:
         return Unscored(f"it took more than {seconds:g} seconds")
-    except Exception as error:  # whatever a stranger's code raises
-        said = next(iter(str(error).splitlines()), "")[:200]
+    except (Exception, SystemExit) as error:  # whatever a stranger's code raises; not a Ctrl-C
+        said = _first_line(error)
         return Unscored(f"it raised {type(error).__name__}" + (f" ({said})" if said else ""))
     if not isinstance(value, Real | np.bool_):
         return Unscored(f"it returned {_shown(value)}, which is no number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return Unscored("it returned a number that is too large")
     if not math.isfinite(number) or not -ROUNDING <= number <= 1 + ROUNDING:
         return Unscored(f"it returned {number:g}, which is not from 0 to 1")
     return min(max(number, 0.0), 1.0)
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        return next(iter(str(error).splitlines()), "")[:200]
+    except Exception:  # its __str__ is the stranger's too
+        return ""
 
 
 def _shown(value: Any) -> str:
