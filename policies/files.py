@@ -159,7 +159,8 @@ def check(kind: Any, data: Any, place: str = "") -> Any:
 
 def _sentence(error: ValidationError, place: str) -> str:
     first = error.errors(include_url=False)[0]
-    path = [place] * bool(place) + [str(part) for part in first["loc"]]
+    # A stranger's name for a field may hold the end of a line, or a terminal's commands.
+    path = [place] * bool(place) + [text if (text := str(part)).isprintable() else repr(text) for part in first["loc"]]
     if first["type"] == "missing":
         return f"{'.'.join(path[:-1]) or 'it'} has no {path[-1]!r}"
     name = ".".join(path) or "it"

@@ -9,6 +9,7 @@ flags, sweeps, tasks' data files, and dLLMs.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -443,7 +445,8 @@ def try_sweep(kind: str, name: str, data: bytes, folder: Path) -> str:
     proposed = study.ask()
     for parameter, spec in about.parameters.items():
         suggest(proposed, parameter, spec)
-    print_trials(about, done)
+    with redirect_stdout(io.StringIO()):
+        print_trials(about, done)
     return "read"
 
 

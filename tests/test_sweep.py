@@ -44,6 +44,16 @@ def test_the_file_that_ships_is_a_sweep_of_the_main_job() -> None:
     assert "ppo.learning_rate" in sweep.parameters
 
 
+def test_names_are_no_markup(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text('metric: {name: "[red]x[/red]", goal: maximize}\nparameters: {"[b]a\\e[31m[/b]": {values: [1, 2]}}')
+    sweep = read_sweep(file)
+    train.sweep.print_trials(sweep, [{"number": 0, "values": {"[b]a\x1b[31m[/b]": "[/i]"}, "result": 0.5}])
+    shown = capsys.readouterr().out
+    assert "[red]x[/red]" in shown
+    assert "[b]a?[31m[/b]" in shown
+    assert "[/i]" in shown
+
+
 def agents_command(values: dict[str, Any], program: str) -> list[str]:
     """What `wandb agent` starts for a choice of values, as `wandb_agent.Agent._command_run` puts it together."""
     file = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())

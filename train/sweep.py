@@ -26,6 +26,7 @@ from rich.table import Table
 
 from policies.files import Checked, check, read_settings, read_text, show
 from train.config import find_file, parse
+from train.escaping import for_terminal, printable
 from train.evaluate import plan, run_jobs
 from train.finish import evaluation_of
 from train.model_config import ModelConfig
@@ -136,7 +137,7 @@ def _check_parameter(name: str, spec: Mapping[str, Any]) -> None:
     kind = _kind(spec)
     if kind == "value" or (kind == "values" and isinstance(spec["values"], list) and spec["values"]):
         return
-    said = f"parameter {name} is {show(dict(spec))}"
+    said = f"parameter {name if name.isprintable() else show(name)} is {show(dict(spec))}"
     if kind not in DISTRIBUTIONS or not {"min", "max"} <= set(spec):
         raise UserError(
             f"{said}: give value, values, or min and max with distribution {', '.join(DISTRIBUTIONS[:-1])} or "
@@ -272,7 +273,7 @@ def read_trials(file: Path, sweep: Sweep) -> list[dict[str, Any]]:
             check(_TrialForm, trial, f"trial {len(done)}")
             missing = sweep.parameters.keys() - trial["values"].keys()
             if missing:
-                raise ValueError(f"trial {len(done)} has no value of {min(missing)}")
+                raise ValueError(f"trial {len(done)} has no value of {show(min(missing))}")
             done.append(trial)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
@@ -310,7 +311,7 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
         trial = study.ask()
         values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
         print(f"trial {number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
-        print("  " + ", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
+        print(printable("  " + ", ".join(f"{name} {value}" for name, value in values.items())), flush=True)
         given = {**model_settings(config), **values}
         result = run_trial(config.out / f"trial_{number}", given, sweep.metric, wandb)
         study.tell(trial, result)
@@ -337,10 +338,10 @@ def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
     varied = [name for name, spec in sweep.parameters.items() if "value" not in spec]
     table = Table()
     for column in ("trial", sweep.metric, *varied):
-        table.add_column(column, justify="right")
+        table.add_column(for_terminal(column), justify="right")
     for entry in sorted(trials, key=lambda entry: float(entry["result"]), reverse=sweep.is_maximized):
         shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (entry["values"][name] for name in varied)]
-        table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *shown)
+        table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *map(for_terminal, shown))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
