@@ -29,7 +29,7 @@ from envs.models.probes import (
 from envs.models.remote import check_remote, load_remote
 from envs.models.source import fetch, is_hub_id
 from envs.models.tokens import find_ids, first_line, load_tokenizer
-from envs.models.weights import check_dtypes
+from envs.models.weights import check_dtypes, check_sizes
 from envs.toy import ToyDenoiser
 
 if TYPE_CHECKING:
@@ -426,6 +426,7 @@ def _load_guide(name: str, device: str) -> Any:
         check_unquantised(config)
         check_kind(config, "causal")
         check_dtypes(folder)
+        check_sizes(folder, config)
         model = _from_pretrained(AutoModelForCausalLM, folder, device, torch.float32)
         check_tensors(model, folder, None)
     except Exception as error:  # as in _load
@@ -460,6 +461,7 @@ def _load(
     try:
         check_supported(config, family)
         check_dtypes(folder)
+        check_sizes(folder, config)
         tokenizer = load_tokenizer(family, folder, trust_remote_code)
         model = _load_model(family, folder, config, device, getattr(torch, dtype))
     except Exception as error:  # transformers, safetensors and torch each raise their own

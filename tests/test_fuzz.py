@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fuzz import KINDS, fuzz, policy_folders, run_folders, try_policy, try_run
+from fuzz import KINDS, dllms, fuzz, policy_folders, run_folders, try_dllm, try_policy, try_run
 
 from train.evaluated import read_asked
 from train.run_folder import UserError, open_run
@@ -49,6 +49,8 @@ EXAMPLES = [
     ("data", "task_config.yaml", "waiting_line/test: {metric: [1], prompt: x}", "its metric in"),
     ("data", "task_config.yaml", "[" * 3000, "can't be read"),
     ("data", "test.jsonl", '{"input": ' + "[" * 900 + "]" * 900 + "}", "malformed"),
+    ("data", "test.jsonl", '{"\\u001e": "\\ud800"}', "its ? has the character"),
+    ("data", "task_config.yaml", '"\\r": 1', r"choose from '\r'"),
     ("dllms", "model.safetensors.index.json", "\x80" * 5000, "is damaged"),
     ("dllms", "tokenizer_config.json", '{"chat_template": "{{ nothing.at.all }}"}', "chat template"),
 ]
@@ -61,6 +63,20 @@ def test_what_was_not_refused_before(what: str, name: str, text: str, said: str,
     kinds = [kind for kind, files in folders().items() if name in files]
     kind = "parallel_bench" if what == "data" else kinds[-1]
     assert said in attempt(kind, name, text.encode("latin-1"), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("llada", name) for name in ("n_layers", "d_model", "mlp_hidden_size", "vocab_size", "embedding_size")]
+    + [("roberta", name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")]
+    + [("roberta", name) for name in ("type_vocab_size", "max_position_embeddings")],
+)
+@pytest.mark.parametrize("value", [10**9, 10**400, 1e30])
+def test_a_configuration_beyond_its_weights_takes_no_memory(kind: str, name: str, value: float, tmp_path: Path) -> None:
+    config = json.loads(dllms()[kind]["config.json"])
+    assert name in config
+    said = try_dllm(kind, "config.json", json.dumps({**config, name: value}).encode(), tmp_path / "x")
+    assert f"config.json says {name} 1" in said
 
 
 def test_deep_json_in_a_runs_folder(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -70,6 +71,52 @@ def check_dtypes(folder: Path) -> None:
             for name in tensors.keys():  # noqa: SIM118
                 kind = tensors.get_slice(name).get_dtype()
                 _check_dtype(name, kind, kind in ("F64", "F32", "F16", "BF16", "I64", "BOOL"))
+
+
+LAYERS = ("n_layers", "num_hidden_layers", "num_layers")
+"""What configurations call the number of layers, each of which has tensors of its own."""
+
+SIZES = ("d_model", "hidden_size", "intermediate_size", "mlp_hidden_size", "vocab_size", "embedding_size")
+SIZES += ("type_vocab_size",)
+"""What they call sizes that a tensor must have."""
+
+
+def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of a model far beyond its weights, before anything is built of it.
+
+    A network of any number of layers can be described in a line, and describing it to torch takes memory without end.
+
+    Args:
+        folder: the checkpoint's.
+        config: its config.json.
+
+    Raises:
+        ValueError: naming the setting, or as `read_tensors` does.
+    """
+    shapes = _shapes(folder)
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    has_positions = any("position_embeddings" in name for name in shapes)
+    limits = {**dict.fromkeys(LAYERS, len(shapes)), **dict.fromkeys(SIZES, largest)}
+    # Rotary positions need no table: how many there may be is up to the model.
+    limits |= {"max_position_embeddings": largest} if has_positions else {}
+    for name, limit in limits.items():
+        value = config.get(name)
+        if isinstance(value, int | float) and value > limit:
+            raise ValueError(
+                f"config.json says {name} {str(value)[:20]}, but its weights are {len(shapes)} tensors with no side "
+                f"above {largest}: the two are not of one model"
+            )
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        if file.suffix == ".bin":
+            found |= {name: tuple(tensor.shape) for name, tensor in _read_pickle(file).items()}
+            continue
+        with _open(file, "cpu") as tensors:
+            found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return found
 
 
 def _check_dtype(name: str, kind: str, is_plain: bool) -> None:

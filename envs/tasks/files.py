@@ -259,7 +259,9 @@ class FileTask(Task):
                 self.check(row)
             except MALFORMED as error:
                 problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-                raise ValueError(f"{self.name}'s row {number} of {where!r} is malformed: {problem}") from error
+                # What it quotes is the file's, which may hold anything and be of any length.
+                shown = "".join(c if c.isprintable() else "?" for c in problem[:500])
+                raise ValueError(f"{self.name}'s row {number} of {where!r} is malformed: {shown}") from error
         return rows
 
     def _missing(self, split: Split) -> str:

@@ -206,7 +206,8 @@ class ParallelBench(FileTask):
             raise ValueError(f"{self.name} needs {str(file)!r}, which must map tasks to their prompt and metric")
         found = {str(name): about for name, about in known.items() if str(name).rpartition("/")[2] == self.task}
         if not found:
-            raise ValueError(f"{self.name} is not in {str(file)!r}: choose from {', '.join(map(str, known))}")
+            names = ", ".join(str(name) if str(name).isprintable() else repr(name) for name in known)
+            raise ValueError(f"{self.name} is not in {str(file)!r}: choose from {names}")
         about = found.get(f"{self.group}/{self.task}", next(iter(found.values())))
         if not isinstance(about, Mapping) or not {"prompt", "metric"} <= set(about):
             raise ValueError(f"{self.name} in {str(file)!r} is {about!r}: it must have a prompt and a metric")
