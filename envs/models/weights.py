@@ -76,8 +76,10 @@ def check_dtypes(folder: Path) -> None:
 LAYERS = ("n_layers", "num_hidden_layers", "num_layers")
 """What configurations call the number of layers, each of which has tensors of its own."""
 
-SIZES = ("d_model", "hidden_size", "intermediate_size", "mlp_hidden_size", "vocab_size", "embedding_size")
-SIZES += ("type_vocab_size",)
+SIZES = (
+    *("d_model", "hidden_size", "intermediate_size", "mlp_hidden_size"),
+    *("vocab_size", "embedding_size", "type_vocab_size"),
+)
 """What they call sizes that a tensor must have."""
 
 
