@@ -147,6 +147,9 @@ def test_gsm8k_reference_has_any_form() -> None:
         # From here on it takes Math-Verify.
         ("2+2i", "2i+2"),
         ("1,-2", "-2, 1"),
+        ("3,4", "(3,4)"),
+        (r"\left( 3, 4 \right)", "3, 4"),
+        (r"\{1, -2\}", "-2, 1"),
         (r"-2 \leq x \leq 7", r"x \in [-2,7]"),
         (r"3+2\sqrt{2},3-2\sqrt{2}", r"3 \pm 2 \sqrt{2}"),
         (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
@@ -171,6 +174,8 @@ def test_same_answers(answer: str, gold: str) -> None:
         ("0.33", r"\frac{1}{3}"),
         ("(3,4)", "(4,3)"),
         ("[1,2]", "(1,2)"),
+        ("(-2,1)", "1,-2"),
+        ("1,-2", "(-2,1)"),
         ("Bob", r"\text{Evelyn}"),
         (r"0.\overline{3}", "0.3"),
         (r"0.3\overline{4}", r"0.\overline{34}"),

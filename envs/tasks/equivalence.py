@@ -197,7 +197,22 @@ def same_answer(answer: str, gold: str) -> bool:
         return not has_both and _BASE.sub(r"\1", one) == _BASE.sub(r"\1", other)
     if not one or len(one) > 60 + 4 * len(other) or not re.search(r"[\d\\a-z]", one):
         return False
+    # A list is in any order, but what stands in brackets elsewhere is not.
+    if _in_order(one) and _is_list(other):
+        return _verified(((one[0] + other + one[-1], one),))
+    if _in_order(other) and _is_list(one):
+        return _verified(((other, other[0] + one + other[-1]),))
     return _verified(((gold, answer), (other, one)))
+
+
+def _in_order(plain_answer: str) -> bool:
+    """Tell whether an answer is a point, vector or interval."""
+    return re.fullmatch(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]", plain_answer) is not None
+
+
+def _is_list(plain_answer: str) -> bool:
+    """Tell whether an answer lists several things without brackets around any of them."""
+    return "," in plain_answer and re.search(r"[()\[\]]|\\\{", plain_answer) is None
 
 
 def _are_other_kinds(one: str, other: str) -> bool:
