@@ -64,6 +64,31 @@ def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
         assert 1 <= one.nfe <= 2 * LENGTH
 
 
+NOT_SAMPLED = ("guided", "diffuspec")
+"""These write what their guide writes greedily, whatever the temperature."""
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in NOT_SAMPLED])
+def test_at_a_temperature_each_sample_of_a_rule_is_its_own(chat: MaskedLMDenoiser, name: str) -> None:
+    rule = make_rule(name)
+    settings = DecodingSettings(LENGTH, BLOCK, 3.0, rule.features)
+    together = decode(chat, PROMPTS, rule, settings, samples=8)
+    assert len({tuple(one.tokens) for one in together[:8]}) > 4
+    assert decode(chat, PROMPTS, rule, settings, samples=8, batch_size=5) == together
+    # What a prompt's samples are depends on no other prompt, and the first is what one alone would be.
+    assert decode(chat, PROMPTS[1:2], rule, settings, samples=8) == together[8:16]
+    assert decode(chat, PROMPTS[:1], rule, settings) == together[:1]
+
+
+def test_credit_samples_what_a_threshold_does_where_it_gives_none(chat: MaskedLMDenoiser) -> None:
+    found = []
+    for name in ("credit:0.3,weight=0", "threshold:0.3"):
+        rule = make_rule(name)
+        settings = DecodingSettings(LENGTH, BLOCK, 1.5, rule.features)
+        found.append([(one.tokens, one.nfe) for one in decode(chat, PROMPTS, rule, settings, samples=4)])
+    assert found[0] == found[1]
+
+
 def test_a_shadow_stays_within_the_buffer(chat: MaskedLMDenoiser) -> None:
     """Also where rows are in blocks of different lengths, and the last one is shown beyond the buffer."""
     rule = make_rule("wino")

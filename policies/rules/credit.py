@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch.nn import functional as F
 
+from envs.decoding import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.noise import gumbel
 from envs.view import Action, View, ensure_progress
-from policies.rules.base import Rule
+from policies.rules.base import Rule, bound
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class CreditDecoding(Rule):
     """The threshold rule on logits to which each token's accumulated credit is added.
 
     ``credit = decay * credit``, plus ``p^power`` for the present best token; fused logits are
-    ``logits + weight * log(1 + credit)``; the fused best token is what is committed.
+    ``logits + weight * log(1 + credit)``; the fused best token is what is committed, at a temperature one that is
+    sampled from them.
 
     Source: arXiv 2510.06133; constants of dInfer's implementation. Credit belongs to the row and ends with it.
     """
@@ -33,10 +38,15 @@ class CreditDecoding(Rule):
     """Exponent of the probability that is credited."""
     weight: float = 0.7
     """Of the logarithm of the credit."""
+    temperature: float = bound(0.0)
 
     def __post_init__(self) -> None:
         self.check_not_negative("power", "weight")
         self.check_share("threshold", "decay")
+
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
+        """Take over the temperature."""
+        return replace(self, temperature=settings.temperature)
 
     def act(self, view: View) -> Action:
         """Credit, fuse, and commit by threshold."""
@@ -46,7 +56,11 @@ class CreditDecoding(Rule):
         credit = credit + F.one_hot(token, now.shape[-1]) * best.pow(self.power).unsqueeze(-1)
         # Adding logs to logits multiplies the probabilities.
         fused = now * (1 + credit).pow(self.weight)
-        strongest, token = fused.max(-1)
-        confidence = strongest / fused.sum(-1).clamp(min=1e-30)
+        token = fused.argmax(-1)
+        if self.temperature > 0:
+            # The noise that the predictions were sampled with: without credit, they are what is committed.
+            noise = gumbel(view.key, view.step, tuple(fused.shape[1:]))
+            token = (fused.log() + self.temperature * noise).argmax(-1)
+        confidence = fused.gather(-1, token.unsqueeze(-1)).squeeze(-1) / fused.sum(-1).clamp(min=1e-30)
         commit = ensure_progress(confidence >= self.threshold, view.eligible, confidence)
         return Action(commit, tokens=token, memory={"credit": credit})

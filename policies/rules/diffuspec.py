@@ -101,8 +101,9 @@ class DiffuSpec(Rule):
     The dLLM's distributions are a lattice: in each column the fewest best tokens that have a mass of `mass` together,
     at most `most`, and end-of-text. A beam search takes the path of the best mean of the dLLM's log-probability and of
     a bigram model's. The guide accepts the longest prefix that is its own first choice, and adds its next token, so the
-    text is what the guide writes greedily, token by token. The next draft is as long as the dLLM's texts were, and
-    longer while all of them is accepted, within 20 and 30. The guide's forward counts as token positions.
+    text is what the guide writes greedily, token by token and whatever the temperature. The next draft is as long as
+    the dLLM's texts were, and longer while all of them is accepted, within 20 and 30. The guide's forward counts as
+    token positions.
 
     Source: arXiv 2510.02358. Departures: unless a corpus is given the bigrams are those of an embedded suite's training
     answers (of prose for dLLMs of natural language, see `policies.rules.corpus`; weight 1 leaves them out); a lattice

@@ -20,7 +20,7 @@ class Guided(Rule):
 
     The dLLM fills all masks at once; the guide reads prompt and filled buffer in one forward and accepts a token that
     is its own first choice or to which it gives at least `acceptance`. Its forward counts as token positions, not as
-    a forward of the dLLM.
+    a forward of the dLLM. At acceptance 1 the text is what the guide writes greedily, whatever the temperature.
 
     Source: arXiv 2505.21467 (FlashDLM), guided diffusion; acceptance 1 is its deterministic rule.
     """
