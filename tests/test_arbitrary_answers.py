@@ -43,7 +43,7 @@ texts = st.one_of(
     st.tuples(st.sampled_from(SNIPPETS), st.integers(1, 3000)).map(lambda pair: pair[0] * pair[1]),
 )
 
-FEW = SNIPPETS if TEXTS > 1000 else ["\\boxed{", "1,000", "\n", "@a\n", "\U0001f600"]
+FEW = SNIPPETS if TEXTS > 1000 else ["\\boxed{", "1,000", "\n", "@a\n", "\u00b2", "\U0001f600"]
 LONG = [
     *["\\boxed{" * 400, "{" * 500, "9" * 10_000, "\\boxed{-" + "9" * 5000 + "}", "7e" + "9" * 400],
     *[snippet * (10**6 // len(snippet)) for snippet in FEW],

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 _RAISED = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 _LOWERED = "\u2080-\u2089"
-_RAISED_OVER_LOWERED = re.compile(f"([{_RAISED}]+)[/\u2044\u2215\u2571]([{_LOWERED}]+)")
+_RAISED_OVER_LOWERED = re.compile(f"(?<![{_RAISED}])([{_RAISED}]++)[/\u2044\u2215\u2571]([{_LOWERED}]+)")
 _NOT_ASCII = re.compile("[^\x00-\x7f]")
 _SIGNS = {
     **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\u2796", "-"),
