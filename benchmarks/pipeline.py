@@ -1,17 +1,19 @@
 """diffusers' own pipeline with an exported policy beside its own threshold: ``python benchmarks/pipeline.py FOLDER``.
 
-Decodes held-out problems of the embedded suite with `LLaDA2Pipeline`, with its threshold scheduler at several
-thresholds and with the policy at several places on its dial, and says what share of the threshold's forwards the policy
-needs at no lower accuracy (within half a point). FOLDER is a policy trained with ``configs/engine.yaml``.
+Decodes held-out problems of the embedded suite with `LLaDA2Pipeline`: with its threshold scheduler at several
+thresholds, with the exported policy, and with the same thresholds in the exported scheduler, which ends a block at its
+last commit, so that what stopping saves and what deciding saves stand apart. The place on the policy's dial is chosen
+on validation problems: the cheapest that is at most half a point less accurate than the best threshold. FOLDER is a
+policy trained with ``configs/engine.yaml``.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,121 +25,225 @@ from rich.table import Table
 from torch import Tensor
 
 from envs.denoiser import MaskedLMDenoiser, load_denoiser
-from envs.tasks import SUITE, Problem, Task, make_tasks
-from policies import LearnedPolicy, load
+from envs.tasks import SUITE, Problem, Split, make_tasks
+from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load
 from policies.formats.engines import write_engine
 from train.evaluate import choose_problems, score_problems
-from train.measures import TOLERANCE
+from train.measures import TOLERANCE, best_rule
 from train.progress import progress
+from train.ranges import check_count
+from train.records import accuracy_interval, mean_interval
+from train.run_folder import open_run, write_json
 
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTH = 64
 
 
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Set an exported policy against diffusers' own thresholds, in diffusers' own pipeline.
+
+    Examples:
+        python benchmarks/pipeline.py runs/engine/policy
+        python benchmarks/pipeline.py runs/engine/policy --block_length 32 --first 3000 --out runs/pipeline_32
+    """
+
+    policy: str = "runs/engine/policy"
+    """Folder of a policy that sees one block."""
+    out: Path = Path("runs/pipeline")
+    """Folder for pipeline.json."""
+    block_length: int = 16
+    """Positions of a block."""
+    episodes: int = 200
+    """Held-out problems a task."""
+    first: int = 0
+    """Index of the first of them."""
+    validation_episodes: int = 50
+    """Validation problems a task, which choose the place on the dial."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "block_length", "episodes", "validation_episodes")
+        check_count(self, "first", least=0)
+
+
 class Counted(torch.nn.Module):
-    """A model as the pipeline calls it, around one that numbers its positions itself, with its forwards counted."""
+    """A model as the pipeline calls it, around one that numbers its positions itself, with its forwards counted.
+
+    What it said of a sequence is kept until `forget`: several schedulers ask the same.
+    """
 
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.forwards = model, 0
+        self._known: dict[bytes, Any] = {}
 
     def forward(self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Any:
         """Return the model's output."""
         self.forwards += 1
-        return self.model(input_ids=ids, attention_mask=attention_mask)
+        key = ids.numpy().tobytes()
+        if key not in self._known:
+            self._known[key] = self.model(input_ids=ids, attention_mask=attention_mask)
+        return self._known[key]
+
+    def forget(self) -> None:
+        """Start with another problem."""
+        self._known.clear()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a scheduler did: the mean score, and forwards an answer."""
+    """What a scheduler did.
+
+    Attributes:
+        accuracy: mean score, in [0, 1].
+        nfe: forwards an answer.
+        accuracy_ci95: interval of the accuracy.
+        nfe_ci95: of the forwards.
+    """
 
     accuracy: float
     nfe: float
+    accuracy_ci95: Sequence[float] = ()
+    nfe_ci95: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A scheduler, and what the pipeline is called with besides."""
+
+    scheduler: Any
+    how: Mapping[str, Any]
 
 
 def run(
-    denoiser: MaskedLMDenoiser,
-    tasks: Sequence[Task],
-    problems: Sequence[Problem],
-    block: int,
-    scheduler: Any,
-    **how: Any,
-) -> Result:
-    """Decode problems with the pipeline and score them."""
+    denoiser: MaskedLMDenoiser, settings: Mapping[str, Setting], problems: Sequence[Problem], block: int
+) -> dict[str, Result]:
+    """Decode problems with the pipeline under each setting and score them."""
     model = Counted(denoiser.model)
-    pipeline = LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=denoiser.tokenizer)
-    pipeline.set_progress_bar_config(disable=True)
-    texts = []
+    pipelines = {}
+    for name, setting in settings.items():
+        pipelines[name] = LLaDA2Pipeline(model=model, scheduler=setting.scheduler, tokenizer=denoiser.tokenizer)
+        pipelines[name].set_progress_bar_config(disable=True)
+    texts: dict[str, list[str]] = {name: [] for name in settings}
+    forwards: dict[str, list[int]] = {name: [] for name in settings}
     for problem in progress(problems, desc="decoding", unit="problem"):
-        done = pipeline(
-            input_ids=torch.tensor([denoiser.encode_prompt(problem.prompt)]),
-            gen_length=LENGTH,
-            block_length=block,
-            num_inference_steps=block,
-            editing_threshold=None,
-            eos_token_id=denoiser.eos_id,
-            mask_token_id=denoiser.mask_id,
-            output_type="seq",
-            **how,
-        )
-        texts.append(denoiser.decode(done.sequences[0].tolist()))
-    scores = [score for score in score_problems(tasks, problems, texts) if score is not None]
-    return Result(sum(scores) / len(scores), model.forwards / len(problems))
+        model.forget()
+        for name, setting in settings.items():
+            before = model.forwards
+            done = pipelines[name](
+                input_ids=torch.tensor([denoiser.encode_prompt(problem.prompt)]),
+                gen_length=LENGTH,
+                block_length=block,
+                num_inference_steps=block,
+                editing_threshold=None,
+                eos_token_id=denoiser.eos_id,
+                mask_token_id=denoiser.mask_id,
+                output_type="seq",
+                **setting.how,
+            )
+            texts[name].append(denoiser.decode(done.sequences[0].tolist()))
+            forwards[name].append(model.forwards - before)
+    return {name: result_of(problems, texts[name], forwards[name]) for name in settings}
 
 
-def schedulers_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path) -> Mapping[str, Any]:
-    """Export a policy and return its schedulers by name, one a place on the dial."""
+def result_of(problems: Sequence[Problem], texts: Sequence[str], forwards: Sequence[int]) -> Result:
+    """Score answers."""
+    found = score_problems(make_tasks(SUITE), problems, texts)
+    scores = [score for score in found if score is not None]
+    accuracy, nfe = sum(scores) / len(scores), sum(forwards) / len(forwards)
+    return Result(accuracy, nfe, accuracy_interval(scores), mean_interval(forwards))
+
+
+def settings_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path) -> dict[str, Setting]:
+    """Return the pipeline's own thresholds, the same in the exported scheduler, and the policy's places on its dial."""
     write_engine(policy, "diffusers", folder, denoiser.end_ids)
     sys.path.insert(0, str(folder))
     cls = importlib.import_module("unmasking_diffusers").UnmaskingPolicyScheduler
+    found = {f"threshold {t:g}": Setting(BlockRefinementScheduler(), {"threshold": t}) for t in THRESHOLDS}
+    for threshold in THRESHOLDS:
+        found[f"threshold {threshold:g}, stopped"] = Setting(stopping_at(threshold, cls, folder), {})
     places = SPEEDS if policy.has_dial else [None]
-    return {"policy" if speed is None else f"policy, speed {speed:g}": cls(speed=speed) for speed in places}
+    for speed in places:
+        found["policy" if speed is None else f"policy, speed {speed:g}"] = Setting(cls(speed=speed), {})
+    return found
 
 
-def best_ratio(thresholds: Sequence[Result], policies: Sequence[Result]) -> float | None:
-    """Return the least share of a threshold's forwards that a policy needs at no lower accuracy; None if none is there.
+def stopping_at(threshold: float, cls: Any, folder: Path) -> Any:
+    """Return an exported scheduler with a threshold for a policy."""
+    # A network that has learned nothing is the threshold that it starts as.
+    rule = LearnedPolicy(UnmaskingNetwork(NetworkConfig(context="block", threshold=threshold)))
+    package = write_engine(rule, "diffusers", folder / f"threshold_{threshold:g}") / "unmasking_diffusers"
+    saved = folder / f"saved_{threshold:g}"
+    cls().save_pretrained(saved)
+    for name in ("policy.json", "policy.safetensors"):
+        shutil.copy(package / name, saved)
+    return cls.from_pretrained(saved)
 
-    A place of the policy that is as accurate as the best threshold is set against the cheapest that is as accurate.
-    """
-    ratios = []
-    for mine in policies:
-        enough = [other.nfe for other in thresholds if other.accuracy >= mine.accuracy - TOLERANCE]
-        if enough and mine.accuracy >= max(other.accuracy for other in thresholds) - TOLERANCE:
-            ratios.append(mine.nfe / min(enough))
-    return min(ratios, default=None)
+
+def of_kind(results: Mapping[str, Result], kind: str) -> dict[str, Result]:
+    """Return the results of the ``threshold``, of the thresholds that are ``stopped``, or of the ``policy``."""
+
+    def is_one(name: str) -> bool:
+        return name.startswith("policy") if kind == "policy" else name.endswith("stopped") is (kind == "stopped")
+
+    return {name: one for name, one in results.items() if is_one(name) and (kind == "policy" or name[0] == "t")}
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("policy", help="folder of a policy that sees one block")
-    parser.add_argument("--episodes", type=int, default=200, help="problems a task")
-    parser.add_argument("--block_length", type=int, default=16, help="positions of a block")
-    options = parser.parse_args()
+def choose(results: Mapping[str, Result]) -> str:
+    """Return the cheapest place of the policy that is as accurate as the best threshold, or its most accurate one."""
+    places = of_kind(results, "policy")
+    wanted = max(one.accuracy for one in of_kind(results, "threshold").values()) - TOLERANCE
+    enough = [name for name, one in places.items() if one.accuracy >= wanted]
+    if not enough:
+        return max(places, key=lambda name: places[name].accuracy)
+    return min(enough, key=lambda name: places[name].nfe)
+
+
+def share(policy: Result, rules: Mapping[str, Result]) -> float:
+    """Return the policy's forwards as a share of those of `best_rule`: the cheapest that is as accurate."""
+    return policy.nfe / float(best_rule([asdict(one) for one in rules.values()], policy.accuracy)["nfe"])
+
+
+def main(config: PipelineConfig) -> dict[str, Any]:
+    """Choose, measure, print and write."""
     torch.set_num_threads(1)
-    denoiser, tasks = load_denoiser("tiny"), make_tasks(SUITE)
+    policy, denoiser, tasks = load(config.policy), load_denoiser("tiny"), make_tasks(SUITE)
     assert isinstance(denoiser, MaskedLMDenoiser)
-    problems = choose_problems(tasks, "test", 0, options.episodes)
-    about = (denoiser, tasks, problems, options.block_length)
-    table = Table(title=f"LLaDA2Pipeline, {len(problems)} problems, blocks of {options.block_length}")
+
+    def problems_of(split: Split, first: int, count: int) -> list[Problem]:
+        return choose_problems(tasks, split, first, count)
+
+    with open_run(config.out, config, resume=None), TemporaryDirectory() as folder:
+        settings = settings_of(policy, denoiser, Path(folder))
+        tried = {name: one for name, one in settings.items() if not name.endswith("stopped")}
+        problems = problems_of("validation", 0, config.validation_episodes)
+        chosen = choose(run(denoiser, tried, problems, config.block_length))
+        settings = {name: one for name, one in settings.items() if name == chosen or name[0] == "t"}
+        problems = problems_of("test", config.first, config.episodes)
+        results = run(denoiser, settings, problems, config.block_length)
+        found = {
+            "block_length": config.block_length,
+            "problems": len(problems),
+            "chosen": chosen,
+            "results": {name: asdict(one) for name, one in results.items()},
+            "shares": {kind: share(results[chosen], of_kind(results, kind)) for kind in ("threshold", "stopped")},
+        }
+        write_json(config.out / "pipeline.json", found)
+    table = Table(title=f"LLaDA2Pipeline, {len(problems)} problems, blocks of {config.block_length}")
     for column in ("scheduler", "accuracy %", "forwards an answer"):
         table.add_column(column)
-    found: dict[str, Result] = {}
-    with TemporaryDirectory() as folder:
-        for threshold in THRESHOLDS:
-            found[f"threshold {threshold:g}"] = run(*about, BlockRefinementScheduler(), threshold=threshold)
-        for name, scheduler in schedulers_of(load(options.policy), denoiser, Path(folder)).items():
-            found[name] = run(*about, scheduler)
-    for name, result in found.items():
+    for name, result in results.items():
         table.add_row(name, f"{100 * result.accuracy:.1f}", f"{result.nfe:.2f}")
     Console(width=80).print(table)
-    own = [result for name, result in found.items() if name.startswith("policy")]
-    ratio = best_ratio([result for name, result in found.items() if not name.startswith("policy")], own)
-    print("no place is as accurate" if ratio is None else f"forwards at equal accuracy: {ratio:.2f} of the threshold's")
+    for kind, what in (("threshold", "the pipeline's own thresholds"), ("stopped", "thresholds that stop as it does")):
+        print(f"{chosen}: {found['shares'][kind]:.2f} of the forwards of {what}, at equal accuracy")
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    from train.cli import run as run_command
+
+    run_command(main, PipelineConfig, positional="policy")

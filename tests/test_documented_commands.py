@@ -43,6 +43,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the shell it is typed into",
     "pytest -n 2": IS_THE_SUITE,
     'pytest -n 2 -m "not slow"': IS_THE_SUITE,
+    "python tests/engines.py": NEEDS_NETWORK,
     "python tests/kills.py --kills 40": IS_IN_PART,
     "python tests/fuzz.py --cases 10000": IS_IN_PART,
     "ruff check .": IS_THE_SUITE,

@@ -502,6 +502,35 @@ def test_the_command_writes_a_package(engine: str, tmp_path: Path, capsys: pytes
     assert "{folder}" not in readme
 
 
+def test_another_dllm_is_refused_there_too(tmp_path: Path) -> None:
+    policy = policy_of(features=())
+    policy.trained = {"model": "tiny", "dllm": {"mask_id": MASK}}
+    logits, tokens, _ = blocks_of(4, 2)
+    folder, about = save(policy, tmp_path / "policy"), ["--to", "lmdeploy", "--out"]
+    for is_any, words in ((False, []), (True, ["--any_dllm", "true"])):
+        out = tmp_path / str(is_any)
+        export(parse(ExportConfig, None, [str(folder), *about, str(out), *words], positional="policy"))
+        there = block_policy(out / "unmasking_lmdeploy")
+        there.decide(logits, tokens == MASK, MASK)
+        assert ("trained for the dLLM `tiny` and refuses others" in (out / "README.md").read_text()) is not is_any
+        if is_any:
+            there.decide(logits, tokens == MASK, PAD)
+        else:
+            with pytest.raises(
+                ValueError, match=f"mask token is {PAD}, but .* mask token is {MASK}: .* --any_dllm true"
+            ):
+                there.decide(logits, tokens == MASK, PAD)
+
+
+def test_the_commands_name_the_model_that_it_is_for(tmp_path: Path) -> None:
+    policy = policy_of(features=())
+    policy.trained = {"model": "user/model", "dllm": {"mask_id": MASK}}
+    for engine in ENGINES:
+        text = (write_engine(policy, engine, tmp_path / engine) / "README.md").read_text()
+        assert ("user/model" in text.split("| trained with")[0]) is (ENGINES[engine].model in ENGINES[engine].usage)
+        assert "LLaDA2.0" not in text
+
+
 def test_ends_of_texts_must_be_known(tmp_path: Path) -> None:
     folder = save(policy_of(features=("is_eos",)), tmp_path / "policy")
     with pytest.raises(ValueError, match="end_ids is empty, but the policy reads is_eos: give the tokens"):

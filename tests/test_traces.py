@@ -89,7 +89,13 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: UnmaskingPolicy | None) -> list[Columns]:
     """Decode one problem alone and note each step; without a policy, commit what agrees with the reference."""
-    settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(config.features))
+    settings = DecodingSettings(
+        config.buffer_length,
+        config.block_length,
+        features=frozenset(config.features),
+        window=config.window,
+        block_origin=config.block_origin,
+    )
     [reference] = decode(denoiser, [prompt], LowConfidence(1), settings)
     batch = DecodingBatch(denoiser, 1, settings)
     batch.load([0], [denoiser.encode_prompt(prompt)])
@@ -143,6 +149,14 @@ def test_traces_against_a_replay_by_hand(fickle: Fickle, tmp_path: Path, block_l
     assert found["eligible"].any(1).all()
     assert not (found["oracle"] > found["eligible"]).any()
     assert 0.1 < found["oracle"][found["eligible"] > 0].mean() < 0.95  # both answers occur
+
+
+def test_traces_of_what_engines_show(fickle: Fickle, tmp_path: Path) -> None:
+    config = about(tmp_path / "shown", window="truncated", block_origin="absolute")
+    found = whole(collect(config))
+    assert_same(found, by_hand(fickle, config))
+    elsewhere = whole(collect(about(tmp_path / "whole")))
+    assert len(found["oracle"]) != len(elsewhere["oracle"])
 
 
 def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class ExportConfig:
     end_ids: list[int] = field(default_factory=list)
     """Tokens that end a text of the model that an engine serves, where the policy reads them; an empty list is those of
     the model it was trained with, if that ships."""
+    any_dllm: bool = False
+    """Let an engine's policy decode with a dLLM of another mask token than that of the one it was trained for."""
     time_period: float | None = None
     """policy_time_period of the YAML that an ml-rl-dllm checkpoint was trained with; null is that of a policy.yaml
     beside it, or 1."""
@@ -61,7 +63,9 @@ class ExportConfig:
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
-        found = {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids"), f"to is {self.to}, no engine")
+        found = (
+            {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids", "any_dllm"), f"to is {self.to}, no engine")
+        )
         return found | ({} if self.to == "hub" else dict.fromkeys(("repository", "license"), f"to is {self.to}"))
 
 
@@ -83,6 +87,7 @@ def main(config: ExportConfig) -> Path:
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
     if config.to in ENGINES:
         check_exportable(policy)
+        policy = policy.changed(any_dllm=config.any_dllm)
         if config.speed is not None:
             policy = policy.tuned(max(policy.trained.get("block_lengths") or [32]), speed=config.speed)
         write_engine(policy, config.to, config.out, config.end_ids or own_ends(policy), config.speed)

@@ -161,6 +161,8 @@ def with_filter(config: JobConfig) -> JobConfig:
             only_right=True,
             model=config.model,
             tasks=tuple(config.env.tasks),
+            window=config.env.window,
+            block_origin=config.env.block_origin,
         )
         workers = (os.cpu_count() or 1) if config.model.device == "cpu" else 1
         settings = FitSettings(stream_seed(config.seed, 2))

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from envs.models.source import is_hub_id
 from policies.files import check_finite
 from policies.learned import LearnedPolicy
 from policies.network import UnmaskingNetwork
@@ -35,6 +36,7 @@ class Engine:
 
     Attributes:
         title: what it is called.
+        model: that it serves, in its usage.
         version: that the export was tested with.
         install: commands before the export's own installation.
         usage: commands or code after it, in Markdown; ``{folder}`` is the export's.
@@ -43,6 +45,7 @@ class Engine:
     """
 
     title: str
+    model: str
     version: str
     install: str
     usage: str
@@ -54,6 +57,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "diffusers": Engine(
             "diffusers (`LLaDA2Pipeline`)",
+            "inclusionAI/LLaDA2.0-mini",
             "diffusers 0.42.1, its own pipeline on a CPU",
             "pip install 'diffusers>=0.42' transformers",
             """```python
@@ -75,7 +79,8 @@ scheduler's configuration; `UnmaskingPolicyScheduler(speed=0.7)` sets a dial.
         ),
         "sglang": Engine(
             "SGLang",
-            "the base class, configuration and plug-in loader of sglang 0.5.23, with stubs for what needs a GPU",
+            "inclusionAI/LLaDA2.0-mini",
+            "sglang 0.5.23: its plug-in loader, configuration and\nboth loops, on a CPU with a table for a model",
             "pip install 'sglang>=0.5.23'",
             """```bash
 python -m sglang.launch_server --model-path inclusionAI/LLaDA2.0-mini --trust-remote-code \\
@@ -92,7 +97,8 @@ curl http://localhost:30000/v1/chat/completions -H 'Content-Type: application/js
         ),
         "lmdeploy": Engine(
             "LMDeploy",
-            "stubs with the signatures of lmdeploy 0.18.0",
+            "JetLM/SDAR-8B-Chat",
+            "lmdeploy 0.18.0: its\nconfiguration and model agent, on a CPU with a table for a model",
             "pip install 'lmdeploy>=0.18'",
             """```python
 import unmasking_lmdeploy
@@ -108,7 +114,8 @@ LMDeploy has no plug-ins: each worker process of an engine on several GPUs must 
         ),
         "dllm_plugin": Engine(
             "vLLM's dllm-plugin",
-            "a stub with the signatures of its commit 33cd242",
+            "inclusionAI/LLaDA2.0-mini",
+            "a stub that has the\nsignatures of its commit 33cd242",
             "pip install git+https://github.com/vllm-project/dllm-plugin",
             """```bash
 VLLM_USE_V2_MODEL_RUNNER=1 vllm serve inclusionAI/LLaDA2.0-mini --trust-remote-code
@@ -153,7 +160,8 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
     """Return all that a policy's decisions depend on besides its weights, as JSON can hold it.
 
     Args:
-        policy: what to export; its deterministic decision is, with its threshold, beta, temperature and speed.
+        policy: what to export; its deterministic decision is, with its threshold, beta, temperature and speed. It
+            refuses a dLLM with another mask token than that of its own, unless `LearnedPolicy.any_dllm`.
         end_ids: tokens that end a text of the dLLM that it is to decode.
 
     Raises:
@@ -188,8 +196,15 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
         "least_log_odds": math.log(least / (1 - least)) if least < 1 else None,
         "falls_back_on_confidence": policy.actions.distribution == "bernoulli",
         "end_ids": list(end_ids),
+        "mask_id": _own_mask(policy),
         "trained": policy.trained,
     }
+
+
+def _own_mask(policy: LearnedPolicy) -> int | None:
+    """Return the mask token of the dLLM that a policy is for; None if it is for any."""
+    about = policy.trained.get("dllm")
+    return None if policy.any_dllm or not isinstance(about, Mapping) else about.get("mask_id")
 
 
 def write_engine(
@@ -250,19 +265,28 @@ unmasking_{engine} = ["policy.json", "policy.safetensors"]
 
 
 def _readme(engine: str, about: Engine, folder: Path, settings: Mapping[str, Any]) -> str:
-    trained = {name: value for name, value in settings["trained"].items() if name != "versions"}
+    trained = {name: value for name, value in settings["trained"].items() if name not in ("versions", "dllm")}
     rows = "\n".join(f"| {name} | {value} |" for name, value in trained.items())
+    model, own = trained.get("model"), ""
+    usage = about.usage.format(folder=folder)
+    if isinstance(model, str) and is_hub_id(model):
+        usage = usage.replace(about.model, model)
+    elif settings["mask_id"] is not None:
+        own = f"""
+It was trained for the dLLM `{model}` and refuses others, such as the one below: export one that was trained for it with
+`configs/engine.yaml` and `--model.name`, or this one with `--any_dllm true`.
+"""
     return f"""# An unmasking policy for {about.title}
 
 It chooses which masked positions of a block the diffusion language model fills in at each step: at least one, by the
 model's own probabilities, without sampling. Use it at temperature 0.
-
+{own}
 ```bash
 {about.install}
 pip install {folder}
 ```
 
-{about.usage.format(folder=folder)}
+{usage}
 `unmasking_{engine}/` holds the weights (`policy.safetensors`), all settings (`policy.json`) and the policy in pure
 torch (`block_policy.py`). Tested with {about.version}.
 

@@ -73,6 +73,8 @@ def learn_start(
         "split": "train",
         "buffer_length": about.buffer_length,
         "block_lengths": list(blocks),
+        "window": about.window,
+        "block_origin": about.block_origin,
         "reference": about.reference,
         "steps": steps,
         "seed": settings.seed,

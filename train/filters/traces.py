@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
@@ -52,6 +52,8 @@ class TraceConfig:
         only_right: leave out problems that the reference answers wrong.
         model: the dLLM.
         tasks: by name, or suite.
+        window: see `envs.decoding.DecodingSettings`.
+        block_origin: see `envs.decoding.DecodingSettings`.
     """
 
     folder: Path
@@ -66,6 +68,8 @@ class TraceConfig:
     reference: str = "low_confidence:1"
     only_right: bool = False
     tasks: tuple[str, ...] = (SUITE,)
+    window: Window = "full"
+    block_origin: BlockOrigin = "buffer"
 
 
 def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
@@ -107,7 +111,13 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     if config.behaviour is not None:
         own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
-    settings = DecodingSettings(config.buffer_length, config.block_length, features=frozenset(features))
+    settings = DecodingSettings(
+        config.buffer_length,
+        config.block_length,
+        features=frozenset(features),
+        window=config.window,
+        block_origin=config.block_origin,
+    )
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     problems = problems_of(config, shard)

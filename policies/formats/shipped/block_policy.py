@@ -85,7 +85,16 @@ class BlockPolicy(nn.Module):
             commit: (B, N) bool, masks to fill in now; at least one in each block that has a mask.
             tokens: (B, N) int64, what to fill in.
             confidence: (B, N) float32, each token's probability.
+
+        Raises:
+            ValueError: if the mask token is another than that of the dLLM that the policy was trained for.
         """
+        own = self.settings["mask_id"]
+        if own is not None and mask_id != own:
+            raise ValueError(
+                f"the mask token is {mask_id}, but the policy was trained for a dLLM whose mask token is {own}: what "
+                "is certain to one is not to another; export one trained for it, or this one with --any_dllm true"
+            )
         if self.output.weight.device != logits.device:
             self.to(logits.device)
         tokens, readings = self._read(logits, masked, mask_id)
