@@ -199,7 +199,8 @@ class LearnedPolicy(CommitPolicy):
             name = differ[0]
             raise ValueError(
                 f"the policy was trained for a dLLM with {name} {show(expected[name])}, but that of this one is "
-                f"{show(found[name])}: what is certain to one is not to another; train one for it, or set any_dllm"
+                f"{show(found[name])}: what is certain to one is not to another; train one for it, take a rule such as "
+                "threshold:0.9, or set any_dllm"
             )
 
     def push_to_hub(

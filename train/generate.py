@@ -20,6 +20,7 @@ from rich.text import Text
 from envs.decoding import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.render import MASK_GLYPH
+from envs.tasks import SUITE, make_tasks
 from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
 from policies.generation import Message
@@ -32,6 +33,11 @@ from train.run_folder import UserError
 
 Prompt = str | Sequence[Message]
 
+EXAMPLE = "sort . . : d a c b . . . . . . . . . . . . ="
+"""A prompt that the embedded dLLM was trained for; all are as long."""
+
+SUITE_TASKS = frozenset(task.name for task in make_tasks(SUITE))
+
 LONG_RUN = 3
 """Masks in a row from which on they are counted instead of drawn."""
 
@@ -42,7 +48,7 @@ class GenerateConfig:
 
     Examples:
         python train/generate.py "sort . . : d a c b . . . . . . . . . . . . ="
-        python train/generate.py --stream --policy low_confidence:1 "sort . . : d a c b . . . . . . . . . . . . ="
+        python train/generate.py --stream --policy threshold:0.9 "shuffle . . : d a c b . . . . . . . . . . . . ="
         python train/generate.py --config configs/models/llada.yaml --policy threshold:0.9 --stream "Why is 17 prime?"
         python train/generate.py --file prompts.jsonl --json
     """
@@ -140,10 +146,26 @@ def main(config: GenerateConfig) -> list[Generation]:
             print(json.dumps({"prompt": prompts[i // config.samples], **asdict(answer)}))
         elif not config.stream:
             print(printable_lines(answer.text))
-    count = f"{len(answers)} answer{'s' * (len(answers) > 1)}"
     forwards, positions = sum(one.nfe for one in answers), sum(one.token_positions for one in answers)
-    print(f"{count}, {forwards} forwards, {positions} positions computed", file=sys.stderr)
+    counts = (len(answers), "answer"), (forwards, "forward"), (positions, "position")
+    told = ", ".join(f"{number} {what}{'s' * (number != 1)}" for number, what in counts)
+    print(f"{told} computed", file=sys.stderr)
+    if config.model.name == "tiny":
+        warn_of_strange_prompts(prompts)
     return answers
+
+
+def warn_of_strange_prompts(prompts: Sequence[Prompt]) -> None:
+    """Say on stderr which prompt the embedded dLLM was not trained for, if there is one."""
+    for text in prompts:
+        parts = text.split() if isinstance(text, str) else []
+        if len(parts) != len(EXAMPLE.split()) or parts[0] not in SUITE_TASKS:
+            print(
+                f"note: the embedded dLLM knows problems such as {EXAMPLE!r} (envs.tasks.prompt writes them) and "
+                f"nothing else; its answer to {text!r} means nothing",
+                file=sys.stderr,
+            )
+            return
 
 
 def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
@@ -174,7 +196,7 @@ def read_prompts(config: GenerateConfig) -> list[Prompt]:
         prompts += _from_file(config.file)
     if not prompts:
         if sys.stdin.isatty():
-            raise UserError("prompt is empty: write one, or name a --file")
+            raise UserError(f"prompt is empty: write one, such as {EXAMPLE!r}, or name a --file")
         prompts = [_from_input()]
     return prompts
 
@@ -197,7 +219,7 @@ def _from_file(file: Path) -> list[Prompt]:
 
 
 class Drawing:
-    """Prints sequences as they fill in: over each other on a terminal, else a line a forward.
+    """Prints sequences as they fill in: over each other on a terminal, else a line a forward that changed something.
 
     Args:
         denoiser: whose tokens they are.
@@ -207,6 +229,7 @@ class Drawing:
     def __init__(self, denoiser: Denoiser, as_json: bool) -> None:
         self.denoiser, self.as_json = denoiser, as_json
         self._live: Live | None = None
+        self._last = ""
 
     def show(self, step: GenerationStep) -> None:
         """Print one step."""
@@ -215,7 +238,10 @@ class Drawing:
             return
         text = printable_lines(draw(self.denoiser, step))
         if not sys.stdout.isatty():
-            print(f"{step.nfe:>3}  {text}", flush=True)
+            # Many forwards commit ends of text alone, which are not drawn.
+            if text != self._last or step.is_finished:
+                print(f"{step.nfe:>3}  {text}", flush=True)
+            self._last = "" if step.is_finished else text
             return
         if self._live is None:
             self._live = Live(auto_refresh=False)
