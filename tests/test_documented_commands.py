@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -154,16 +155,14 @@ class Folder:
         self.env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
         self.python: subprocess.Popen[str] | None = None
 
-    def run(self, command: str, needed: bool, is_known: bool) -> None:
+    def run(self, command: str, needed: bool, learns: bool) -> None:
         """Run a command to its end, or interrupt it once it is at work.
 
         Args:
             command: as it stands on the page.
             needed: whether a later line reads what it makes; then it is run again, cut short.
-            is_known: whether it is tried on an earlier page.
+            learns: whether it is at work only once it has learned something.
         """
-        # A training is at work once it has learned, where no other try of it shows that.
-        learns = re.search(r"train/(ppo|grpo)\.py", command) and not needed and not is_known
         status, output = self._start(command, HAS_LEARNED if learns else AT_WORK)
         if status == 0:
             return
@@ -260,8 +259,8 @@ def test_a_page_runs_as_it_stands(page: str, tmp_path: Path) -> None:
                 folder.execute(part)
             elif part.text not in NOT_RUN:
                 later = " ".join(other.text for other in parts[i + 1 :] if other.text not in NOT_RUN)
-                is_known = part.text in {other.text for other in _earlier(page) if isinstance(other, Command)}
-                folder.run(part.text, _is_needed(part.text, later), is_known)
+                before = [*_earlier(page), *parts[:i]]
+                folder.run(part.text, _is_needed(part.text, later), _is_first_training(part.text, before))
     finally:
         folder.close()
 
@@ -269,6 +268,15 @@ def test_a_page_runs_as_it_stands(page: str, tmp_path: Path) -> None:
 def _earlier(page: str) -> list[Command | Snippet]:
     """Return what stands on the pages before one."""
     return [part for other in PAGES[: PAGES.index(page)] for part in parts_of((ROOT / other).read_text())]
+
+
+def _is_first_training(command: str, before: Sequence[Command | Snippet]) -> bool:
+    """Tell whether a command is the first of its training script: the others are left at their first decoded problem.
+
+    An update comes only after the filter that a training starts from, a minute or more of work that is the same one.
+    """
+    found = re.search(r"train/(ppo|grpo)\.py", command)
+    return found is not None and not any(found[0] in part.text for part in before if isinstance(part, Command))
 
 
 def _is_needed(command: str, later: str) -> bool:
