@@ -151,6 +151,9 @@ def test_a_part_of_a_draw_is_that_part(draw: Any) -> None:
     keys, steps = torch.tensor([3, 2**40]), torch.tensor([1, 7])
     whole = draw(keys, steps, (6, 5))
     assert torch.equal(draw(keys[1:], steps[1:], (2, 5), skip=3 * 5), whole[1:, 3:5])
+    # Each position's numbers from a place of its own.
+    place = torch.tensor([[4, 0], [2, 2]])
+    assert torch.equal(draw(keys, steps, (2, 5), skip=place * 5), whole[torch.arange(2)[:, None], place])
 
 
 def test_the_mixer_is_that_of_splitmix64() -> None:

@@ -22,6 +22,7 @@ from train.measures import (
     aup,
     bootstrap_interval,
     difference_of_means,
+    find_rival,
     fisher,
     holm,
     hypervolume,
@@ -77,6 +78,15 @@ def test_shares_are_not_counted_as_right_or_wrong() -> None:
     assert fisher(near_one, records[1]) == pytest.approx(expected)
 
 
+def test_means_of_samples_are_not_counted_even_where_they_add_up() -> None:
+    """Of two answers to each of 20 problems; their sums are 10 and 15, but no problems that were solved."""
+    samples = [[1.0, 0.0, 0.5, 0.5] * 5, [1.0, 0.5, 1.0, 0.5] * 5]
+    records = [make_record("a", "sample", "all", 8, 0, [(score, 1, 1) for score in sample]) for sample in samples]
+    expected = float(stats.ttest_ind(*samples, equal_var=False).pvalue)
+    assert fisher(*({**record, "samples": 2} for record in records)) == pytest.approx(expected)
+    assert fisher(*records) == pytest.approx(float(stats.fisher_exact([[10, 15], [10, 5]])[1]))
+
+
 @pytest.mark.slow
 def test_paired_shares_are_ranked(tmp_path: Path) -> None:
     first, second = [0.5, 0.7, 0.9, 0.6, 0.8, 0.75, 0.55, 0.65], [0.4, 0.5, 0.6, 0.2, 0.3, 0.15, 0.65, 0.35]
@@ -91,6 +101,7 @@ def test_paired_shares_are_ranked(tmp_path: Path) -> None:
 def test_holm_as_r_does() -> None:
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])  # p.adjust(p, "holm")
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([0.8, 0.9]) == [1.0, 1.0]  # not the 1.6 that it is scaled to
     assert holm([]) == []
 
 
@@ -105,6 +116,16 @@ def test_bootstrap_keeps_problems_together() -> None:
     half = 1.96 * noise.std() / np.sqrt(200)
     assert [low, high] == pytest.approx([noise.mean() - half, noise.mean() + half], abs=0.02)
     assert bootstrap_interval(share_saved, np.array([1.0]), np.array([4.0])) == [0.75, 0.75]
+    assert bootstrap_interval(difference_of_means, first + noise, first) == [low, high]  # the same page each time
+    two = bootstrap_interval(difference_of_means, np.array([1.0, 3.0]), np.array([0.0, 0.0]))
+    assert two == [1.0, 3.0]  # of two problems, each of the two alone
+
+
+def test_a_rival_is_sought_within_the_tolerance_that_is_given() -> None:
+    curve = [{"accuracy": 0.90, "nfe": 2.0}, {"accuracy": 0.94, "nfe": 3.0}, {"accuracy": 0.99, "nfe": 5.0}]
+    assert find_rival(curve, 0.95, 0.06).record["nfe"] == 2.0
+    assert find_rival(curve, 0.95, 0.02).record["nfe"] == 3.0
+    assert not find_rival(curve, 0.95, 0.001).is_comparable
 
 
 def test_hypervolume_of_a_staircase() -> None:
@@ -325,6 +346,10 @@ def test_accuracy_under_parallelism_by_hand() -> None:
     assert aup([(0.8, 9.0), (0.9, 1.5), (0.88, 4.0)], 0.95) == pytest.approx(expected)
     assert aup([(0.9, 1.5)], 0.95) == pytest.approx(135)
     assert aup([(0.0, 1.5), (0.0, 3.0)], 0.0) == 0.0
+    assert aup([(0.9, 1.0), (0.9, 2.0)], 0.8) == pytest.approx(180)  # above the best, nothing is gained beyond it
+    weight = [math.exp(-3 * (1 - y / 0.9)) for y in (0.9, 0.85)]
+    at_the_limit = 100 * (0.9 + (0.9 * weight[0] + 0.85 * weight[1]) / 2)
+    assert aup([(0.9, 1.0), (0.85, 2.0)], 0.9) == pytest.approx(at_the_limit)
 
 
 def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path) -> None:

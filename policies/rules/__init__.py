@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from envs.names import hint
+from policies.files import show
 from policies.rules.adablock import AdaBlock
 from policies.rules.bacd import BACD, TCCF
 from policies.rules.base import CommitRule, Rule, make, top_k
@@ -62,7 +63,7 @@ def make_rule(text: str) -> Rule:
     """
     name, has_knob, rest = text.partition(":")
     if name not in RULES:
-        raise ValueError(f"policy is {text!r}: no rule of that name; {hint(name, RULES)}")
+        raise ValueError(f"policy is {show(text)}: no rule of that name; {hint(name, RULES)}")
     if has_knob and not rest:
         raise ValueError(f"policy is {text!r}: write a number after the colon, as in threshold:0.9")
     try:
