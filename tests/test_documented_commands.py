@@ -46,6 +46,7 @@ NOT_RUN = {
     'pytest -n 2 -m "not slow"': IS_THE_SUITE,
     "python tests/engines.py": NEEDS_NETWORK,
     "python tests/kills.py --kills 40": IS_IN_PART,
+    "python tests/kills.py --ends 40": IS_IN_PART,
     "python tests/fuzz.py --cases 10000": IS_IN_PART,
     "ruff check .": IS_THE_SUITE,
     "ruff format --check .": IS_THE_SUITE,
