@@ -36,6 +36,7 @@ import yaml
 from train import checkpoint, grpo, learn2pd, ppo, pretrain, sweep
 from train.config import parse
 from train.interrupt import Interrupted, raised
+from train.pretrain import STATE
 from train.run_folder import write_atomic
 
 PATIENCE = 300.0
@@ -262,7 +263,8 @@ def results(out: Path) -> dict[str, str]:
     found = {}
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))
-        if file.suffix == ".safetensors" and "checkpoints" not in file.parts:
+        # What a training goes on from holds the seconds that it has taken.
+        if file.suffix == ".safetensors" and "checkpoints" not in file.parts and file.name != STATE:
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
         elif file.name in ("evaluation.json", "outcomes.json", "best.json", "report.json"):
             found[name] = json.dumps(_timeless(json.loads(file.read_text())))
