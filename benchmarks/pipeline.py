@@ -13,10 +13,10 @@ import importlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
@@ -38,6 +38,11 @@ from train.run_folder import open_run, write_json
 THRESHOLDS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTH = 64
+
+Rules = Literal["threshold", "stopped"]
+"""The pipeline's own thresholds, and the same in the exported scheduler."""
+
+Kind = Rules | Literal["policy"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Setting:
-    """A scheduler, and what the pipeline is called with besides."""
+    """A scheduler, what kind of decision it stands for, and what the pipeline is called with besides."""
 
+    kind: Kind
     scheduler: Any
-    how: Mapping[str, Any]
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -162,12 +168,12 @@ def settings_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path)
     write_engine(policy, "diffusers", folder, denoiser.end_ids)
     sys.path.insert(0, str(folder))
     cls = importlib.import_module("unmasking_diffusers").UnmaskingPolicyScheduler
-    found = {f"threshold {t:g}": Setting(BlockRefinementScheduler(), {"threshold": t}) for t in THRESHOLDS}
+    found = {f"threshold {t:g}": Setting("threshold", BlockRefinementScheduler(), {"threshold": t}) for t in THRESHOLDS}
     for threshold in THRESHOLDS:
-        found[f"threshold {threshold:g}, stopped"] = Setting(stopping_at(threshold, cls, folder), {})
+        found[f"threshold {threshold:g}, stopped"] = Setting("stopped", stopping_at(threshold, cls, folder))
     places = SPEEDS if policy.has_dial else [None]
     for speed in places:
-        found["policy" if speed is None else f"policy, speed {speed:g}"] = Setting(cls(speed=speed), {})
+        found["policy" if speed is None else f"policy, speed {speed:g}"] = Setting("policy", cls(speed=speed))
     return found
 
 
@@ -183,19 +189,9 @@ def stopping_at(threshold: float, cls: Any, folder: Path) -> Any:
     return cls.from_pretrained(saved)
 
 
-def of_kind(results: Mapping[str, Result], kind: str) -> dict[str, Result]:
-    """Return the results of the ``threshold``, of the thresholds that are ``stopped``, or of the ``policy``."""
-
-    def is_one(name: str) -> bool:
-        return name.startswith("policy") if kind == "policy" else name.endswith("stopped") is (kind == "stopped")
-
-    return {name: one for name, one in results.items() if is_one(name) and (kind == "policy" or name[0] == "t")}
-
-
-def choose(results: Mapping[str, Result]) -> str:
+def choose(places: Mapping[str, Result], thresholds: Mapping[str, Result]) -> str:
     """Return the cheapest place of the policy that is as accurate as the best threshold, or its most accurate one."""
-    places = of_kind(results, "policy")
-    wanted = max(one.accuracy for one in of_kind(results, "threshold").values()) - TOLERANCE
+    wanted = max(one.accuracy for one in thresholds.values()) - TOLERANCE
     enough = [name for name, one in places.items() if one.accuracy >= wanted]
     if not enough:
         return max(places, key=lambda name: places[name].accuracy)
@@ -218,20 +214,25 @@ def main(config: PipelineConfig) -> dict[str, Any]:
 
     with open_run(config.out, config, resume=None), TemporaryDirectory() as folder:
         settings = settings_of(policy, denoiser, Path(folder))
-        tried = {name: one for name, one in settings.items() if not name.endswith("stopped")}
+
+        def of_kind(results: Mapping[str, Result], kind: Kind) -> dict[str, Result]:
+            return {name: one for name, one in results.items() if settings[name].kind == kind}
+
+        tried = {name: one for name, one in settings.items() if one.kind != "stopped"}
         problems = problems_of("validation", 0, config.validation_episodes)
-        chosen = choose(run(denoiser, tried, problems, config.block_length))
-        settings = {name: one for name, one in settings.items() if name == chosen or name[0] == "t"}
+        found = run(denoiser, tried, problems, config.block_length)
+        chosen = choose(of_kind(found, "policy"), of_kind(found, "threshold"))
+        settings = {name: one for name, one in settings.items() if name == chosen or one.kind != "policy"}
         problems = problems_of("test", config.first, config.episodes)
         results = run(denoiser, settings, problems, config.block_length)
-        found = {
+        written = {
             "block_length": config.block_length,
             "problems": len(problems),
             "chosen": chosen,
             "results": {name: asdict(one) for name, one in results.items()},
-            "shares": {kind: share(results[chosen], of_kind(results, kind)) for kind in ("threshold", "stopped")},
+            "shares": {kind: share(results[chosen], of_kind(results, kind)) for kind in get_args(Rules)},
         }
-        write_json(config.out / "pipeline.json", found)
+        write_json(config.out / "pipeline.json", written)
     table = Table(title=f"LLaDA2Pipeline, {len(problems)} problems, blocks of {config.block_length}")
     for column in ("scheduler", "accuracy %", "forwards an answer"):
         table.add_column(column)
@@ -239,8 +240,8 @@ def main(config: PipelineConfig) -> dict[str, Any]:
         table.add_row(name, f"{100 * result.accuracy:.1f}", f"{result.nfe:.2f}")
     Console(width=80).print(table)
     for kind, what in (("threshold", "the pipeline's own thresholds"), ("stopped", "thresholds that stop as it does")):
-        print(f"{chosen}: {found['shares'][kind]:.2f} of the forwards of {what}, at equal accuracy")
-    return found
+        print(f"{chosen}: {written['shares'][kind]:.2f} of the forwards of {what}, at equal accuracy")
+    return written
 
 
 if __name__ == "__main__":

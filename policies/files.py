@@ -98,7 +98,7 @@ def read_settings(file: Path) -> dict[str, Any]:
         try:
             found = yaml.safe_load(read_text(file))
         except yaml.YAMLError as error:
-            raise ValueError(f"it is no YAML: {' '.join(str(error).split())[:300]}") from None
+            raise ValueError(f"it is no YAML: {one_line(error)}") from None
         except RecursionError:
             raise ValueError("it is no YAML that can be read: it is nested too deeply") from None
     if not isinstance(found, dict):
@@ -132,6 +132,11 @@ def _check_extent(found: Any) -> None:
                 value.encode()
             except UnicodeEncodeError:
                 raise ValueError(f"it holds {show(value)}, which is no text: half a character of UTF-16") from None
+
+
+def one_line(text: object) -> str:
+    """Return a text, such as what an error says, as one line of bounded length."""
+    return " ".join(str(text).split())[:300]
 
 
 def show(value: object) -> str:
@@ -222,7 +227,7 @@ def read_header(file: Path) -> Header:
             parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
             return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"it is no whole safetensors file: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"it is no whole safetensors file: {one_line(error)}") from None
 
 
 def check_header(header: Header, network: nn.Module) -> None:

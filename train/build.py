@@ -26,6 +26,7 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.dit import DiTNetwork
+from policies.files import one_line
 from policies.learned import CommitNetwork, PolicyNetwork, check_hidden, describe
 from train import checkpoint, parallel
 from train.group_episodes import GroupEpisodes
@@ -244,7 +245,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         more = {"validation": dict(state["validation"]), "logged": numbers_of(state["logged"])}
         checkpoint.restore(model, state, is_whole)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = checkpoint.one_line(error)
+        said = one_line(error)
         raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:
         # The rows that were under way were shared out otherwise, or not saved: new problems instead.

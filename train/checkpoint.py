@@ -66,11 +66,6 @@ def read(file: Path) -> State:
     return found
 
 
-def one_line(error: Exception) -> str:
-    """Return what an error says as one line of bounded length."""
-    return " ".join(str(error).split())[:300]
-
-
 def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Return a tree as JSON takes it, every kind that JSON has no word for tagged; put its tensors into `tensors`."""
     if value is None or isinstance(value, bool | int | str) or type(value) is float:

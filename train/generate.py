@@ -20,7 +20,7 @@ from rich.text import Text
 from envs.decoding import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.render import MASK_GLYPH
-from envs.tasks import SUITE, make_tasks
+from envs.tasks import TASKS
 from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
 from policies.generation import Message
@@ -35,8 +35,6 @@ Prompt = str | Sequence[Message]
 
 EXAMPLE = "sort . . : d a c b . . . . . . . . . . . . ="
 """A prompt that the embedded dLLM was trained for; all are as long."""
-
-SUITE_TASKS = frozenset(task.name for task in make_tasks(SUITE))
 
 LONG_RUN = 3
 """Masks in a row from which on they are counted instead of drawn."""
@@ -159,7 +157,7 @@ def warn_of_strange_prompts(prompts: Sequence[Prompt]) -> None:
     """Say on stderr which prompt the embedded dLLM was not trained for, if there is one."""
     for text in prompts:
         parts = text.split() if isinstance(text, str) else []
-        if len(parts) != len(EXAMPLE.split()) or parts[0] not in SUITE_TASKS:
+        if len(parts) != len(EXAMPLE.split()) or parts[0] not in TASKS:
             print(
                 f"note: the embedded dLLM knows problems such as {EXAMPLE!r} (envs.tasks.prompt writes them) and "
                 f"nothing else; its answer to {text!r} means nothing",

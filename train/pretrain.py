@@ -37,7 +37,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from envs.names import hint
 from envs.tasks import SUITE, SUITES, make_tasks
-from policies.files import show
+from policies.files import one_line, show
 from train import checkpoint, parallel
 from train.architectures import Architecture, answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.finite import Diverged, check_loss, watch
@@ -327,9 +327,7 @@ class Pretraining:
             state = checkpoint.read(self._file)
             settings = dict(state["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"training state {self._file} can't be read ({checkpoint.one_line(error)}): {again}"
-            ) from error
+            raise UserError(f"training state {self._file} can't be read ({one_line(error)}): {again}") from error
         for name, value in self._settings().items():
             if settings.get(name) != value:
                 raise UserError(
@@ -342,9 +340,7 @@ class Pretraining:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
         except Exception as error:  # torch and its optimisers each have their own for a state that can't be
-            raise UserError(
-                f"training state {self._file} is of no such model ({checkpoint.one_line(error)}): {again}"
-            ) from error
+            raise UserError(f"training state {self._file} is of no such model ({one_line(error)}): {again}") from error
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that make this run this run, as plain values."""
