@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -152,6 +154,19 @@ def test_ppo_says_that_there_is_no_checkpoint(tmp_path: Path, toy: ToyDenoiser) 
     config = tiny(tmp_path, 0)
     with pytest.raises(Diverged, match="no checkpoint was written before"):
         trained(replace(config, ppo=endless(config.ppo)), toy)
+
+
+def test_the_bar_of_a_training_that_stops_is_closed_there(
+    tmp_path: Path, toy: ToyDenoiser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, 0)
+    with pytest.raises(Diverged) as stopped:
+        trained(replace(config, ppo=endless(config.ppo)), toy)
+    assert re.search(r"training: \d+% 64/128 steps", capsys.readouterr().err)
+    # Whatever is still alive of the training writes nothing when it goes.
+    del stopped
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 def test_grpo_stops(tmp_path: Path, toy: ToyDenoiser) -> None:

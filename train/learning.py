@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class TrainingCallback(BaseCallback):
         self.counted = 0
         self.is_updating = False
         self.finished = self.unscored = 0
+        self.bar: Any = None
 
     def _on_training_start(self) -> None:
         hidden = not parallel.is_main()
@@ -102,8 +103,14 @@ class TrainingCallback(BaseCallback):
             self.save_together()
         self.validate()
 
-    def _on_training_end(self) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        """Close the bar, if there is one by now.
+
+        Not left to whenever the garbage collector finds it: a bar writes when it is closed, W&B listens to what is
+        written, and a context variable that is set while another is being set can end CPython 3.11 (its issue 148891).
+        """
+        if self.bar is not None:
+            self.bar.close()
 
     def capture(self) -> checkpoint.State:
         """Return what the training goes on from, but for the weights."""
@@ -260,6 +267,8 @@ def _go_on(
             # Another process of this training stopped first, and we have waited for it in vain.
             if not stop or callback.is_updating or parallel.world_size() == 1:
                 raise
+        finally:
+            callback.close()
         if stop.signum is not None and model.num_timesteps < total:
             raise Interrupted(stop.signum, callback.save_early())
         callback.finish()
