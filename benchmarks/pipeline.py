@@ -35,7 +35,7 @@ from train.ranges import check_count
 from train.records import accuracy_interval, mean_interval
 from train.run_folder import open_run, write_json
 
-THRESHOLDS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+THRESHOLDS = (0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.87, 0.9, 0.95, 0.98)
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTH = 64
 

@@ -84,7 +84,7 @@ SHORT = {
     "train/evaluate.py": ("runs/evaluate", ["--episodes", "1"]),
     "train/ppo.py --config configs/engine.yaml": (
         "runs/engine",
-        [*QUICK_DIAL, "--env.block_lengths", "[16]", "--evaluation.rules", "[threshold:0.9]"],
+        [*QUICK_DIAL, "--env.block_lengths", "[16]", "--evaluation.rules", "[]", "--filter.problems", "90"],
     ),
 }
 """By script, or script and configuration: its folder, and arguments that end it soon, for the lines after it that need

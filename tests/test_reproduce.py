@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from records import finish, outcomes, write_run
 
 from train import reproduce as module
-from train.config import parse
+from train.config import ROOT, parse
 from train.evaluate import EvaluateConfig, plan
 from train.experiments import EXPERIMENTS, Experiment, Step, Summary
 from train.experiments.base import marker
@@ -33,7 +35,15 @@ from train.reproduce import (
 )
 from train.run_folder import UserError, write_json
 
+spec = importlib.util.spec_from_file_location("pipeline", ROOT / "benchmarks" / "pipeline.py")
+assert spec is not None
+assert spec.loader is not None
+pipeline = importlib.util.module_from_spec(spec)
+sys.modules["pipeline"] = pipeline  # where its dataclasses look for their annotations
+spec.loader.exec_module(pipeline)
+
 SCRIPTS: dict[str, tuple[type, str | None]] = {
+    "benchmarks/pipeline.py": (pipeline.PipelineConfig, None),
     "train/ppo.py": (TrainPPOConfig, "ppo.yaml"),
     "train/evaluate.py": (EvaluateConfig, None),
     "train/grpo.py": (TrainGRPOConfig, "grpo.yaml"),
@@ -50,12 +60,12 @@ STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in ex
 def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tmp_path: Path) -> None:
     script, *words = command_of(STEPS[folder], tmp_path, quick)
     config_class, default_file = SCRIPTS[script]
-    positional = "runs" if script == "train/compare.py" else None
+    positional = {"train/compare.py": "runs", "benchmarks/pipeline.py": "policy"}.get(script)
     config = parse(config_class, default_file, [*words, "--out", str(tmp_path / folder)], positional=positional)
     assert config.out == tmp_path / folder  # type: ignore[attr-defined]
     if isinstance(config, EvaluateConfig):
         rules = [policy for policy in config.policy if str(tmp_path) not in policy]
-        assert plan(rules, config.block_length or [64])
+        assert not rules or plan(rules, config.block_length or [64])
 
 
 def test_a_step_has_one_command_wherever_it_is_used() -> None:

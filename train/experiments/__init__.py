@@ -10,6 +10,7 @@ from train.experiments.end_of_text import EndOfText
 from train.experiments.every_rule import EveryRule
 from train.experiments.learn2pd_filters import Filters, FilterStart
 from train.experiments.main_job import FirstRun, MainJob
+from train.experiments.serving import Serving
 from train.experiments.transfer import Transfer
 
 __all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
@@ -18,7 +19,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(), Filters(), FilterStart()),
-        *(Dial(), Transfer(), EndOfText(), Algorithms(), Ablations()),
+        *(Dial(), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }
 """Every experiment by name, in the order they run; a new one is one class and one word here."""
