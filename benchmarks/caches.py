@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import MaskedLMDenoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.models import Family
+from envs.models.adapter import MaskedLMDenoiser
 from envs.tasks import SUITE, make_tasks
 from policies import make_rule
-from train.architectures import build_tokenizer
+from train.pretraining.architectures import build_tokenizer
 
 CACHED = ("none", "prefix", "dual", "dual:refresh=4", "dkv")
 LENGTHS, ROWS, PROMPT, BLOCK = (128, 256), (1, 32), 32, 32

@@ -24,16 +24,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load
 from policies.formats.engines import write_engine
-from train.evaluate import choose_problems, score_problems
-from train.measures import TOLERANCE, best_rule
-from train.progress import progress
-from train.ranges import check_count
-from train.records import accuracy_interval, mean_interval
-from train.run_folder import open_run, write_json
+from train.command.files import write_json
+from train.command.progress import progress
+from train.command.ranges import check_count
+from train.command.run_folder import open_run
+from train.evaluation.measure import choose_problems, score_problems
+from train.evaluation.measures import TOLERANCE, best_rule
+from train.evaluation.records import accuracy_interval, mean_interval
 
 THRESHOLDS = (0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.87, 0.9, 0.95, 0.98)
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -245,6 +247,6 @@ def main(config: PipelineConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from train.cli import run as run_command
+    from train.command.cli import run as run_command
 
     run_command(main, PipelineConfig, positional="policy")

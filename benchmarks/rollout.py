@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from envs.denoiser import load_denoiser
+from envs.models.load import load_denoiser
 from envs.unmasking import UnmaskingVectorEnv
-from train.build import make_env, make_model
-from train.config import parse
+from train.command.config import parse
+from train.job.build import make_env, make_model
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm
-from train.ppo_config import TrainPPOConfig
 
 
 class Stopwatch:

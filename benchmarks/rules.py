@@ -14,8 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.load import load_denoiser
 from envs.tasks import SUITE, make_tasks
 from policies import RULES, UnmaskingPolicy, make_rule
 

@@ -6,8 +6,11 @@ from typing import Any
 
 import gymnasium
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import Denoiser, MaskedLMDenoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.view import Action, View
 
 __all__ = [

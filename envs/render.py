@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from envs.decoding import DecodingBatch
+from envs.decoding.batch import DecodingBatch
 
 RESET, DIM = "\x1b[0m", "\x1b[2m"
 MASK_GLYPH = "·"

@@ -15,57 +15,22 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.beliefs import BEST_K
-from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window, buffer_width, check_block
-from envs.denoiser import Denoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.blocks import check_block
+from envs.decoding.infilling import encode_all_given
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.denoiser import Denoiser
 from envs.episodes import Episodes
-from envs.infilling import encode_all_given
+from envs.models.load import load_denoiser
+from envs.observation import Observation, observation_space, observe
 from envs.render import render_ansi, render_rgb
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
-from envs.tasks.scoring import Scorer, Unscored
-from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
-
-Observation = dict[str, npt.NDArray[np.float32]]
-
-NATS = ("entropy", "logit_gap")
-"""Features that are not probabilities or flags."""
-
-MAX_NATS = 32.0
-"""Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
+from envs.tasks.scoring.scorer import Scorer, Unscored
+from envs.view import Action, View
 
 OPTIONS = ("problem", "reset_mask")
 """What `UnmaskingVectorEnv.reset` can be told."""
-
-
-def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
-    """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
-    shape = (buffer_width(denoiser, settings.buffer_length),)
-    boxes: dict[str, spaces.Space[Any]] = {
-        name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
-    }
-    boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-    for name in sorted(settings.features & VIEW_FEATURES):
-        boxes[name] = spaces.Box(0.0, _highest(name), shape, np.float32)
-    for name in sorted(settings.features & OBSERVED_TENSORS):
-        is_hidden = name == "hidden"
-        width = denoiser.hidden_size if is_hidden else BEST_K
-        boxes[name] = spaces.Box(-np.inf if is_hidden else 0.0, _highest(name), (*shape, width), np.float32)
-    if has_dial:
-        boxes["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-    return spaces.Dict(boxes)
-
-
-def observe(view: View) -> Observation:
-    """Turn a view into the env's observation, in numpy; see `envs.view.View.inputs`."""
-    return {name: values.clamp(max=_highest(name)).cpu().numpy().copy() for name, values in view.inputs().items()}
-
-
-def _highest(name: str) -> float:
-    """Return the upper bound of a part of the observation."""
-    if name == "hidden":
-        return np.inf
-    return MAX_NATS if name in NATS else 1.0
 
 
 class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -107,7 +72,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Block-causal dLLMs
     Such a dLLM (SDAR, LLaDA2, Fast-dLLM v2) fills whole blocks of its own. Where ``buffer_length`` ends inside one,
     the row goes on to the block's end and the text is cut. Spaces, steps and commits are then of
-    L = `envs.decoding.buffer_width` positions, up to a block more than ``buffer_length``, by which the reward and
+    L = `envs.decoding.blocks.buffer_width` positions, up to a block more than ``buffer_length``, by which the reward and
     ``time`` go on counting.
 
     ## Info
@@ -115,7 +80,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     committed) and ``masks_left``. At the end also ``score``, ``token_positions``, ``task`` and ``text``.
 
     An answer whose score is not known (its task raised, took too long, or returned no number from 0 to 1; see
-    `envs.tasks.scoring`) has the score NaN and the reason as ``score_error``, which no other info has. Its episode
+    `envs.tasks.scoring.scorer`) has the score NaN and the reason as ``score_error``, which no other info has. Its episode
     terminates as any other; its last reward has no part for the score and means nothing: leave the episode out, as
     `train/ppo.py` and `train/grpo.py` do.
 
@@ -129,7 +94,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Arguments
     Args:
         num_envs: N.
-        denoiser: the frozen dLLM, or a name for `envs.denoiser.load_denoiser`.
+        denoiser: the frozen dLLM, or a name for `envs.models.load.load_denoiser`.
         tasks: names of tasks, or ``"suite"`` for all.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         buffer_length: L, positions of a text.
@@ -141,11 +106,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; those of `envs.view.VIEW_TENSORS` that are not of
             `envs.view.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
-        end_of_text_prediction: see `envs.decoding.DecodingSettings`.
+        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
-        early_end: see `envs.decoding.DecodingSettings`.
-        window: see `envs.decoding.Window`; masks that are not shown have the confidence 0.
-        block_origin: see `envs.decoding.BlockOrigin`.
+        early_end: see `envs.decoding.settings.DecodingSettings`.
+        window: see `envs.decoding.settings.Window`; masks that are not shown have the confidence 0.
+        block_origin: see `envs.decoding.settings.BlockOrigin`.
         cache: which positions a forward computes anew; see `envs.caches`.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
         episodes: makes what decides which problem, block length and alpha each row takes next, called as
@@ -334,7 +299,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             actions: (N, L) of 0 and 1, or what an `UnmaskingPolicy` decided on `view`.
 
         Raises:
-            ScoringError: if too many answers can't be scored; see `envs.tasks.scoring.Scorer`.
+            ScoringError: if too many answers can't be scored; see `envs.tasks.scoring.scorer.Scorer`.
         """
         step = self.batch.nfe.clone()
         rewards, terminated, finals = self.commit(actions)
@@ -493,64 +458,3 @@ def _bits(actions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if actions.dtype.kind not in "biu":
         raise ValueError(f"actions are {actions.dtype}: they must be 0 or 1, or floats that commit from one half on")
     return np.asarray(actions != 0)
-
-
-class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
-    """One sequence: the batch-of-one view of `UnmaskingVectorEnv`, which documents spaces, rewards and arguments.
-
-    >>> env = UnmaskingEnv(denoiser="toy", tasks="copy", buffer_length=8)
-    >>> observation, info = env.reset(seed=0)
-    >>> observation["masked"]
-    array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
-    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample() | 1)
-    >>> env.close()
-
-    Args:
-        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
-        **kwargs: the arguments of `UnmaskingVectorEnv`, without ``num_envs`` and ``autoreset_mode``.
-    """
-
-    metadata: dict[str, Any] = {
-        "render_modes": UnmaskingVectorEnv.metadata["render_modes"],
-        "render_fps": UnmaskingVectorEnv.metadata["render_fps"],
-    }
-
-    def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
-        self.rows = UnmaskingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **kwargs)
-        self.render_mode = render_mode
-        self.observation_space = self.rows.single_observation_space
-        self.action_space = self.rows.single_action_space
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode; see `gymnasium.Env.reset`."""
-        super().reset(seed=seed)
-        self.rows.episodes.seed(0, self.np_random)
-        obs, infos = self.rows.reset(options=options)
-        return _first_row(obs), _first_info(infos)
-
-    def step(self, action: npt.NDArray[np.int8]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Commit and, unless that ends the episode, run the dLLM; see `gymnasium.Env.step`."""
-        obs, rewards, terminated, _, infos = self.rows.step(np.asarray(action)[None])
-        return _first_row(obs), float(rewards[0]), bool(terminated[0]), False, _first_info(infos)
-
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Return (2 L,) bool; see `UnmaskingVectorEnv.action_masks`."""
-        [masks] = self.rows.action_masks()
-        return np.asarray(masks)
-
-    def render(self) -> Any:
-        """Return a picture; see `UnmaskingVectorEnv.render`."""
-        [picture] = self.rows.render()
-        return picture
-
-
-def _first_row(obs: Observation) -> Observation:
-    return {name: values[0] for name, values in obs.items()}
-
-
-def _first_info(infos: Mapping[str, Any]) -> dict[str, Any]:
-    """Return row 0's info in Python's own types."""
-    own = {name: values[0] for name, values in infos.items() if not name.startswith("_")}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}

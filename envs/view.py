@@ -64,7 +64,7 @@ class View:
 
     Attributes:
         confidence: (N, L) float32 in [0, 1], probability of the prediction; 1 at committed positions, 0 at masks that
-            the dLLM was not shown (`envs.decoding.Window`).
+            the dLLM was not shown (`envs.decoding.settings.Window`).
         prediction: (N, L) int64, the token that a commit writes; at committed positions the token there, at masks that
             were not shown the mask token.
         masked: (N, L) bool, True where no token is committed yet.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from policies.base import UnmaskingPolicy
+from policies.formats.folder import load
 from policies.generation import Generation, GenerationStep, decode, generate
-from policies.learned import LearnedPolicy, load, save
-from policies.network import NetworkConfig, UnmaskingNetwork
+from policies.learned import LearnedPolicy, save
+from policies.networks.transformer import NetworkConfig, UnmaskingNetwork
 from policies.rules import RULES, LowConfidence, Random, Threshold, make_rule
 
 __all__ = [

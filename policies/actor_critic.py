@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from policies.actions import ActionConfig
 from policies.distributions import CommitDistribution, make_distribution
-from policies.learned import CommitNetwork, build
+from policies.networks.kinds import CommitNetwork, build
 
 
 class UnmaskingActorCritic(ActorCriticPolicy):
@@ -20,7 +20,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
 
     Args:
         *args: as SB3 passes them (spaces and learning-rate schedule).
-        network: `policies.learned.describe` of the actor, its filter included; a filter's weights are loaded by the
+        network: `policies.networks.kinds.describe` of the actor, its filter included; a filter's weights are loaded by the
             caller.
         actions: the distribution.
         has_critic: without one, every value is 0.

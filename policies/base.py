@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import Action, View
 

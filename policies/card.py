@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from envs.models.source import is_hub_id
+from envs.models.hub import is_hub_id
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy

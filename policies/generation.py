@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from envs.caches import make_cache
-from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
-from envs.denoiser import Denoiser, MaskedLMDenoiser
-from envs.infilling import encode_all_given
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.infilling import encode_all_given
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.denoiser import Denoiser
+from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
-
-Message = Mapping[str, str]
-"""One turn of a conversation: ``{"role": "user", "content": "What is 2 + 2?"}``."""
+from policies.prompts import Message, _as_list, _as_text, _encode
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def generate(
         temperature: of the sampled token; 0 commits the argmax.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
-        end_of_text_prediction: see `envs.decoding.DecodingSettings`.
-        early_end: see `envs.decoding.DecodingSettings`.
-        window: see `envs.decoding.DecodingSettings`.
-        block_origin: see `envs.decoding.DecodingSettings`.
+        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
+        early_end: see `envs.decoding.settings.DecodingSettings`.
+        window: see `envs.decoding.settings.DecodingSettings`.
+        block_origin: see `envs.decoding.settings.DecodingSettings`.
         cache: which positions a forward computes anew, such as ``"dual"`` or ``"dual:refresh=8"``; see `envs.caches`.
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
@@ -185,7 +185,7 @@ def decode(
         policy: a rule or a learned policy.
         settings: lengths and temperature; the policy's features must be among its features.
         samples: answers to each prompt.
-        given: for each prompt None, or the text to fill in; see `envs.infilling`.
+        given: for each prompt None, or the text to fill in; see `envs.decoding.infilling`.
         batch_size: most rows at a time.
         seed: of every random choice.
         on_finish: called with the number of sequences that just finished.
@@ -294,43 +294,6 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
                 f"cache is {cache!r}, but {policy.name} {what}, which would need keys and values of its own; use cache "
                 "none or another policy"
             )
-
-
-def _as_list(name: str, values: Any) -> list[Any]:
-    """Return what an argument lists; a text lists nothing, though Python would take its letters."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise ValueError(f"{name} is {values!r}: give a list, such as [{str(values)!r}]")
-    return list(values)
-
-
-def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
-    """Return a prompt's text, of a conversation by the tokenizer's chat template."""
-    if isinstance(prompt, str):
-        return prompt
-    _check_messages(prompt, place)
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
-    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-    return text
-
-
-def _check_messages(prompt: Any, place: int) -> None:
-    is_conversation = isinstance(prompt, list | tuple) and all(isinstance(turn, Mapping) for turn in prompt)
-    if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):
-        raise ValueError(
-            f'prompts[{place}] is {prompt!r}: it must be a text, or a list of messages {{"role": ..., "content": ...}}'
-        )
-
-
-def _encode(denoiser: Denoiser, prompt: str | Sequence[Message], place: int) -> list[int]:
-    """Return the tokens of a prompt or a conversation."""
-    if isinstance(prompt, str):
-        return denoiser.encode_prompt(prompt)
-    _check_messages(prompt, place)
-    encode: Callable[[Sequence[Message]], list[int]] | None = getattr(denoiser, "encode_messages", None)
-    if encode is None:
-        raise ValueError(f"prompts[{place}] is a list of messages, but this dLLM has no chat template: give a text")
-    return encode(prompt)
 
 
 def _check_policy(policy: Any) -> None:

@@ -5,57 +5,33 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
-from pydantic import Field
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser, identify
-from envs.models.source import is_hub_id
+from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
 from envs.view import View, ensure_progress
 from policies.actions import ActionConfig
 from policies.base import CommitPolicy, Decision
-from policies.block_filter import BlockFilter, BlockFilterConfig
+from policies.calibration import Calibration, check_speed
 from policies.card import card_of
-from policies.dial import Calibration, check_speed
 from policies.distributions import PlackettLuce
-from policies.dit import DiTConfig, DiTNetwork
-from policies.files import Checked, Header, check, check_finite, check_header, parse, read_header, read_settings, show
-from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
-from policies.hub import fetch_policy, push_folder
-from policies.network import NetworkConfig, UnmaskingNetwork
+from policies.files import check_finite, show
+from policies.hub import push_folder
+from policies.networks.block_filter import BlockFilter
+from policies.networks.kinds import PolicyNetwork, check_hidden, describe, parts
+from policies.networks.transformer import UnmaskingNetwork
 
 FORMAT_VERSION = 1
-
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-"""Policies that ship with the package; each folder's name is a policy's name."""
-
-NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
-    {
-        "transformer": (NetworkConfig, UnmaskingNetwork),
-        "dit": (DiTConfig, DiTNetwork),
-        "block_filter": (BlockFilterConfig, BlockFilter),
-    }
-)
-"""Kinds of network by name: configuration and module."""
-
-MAX_FILTERS = 8
-"""Networks in a policy, each but the first the filter of the one before."""
-
-CommitNetwork = UnmaskingNetwork | DiTNetwork
-"""Networks that can be trained by reinforcement: they give hidden states for a critic."""
-
-PolicyNetwork = CommitNetwork | BlockFilter
-"""All of them."""
 
 
 class LearnedPolicy(CommitPolicy):
@@ -273,84 +249,6 @@ class LearnedPolicy(CommitPolicy):
         return ensure_progress(chosen, view.eligible, view.confidence if distribution == "bernoulli" else logits)
 
 
-def parts(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a network, the filter in it, the filter in that, and so on."""
-    part: nn.Module | None = network
-    while part is not None:
-        yield part
-        part = getattr(part, "filter", None)
-
-
-def check_hidden(network: nn.Module, denoiser: Denoiser) -> None:
-    """Refuse a network, or a filter in it, that reads hidden states of another width than the dLLM's.
-
-    Raises:
-        ValueError: if there is one.
-    """
-    for part in parts(network):
-        size = part.config.hidden_state_size if isinstance(part, DiTNetwork) else 0
-        if size and size != denoiser.hidden_size:
-            raise ValueError(
-                f"hidden_state_size is {size}: it must be {denoiser.hidden_size}, the width of this dLLM's hidden "
-                "states; train with that, or decode with the dLLM that the policy was trained on"
-            )
-
-
-def describe(network: nn.Module) -> dict[str, Any]:
-    """Return a network's kind and configuration, its filter's included, as JSON can hold them."""
-    kind = next(name for name, (_, module) in NETWORKS.items() if isinstance(network, module))
-    inner = getattr(network, "filter", None)
-    config: Any = network.config
-    return {"kind": kind, "network": asdict(config), "filter": inner and describe(inner)}
-
-
-def build(description: Mapping[str, Any]) -> PolicyNetwork:
-    """Build the network that `describe` described, with new weights.
-
-    Raises:
-        ValueError: if the kind or a field is unknown, or a value not possible.
-    """
-    return _assemble(_chain(description))
-
-
-class _Described(Checked):
-    """The form of a description."""
-
-    kind: str
-    network: dict[str, Any]
-    filter: dict[str, Any] | None = None
-
-
-_Chain = list[tuple[str, Any]]
-"""The kind and configuration of a network, of its filter, of the filter in that, and so on."""
-
-
-def _chain(description: Mapping[str, Any]) -> _Chain:
-    found: _Chain = []
-    inner: Mapping[str, Any] | None = description
-    while inner is not None:
-        place = "filter." * len(found)
-        if len(found) == MAX_FILTERS:
-            raise ValueError(f"a policy has more than {MAX_FILTERS} networks, one the filter of another")
-        part: _Described = check(_Described, dict(inner), place.rstrip("."))
-        if part.kind not in NETWORKS:
-            raise ValueError(f"{place}kind is {part.kind!r}: choose one of {', '.join(NETWORKS)}")
-        found.append((part.kind, parse(NETWORKS[part.kind][0], part.network, f"{place}network")))
-        inner = part.filter
-    return found
-
-
-def _assemble(chain: _Chain) -> PolicyNetwork:
-    network: Any = None
-    for depth, (kind, config) in reversed([*enumerate(chain)]):
-        if network is not None and kind == "block_filter":
-            raise ValueError(f"{'filter.' * depth}filter is given, but a block_filter has none")
-        module = NETWORKS[kind][1]
-        network = module(config) if network is None else module(config, filter=network)
-    found: PolicyNetwork = network
-    return found
-
-
 def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
     """Write a policy folder; each file appears whole or not at all.
 
@@ -389,125 +287,3 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
     for name in ("model.safetensors", "config.json", "README.md"):
         os.replace(folder / f"{name}.tmp", folder / name)
     return folder
-
-
-def load(
-    folder: str | Path,
-    decision: Decision | None = None,
-    device: str = "cpu",
-    threshold: float | None = None,
-    temperature: float | None = None,
-    beta: float | None = None,
-    *,
-    revision: str | None = None,
-    any_dllm: bool = False,
-) -> LearnedPolicy:
-    """Read a policy folder.
-
-    Args:
-        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.formats.ml_rl_dllm`), the name of a policy
-            that ships (``"tiny"``), or a repository of the Hugging Face hub (``"user/name"``).
-        decision: overrides the saved decision rule.
-        device: where the network runs.
-        threshold: overrides the saved threshold.
-        temperature: overrides the saved temperature of its decisions.
-        beta: overrides the saved factor on its probabilities.
-        revision: commit, branch or tag of a hub repository; None is the newest.
-        any_dllm: decode with dLLMs of other kinds than it was trained for too.
-
-    Raises:
-        FileNotFoundError: if a file of the folder is missing, or the hub does not give it.
-        ValueError: if a file is damaged or of another format; the message says which and why.
-    """
-    folder = locate(folder, revision)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
-    policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
-    policy.network.to(device)
-    given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
-    return policy.changed(any_dllm=any_dllm, **{name: value for name, value in given.items() if value is not None})
-
-
-def locate(folder: str | Path, revision: str | None = None) -> Path:
-    """Return where a policy's files are: the folder, that of one that ships, or the hub's cache.
-
-    Raises:
-        FileNotFoundError: if the hub does not give what is no folder.
-    """
-    if (CHECKPOINTS / folder).is_dir():
-        return CHECKPOINTS / folder
-    if not Path(folder).exists() and is_hub_id(str(folder)):
-        return fetch_policy(str(folder), revision)
-    return Path(folder)
-
-
-class _Settings(_Described):
-    """The form of config.json."""
-
-    decision: Literal["sample", "deterministic"]
-    threshold: Annotated[float, Field(gt=0, lt=1)]
-    speed: Annotated[float, Field(ge=0, le=1)]
-    calibration: list[Any] | None
-    actions: dict[str, Any]
-    beta: Annotated[float, Field(gt=0)]
-    trained: dict[str, Any]
-
-
-def _read(folder: Path) -> LearnedPolicy:
-    try:
-        settings, chain = _read_config(folder / "config.json")
-    except ValueError as error:
-        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
-    try:
-        network = load_weights(folder / "model.safetensors", chain)
-    except ValueError as error:
-        raise ValueError(
-            f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
-        ) from error
-    try:
-        return LearnedPolicy(network, **settings)
-    except ValueError as error:
-        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
-
-
-def _read_config(file: Path) -> tuple[dict[str, Any], _Chain]:
-    """Return arguments of `LearnedPolicy` and what to build, of which nothing is built."""
-    data = read_settings(file)
-    if data.get("format_version") != FORMAT_VERSION:
-        given = data.get("format_version", "missing")
-        raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
-    found: _Settings = check(_Settings, data)
-    settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "trained")}
-    points = found.calibration
-    settings["calibration"] = None if points is None else Calibration.from_plain(points)
-    settings["actions"] = parse(ActionConfig, found.actions, "actions")
-    return settings, _chain(data)
-
-
-def load_weights(file: Path, chain: _Chain, prefix: str = "") -> PolicyNetwork:
-    """Build a network with the weights of a file; before memory is taken its header is held against the sizes.
-
-    Args:
-        file: in the safetensors format.
-        chain: kinds and configurations of the network, of its filter, and so on.
-        prefix: what tensors' names begin with there.
-
-    Raises:
-        ValueError: if the file is damaged, its tensors are others than the network's, or a weight is not finite.
-    """
-    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, chain)
-    weights = {name.removeprefix(prefix): values.float() for name, values in load_file(file).items()}
-    check_finite(weights)
-    network = _assemble(chain)
-    network.load_state_dict(weights)
-    return network
-
-
-def _check_sizes(header: Header, chain: _Chain) -> None:
-    for _, config in chain:
-        # Each block has tensors of its own, and even without memory each takes time to make.
-        if getattr(config, "num_blocks", 0) > len(header):
-            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {config.num_blocks}")
-    with torch.device("meta"):
-        check_header(header, _assemble(chain))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envs.tasks.reasoning_gym import worker
+from envs.tasks.benchmarks.reasoning_gym import worker
 
 Rows = list[dict[str, Any]]
 

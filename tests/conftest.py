@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from envs.toy import ToyDenoiser
+from envs.models.toy import ToyDenoiser
 
 torch.set_num_threads(1)
 

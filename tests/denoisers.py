@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.episodes import Episode, Episodes
 from envs.tasks import SUITE, make_tasks
 from envs.view import Action, View
-from train.architectures import build_model, build_tokenizer
-from train.pretrain import PretrainConfig
+from train.pretraining.architectures import build_model, build_tokenizer
+from train.pretraining.config import PretrainConfig
 
 PAD, MASK, EOS, A, B, C, D = range(7)
 V = 7

@@ -25,9 +25,10 @@ from denoisers import EOS, MASK, A, V
 from test_formats import POLICIES, ROWS, SIZES, Told, blocks_of, expected, load
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from policies.formats.engines import write_engine
-from train.run_folder import write_atomic
+from train.command.files import write_atomic
 
 WHEELS = {"sglang": "0.5.23", "lmdeploy": "0.18.0"}
 POLICY = "trained"

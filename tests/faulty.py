@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from envs.tasks.base import Problem
-from envs.tasks.copy_list import Copy
+from envs.tasks.suite.copy_list import Copy
 
 
 def raises(text: str) -> float:

@@ -36,27 +36,30 @@ from views import random_view
 
 from envs import denoiser as denoisers
 from envs.beliefs import DenoiserError
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.tasks import make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.actions import ActionConfig
-from policies.block_filter import BlockFilter, BlockFilterConfig
-from policies.dial import Calibration, DialPoint
-from policies.dit import DiTConfig, DiTNetwork
+from policies.calibration import Calibration, DialPoint
 from policies.formats.ml_rl_dllm import write_checkpoint
-from train import checkpoint
-from train.build import load_model, make_env, make_model, resume
+from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.dit import DiTConfig, DiTNetwork
+from train.algorithms.ppo import PPO
+from train.command.config import ConfigError, parse, to_plain, to_yaml
+from train.command.errors import UserError
 from train.compare import CompareConfig
-from train.comparison.runs import collect_lines, fingerprint, read_runs, training_seconds
-from train.config import ConfigError, parse, to_plain, to_yaml
-from train.evaluate import EvaluateConfig
-from train.grpo_config import TrainGRPOConfig
+from train.comparison.lines import collect_lines
+from train.comparison.runs import fingerprint, read_runs, training_seconds
+from train.evaluation.run import EvaluateConfig
+from train.job import checkpoint
+from train.job.build import load_model, make_env, make_model, resume
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.ppo_config import TrainPPOConfig
 from train.learn2pd import Learn2PDConfig
-from train.ppo import PPO
 from train.ppo import algorithm as ppo_algorithm
-from train.ppo_config import TrainPPOConfig
-from train.pretrain import STATE, PretrainConfig, Pretraining
-from train.run_folder import UserError
+from train.pretraining.config import PretrainConfig
+from train.pretraining.loop import STATE, Pretraining
 from train.sweep import SweepConfig, print_trials, read_sweep, read_trials, suggest
 from train.watching.show import WatchConfig
 

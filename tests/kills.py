@@ -33,11 +33,12 @@ from typing import Any
 import torch
 import yaml
 
-from train import checkpoint, grpo, learn2pd, ppo, pretrain, sweep
-from train.config import parse
-from train.interrupt import Interrupted, raised
-from train.pretrain import STATE
-from train.run_folder import write_atomic
+from train import grpo, learn2pd, ppo, pretrain, sweep
+from train.command.config import parse
+from train.command.files import write_atomic
+from train.command.interrupt import Interrupted, raised
+from train.job import checkpoint
+from train.pretraining.loop import STATE
 
 PATIENCE = 300.0
 """Seconds that a run may take."""

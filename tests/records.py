@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from experiments.base import Experiment, marker
 
-from train.experiments.base import Experiment, marker
-from train.records import Outcomes, summarise, write_outcomes
-from train.run_folder import write_json
+from train.command.files import write_json
+from train.evaluation.records import Outcomes, summarise, write_outcomes
 
 KEYS = [
     "policy",

@@ -12,7 +12,8 @@ import torch
 from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, Mixing, act, bits, commit, fixed, same_row, start
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.noise import uniform
 from envs.view import READINGS, Action, View
 

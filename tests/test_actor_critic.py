@@ -15,7 +15,7 @@ from envs.sb3 import SB3VecEnv
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork
 from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import ForcedBernoulli
-from policies.learned import describe
+from policies.networks.kinds import describe
 
 L, N = 8, 6
 NETWORK = NetworkConfig(hidden_size=16, features=("margin",), threshold=0.8)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from benchmark_files import REAL_DATA
 
-from envs.tasks import equivalence, make_task
-from envs.tasks.equivalence import same_answer
-from envs.tasks.files import FileTask
-from envs.tasks.gsm8k import final_number, score_gsm8k
-from envs.tasks.math500 import final_expression, score_math
+from envs.tasks import make_task
+from envs.tasks.benchmarks.files import FileTask
+from envs.tasks.benchmarks.gsm8k import final_number, score_gsm8k
+from envs.tasks.benchmarks.math500 import final_expression, score_math
+from envs.tasks.scoring import equivalence
+from envs.tasks.scoring.equivalence import same_answer
 
 REASONING = "She has 16 - 3 - 4 = 9 eggs left.\nSo she makes 2 * 9 = $18 every day at 3 markets.\n"
 

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from envs.tasks import SUITE, TASKS, Problem, Split, make_tasks, split_of
-from envs.tasks.antibody import CHAINS, RESIDUES, Antibody, read_fasta
 from envs.tasks.base import BLANK
+from envs.tasks.benchmarks.antibody import CHAINS, RESIDUES, Antibody, read_fasta
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 TRASTUZUMAB = (  # WHO Drug Information 11 (1997); the heavy chain's variable domain

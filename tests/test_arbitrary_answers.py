@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs.tasks import PROSE, TASKS, Problem, make_task
-from envs.tasks.answers import LONGEST
-from envs.tasks.equivalence import same_answer
-from envs.tasks.gsm8k import score_gsm8k
-from envs.tasks.humaneval import HumanEval
-from envs.tasks.mbpp import MBPP
+from envs.tasks.benchmarks.gsm8k import score_gsm8k
+from envs.tasks.benchmarks.humaneval import HumanEval
+from envs.tasks.benchmarks.mbpp import MBPP
+from envs.tasks.scoring.answers import LONGEST
+from envs.tasks.scoring.equivalence import same_answer
 
 TEXTS = int(os.environ.get("TEXTS", "25"))
 SECONDS = 3.0

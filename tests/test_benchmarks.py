@@ -17,19 +17,21 @@ import yaml
 from benchmark_files import BENCHMARKS, PARALLEL_BENCH, gsm8k, make_files, mbpp, stub_gym, sudoku, write_jsonl
 
 import envs.tasks
-from envs.denoiser import load_denoiser
+from envs.models.load import load_denoiser
 from envs.tasks import Problem, Split, describe_data, make_task, make_tasks, need_splits, split_of
-from envs.tasks.countdown import evaluate, score_countdown, solve
-from envs.tasks.files import FileTask, HubSplit, read_hub, read_rows
-from envs.tasks.parallel_bench import parse_list, score_parallel_bench
-from envs.tasks.sandbox import protection
-from envs.tasks.sudoku_text import final_grid, score_cells, score_sudoku
+from envs.tasks.benchmarks.countdown import evaluate, score_countdown, solve
+from envs.tasks.benchmarks.files import FileTask, HubSplit, read_hub, read_rows
+from envs.tasks.benchmarks.parallel_bench import parse_list, score_parallel_bench
+from envs.tasks.benchmarks.sudoku_text import final_grid, score_cells, score_sudoku
+from envs.tasks.scoring.sandbox import protection
 from envs.unmasking import UnmaskingVectorEnv
 from policies import make_rule
-from train.config import parse
-from train.evaluate import EvaluateConfig, main, measure
-from train.model_config import ModelConfig
-from train.ppo_config import TrainPPOConfig
+from train.command.config import parse
+from train.command.model_config import ModelConfig
+from train.evaluate import main
+from train.evaluation.measure import measure
+from train.evaluation.run import EvaluateConfig
+from train.job.ppo_config import TrainPPOConfig
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 GARBAGE = [
@@ -386,7 +388,7 @@ HARMFUL = ["9**9**9", "exit()", "print(1.0)", "__import__('os')._exit(0)", "[0] 
 @pytest.mark.usefixtures("gym")
 @pytest.mark.parametrize("text", HARMFUL)
 def test_what_reasoning_gym_evaluates_ends_and_harms_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.tasks.reasoning_gym.SECONDS", 0.5)
+    monkeypatch.setattr("envs.tasks.benchmarks.reasoning_gym.SECONDS", 0.5)
     task = make_task("reasoning_gym:sums")
     problem = task.problem("test", 0)
     assert task.score(f"<answer>{text}</answer>", problem) == 0.0

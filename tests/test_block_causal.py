@@ -13,10 +13,13 @@ from denoisers import A, B, Mixing
 from torch import Tensor
 
 from envs import UnmaskingVectorEnv
-from envs.decoding import DecodingBatch, DecodingSettings, buffer_width
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
-from envs.first_forwards import FirstForwards
-from envs.infilling import encode_given
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.blocks import buffer_width
+from envs.decoding.first_forwards import FirstForwards
+from envs.decoding.infilling import encode_given
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from policies import RULES, decode, make_rule
 from train.watching.recording import record
 

@@ -16,19 +16,22 @@ from denoisers import same_row
 from torch import Tensor
 
 from envs.caches import CACHES, make_cache
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
 from envs.models.key_values import KeyValues
+from envs.models.load import load_denoiser
 from envs.noise import gumbel
 from envs.tasks import prompt
 from envs.unmasking import UnmaskingVectorEnv
 from envs.view import Action
 from policies import decode, generate, make_rule
-from train.config import ROOT
-from train.evaluate import EvaluateConfig, main
-from train.finish import evaluation_of
-from train.job_config import EnvConfig, JobConfig
-from train.records import read_records
+from train.command.config import ROOT
+from train.evaluate import main
+from train.evaluation.records import read_records
+from train.evaluation.run import EvaluateConfig
+from train.job.config import EnvConfig, JobConfig
+from train.job.finish import evaluation_of
 
 PROMPTS = ["a" * size for size in (3, 4, 5, 6, 9)]
 FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "fast_dllm_v2", "a2d_bd3lm": "a2d"}

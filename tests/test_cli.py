@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import train
-import train.cli
-from train.config import ConfigT
+import train.command.cli
+from train.command.config import ConfigT
 from train.export import ExportConfig
 
 FOLDER = Path(train.__file__).parent
 COMMANDS = sorted(file.stem for file in FOLDER.glob("*.py") if 'if __name__ == "__main__"' in file.read_text())
 """What ``python train/NAME.py`` can be."""
 
-RUN = train.cli.run
+RUN = train.command.cli.run
 
 
 def start(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -30,7 +30,7 @@ def start(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     def stop_at_main(main: Any, config_class: type[ConfigT], *rest: Any, **options: Any) -> None:
         RUN(given.append, config_class, *rest, **options)
 
-    monkeypatch.setattr("train.cli.run", stop_at_main)
+    monkeypatch.setattr("train.command.cli.run", stop_at_main)
     monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *words])
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     [config] = given
@@ -81,9 +81,7 @@ def test_a_mistyped_flag_is_one_line(
 
 
 def test_a_pipe_that_knows_ascii_only_ends_nothing() -> None:
-    code = (
-        "from train.cli import run; from train.export import ExportConfig; run(lambda _: print('1 ± 2'), ExportConfig)"
-    )
+    code = "from train.command.cli import run; from train.export import ExportConfig; run(lambda _: print('1 ± 2'), ExportConfig)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
@@ -102,6 +100,6 @@ def test_what_a_user_can_put_right_is_one_line(
 
     monkeypatch.setattr(sys, "argv", ["export.py"])
     with pytest.raises(SystemExit) as stop:
-        train.cli.run(fail, ExportConfig)
+        train.command.cli.run(fail, ExportConfig)
     assert stop.value.code == (2 if isinstance(error, ValueError) else 1)
     assert capsys.readouterr().err == f"error: {error}\n"

@@ -16,16 +16,19 @@ import pytest
 from test_run_folder import Config, finish
 
 from envs.unmasking import UnmaskingVectorEnv
-from train import progress as module
-from train.build import make_env, make_model
-from train.config import parse
-from train.job import load_model
-from train.learning import learn
+from train.command import progress as module
+from train.command.config import parse
+from train.command.errors import UserError
+from train.command.lock import LOCK
+from train.command.progress import progress
+from train.command.run_folder import open_run
+from train.job.build import make_env, make_model
+from train.job.learning import learn
+from train.job.ppo_config import TrainPPOConfig
+from train.job.run import load_model
 from train.ppo import algorithm
-from train.ppo_config import TrainPPOConfig
-from train.progress import progress
-from train.run_folder import LOCK, UserError, open_run
-from train.tracking import Tracker, WandbConfig
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
 
 YEAR = 365 * 86_400
 
@@ -114,7 +117,7 @@ def test_starts_are_in_the_order_in_which_they_were(tmp_path: Path, monkeypatch:
             def now(cls, tz: tzinfo | None = None, year: int = int(year)) -> datetime:  # type: ignore[override]
                 return datetime(year, 6, 1, tzinfo=tz)
 
-        monkeypatch.setattr("train.run_folder.datetime", Day)
+        monkeypatch.setattr("train.command.run_folder.datetime", Day)
         finish(Config(tmp_path / "a", resume=year != years[0]))
     starts = json.loads((tmp_path / "a" / "versions.json").read_text())["starts"]
     assert [start["at"][:4] for start in starts] == years

@@ -11,15 +11,16 @@ from records import outcomes, ppo_config, write_run
 from test_report import read_page
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.compare import CompareConfig, compare, main, per_task
+from train.command.config import ROOT, parse
+from train.command.errors import UserError
+from train.command.model_config import ModelConfig
+from train.compare import CompareConfig, main
 from train.comparison.runs import problems_of, read_run
-from train.config import ROOT, parse
-from train.evaluate import EvaluateConfig
+from train.comparison.tables import compare, per_task
 from train.evaluate import main as evaluate_main
-from train.measures import best_rule
-from train.model_config import ModelConfig
-from train.run_folder import UserError
-from train.tracking import WandbConfig
+from train.evaluation.measures import best_rule
+from train.evaluation.run import EvaluateConfig
+from train.tracking.settings import WandbConfig
 
 
 def record(policy: str, accuracy: float, nfe: float, task: str = "all", block: int = 64) -> dict[str, Any]:

@@ -11,25 +11,26 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reproduce import ReproduceConfig
 
 from policies import NetworkConfig
-from policies.dit import DiTConfig
+from policies.networks.dit import DiTConfig
+from train.algorithms.ppo import PPOSection
+from train.command.config import CONFIGS, ROOT, parse, to_plain, to_yaml
+from train.command.config_values import ConfigError
+from train.command.model_config import ModelConfig
 from train.compare import CompareConfig
-from train.config import CONFIGS, ROOT, parse, to_plain, to_yaml
-from train.config_values import ConfigError
-from train.evaluate import EvaluateConfig
+from train.evaluation.run import EvaluateConfig
 from train.export import ExportConfig
-from train.grpo_config import TrainGRPOConfig
-from train.job_config import EnvConfig
+from train.job.config import EnvConfig
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.ppo_config import TrainPPOConfig
 from train.learn2pd import Learn2PDConfig
 from train.model_card import CardConfig
-from train.model_config import ModelConfig
 from train.ppo import algorithm
-from train.ppo_config import PPOSection, TrainPPOConfig
-from train.pretrain import PretrainConfig
-from train.reproduce import ReproduceConfig
+from train.pretraining.config import PretrainConfig
 from train.sweep import SweepConfig
-from train.tracking import WandbConfig
+from train.tracking.settings import WandbConfig
 from train.watching.show import WatchConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {
@@ -76,7 +77,7 @@ def write(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize("flags_first", [False, True])
 def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags_first: bool) -> None:
-    monkeypatch.setattr("train.config.CONFIGS", tmp_path)
+    monkeypatch.setattr("train.command.config.CONFIGS", tmp_path)
     (tmp_path / "base.yaml").write_text("seed: 1\ntotal_timesteps: 11\nenv: {alpha: 1.5, num_envs: 3}\n")
     given = ["--config", write(tmp_path, "total_timesteps: 22\nseed: 2\nenv: {num_envs: 4}\nppo: {n_steps: 9}\n")]
     flags = ["--seed", "3", "--ppo.n_steps", "10"]
@@ -534,7 +535,7 @@ def test_more_transitions_than_an_update_has() -> None:
 
 
 def test_defaults_that_are_missing_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.config.CONFIGS", tmp_path)
+    monkeypatch.setattr("train.command.config.CONFIGS", tmp_path)
     with pytest.raises(ConfigError, match=r"ppo.yaml is missing, which holds this command's defaults"):
         parse(TrainPPOConfig, "ppo.yaml", [])
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from envs.tasks import confinement, sandbox
-from envs.tasks.confinement import LANDLOCK, SECCOMP
-from envs.tasks.sandbox import CONFINEMENT, passes, protection
+from envs.tasks.scoring import confinement, sandbox
+from envs.tasks.scoring.confinement import LANDLOCK, SECCOMP
+from envs.tasks.scoring.sandbox import CONFINEMENT, passes, protection
 
 SYSTEM_CALLS = """
 import ctypes

@@ -15,14 +15,15 @@ from scipy import stats
 from torch import Tensor
 
 from envs.beliefs import DenoiserError
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
+from envs.models.toy import ToyDenoiser
 from envs.noise import uniform
 from envs.tasks import TASKS
-from envs.toy import ToyDenoiser
 from envs.unmasking import UnmaskingVectorEnv
 from envs.view import READINGS, View, ensure_progress
-from train.group_episodes import GroupEpisodes
+from train.algorithms.group_episodes import GroupEpisodes
 
 # Known decodes.
 

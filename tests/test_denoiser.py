@@ -12,10 +12,10 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from envs import DecodingBatch, DecodingSettings, Denoiser, MaskedLMDenoiser, load_denoiser
 from envs.beliefs import DenoiserError
+from envs.models.toy import ToyDenoiser
 from envs.tasks import SUITE, TASKS, make_tasks
-from envs.toy import ToyDenoiser
-from train.architectures import build_model, build_tokenizer
-from train.pretrain import PretrainConfig
+from train.pretraining.architectures import build_model, build_tokenizer
+from train.pretraining.config import PretrainConfig
 
 MAX_LENGTH = 40
 

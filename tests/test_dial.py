@@ -13,11 +13,12 @@ from test_network import perturbed
 from views import random_view
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, load, make_rule, save
-from policies.dial import Calibration, DialPoint
-from train.evaluate import at_setting, plan, split_setting
+from policies.calibration import Calibration, DialPoint
+from train.evaluation.naming import at_setting, split_setting
+from train.evaluation.run import plan
 
 
 def point(speed: float, accuracy: float, nfe: float, block_length: int = 64) -> DialPoint:

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import MaskedLMDenoiser, load_denoiser, load_guide
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser, load_guide
 from envs.tasks import make_tasks
 from policies import decode, make_rule
 from policies.rules.diffuspec import Bigrams, DiffuSpec, find_path

@@ -16,12 +16,12 @@ from envs import UnmaskingVectorEnv
 from policies import LearnedPolicy, load, save
 from policies.actions import ActionConfig
 from policies.base import Decision
-from policies.dit import DiTConfig, DiTNetwork, embed_time
 from policies.formats.ml_rl_dllm import write_checkpoint
-from policies.learned import build, describe
+from policies.networks.dit import DiTConfig, DiTNetwork, embed_time
+from policies.networks.kinds import build, describe
+from train.command.errors import UserError
 from train.export import ExportConfig
 from train.export import main as export
-from train.run_folder import UserError
 
 # The tensors of a published checkpoint of arXiv 2512.09106's code, as its file's header names them.
 SHAPES = {

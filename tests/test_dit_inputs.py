@@ -16,25 +16,28 @@ from torch import Tensor
 
 from envs import UnmaskingVectorEnv
 from envs.beliefs import read_beliefs
-from envs.denoiser import load_denoiser
-from envs.toy import ToyDenoiser
-from envs.unmasking import observe
+from envs.models.load import load_denoiser
+from envs.models.toy import ToyDenoiser
+from envs.observation import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
-from policies.dit import DiTConfig, DiTNetwork
 from policies.formats.ml_rl_dllm import write_checkpoint
-from train.build import Algorithm, make_env, make_model
-from train.config import parse
-from train.dry_run import dry_run
-from train.evaluate import evaluate
-from train.finish import export
+from policies.networks.dit import DiTConfig, DiTNetwork
+from train.algorithms.grpo_section import GRPOSection
+from train.algorithms.ppo import PPOSection
+from train.command.config import parse
+from train.command.model_config import ModelConfig
+from train.evaluation.measure import evaluate
 from train.grpo import algorithm as grpo
-from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, JobConfig
-from train.learning import learn
-from train.model_config import ModelConfig
+from train.job.build import Algorithm, make_env, make_model
+from train.job.config import EnvConfig, JobConfig
+from train.job.dry_run import dry_run
+from train.job.finish import export
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.learning import learn
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm as ppo
-from train.ppo_config import PPOSection, TrainPPOConfig
-from train.tracking import Tracker, WandbConfig
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
 
 SMALL = DiTConfig(hidden_size=16, feedforward_size=16, time_size=8)
 VARIANTS: dict[str, dict[str, Any]] = {

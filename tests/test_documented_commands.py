@@ -21,10 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from experiments.base import QUICK_DIAL
+from experiments.main_job import TRAIN_QUICK
 
-from train.config import ROOT
-from train.experiments.base import QUICK_DIAL
-from train.experiments.main_job import TRAIN_QUICK
+from train.command.config import ROOT
 
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
 NEEDS_HUB = "needs weights of several GB from the Hugging Face hub and a GPU"

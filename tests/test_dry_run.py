@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import load_denoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.load import load_denoiser
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, Problem, Split
-from envs.tasks.copy_list import Copy
-from envs.toy import ToyDenoiser
+from envs.tasks.suite.copy_list import Copy
 from policies import NetworkConfig, decode, load, make_rule
 from train import grpo, ppo
-from train.cli import run
-from train.dry_run import CountingDenoiser, dry_run, step_gib, trial_rows
-from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job import check
-from train.job_config import EnvConfig, EvaluationConfig
-from train.model_config import ModelConfig
-from train.ppo_config import PPOSection, TrainPPOConfig
-from train.tracking import WandbConfig
+from train.algorithms.grpo_section import GRPOSection
+from train.algorithms.ppo import PPOSection
+from train.command.cli import run
+from train.command.model_config import ModelConfig
+from train.job.config import EnvConfig, EvaluationConfig
+from train.job.dry_run import dry_run
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.ppo_config import TrainPPOConfig
+from train.job.run import check
+from train.job.trials import CountingDenoiser, step_gib, trial_rows
+from train.tracking.settings import WandbConfig
 
 FLAGS = ["--model.name=toy", "--env.num_envs=16", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {

@@ -17,7 +17,7 @@ from envs import UnmaskingVectorEnv
 from envs.episodes import Episodes
 from envs.noise import uniform
 from envs.tasks import TASKS, make_tasks
-from train.group_episodes import GroupEpisodes
+from train.algorithms.group_episodes import GroupEpisodes
 
 GROUPS = partial(GroupEpisodes, group_size=8)
 

@@ -12,37 +12,30 @@ from typing import Any
 import pytest
 from records import KEYS
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, make_tasks
-from envs.toy import ToyDenoiser
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, make_rule, save
-from train.config import ROOT, parse
-from train.evaluate import (
-    EvaluateConfig,
-    default_workers,
-    evaluate,
-    main,
-    measure,
-    plan,
-    run_job,
-    start_worker,
-    warn_of_short_buffer,
-)
-from train.model_config import ModelConfig
-from train.records import (
+from train.command.config import ROOT, parse
+from train.command.errors import UserError
+from train.command.files import write_json
+from train.command.model_config import ModelConfig
+from train.evaluate import main
+from train.evaluation.measure import evaluate, measure
+from train.evaluation.records import (
     COUNTING,
     accuracy_interval,
     key_of,
     make_record,
-    make_table,
     mean_interval,
     read_outcomes,
     read_records,
     summarise,
     write_outcomes,
 )
-from train.run_folder import UserError, write_json
-from train.tracking import WandbConfig
+from train.evaluation.run import EvaluateConfig, default_workers, plan, run_job, start_worker, warn_of_short_buffer
+from train.evaluation.table import make_table
+from train.tracking.settings import WandbConfig
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import finish, outcomes, write_run
-
-from train.experiments import EXPERIMENTS, Summary
-from train.experiments.ablations import Ablations
-from train.experiments.algorithms import (
+from experiments import EXPERIMENTS, Summary
+from experiments.ablations import Ablations
+from experiments.algorithms import (
     ALGORITHMS,
     ALPHAS,
     BLOCKS,
@@ -21,8 +19,10 @@ from train.experiments.algorithms import (
     _contrast,
     read_run,
 )
-from train.experiments.base import SEEDS
-from train.tracking import STEP, write_rows
+from experiments.base import SEEDS
+from records import finish, outcomes, write_run
+
+from train.tracking.history import STEP, write_rows
 
 
 def write_training(folder: Path, accuracy: float, nfe: int, rewards: tuple[float, float], **rates: float) -> None:

@@ -18,20 +18,22 @@ from test_ppo import FLAGS, run_here, tiny, trained
 from torch import Tensor, nn
 from views import make_view, random_view, take, written
 
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
-from policies.block_filter import BlockFilter, BlockFilterConfig
-from policies.learned import build, describe
-from policies.network import gap_above, log_odds
-from train.build import load_filter, make_env, make_model, resume
-from train.evaluate import evaluate, is_folder, plan, split_setting
-from train.finish import export
-from train.job_config import EvaluationConfig, FilterSection
+from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.kinds import build, describe
+from policies.networks.transformer import gap_above, log_odds
+from train.command.errors import UserError
+from train.evaluation.measure import evaluate
+from train.evaluation.naming import is_folder, split_setting
+from train.evaluation.run import plan
+from train.job.build import load_filter, make_env, make_model, resume
+from train.job.config import EvaluationConfig, FilterSection
+from train.job.finish import export
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm, train
-from train.ppo_config import TrainPPOConfig
-from train.run_folder import UserError
 
 CONFIG = NetworkConfig(hidden_size=8, feedforward_size=8, features=("margin",))
 SIMPLE = NetworkConfig(hidden_size=8, feedforward_size=8)
@@ -442,7 +444,7 @@ def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, 
 def test_a_job_reads_its_filter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(on_filter(tmp_path, "both"), evaluation=EvaluationConfig(1, rules=[]))
     read: list[str] = []
-    monkeypatch.setattr("train.build.load", lambda folder: read.append(folder) or load(folder))
+    monkeypatch.setattr("train.job.build.load", lambda folder: read.append(folder) or load(folder))
     train(config)
     assert read == [config.filter.folder]
     train(replace(config, dry_run=True))

@@ -19,21 +19,23 @@ from gymnasium import spaces
 from test_grpo import tiny as tiny_grpo
 from test_ppo import tiny, trained
 
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
 from envs.tasks.base import Problem
-from envs.tasks.copy_list import Copy
-from envs.toy import ToyDenoiser
+from envs.tasks.suite.copy_list import Copy
 from policies import NetworkConfig, UnmaskingNetwork
-from train.build import make_env, make_model
+from train.algorithms.group_rollouts import advantages, is_informative
+from train.algorithms.ppo import CommitBuffer
+from train.command.finite import Diverged, check_loss, watch
 from train.filters.fit import FitSettings, fit
 from train.filters.traces import Traces
-from train.finite import Diverged, check_loss, watch
-from train.group_rollouts import advantages, is_informative
 from train.grpo import algorithm as grpo
-from train.learning import learn
-from train.ppo import CommitBuffer
-from train.pretrain import STATE, PretrainConfig, pretrain
-from train.tracking import Tracker
+from train.job.build import make_env, make_model
+from train.job.learning import learn
+from train.pretrain import pretrain
+from train.pretraining.config import PretrainConfig
+from train.pretraining.loop import STATE
+from train.tracking.tracker import Tracker
 
 Section = TypeVar("Section")
 

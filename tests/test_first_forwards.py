@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs import first_forwards
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.first_forwards import FirstForwards, remember_problems
+from envs.decoding import first_forwards
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.first_forwards import FirstForwards, remember_problems
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.tasks import make_tasks
-from envs.toy import ToyDenoiser
 from policies import Threshold, decode
 
 

@@ -9,11 +9,11 @@ import torch
 from test_ppo import tiny, trained
 from torch import Tensor
 
-from envs.toy import ToyDenoiser
+from envs.models.toy import ToyDenoiser
 from policies import Threshold
-from train import fitting
-from train.evaluate import measure
-from train.run_folder import UserError
+from train.command.errors import UserError
+from train.evaluation import fitting
+from train.evaluation.measure import measure
 
 
 class Cramped(ToyDenoiser):

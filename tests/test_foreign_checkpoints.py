@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from envs import MaskedLMDenoiser, load_denoiser
-from envs.denoiser import CHECKPOINTS, load_guide
+from envs.models.load import CHECKPOINTS, load_guide
 
 # Code in the folder.
 

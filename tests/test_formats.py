@@ -23,16 +23,18 @@ from denoisers import EOS, MASK, PAD, A, V, tiny_model
 from test_network import perturbed
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, save
 from policies.actions import ActionConfig
-from policies.block_filter import BlockFilter, BlockFilterConfig
-from policies.dial import Calibration, DialPoint
-from policies.dit import DiTConfig, DiTNetwork
+from policies.calibration import Calibration, DialPoint
 from policies.formats.engines import ENGINES, SHIPPED, write_engine
-from train.config import parse
-from train.config_values import ConfigError
+from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.dit import DiTConfig, DiTNetwork
+from train.command.config import parse
+from train.command.config_values import ConfigError
 from train.export import ExportConfig
 from train.export import main as export
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from fuzz import KINDS, dllms, fuzz, policy_folders, run_folders, try_dllm, try_policy, try_run
 
-from train.evaluated import read_asked
-from train.run_folder import UserError, open_run
+from train.command.errors import UserError
+from train.command.run_folder import open_run
+from train.evaluation.evaluated import read_asked
 
 
 @pytest.mark.parametrize("what", KINDS)

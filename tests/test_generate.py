@@ -13,14 +13,15 @@ import pytest
 from checkpoints import build
 from denoisers import EOS, MASK, A, B, C, fixed
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
+from envs.models.toy import ToyDenoiser
 from policies import GenerationStep, decode, make_rule
-from train.config import parse
+from train.command.config import parse
+from train.command.errors import UserError
 from train.generate import GenerateConfig, draw
 from train.generate import main as generate
-from train.run_folder import UserError
 
 SORT = "sort . . : d a c b . . . . . . . . . . . . ="
 TOY = ["copy . . : a b c . . . =", "sort . . : d a =", "reverse q w e =", "add 1 2 : 3 4 5 6 ="]

@@ -12,10 +12,10 @@ from test_network import perturbed
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
 from envs import UnmaskingVectorEnv
-from envs.decoding import DecodingSettings
-from envs.denoiser import MaskedLMDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.toy import ToyDenoiser
 from envs.tasks import SUITE, make_tasks
-from envs.toy import ToyDenoiser
 from policies import (
     RULES,
     Generation,
@@ -27,11 +27,11 @@ from policies import (
     generate,
     make_rule,
 )
-from train.architectures import build_model, build_tokenizer
-from train.evaluate import evaluate
-from train.finish import evaluation_of
-from train.job_config import EnvConfig, JobConfig
-from train.pretrain import PretrainConfig
+from train.evaluation.measure import evaluate
+from train.job.config import EnvConfig, JobConfig
+from train.job.finish import evaluation_of
+from train.pretraining.architectures import build_model, build_tokenizer
+from train.pretraining.config import PretrainConfig
 
 Model = tuple[RobertaPreLayerNormForMaskedLM, PreTrainedTokenizerFast]
 FEATURES = ("margin", "entropy", "eos_probability", "is_eos", "changed")

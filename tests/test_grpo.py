@@ -17,26 +17,29 @@ import torch
 from test_ppo import ShortCopy, Trap
 from torch import Tensor
 
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
-from envs.toy import ToyDenoiser
 from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, Threshold, load
 from policies.actions import ActionConfig
-from policies.dit import DiTConfig
-from train import checkpoint
-from train.build import make_env, make_model, resume
-from train.cli import run
-from train.evaluate import evaluate
-from train.experts import log_mixture
-from train.group_episodes import GroupEpisodes
-from train.group_rollouts import advantages, is_informative
+from policies.networks.dit import DiTConfig
+from train.algorithms.experts import ExpertSection, log_mixture
+from train.algorithms.group_episodes import GroupEpisodes
+from train.algorithms.group_rollouts import advantages, is_informative
+from train.algorithms.grpo import GRPO
+from train.algorithms.grpo_section import GRPOSection
+from train.command.cli import run
+from train.command.model_config import ModelConfig
+from train.evaluation.measure import evaluate
 from train.grpo import algorithm, learning_rate, train
-from train.grpo_algorithm import GRPO
-from train.grpo_config import ExpertSection, GRPOSection, TrainGRPOConfig
-from train.job_config import EnvConfig, EvaluationConfig
-from train.learning import learn
-from train.model_config import ModelConfig
-from train.tracking import STEP, Tracker, WandbConfig
+from train.job import checkpoint
+from train.job.build import make_env, make_model, resume
+from train.job.config import EnvConfig, EvaluationConfig
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.learning import learn
+from train.tracking.history import STEP
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
 
 
 def tiny(out: Path, **changes: Any) -> TrainGRPOConfig:

@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from envs.tasks import make_tasks
-from train.evaluate import choose_problems, evaluate
+from train.evaluation.measure import choose_problems, evaluate
 from train.harness import UnmaskingLM, cut
 
 NUMBER, LENGTH = 12, 24

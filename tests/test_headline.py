@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from records import outcomes
 
-from train.headline import gains, headline
-from train.records import key_of, summarise
+from train.evaluation.headline import gains, headline
+from train.evaluation.records import key_of, summarise
 
 
 def record(policy: str, accuracy: float, nfe: float, block: int = 8, **changes: Any) -> dict[str, Any]:

@@ -13,14 +13,15 @@ import torch
 import yaml
 from test_network import perturbed
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import identify, load_denoiser
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import identify
+from envs.models.load import load_denoiser
+from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, decode, load, save
 from policies.card import card_of
-from train.config import parse
-from train.evaluate import EvaluateConfig
+from train.command.config import parse
 from train.evaluate import main as evaluate
+from train.evaluation.run import EvaluateConfig
 from train.export import ExportConfig
 from train.export import main as export
 from train.generate import GenerateConfig

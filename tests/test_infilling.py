@@ -13,12 +13,13 @@ from denoisers import EOS, MASK, PAD, A, B, C, D, Mixing, SeedZero, act, bits, c
 from test_rules_decode import NUMBERS, Context
 
 from envs import UnmaskingVectorEnv
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.infilling import encode_all_given, encode_given
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.infilling import encode_all_given, encode_given
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, Problem, ProceduralTask, Split
-from envs.toy import ToyDenoiser
 from policies import RULES, LowConfidence, decode, generate, make_rule
-from train.evaluate import measure
+from train.evaluation.measure import measure
 from train.filters.traces import TraceConfig, problems_of
 from train.watching.recording import record
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from kills import differences, results
 
-from train import checkpoint
-from train.config import ROOT
-from train.interrupt import Interrupted, deferred, raised
-from train.tracking import STEP
+from train.command.config import ROOT
+from train.command.interrupt import Interrupted, deferred, raised
+from train.job import checkpoint
+from train.tracking.history import STEP
 
 UPDATE = 64
 FLAGS = [
@@ -293,7 +293,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
-    code = "import time\nfrom train.interrupt import deferred\nwith deferred():\n print('ready', flush=True)\n"
+    code = "import time\nfrom train.command.interrupt import deferred\nwith deferred():\n print('ready', flush=True)\n"
     code += " while True: time.sleep(0.01)"
     with started(sys.executable, "-c", code) as process:
         assert process.stdout is not None

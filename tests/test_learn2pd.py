@@ -13,17 +13,17 @@ import torch
 from test_traces import InThreads
 from torch import Tensor, nn
 
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from policies import NetworkConfig, UnmaskingNetwork, load
-from policies.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from train.command.errors import UserError
+from train.command.model_config import ModelConfig
 from train.filters.fit import FitSettings, fit, weighted_loss
 from train.filters.report import report
 from train.filters.traces import Traces
 from train.learn2pd import Learn2PDConfig, main
-from train.model_config import ModelConfig
-from train.run_folder import UserError
-from train.tracking import WandbConfig
+from train.tracking.settings import WandbConfig
 
 
 def written(folder: Path, **columns: Any) -> Traces:
@@ -279,7 +279,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
 def test_the_whole_job_on_the_toy_and_its_resumption(
     tmp_path: Path, toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("train.parallel.worker_pool", InThreads)
+    monkeypatch.setattr("train.command.parallel.worker_pool", InThreads)
     out = tmp_path / "run"
     config = Learn2PDConfig(
         out=out,

@@ -17,10 +17,10 @@ from torch import Tensor
 from views import make_view, random_view, take
 
 from envs import UnmaskingVectorEnv
-from envs.unmasking import observe
+from envs.observation import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.distributions import ForcedBernoulli
-from policies.learned import build, describe, parts
+from policies.networks.kinds import build, describe, parts
 
 CONFIG = NetworkConfig(hidden_size=16, num_heads=4, feedforward_size=24, features=("margin", "changed"))
 TRAINED = {"tasks": ["copy"], "seed": 3, "versions": {"torch": "2"}}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from envs.tasks import BUFFER_LENGTHS, SUITES
+from train.command.errors import UserError
 from train.model_card import BETWEEN, CardConfig, write_card
-from train.pretrain import PretrainConfig, pretrain
-from train.run_folder import UserError
+from train.pretrain import pretrain
+from train.pretraining.config import PretrainConfig
 
 
 @pytest.fixture(scope="module")

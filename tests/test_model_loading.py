@@ -21,13 +21,14 @@ from envs.beliefs import read_beliefs
 from envs.models import FAMILIES, find_family, step_memory
 from envs.models.memory import count_parameters
 from policies import make_rule
-from train.config import CONFIGS, parse
-from train.evaluate import EvaluateConfig, measure
-from train.grpo_config import TrainGRPOConfig
+from train.command.config import CONFIGS, parse
+from train.command.model_config import ModelConfig
+from train.evaluation.measure import measure
+from train.evaluation.run import EvaluateConfig
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.ppo_config import TrainPPOConfig
 from train.learn2pd import Learn2PDConfig
-from train.model_config import ModelConfig
-from train.ppo_config import TrainPPOConfig
-from train.pretrain import PretrainConfig
+from train.pretraining.config import PretrainConfig
 from train.watching.show import WatchConfig
 
 MODEL_FILES = sorted((CONFIGS / "models").glob("*.yaml"))

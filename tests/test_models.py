@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs import Action, DecodingBatch, DecodingSettings, MaskedLMDenoiser, load_denoiser
-from envs.decoding import buffer_width
+from envs.decoding.blocks import buffer_width
 from envs.models import FAMILIES, find_family
 from envs.models import native as native_module
 from envs.models.weights import read_tensors

@@ -13,7 +13,7 @@ from views import random_view, take
 
 from envs.view import READINGS, View
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
-from policies.network import MAX_LOG_ODDS, log_odds, rotate
+from policies.networks.transformer import MAX_LOG_ODDS, log_odds, rotate
 
 ALL_FEATURES = tuple(sorted(READINGS))
 

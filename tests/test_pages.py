@@ -10,7 +10,7 @@ import yaml
 
 from envs.tasks import TASKS, prompt
 from envs.tasks.base import Problem
-from train.config import ROOT
+from train.command.config import ROOT
 
 DOCS = ROOT / "docs"
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

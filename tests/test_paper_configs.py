@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from policies.dit import DiTNetwork
-from train.config import CONFIGS, parse, to_plain
-from train.dry_run import dry_run
+from policies.networks.dit import DiTNetwork
+from train.command.config import CONFIGS, parse, to_plain
 from train.grpo import algorithm
-from train.grpo_config import TrainGRPOConfig
+from train.job.dry_run import dry_run
+from train.job.grpo_config import TrainGRPOConfig
 
 FOLDER = CONFIGS / "paper"
 MODELS = {"llada": "GSAI-ML/LLaDA-8B-Instruct", "dream": "Dream-org/Dream-v0-Instruct-7B"}

@@ -14,16 +14,17 @@ import torch
 from test_grpo import begun, tiny
 
 from policies import load
-from train import parallel
-from train.build import share
-from train.config import ROOT
-from train.group_rollouts import Batch
+from train.algorithms.group_rollouts import Batch
+from train.algorithms.ppo import PPOSection
+from train.command import parallel
+from train.command.config import ROOT
+from train.command.errors import UserError
+from train.command.model_config import ModelConfig
 from train.grpo import train
-from train.model_config import ModelConfig
+from train.job.build import share
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm as ppo_algorithm
-from train.ppo_config import PPOSection, TrainPPOConfig
-from train.run_folder import UserError
-from train.tracking import STEP
+from train.tracking.history import STEP
 
 TESTS = Path(__file__).parent
 

@@ -15,11 +15,14 @@ from PIL import Image
 from records import outcomes, ppo_config, write_run
 from rich.console import Console
 
-import train.plot
+import train.evaluation.plot
 from policies import RULES
 from train.compare import CompareConfig, main
-from train.plot import PALETTE, arrows_of, frontier_of, plot_curves, plot_pareto, rule_style, styles_of
-from train.records import key_of, make_table, summarise
+from train.comparison.plots import plot_curves
+from train.evaluation.plot import arrows_of, frontier_of, plot_pareto
+from train.evaluation.records import key_of, summarise
+from train.evaluation.styles import PALETTE, rule_style, styles_of
+from train.evaluation.table import make_table
 
 HOSTILE = ["_$5_$x^[red]b[/red]<b>a|b`c`", "=1+1\x1b[31my\nb\u202e", "<script>alert(1)</script>模型"]
 
@@ -38,13 +41,13 @@ ORACLE = outcomes("oracle:1", [1] * 200, [1] * 200)
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are written, whole."""
     kept: list[Figure] = []
-    write = train.plot._write
+    write = train.evaluation.plot._write
 
     def keep(figure: Figure, file: Path) -> None:
         kept.append(figure)
         write(figure, file)
 
-    monkeypatch.setattr(train.plot, "_write", keep)
+    monkeypatch.setattr(train.evaluation.plot, "_write", keep)
     return kept
 
 
@@ -101,7 +104,7 @@ def test_a_run_has_one_colour_in_all_plots_of_a_report(
 ) -> None:
     seen: list[Any] = []
     for name in ("plot_pareto", "plot_tasks", "plot_curves"):
-        draw = getattr(train.plot, name)
+        draw = getattr(train.evaluation.plot, name)
 
         def spy(*args: Any, draw: Any = draw, **options: Any) -> None:
             seen.append(options.get("styles") or args[2])

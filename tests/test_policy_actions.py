@@ -14,12 +14,12 @@ from test_network import perturbed
 from test_ppo import tiny, trained
 from views import make_view, random_view, take
 
-from envs.toy import ToyDenoiser
+from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.actions import ActionConfig, DistributionName
 from policies.distributions import make_distribution
-from policies.dit import DiTConfig, DiTNetwork
-from train.evaluate import Job, plan
+from policies.networks.dit import DiTConfig, DiTNetwork
+from train.evaluation.run import Job, plan
 
 NAMES = get_args(DistributionName)
 ROWS = 8000

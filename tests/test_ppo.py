@@ -19,26 +19,28 @@ from stable_baselines3 import PPO
 from torch import Tensor
 
 from envs.beliefs import DenoiserError
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
-from envs.tasks.base import EMPTY
-from envs.tasks.copy_list import Copy
-from envs.toy import ToyDenoiser
+from envs.tasks.suite.copy_list import Copy
+from envs.tasks.suite.form import EMPTY
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule
-from train import checkpoint, finish
-from train.build import load_filter, make_env, make_model, resume, stream_seed
-from train.cli import run
-from train.config import ROOT, parse, to_plain
-from train.evaluate import evaluate
-from train.finish import evaluation_of
-from train.job import build, with_filter
-from train.job_config import EnvConfig, EvaluationConfig
-from train.learning import learn
-from train.model_config import ModelConfig
+from train.algorithms.ppo import PPOSection
+from train.command.cli import run
+from train.command.config import ROOT, parse, to_plain
+from train.command.errors import UserError
+from train.command.model_config import ModelConfig
+from train.evaluation.measure import evaluate
+from train.evaluation.records import COUNTING
+from train.job import build, checkpoint, finish, with_filter
+from train.job.build import load_filter, make_env, make_model, resume, stream_seed
+from train.job.config import EnvConfig, EvaluationConfig
+from train.job.finish import evaluation_of
+from train.job.learning import learn
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm, train
-from train.ppo_config import PPOSection, TrainPPOConfig
-from train.records import COUNTING
-from train.run_folder import UserError
-from train.tracking import STEP, Tracker, WandbConfig
+from train.tracking.history import STEP
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
 
 
 def trained(config: TrainPPOConfig, denoiser: ToyDenoiser) -> PPO:
@@ -441,7 +443,7 @@ class BlockToy(ToyDenoiser):
 def test_blocks_that_the_dllm_can_not_fill_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_with: list[int], evaluated_at: list[int]
 ) -> None:
-    monkeypatch.setattr("train.job.load_model", lambda config: BlockToy())
+    monkeypatch.setattr("train.job.run.load_model", lambda config: BlockToy())
     config = tiny(tmp_path / "run", 0)
     env = replace(config.env, block_lengths=trained_with)
     with pytest.raises(ValueError, match="block_length is 8: this dLLM sees only blocks of 4"):

@@ -17,24 +17,19 @@ import torch
 from checkpoints import llada_shapes
 from torch import Tensor
 
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.tasks import SUITE, make_tasks, split_of
-from train import checkpoint
-from train.architectures import answer_logits, build_model, build_tokenizer
-from train.interrupt import Interrupted
-from train.pretrain import (
-    MOST_SPARE,
-    STATE,
-    PretrainConfig,
-    Pretraining,
-    ProblemStream,
-    build_optimizers,
-    causal_loss,
-    diffusion_loss,
-    learning_rate_factor,
-    pretrain,
-)
-from train.run_folder import UserError, held
+from train.command.errors import UserError
+from train.command.interrupt import Interrupted
+from train.command.lock import held
+from train.job import checkpoint
+from train.pretrain import pretrain
+from train.pretraining.architectures import answer_logits, build_model, build_tokenizer
+from train.pretraining.config import MOST_SPARE, PretrainConfig
+from train.pretraining.loop import STATE, Pretraining, build_optimizers, learning_rate_factor
+from train.pretraining.losses import causal_loss, diffusion_loss
+from train.pretraining.problems import ProblemStream
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "batch_size": 8, "group_size": 4}
 PROSE: dict[str, Any] = {**SMALL, "suite": "prose", "architecture": "llada", "buffer_lengths": [(0, 0.8), (128, 0.2)]}

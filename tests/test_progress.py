@@ -8,8 +8,8 @@ import time
 import pytest
 from tqdm import tqdm
 
-from train import progress as module
-from train.progress import progress
+from train.command import progress as module
+from train.command.progress import progress
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -15,7 +15,7 @@ from scipy import stats
 from envs.tasks import BENCHMARKS, PROSE, TASKS, Problem, Split, make_task, make_tasks, split_of, vocabulary
 from envs.tasks.prose import Describe, Puzzle, Record, Route, Story, Trace, describe, route, story
 from envs.tasks.prose.words import LARGEST
-from envs.tasks.sudoku import all_grids
+from envs.tasks.suite.sudoku import all_grids
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 every_task = pytest.mark.parametrize("name", PROSE)

@@ -10,9 +10,10 @@ from denoisers import EOS, MASK, A, B, C, D, HandWritten, Mixing, V, act, bits, 
 from torch import Tensor
 
 from envs.beliefs import TOP_K
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import MaskedLMDenoiser
-from envs.toy import ToyDenoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.toy import ToyDenoiser
 from envs.view import FULL_READINGS, READINGS, VIEW_FEATURES, VIEW_TENSORS, Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]

@@ -14,25 +14,25 @@ from hypothesis import strategies as st
 from records import outcomes, ppo_config, write_run
 from scipy import stats
 
+from train.command.errors import UserError
+from train.comparison.lines import Line, collect_lines
 from train.comparison.page import Column, Section, Table, cell, to_html, to_markdown
 from train.comparison.report import curves, differences, find
-from train.comparison.runs import Line, collect_lines, read_runs, training_seconds
+from train.comparison.runs import read_runs, training_seconds
 from train.comparison.sections import headlines
-from train.measures import (
-    aup,
+from train.evaluation.frontiers import aup, hypervolume
+from train.evaluation.measures import (
     bootstrap_interval,
     difference_of_means,
     find_rival,
     fisher,
     holm,
-    hypervolume,
     mcnemar,
     share_saved,
     welch,
     wilcoxon,
 )
-from train.records import make_record, summarise
-from train.run_folder import UserError
+from train.evaluation.records import make_record, summarise
 
 
 def test_mcnemar_against_published_values() -> None:

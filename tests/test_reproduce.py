@@ -10,20 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reproduce as module
+from experiments import EXPERIMENTS, Experiment, Step, Summary
+from experiments.base import marker
+from experiments.dial import REFERENCE, SPEEDS, _hypervolumes
 from records import finish, outcomes, write_run
-
-from train import reproduce as module
-from train.config import ROOT, parse
-from train.evaluate import EvaluateConfig, plan
-from train.experiments import EXPERIMENTS, Experiment, Step, Summary
-from train.experiments.base import marker
-from train.experiments.dial import REFERENCE, SPEEDS, _hypervolumes
-from train.grpo_config import TrainGRPOConfig
-from train.learn2pd import Learn2PDConfig
-from train.measures import hypervolume
-from train.ppo_config import TrainPPOConfig
-from train.pretrain import PretrainConfig
-from train.reproduce import (
+from reproduce import (
     RESULTS,
     ReproduceConfig,
     command_of,
@@ -33,7 +25,16 @@ from train.reproduce import (
     run_steps,
     with_results,
 )
-from train.run_folder import UserError, write_json
+
+from train.command.config import ROOT, parse
+from train.command.errors import UserError
+from train.command.files import write_json
+from train.evaluation.frontiers import hypervolume
+from train.evaluation.run import EvaluateConfig, plan
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.ppo_config import TrainPPOConfig
+from train.learn2pd import Learn2PDConfig
+from train.pretraining.config import PretrainConfig
 
 spec = importlib.util.spec_from_file_location("pipeline", ROOT / "benchmarks" / "pipeline.py")
 assert spec is not None
@@ -240,7 +241,7 @@ def test_nothing_is_published_unless_asked(counting: Path, tmp_path: Path, capsy
 
 def test_published_results_go_to_the_pages(counting: Path, tmp_path: Path) -> None:
     reproduce(ReproduceConfig(tmp_path / "out", publish=True))
-    source = "*`python train/reproduce.py --only counting` (a machine, 2 minutes; commit c0ffee)*"
+    source = "*`python benchmarks/reproduce.py --only counting` (a machine, 2 minutes; commit c0ffee)*"
     assert counting.read_text() == (
         f"Before.\n<!-- results: counting -->\ncalled 1 times\n\n{source}\n<!-- end of counting -->\nAfter.\n"
     )

@@ -15,8 +15,8 @@ from scipy import stats
 from torch import Tensor
 from views import Successor, make_view, random_view, take
 
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.view import VIEW_FEATURES, VIEW_TENSORS, Action, View
 from policies import RULES, Random, make_rule
 from policies.rules.base import CommitRule, Rule

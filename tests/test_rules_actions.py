@@ -8,8 +8,8 @@ import pytest
 import torch
 from views import after, make_view, written
 
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.view import Action
 from policies import make_rule
 from policies.rules.adablock import AdaBlock

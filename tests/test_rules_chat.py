@@ -12,8 +12,10 @@ import torch
 from checkpoints import build
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.tasks import make_tasks
 from policies import RULES, Generation, decode, make_rule
 from policies.rules.adablock import AdaBlock

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
-from envs.infilling import encode_all_given
-from envs.tasks.base import EMPTY, cells_of, form
-from envs.toy import ToyDenoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.infilling import encode_all_given
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
+from envs.tasks.suite.form import EMPTY, cells_of, form
 from policies import RULES, Generation, LowConfidence, decode, make_rule
 from policies.rules.oracle import Oracle
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from views import after, make_view, steps_of, written
 
-from envs.decoding import DecodingSettings
-from envs.tasks.base import form
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
+from envs.tasks.suite.form import form
 from envs.view import View
 from policies import make_rule
 from policies.rules.oracle import Oracle

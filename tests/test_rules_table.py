@@ -7,7 +7,7 @@ import re
 import pytest
 
 from policies import RULES
-from train.config import ROOT
+from train.command.config import ROOT
 
 TABLE = (ROOT / "docs" / "rules.md").read_text()
 ROWS = {row.split("`")[1]: row for row in TABLE.splitlines() if row.startswith("| `")}

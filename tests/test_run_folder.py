@@ -16,21 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from train.cli import run
-from train.config import ROOT
-from train.run_folder import (
-    LOCK,
-    UserError,
-    command_line,
-    differences,
-    has_result,
-    open_run,
-    read_holder,
-    redact,
-    write_atomic,
-)
+from train.command.cli import run
+from train.command.config import ROOT
+from train.command.errors import UserError
+from train.command.files import write_atomic
+from train.command.lock import LOCK, read_holder
+from train.command.provenance import command_line, redact
+from train.command.run_folder import differences, has_result, open_run
 from train.sweep import SweepConfig, main
-from train.tracking import WandbConfig
+from train.tracking.settings import WandbConfig
 
 
 @dataclass(frozen=True)

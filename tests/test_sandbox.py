@@ -11,10 +11,10 @@ import pytest
 from benchmark_files import REAL_DATA
 
 from envs.tasks import Split, make_task
-from envs.tasks.humaneval import humaneval_program
-from envs.tasks.mbpp import mbpp_program
-from envs.tasks.programs import ProgramTask
-from envs.tasks.sandbox import passes
+from envs.tasks.benchmarks.humaneval import humaneval_program
+from envs.tasks.benchmarks.mbpp import mbpp_program
+from envs.tasks.scoring.programs import ProgramTask
+from envs.tasks.scoring.sandbox import passes
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,19 @@ import torch
 from test_antibody import TRASTUZUMAB
 
 from envs import MaskedLMDenoiser, load_denoiser
-from envs.decoding import DecodingSettings
-from envs.tasks.antibody import Antibody
+from envs.decoding.settings import DecodingSettings
 from envs.tasks.base import BLANK, Problem
+from envs.tasks.benchmarks.antibody import Antibody
 from policies import decode, generate, load, make_rule
-from train.config import parse
-from train.evaluate import measure
+from train.command.config import parse
+from train.evaluation.measure import measure
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import train
-from train.ppo_config import TrainPPOConfig
 
 if find_spec("sapiens") is None:
     pytest.skip("no sapiens wheel: pip install --no-deps sapiens==1.0.5", allow_module_level=True)
 
-from envs.sapiens import VOCABULARY, build_model, checkpoint_file, read_checkpoint, renamed
+from envs.models.sapiens import VOCABULARY, build_model, checkpoint_file, read_checkpoint, renamed
 
 SPECIAL = [VOCABULARY.index(token) for token in ("<s>", "<pad>", "</s>", "<unk>")]
 
@@ -183,7 +183,7 @@ def test_a_policy_trains_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_wheel_without_weights_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for spec in (None, SimpleNamespace(submodule_search_locations=[str(tmp_path)])):
-        monkeypatch.setattr("envs.sapiens.find_spec", lambda name, spec=spec: spec)
+        monkeypatch.setattr("envs.models.sapiens.find_spec", lambda name, spec=spec: spec)
         with pytest.raises(FileNotFoundError, match=r"'sapiens:heavy': run pip install --no-deps sapiens==1\.0\.5"):
             checkpoint_file("sapiens:heavy")
 

@@ -17,17 +17,19 @@ import pytest
 import torch
 from faulty import FAULTS, faulty
 
+from envs.models.toy import ToyDenoiser
+from envs.single import UnmaskingEnv
 from envs.tasks import TASKS, make_tasks
 from envs.tasks.base import Task
-from envs.tasks.copy_list import Copy
-from envs.tasks.scoring import Scorer, ScoringError, Unscored, _CutOff, limited
-from envs.toy import ToyDenoiser
-from envs.unmasking import UnmaskingEnv, UnmaskingVectorEnv
+from envs.tasks.scoring.scorer import Scorer, ScoringError, Unscored, _CutOff, limited
+from envs.tasks.suite.copy_list import Copy
+from envs.unmasking import UnmaskingVectorEnv
 from policies import make_rule
-from train.cli import run
-from train.evaluate import evaluate, measure
+from train.command.cli import run
+from train.evaluation.measure import evaluate, measure
+from train.evaluation.records import summarise
+from train.evaluation.table import make_table
 from train.filters.traces import TraceConfig, problems_of, right_rows
-from train.records import make_table, summarise
 from train.watching.page import page_data
 from train.watching.show import WatchConfig, rehearse
 
@@ -232,7 +234,7 @@ def test_traces_take_no_answer_without_a_score(
 
 def test_page_shows_an_answer_without_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "copy", faulty("nan", every=2))
-    from train.model_config import ModelConfig
+    from train.command.model_config import ModelConfig
 
     show = rehearse(
         WatchConfig(
@@ -258,7 +260,7 @@ def test_command_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_the_warning_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What a command line shows of it, where nobody has set logging up."""
-    record = logging.LogRecord("envs.tasks.scoring", logging.WARNING, "", 0, "warning: no score", None, None)
+    record = logging.LogRecord("envs.tasks.scoring.scorer", logging.WARNING, "", 0, "warning: no score", None, None)
     assert logging.lastResort is not None
     logging.lastResort.handle(record)
     assert capsys.readouterr().err == "warning: no score\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import ROOT
+from train.command.config import ROOT
 
 KINDS = {".py", ".md", ".yaml", ".json", ".html", ".fasta", ".safetensors", ".typed", ".png", ".gif"}
 

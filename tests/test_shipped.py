@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import identify, load_denoiser
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import identify
+from envs.models.load import load_denoiser
 from envs.tasks import SUITE, make_tasks
 from policies import decode, load, make_rule
-from policies.learned import CHECKPOINTS
-from train.evaluate import evaluate
+from policies.formats.folder import CHECKPOINTS
+from train.evaluation.measure import evaluate
 
 
 def test_it_is_small_and_says_how_it_was_made() -> None:

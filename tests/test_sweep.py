@@ -13,12 +13,12 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import train.sweep
+from train.command.config import CONFIGS, parse, to_plain
+from train.command.errors import UserError
 from train.comparison.report import flatten
-from train.config import CONFIGS, parse, to_plain
-from train.ppo_config import TrainPPOConfig
-from train.run_folder import UserError
+from train.job.ppo_config import TrainPPOConfig
 from train.sweep import SweepConfig, last_value, main, read_sweep, run_trial, suggest
-from train.tracking import WandbConfig
+from train.tracking.settings import WandbConfig
 
 SWEEP = """
 method: bayes

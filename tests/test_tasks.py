@@ -12,13 +12,13 @@ import pytest
 from scipy import stats
 
 from envs.tasks import SUITE, TASKS, Problem, Split, Task, make_tasks, prompt, split_of
-from envs.tasks.addition import Addition
-from envs.tasks.base import EMPTY, form
-from envs.tasks.copy_list import Copy
-from envs.tasks.insert import Insert
-from envs.tasks.replace import Replace
-from envs.tasks.shuffle import Shuffle
-from envs.tasks.sudoku import Sudoku, all_grids, is_solved
+from envs.tasks.suite.addition import Addition
+from envs.tasks.suite.copy_list import Copy
+from envs.tasks.suite.form import EMPTY, form
+from envs.tasks.suite.insert import Insert
+from envs.tasks.suite.replace import Replace
+from envs.tasks.suite.shuffle import Shuffle
+from envs.tasks.suite.sudoku import Sudoku, all_grids, is_solved
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 PINNED = [

@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import policies
-from envs.denoiser import CHECKPOINTS, load_denoiser
+from envs.models.load import CHECKPOINTS, load_denoiser
 from envs.tasks import TASKS, make_tasks
 from policies import LowConfidence, Threshold
-from train.evaluate import evaluate
+from train.evaluation.measure import evaluate
 
 FOLDER = CHECKPOINTS / "tiny"
 ONE_PER_STEP = {"shuffle": 85.0, "add": 85.0, "sudoku": 80.0}

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 import train.filters.traces as traces_module
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, make_tasks
-from envs.toy import ToyDenoiser
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
+from train.command.model_config import ModelConfig
 from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
-from train.model_config import ModelConfig
 
 FEATURES = ("is_eos", "margin", "repeated")
 COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}
@@ -61,9 +62,9 @@ class InThreads(ThreadPoolExecutor):
 def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
     """Traces are of this denoiser, in shards of 5 problems, collected without new processes."""
     denoiser = Fickle()
-    monkeypatch.setattr("train.model_config.load_denoiser", lambda *args, **options: denoiser)
+    monkeypatch.setattr("train.command.model_config.load_denoiser", lambda *args, **options: denoiser)
     monkeypatch.setattr(traces_module, "SHARD", 5)
-    monkeypatch.setattr("train.parallel.worker_pool", InThreads)
+    monkeypatch.setattr("train.command.parallel.worker_pool", InThreads)
     return denoiser
 
 
@@ -211,7 +212,7 @@ def test_a_lost_shard_alone_is_collected_again(fickle: Fickle, tmp_path: Path) -
 
 def test_nothing_missing_starts_no_process(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traces = collect(about(tmp_path))
-    monkeypatch.setattr("train.parallel.worker_pool", None)
+    monkeypatch.setattr("train.command.parallel.worker_pool", None)
     assert len(collect(about(tmp_path))) == len(traces)
 
 

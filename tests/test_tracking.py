@@ -17,13 +17,18 @@ import wandb
 from stable_baselines3.common.logger import Logger
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
-from train.config import ROOT, parse
-from train.plot import plot_pareto
+from train.command.config import ROOT, parse
+from train.command.errors import UserError
+from train.command.files import write_json
+from train.evaluation.plot import plot_pareto
+from train.evaluation.records import make_record
+from train.job.ppo_config import TrainPPOConfig
 from train.ppo import train
-from train.ppo_config import TrainPPOConfig
-from train.records import make_record
-from train.run_folder import UserError, write_json
-from train.tracking import STEP, ProgressWriter, Tracker, TrackerWriter, WandbConfig, allowed_name, policy_artifact
+from train.tracking.artifacts import allowed_name, policy_artifact
+from train.tracking.history import STEP, ProgressWriter
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
+from train.tracking.writers import TrackerWriter
 
 SETTINGS = {"seed": 7, "env": {"alpha": 8.5, "tasks": ["copy", "sort"]}, "out": "runs/x"}
 TINY_RUN = [
@@ -253,7 +258,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         with patch.context() as inner:
-            inner.setattr("train.job.evaluate_all", killed)
+            inner.setattr("train.job.run.evaluate_all", killed)
             with pytest.raises(KeyboardInterrupt):
                 train(config)
         train(replace(config, resume=True))

@@ -17,10 +17,11 @@ from scipy import stats
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, split_of
-from envs.tasks.base import cells_of
-from envs.toy import ToyDenoiser
+from envs.tasks.suite.form import cells_of
 from envs.view import VIEW_FEATURES
 
 SETTINGS: list[dict[str, Any]] = [

@@ -10,8 +10,8 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 from policies.distributions import Bernoulli, PlackettLuce
-from train.group_rollouts import group_spread
-from train.update_log import GradientNorms, UnmaskProbabilities
+from train.algorithms.group_rollouts import group_spread
+from train.algorithms.update_log import GradientNorms, UnmaskProbabilities
 
 
 def logged(thing: GradientNorms | UnmaskProbabilities) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def test_a_groups_spread_leaves_out_what_is_unknown() -> None:
 def test_a_training_logs_them(algorithm: str, tmp_path: Path) -> None:
     from importlib import import_module
 
-    from train.config import parse
-    from train.grpo_config import TrainGRPOConfig
-    from train.ppo_config import TrainPPOConfig
+    from train.command.config import parse
+    from train.job.grpo_config import TrainGRPOConfig
+    from train.job.ppo_config import TrainPPOConfig
 
     config: Any = TrainPPOConfig if algorithm == "ppo" else TrainGRPOConfig
     small = ["--model=toy", "--env.task=copy", "--env.num_envs=8", "--env.buffer_length=8", "--total_timesteps=192"]

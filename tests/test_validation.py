@@ -16,12 +16,12 @@ import torch
 from kills import differences, results
 from test_ppo import tiny
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from policies import UnmaskingNetwork
-from train.interrupt import Interrupted
-from train.job_config import EnvConfig, EvaluationConfig
+from train.command.interrupt import Interrupted
+from train.job.config import EnvConfig, EvaluationConfig
+from train.job.validation import Validation
 from train.ppo import train
-from train.validation import Validation
 
 GOOD, WORSE, LUCKY = np.array([0.9, 0.8, 1.0, 0.9]), np.array([0.8, 0.7, 0.9, 0.8]), np.array([1.0, 1.0, 1.0, 0.6])
 
@@ -69,7 +69,7 @@ def test_a_try_measures_validation_problems(
         asked.append((about["split"], about["block_length"], policy.speed))
         return {"score": [1.0, 0.0], "nfe": [3.0, 1.0], "task": ["copy", "copy"], "index": [0, 2]}
 
-    monkeypatch.setattr("train.validation.measure", measured)
+    monkeypatch.setattr("train.job.validation.measure", measured)
     validation = Validation(config)
     found, rewards = validation.measure(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))))
     speeds = [0.0, 0.5, 1.0] if alpha_range else [0.5]  # as a policy without a dial says

@@ -16,14 +16,17 @@ from records import outcomes, ppo_config, write_run
 from wandb_server import WandbServer, serving
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.command.errors import UserError
 from train.compare import CompareConfig, main
+from train.comparison.lines import collect_lines
 from train.comparison.report import find
-from train.comparison.runs import collect_lines, read_progress, read_run, read_runs
+from train.comparison.runs import read_run, read_runs
 from train.comparison.wandb_runs import fetch
-from train.plot import plot_pareto
-from train.records import read_outcomes, read_records
-from train.run_folder import UserError
-from train.tracking import STEP, ProgressWriter, Tracker, WandbConfig
+from train.evaluation.plot import plot_pareto
+from train.evaluation.records import read_outcomes, read_records
+from train.tracking.history import STEP, ProgressWriter, read_progress
+from train.tracking.settings import WandbConfig
+from train.tracking.tracker import Tracker
 
 PROJECT = "wandb:me/unmasking-policies"
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from test_network import perturbed
 
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs.decoding.settings import DecodingSettings
+from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, load, make_rule, save
-from train.config import ROOT, parse, to_yaml
-from train.model_config import ModelConfig
-from train.run_folder import UserError
+from train.command.config import ROOT, parse, to_yaml
+from train.command.errors import UserError
+from train.command.model_config import ModelConfig
 from train.watch import main
 from train.watching.gif import draw_gif
 from train.watching.page import embed, page

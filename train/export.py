@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from envs.denoiser import CHECKPOINTS, load_denoiser
+from envs.models.load import CHECKPOINTS, load_denoiser
 from policies import LearnedPolicy, load, save
 from policies.card import card_of
 from policies.formats.engines import ENGINES, NEEDS_ENDS, check_exportable, write_engine
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
-from train.config_values import PathText
-from train.ranges import check_range
-from train.records import Record, read_records
-from train.run_folder import UserError
+from train.command.config_values import PathText
+from train.command.errors import UserError
+from train.command.ranges import check_range
+from train.evaluation.records import Record, read_records
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,6 @@ def own_ends(policy: LearnedPolicy) -> Sequence[int]:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(main, ExportConfig, positional="policy")

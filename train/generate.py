@@ -17,19 +17,21 @@ import torch
 from rich.live import Live
 from rich.text import Text
 
-from envs.decoding import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.render import MASK_GLYPH
 from envs.tasks import TASKS
 from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
-from policies.generation import Message
-from train.config_values import PathText
-from train.escaping import printable_lines
-from train.evaluate import check_samples, is_folder, list_jobs
-from train.model_config import ModelConfig
-from train.ranges import check_count, check_seed
-from train.run_folder import UserError
+from policies.prompts import Message
+from train.command.config_values import PathText
+from train.command.errors import UserError
+from train.command.escaping import printable_lines
+from train.command.model_config import ModelConfig
+from train.command.ranges import check_count, check_seed
+from train.evaluation.measure import check_samples
+from train.evaluation.naming import is_folder
+from train.evaluation.run import list_jobs
 
 Prompt = str | Sequence[Message]
 
@@ -271,6 +273,6 @@ def draw(denoiser: Denoiser, step: GenerationStep) -> str:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(main, GenerateConfig, positional="prompt")

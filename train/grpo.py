@@ -1,8 +1,8 @@
 """Learn an unmasking policy with GRPO, the algorithm of arXiv 2512.09106; everything else is as in `train/ppo.py`.
 
 ``python train/grpo.py`` with no argument trains on the embedded dLLM as `configs/grpo.yaml` says, and
-``--config configs/paper/llada_block32.yaml`` is a setting of the paper. `train.job` says what a run's folder
-holds, `train.grpo_algorithm` what is learned.
+``--config configs/paper/llada_block32.yaml`` is a setting of the paper. `train.job.run` says what a run's folder
+holds, `train.algorithms.grpo` what is learned.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import asdict
 
 import torch
 
-from train.build import Algorithm
-from train.dry_run import dry_run
-from train.grpo_algorithm import GRPO
-from train.grpo_config import GRPOSection, TrainGRPOConfig
-from train.job import run_job
-from train.records import Record
+from train.algorithms.grpo import GRPO
+from train.algorithms.grpo_section import GRPOSection
+from train.evaluation.records import Record
+from train.job.build import Algorithm
+from train.job.dry_run import dry_run
+from train.job.grpo_config import TrainGRPOConfig
+from train.job.run import run_job
 
 
 def learning_rate(section: GRPOSection) -> Callable[[float], float]:
@@ -60,7 +61,7 @@ def algorithm(config: TrainGRPOConfig) -> Algorithm:
 
 
 def train(config: TrainGRPOConfig) -> list[Record]:
-    """Run the whole job, or try it; see `train.job.run_job` and `train.dry_run`."""
+    """Run the whole job, or try it; see `train.job.run.run_job` and `train.job.dry_run`."""
     if config.dry_run:
         dry_run(config, algorithm(config))
         return []
@@ -68,6 +69,6 @@ def train(config: TrainGRPOConfig) -> list[Record]:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(train, TrainGRPOConfig, TrainGRPOConfig.DEFAULTS)

@@ -29,21 +29,25 @@ from typing import Any
 
 import torch
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.tasks import SUITE, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
-from policies.block_filter import BlockFilter, BlockFilterConfig
-from train.config import to_plain
-from train.evaluate import EvaluateConfig, plan, run_jobs
+from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from train.command.config import to_plain
+from train.command.files import write_json
+from train.command.model_config import ModelConfig
+from train.command.provenance import versions
+from train.command.ranges import check_count, check_range, check_seed
+from train.command.run_folder import open_run
+from train.evaluation.plot import plot_pareto
+from train.evaluation.records import Record, read_outcomes
+from train.evaluation.run import EvaluateConfig, plan, run_jobs
+from train.evaluation.table import print_table
 from train.filters.fit import FitSettings, fit
 from train.filters.report import print_report, report
 from train.filters.traces import TraceConfig, Traces, collect
-from train.model_config import ModelConfig
-from train.plot import plot_pareto
-from train.ranges import check_count, check_range, check_seed
-from train.records import Record, print_table, read_outcomes
-from train.run_folder import open_run, versions, write_json
-from train.tracking import Tracker, WandbConfig, check_start
+from train.tracking.settings import WandbConfig, check_start
+from train.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,6 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(main, Learn2PDConfig)

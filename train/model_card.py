@@ -15,15 +15,18 @@ from typing import Any
 
 import torch
 
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.tasks import BUFFER_LENGTHS, SUITE, SUITES
 from policies import LowConfidence, Threshold, UnmaskingPolicy
 from policies.rules import Oracle
-from train.evaluate import evaluate
-from train.progress import progress
-from train.ranges import check_count
-from train.records import Record
-from train.run_folder import UserError, commit, write_atomic
+from train.command.errors import UserError
+from train.command.files import write_atomic
+from train.command.progress import progress
+from train.command.provenance import commit
+from train.command.ranges import check_count
+from train.evaluation.measure import evaluate
+from train.evaluation.records import Record
 
 CARD = """---
 library_name: transformers
@@ -166,6 +169,6 @@ def write_card(config: CardConfig) -> None:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(write_card, CardConfig)

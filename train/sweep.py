@@ -25,17 +25,20 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.files import Checked, check, read_settings, read_text, show
-from train.config import find_file, parse
-from train.escaping import for_terminal, printable
-from train.evaluate import plan, run_jobs
-from train.finish import evaluation_of
-from train.model_config import ModelConfig
-from train.plot import plot_pareto
-from train.ppo_config import TrainPPOConfig
-from train.ranges import check_count, check_seed
-from train.records import Record, print_table
-from train.run_folder import UserError, open_run, write_atomic, write_json
-from train.tracking import WandbConfig, chosen_mode
+from train.command.config import find_file, parse
+from train.command.errors import UserError
+from train.command.escaping import for_terminal, printable
+from train.command.files import write_atomic, write_json
+from train.command.model_config import ModelConfig
+from train.command.ranges import check_count, check_seed
+from train.command.run_folder import open_run
+from train.evaluation.plot import plot_pareto
+from train.evaluation.records import Record
+from train.evaluation.run import plan, run_jobs
+from train.evaluation.table import print_table
+from train.job.finish import evaluation_of
+from train.job.ppo_config import TrainPPOConfig
+from train.tracking.settings import WandbConfig, chosen_mode
 
 METHODS = ("bayes", "random")
 
@@ -346,6 +349,6 @@ def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(main, SweepConfig)

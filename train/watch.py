@@ -12,8 +12,10 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from train.rule_list import print_rules
-from train.run_folder import UserError, open_run, write_atomic
+from train.command.errors import UserError
+from train.command.files import write_atomic
+from train.command.run_folder import open_run
+from train.evaluation.rule_list import print_rules
 from train.watching.gif import draw_gif
 from train.watching.page import page
 from train.watching.show import Show, WatchConfig, rehearse
@@ -54,6 +56,6 @@ def write(config: WatchConfig, show: Show) -> None:
 
 
 if __name__ == "__main__":
-    from train.cli import run
+    from train.command.cli import run
 
     run(main, WatchConfig)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from envs.models.family import Family
+from envs.models.families.family import Family
 from envs.models.weights import read_tensors
 
 

@@ -1,7 +1,7 @@
 """Load a checkpoint by its own code: only where asked for, from a pinned revision, on versions known to work.
 
 Under transformers 5 such code loads without an error and answers wrongly: 5.0 and 5.1 draw most tensors anew, and all
-5.x leave the rotary tables uninitialised. `envs.models.probes` would find both, but no loading under 5 gets it right.
+5.x leave the rotary tables uninitialised. `envs.models.checks` would find both, but no loading under 5 gets it right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from envs.models.tokens import first_line
+from envs.models.tokenizer import first_line
 
 FIRST, LAST = (4, 54), (4, 57)
 """Versions of transformers, first and last, under which the checkpoints' own code was seen to load right."""

@@ -8,26 +8,27 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from envs.names import hint
-from envs.tasks.addition import Addition
-from envs.tasks.antibody import Antibody
-from envs.tasks.base import EMPTY, Problem, ProceduralTask, Split, Task, split_of
-from envs.tasks.copy_list import Copy
-from envs.tasks.countdown import Countdown
-from envs.tasks.gsm8k import GSM8K
-from envs.tasks.humaneval import HumanEval
-from envs.tasks.insert import Insert
-from envs.tasks.math500 import Math500
-from envs.tasks.mbpp import MBPP
-from envs.tasks.parallel_bench import ParallelBench
+from envs.tasks.base import Problem, ProceduralTask, Split, Task, split_of
+from envs.tasks.benchmarks.antibody import Antibody
+from envs.tasks.benchmarks.countdown import Countdown
+from envs.tasks.benchmarks.gsm8k import GSM8K
+from envs.tasks.benchmarks.humaneval import HumanEval
+from envs.tasks.benchmarks.math500 import Math500
+from envs.tasks.benchmarks.mbpp import MBPP
+from envs.tasks.benchmarks.parallel_bench import ParallelBench
+from envs.tasks.benchmarks.reasoning_gym import ReasoningGym
+from envs.tasks.benchmarks.sudoku_text import Sudoku4x4, Sudoku9x9
 from envs.tasks.prose import PROSE
-from envs.tasks.reasoning_gym import ReasoningGym
-from envs.tasks.remove import Remove
-from envs.tasks.replace import Replace
-from envs.tasks.reverse import Reverse
-from envs.tasks.shuffle import Shuffle
-from envs.tasks.sort import Sort
-from envs.tasks.sudoku import Sudoku
-from envs.tasks.sudoku_text import Sudoku4x4, Sudoku9x9
+from envs.tasks.suite.addition import Addition
+from envs.tasks.suite.copy_list import Copy
+from envs.tasks.suite.form import EMPTY
+from envs.tasks.suite.insert import Insert
+from envs.tasks.suite.remove import Remove
+from envs.tasks.suite.replace import Replace
+from envs.tasks.suite.reverse import Reverse
+from envs.tasks.suite.shuffle import Shuffle
+from envs.tasks.suite.sort import Sort
+from envs.tasks.suite.sudoku import Sudoku
 
 __all__ = [
     "BENCHMARKS",

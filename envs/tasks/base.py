@@ -1,6 +1,6 @@
 """What a task is: problems by split and index, and a scorer of answers.
 
-`ProceduralTask` makes its problems; `envs.tasks.files.FileTask` reads them. Every problem of the embedded suite is a
+`ProceduralTask` makes its problems; `envs.tasks.benchmarks.files.FileTask` reads them. Every problem of the embedded suite is a
 *form* of the same width, so that a tiny model can read it:
 
     ``task argument argument : cell * 16 =``
@@ -20,6 +20,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from envs.tasks.suite.form import CELLS, LETTERS, form
+
 Split = Literal["train", "validation", "test"]
 """Problems are dealt to splits by a hash of their prompt, so no prompt is in two of them."""
 
@@ -28,10 +30,6 @@ BLANK = "[MASK]"
 
 MOST_DRAWS = 1000
 """Draws until a problem must belong to the wanted split; one in ten does."""
-
-CELLS = 16
-EMPTY = "."
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -66,44 +64,6 @@ def split_of(prompt: str) -> Split:
     return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]
 
 
-def form(task: str, cells: Sequence[str], arguments: Sequence[str] = ()) -> str:
-    """Write a prompt of the fixed layout described in the module docstring.
-
-    >>> form("remove", ["a", "b"], ["1"])
-    'remove 1 . : a b . . . . . . . . . . . . . . ='
-    """
-    head = [*arguments, EMPTY, EMPTY][:2]
-    return " ".join([task, *head, ":", *cells, *[EMPTY] * (CELLS - len(cells)), "="])
-
-
-def check_place(task: str, place: str, last: int) -> None:
-    """Refuse a place beyond a list's last one.
-
-    Raises:
-        ValueError: if `place` is greater than `last`.
-    """
-    if int(place) > last:
-        raise ValueError(f"{task} is given the place {place}: places count from 0, so the last is {last}")
-
-
-def cells_of(prompt: str) -> list[str]:
-    """Return the non-empty cells of a form.
-
-    >>> cells_of(form("copy", ["a", "b"]))
-    ['a', 'b']
-    """
-    return [cell for cell in prompt.split()[4:-1] if cell != EMPTY]
-
-
-def arguments_of(prompt: str) -> list[str]:
-    """Return the non-empty arguments of a form.
-
-    >>> arguments_of(form("insert", ["a", "b"], ["x", "1"]))
-    ['x', '1']
-    """
-    return [word for word in prompt.split()[1:3] if word != EMPTY]
-
-
 class Task(ABC):
     """A family of problems.
 
@@ -111,7 +71,7 @@ class Task(ABC):
         name: what records call it, without a data file's path.
         source: where its problems come from, for a policy's card.
         words: every word that its prompts and answers can hold, for a tokenizer of words; none for natural language.
-        time_limit: seconds by the clock that scoring one answer may take; see `envs.tasks.scoring`.
+        time_limit: seconds by the clock that scoring one answer may take; see `envs.tasks.scoring.scorer`.
         runs_tests: whether an answer is a program, right if it passes its tests: so pass@k is reported of it.
     """
 
@@ -136,7 +96,7 @@ class Task(ABC):
     def score(self, text: str, problem: Problem) -> float:
         """Return how well `text` answers `problem`, from 0 to 1.
 
-        Here 1.0 if it is `Problem.answer` but for spaces, else 0.0. `envs.tasks.scoring.Scorer` takes the scores.
+        Here 1.0 if it is `Problem.answer` but for spaces, else 0.0. `envs.tasks.scoring.scorer.Scorer` takes the scores.
         """
         return float(text.split() == problem.answer.split())
 

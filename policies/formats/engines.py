@@ -18,10 +18,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from envs.models.source import is_hub_id
+from envs.models.hub import is_hub_id
 from policies.files import check_finite
 from policies.learned import LearnedPolicy
-from policies.network import UnmaskingNetwork
+from policies.networks.transformer import UnmaskingNetwork
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The modules that are copied."""

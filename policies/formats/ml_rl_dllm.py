@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 
 from envs.beliefs import BEST_K
 from policies.actions import ActionConfig, DistributionName
-from policies.dit import DiTConfig, DiTNetwork
 from policies.files import MAX_NUMBER, MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
+from policies.networks.dit import DiTConfig, DiTNetwork
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
@@ -96,7 +96,8 @@ def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPo
     Raises:
         ValueError: if a file is damaged or of another architecture, or says something that no policy here can do.
     """
-    from policies.learned import LearnedPolicy, load_weights
+    from policies.formats.folder import load_weights
+    from policies.learned import LearnedPolicy
 
     file = folder / "model.safetensors"
     told = _read_yaml(folder / "policy.yaml")

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import Action, View, ensure_progress
 from policies.rules.base import CommitRule, Rule, bound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, make_tasks
-from envs.tasks.files import user_path
+from envs.tasks.benchmarks.files import user_path
 
 EXAMPLES = 500
 """Training answers a task of an embedded suite that are counted."""

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.noise import gumbel
 from envs.view import Action, View, ensure_progress

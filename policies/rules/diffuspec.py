@@ -13,8 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingSettings
-from envs.denoiser import Denoiser, load_guide
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.models.load import load_guide
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
 from policies.rules.corpus import read_corpus

@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import View, ensure_progress
 from policies.base import UnmaskingPolicy

@@ -11,9 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from envs.decoding import DecodingSettings
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.tasks.files import user_path
+from envs.tasks.benchmarks.files import user_path
 from envs.view import View
 from policies.rules.base import CommitRule, bound, top_k
 from policies.rules.corpus import read_corpus

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from train.escaping import for_html, for_markdown, for_terminal
+from train.command.escaping import for_html, for_markdown, for_terminal
 
 SHORT = 16
 """Letters of a name that a terminal's table doesn't fold."""

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.comparison.estimates import Row
 from train.comparison.page import Column, Section, Table
-from train.comparison.report import ORACLE_TOLERANCE, Row, is_shown
+from train.comparison.pairs import ORACLE_TOLERANCE, is_shown
 
 SET = Column("set", "problems")
 BLOCK = Column("block", "block", 0)
@@ -203,7 +204,7 @@ def _against_rules(found: Mapping[str, Any], rules: Sequence[str]) -> tuple[Sect
 
 
 HALF_A_POINT = "half a point"
-"""`train.measures.TOLERANCE` in words."""
+"""`train.evaluation.measures.TOLERANCE` in words."""
 
 
 def _right_alone(test: Row) -> str:

@@ -2,7 +2,7 @@
 
 ``wandb:ENTITY/PROJECT/RUN_ID`` is one run, ``wandb:ENTITY/PROJECT?group=NAME`` are those of a group that hold an
 evaluation. `wandb.Api` returns the configuration, the history and the logged policies; the records and what became of
-each problem come from the files that `train.tracking.Tracker` sends with a run (`train.tracking.FILES`). They are files
+each problem come from the files that `train.tracking.tracker.Tracker` sends with a run (`train.tracking.tracker.FILES`). They are files
 of the run, not an artifact: an artifact that is logged offline has no address until it is synced, and one request finds
 a run's files by name.
 """
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config import to_yaml
-from train.run_folder import UserError, write_atomic
-from train.tracking import FILES, STEP, write_rows
+from train.command.config import to_yaml
+from train.command.errors import UserError
+from train.command.files import write_atomic
+from train.tracking.history import STEP, write_rows
+from train.tracking.tracker import FILES
 
 PREFIX = "wandb:"
 """What a run's path begins with."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies import UnmaskingNetwork
-from policies.block_filter import BlockFilter
+from policies.networks.block_filter import BlockFilter
+from train.command.finite import check_loss, watch
+from train.command.progress import progress
 from train.filters.traces import Traces
-from train.finite import check_loss, watch
-from train.progress import progress
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.command.provenance import versions
 from train.filters.fit import FitSettings, fit
 from train.filters.traces import TraceConfig, Traces, collect
-from train.run_folder import versions
 
 
 def learn_start(

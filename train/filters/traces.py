@@ -17,16 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.infilling import encode_all_given
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
-from envs.infilling import encode_all_given
 from envs.tasks import SUITE, Problem, Split, make_tasks
-from envs.tasks.scoring import Scorer
+from envs.tasks.scoring.scorer import Scorer
 from policies import UnmaskingPolicy, load, make_rule
 from policies.rules import Oracle
-from train import parallel
-from train.model_config import ModelConfig
-from train.progress import progress
+from train.command import parallel
+from train.command.model_config import ModelConfig
+from train.command.progress import progress
 
 SHARD = 64
 """Problems of a shard."""
@@ -52,8 +53,8 @@ class TraceConfig:
         only_right: leave out problems that the reference answers wrong.
         model: the dLLM.
         tasks: by name, or suite.
-        window: see `envs.decoding.DecodingSettings`.
-        block_origin: see `envs.decoding.DecodingSettings`.
+        window: see `envs.decoding.settings.DecodingSettings`.
+        block_origin: see `envs.decoding.settings.DecodingSettings`.
     """
 
     folder: Path

@@ -17,12 +17,14 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
-from envs.decoding import BlockOrigin, DecodingBatch, DecodingSettings, Window
-from envs.denoiser import MaskedLMDenoiser, load_denoiser
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import load_denoiser
 from envs.noise import sequence_key
 from policies import decode, make_rule
-from train.evaluate import list_jobs
-from train.progress import progress
+from train.command.progress import progress
+from train.evaluation.run import list_jobs
 
 
 @register_model("unmasking")
@@ -38,10 +40,10 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         buffer_length: masks to start from where a task does not say ``max_gen_toks``.
         block_length: positions of a block; None is full diffusion.
         temperature: of the sampled token, where a task does not say.
-        window: see `envs.decoding.Window`.
-        block_origin: see `envs.decoding.BlockOrigin`.
+        window: see `envs.decoding.settings.Window`.
+        block_origin: see `envs.decoding.settings.BlockOrigin`.
         cache: see `envs.caches`.
-        end_of_text_prediction: see `envs.decoding.DecodingSettings`.
+        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
         mc_samples: maskings that a likelihood is estimated from.
         check_greedy: decode each continuation to tell whether it is the greedy one; a forward a token.
         batch_size: sequences decoded side by side.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.escaping import printable
+from train.command.escaping import printable
 from train.watching.recording import Frame, Recording
 from train.watching.show import Show
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from envs.decoding import DecodingBatch, DecodingSettings
+from envs.decoding.batch import DecodingBatch
+from envs.decoding.infilling import encode_all_given
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.infilling import encode_all_given
 from envs.view import View
 from policies import LearnedPolicy, UnmaskingPolicy
 
@@ -91,7 +92,7 @@ def record(
         prompts: texts.
         policy: a rule or a learned policy.
         settings: lengths and temperature; what the policy reads is added.
-        given: for each prompt None, or the text to fill in; see `envs.infilling`.
+        given: for each prompt None, or the text to fill in; see `envs.decoding.infilling`.
         batch_size: most rows at a time.
         seed: of every random choice.
 

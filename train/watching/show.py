@@ -8,15 +8,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from envs.decoding import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
-from train.config_values import PathText
-from train.evaluate import plan, score_problems
-from train.model_config import ModelConfig
-from train.progress import progress
-from train.ranges import check_count, check_seed
+from train.command.config_values import PathText
+from train.command.model_config import ModelConfig
+from train.command.progress import progress
+from train.command.ranges import check_count, check_seed
+from train.evaluation.measure import score_problems
+from train.evaluation.run import plan
 from train.watching.recording import Recording, record
 
 MOST_POLICIES = 6

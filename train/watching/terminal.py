@@ -7,7 +7,7 @@ from itertools import groupby
 
 from envs.denoiser import Denoiser
 from envs.render import DIM, MASK_GLYPH, RESET, ansi_color
-from train.escaping import printable, printable_lines
+from train.command.escaping import printable, printable_lines
 from train.watching.recording import Frame
 from train.watching.show import Show
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.tasks.base import Problem, ProceduralTask
 from envs.tasks.prose.words import MARKS, between, check_range
-from envs.tasks.sudoku import BLANK, all_grids, is_solved
+from envs.tasks.suite.sudoku import BLANK, all_grids, is_solved
 
 SIDE = 4
 

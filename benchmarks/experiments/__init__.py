@@ -1,0 +1,25 @@
+"""The experiments behind ``docs/results.md``, one file each (or one family)."""
+
+from __future__ import annotations
+
+from experiments.ablations import Ablations
+from experiments.algorithms import Algorithms
+from experiments.base import Experiment, Step, Summary
+from experiments.dial import Dial
+from experiments.end_of_text import EndOfText
+from experiments.every_rule import EveryRule
+from experiments.learn2pd_filters import Filters, FilterStart
+from experiments.main_job import FirstRun, MainJob
+from experiments.serving import Serving
+from experiments.transfer import Transfer
+
+__all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        *(FirstRun(), MainJob(), EveryRule(), Filters(), FilterStart()),
+        *(Dial(), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
+    )
+}
+"""Every experiment by name, in the order they run; a new one is one class and one word here."""

@@ -1,0 +1,173 @@
+"""What an experiment is: the commands that make it, the numbers that are kept, and how the results are worded."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.evaluation.records import Record, mean_interval
+
+SEEDS = (0, 1, 2)
+
+QUICK_TRAINING = (
+    *("--total_timesteps", "4096", "--evaluation.episodes", "2"),
+    *("--evaluation.validation_episodes", "2"),
+)
+"""Arguments that make a training short."""
+
+FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null")
+"""Arguments of a training that learns no filter to start from and draws new problems all the time."""
+
+QUICK_DIAL = (*QUICK_TRAINING, "--evaluation.calibration_episodes", "2")
+"""Likewise, for a policy that is calibrated."""
+
+Summary = dict[str, Any]
+"""What is kept of an experiment, as JSON can hold it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of an experiment.
+
+    Attributes:
+        folder: its run's folder, below that of the whole reproduction; it takes the place of ``--out``.
+        command: the script and its arguments. ``{out}`` stands for the folder of the whole reproduction.
+        quick: arguments that make it short, for ``--quick``.
+        resume: arguments that make it go on in a folder that holds something.
+    """
+
+    folder: str
+    command: Sequence[str]
+    quick: Sequence[str] = ()
+    resume: Sequence[str] = ("--resume",)
+
+
+class Experiment(ABC):
+    """One section of ``docs/results.md``.
+
+    Attributes:
+        name: on the command line, of its file of results and of its place on the page.
+    """
+
+    name: str
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """Return the commands, in order; the folders of earlier experiments may be used."""
+
+    @abstractmethod
+    def summarise(self, out: Path) -> Summary:
+        """Compute what is kept from the runs' folders.
+
+        Args:
+            out: folder of the whole reproduction.
+        """
+
+    @abstractmethod
+    def markdown(self, summary: Summary) -> str:
+        """Word it for ``docs/results.md``; every number in the text comes from the summary."""
+
+    def headline(self, summary: Summary) -> str:
+        """Word the little of it that the README shows; an empty text if that is nothing."""
+        return ""
+
+    def draw(self, summary: Summary, folder: Path) -> None:  # noqa: B027
+        """Draw the figures that the text shows, if there are any, as PNG files."""
+
+
+def find(records: Iterable[Record], **wanted: Any) -> list[Record]:
+    """Return the records whose fields have these values; a function tells whether a value will do.
+
+    >>> find([{"policy": "a", "nfe": 1.0}, {"policy": "b", "nfe": 2.0}], nfe=lambda nfe: nfe > 1)
+    [{'policy': 'b', 'nfe': 2.0}]
+    """
+
+    def fits(record: Record) -> bool:
+        return all(will(record[name]) if callable(will) else record[name] == will for name, will in wanted.items())
+
+    return [record for record in records if fits(record)]
+
+
+def starts(prefix: str) -> Callable[[str], bool]:
+    """Return a test for a beginning, for `find`."""
+    return lambda text: text.startswith(prefix)
+
+
+def repeat(flag: str, values: Iterable[Any]) -> list[str]:
+    """Give a flag once for each value.
+
+    >>> repeat("--block_length", (64, 16))
+    ['--block_length', '64', '--block_length', '16']
+    """
+    return [word for value in values for word in (flag, str(value))]
+
+
+def provenance(out: Path, steps: Iterable[Step]) -> Summary:
+    """Return where the steps' numbers come from: commits, machines and minutes."""
+    versions = [json.loads((out / step.folder / "versions.json").read_text()) for step in steps]
+    seconds = [json.loads(marker(out, step).read_text())["seconds"] for step in steps]
+    return {
+        "commits": sorted({found["commit"] for found in versions}),
+        "machines": sorted({found["machine"] for found in versions}),
+        "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
+    }
+
+
+def marker(out: Path, step: Step) -> Path:
+    """Return the file that says that a step was finished, and how."""
+    return out / "finished" / f"{step.folder.replace('/', '.')}.json"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write a Markdown table.
+
+    >>> print(table(["rule", "NFE"], [["threshold", 2.5]]))
+    | rule | NFE |
+    | --- | --- |
+    | threshold | 2.5 |
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def over_seeds(values: Sequence[float], digits: int = 1) -> str:
+    """Write a mean over seeds and the half-width of its 95 % Student interval; one seed has no interval.
+
+    >>> over_seeds([1.0, 2.0, 3.0]), over_seeds([2.0])
+    ('2.0 ± 2.5', '2.0')
+    """
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    low, high = mean_interval(values)
+    return f"{np.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def fill(markdown: str) -> str:
+    r"""Break the lines of paragraphs anew; tables, figures and code stay as they are.
+
+    >>> fill("one\ntwo\n\n| a |\n| b |")
+    'one two\n\n| a |\n| b |'
+    """
+    parts = markdown.split("\n\n")
+    return "\n\n".join(
+        part
+        if part.startswith(("|", "!", "```"))
+        else textwrap.fill(" ".join(part.split()), 120, break_long_words=False, break_on_hyphens=False)
+        for part in parts
+    )
+
+
+def percent(value: float) -> str:
+    """Write a share as a percentage.
+
+    >>> percent(0.974)
+    '97.4'
+    """
+    return f"{100 * value:.1f}"

@@ -1,0 +1,325 @@
+"""One policy with a speed dial, against the union of all rules and against a policy for each alpha."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from experiments.base import (
+    FROM_SCRATCH,
+    QUICK_DIAL,
+    QUICK_TRAINING,
+    SEEDS,
+    Experiment,
+    Step,
+    Summary,
+    find,
+    over_seeds,
+    percent,
+    provenance,
+    repeat,
+    starts,
+    table,
+)
+from experiments.learn2pd_filters import FILTERS, WEIGHTED
+from experiments.plots import plot_frontiers
+from policies import RULES as ALL_RULES
+from train.evaluation.frontiers import hypervolume
+from train.evaluation.measures import RESAMPLES, best_rule
+from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
+
+SPEEDS = tuple(i / 8 for i in range(9))
+ALPHAS = (3, 10, 30, 100)
+ALPHA_STEPS = 40_000
+"""Environment steps of a policy for one alpha; all of them together have more than the dial."""
+
+BLOCKS = (64, 16)
+
+NEARLY = 0.99
+"""Share of one token per step's accuracy that is to be kept."""
+
+REFERENCE = 0.65
+"""Accuracy that counts as nothing: committing everything in one forward reaches it."""
+
+FROM_FILTER = ["--filter.folder", WEIGHTED, "--filter.role", "start"]
+TRAIN = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH, *FROM_FILTER, "--wandb.mode", "disabled"]
+
+DIALS = [
+    Step(f"dial/dial_s{seed}", [*TRAIN, "--seed", str(seed), "--evaluation.rules", "[]"], QUICK_DIAL) for seed in SEEDS
+]
+"""The policies with a dial, one a seed."""
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)
+BUDGETS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
+CLOSE = ("adablock", "credit", "bacd", "factor", "ccd_ds", "localleap", "ete", "info_gain", "guided")
+"""Further rules with a setting close to the frontier of the sweep over all of them."""
+
+RULES = [
+    *(f"threshold:{t:g}" for t in THRESHOLDS),
+    *(f"eb_sampler:{b:g}" for b in BUDGETS),
+    *(f"{rule}:{knob:g}" for rule in CLOSE for knob in ALL_RULES[rule].sweep),
+    *("low_confidence:64", "low_confidence:1"),
+]
+
+FAMILIES = {
+    "dial": "one policy with a dial",
+    "alphas": "a policy for each alpha",
+    "rules": "rules that run the dLLM alone",
+    "rules_and_guide": "these and the one with a second model",
+    "oracle": "oracle",
+}
+"""Families of settings and how they are named."""
+
+
+class Dial(Experiment):
+    """Hypervolume, distance to the oracle, and forwards by task."""
+
+    name = "dial"
+
+    def steps(self) -> list[Step]:
+        """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
+        single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
+        fixed = [
+            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK_TRAINING)
+            for a in ALPHAS
+            for s in SEEDS
+        ]
+        policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in DIALS for speed in SPEEDS]
+        policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
+        chosen = [*repeat("--policy", [*policies, "oracle:1", *RULES]), *repeat("--block_length", BLOCKS)]
+        fresh = ["--first", "100", "--episodes", "100"]
+        frontier = Step("dial/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "1"))
+        return [FILTERS, *DIALS, *fixed, frontier]
+
+    def summarise(self, out: Path) -> Summary:
+        """Compare families of settings on the same problems."""
+        records = read_records(out / "dial/frontier")
+        outcomes = list(read_outcomes(out / "dial/frontier").values())
+        blocks = {}
+        for block in BLOCKS:
+            here = find(records, block_length=block)
+            blocks[str(block)] = {
+                **_nearly(here),
+                "speeds": _speeds(find(here, task="all")),
+                "points": _points(find(here, task="all")),
+                "hypervolume": _hypervolumes([entry for entry in outcomes if entry["block_length"] == block]),
+                "in_positions": _hypervolumes(
+                    [entry for entry in outcomes if entry["block_length"] == block], in_positions=True
+                ),
+            }
+        trained = json.loads((out / DIALS[0].folder / "policy/config.json").read_text())["trained"]
+        return {"blocks": blocks, "steps": trained["timesteps"], "provenance": provenance(out, self.steps())}
+
+    def markdown(self, summary: Summary) -> str:
+        """Word it."""
+        full, blocks = (summary["blocks"][str(block)] for block in BLOCKS)
+        speeds = [
+            [f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)]
+            for one, other in list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
+        ]
+        covered = [
+            [wording, *(cell for block in (full, blocks) for cell in _covers(block[cost][name], name))]
+            for cost, name, wording in (
+                *(("hypervolume", name, wording) for name, wording in FAMILIES.items()),
+                ("in_positions", "dial", "in token positions: the dial"),
+                ("in_positions", "rules_and_guide", "in token positions: the rules, the one with a second model too"),
+            )
+        ]
+        nearly = [
+            [name, percent(block["wanted"]), *_distance(row, block)]
+            for name, block in (("full diffusion", full), ("blocks of 16", blocks))
+            for row in block["nearly"]
+        ]
+        tasks = []
+        for task in full["tasks"]:
+            entries = [block["tasks"][task] for block in (full, blocks)]
+            tasks.append(
+                [task, *(cell for entry in entries for cell in (*_over_seeds(entry), f"{entry['oracle']:.2f}"))]
+            )
+        ranks = [over_seeds(block["rank_correlation"], 2) for block in (full, blocks)]
+        columns = ["full diffusion: accuracy %", "NFE", "blocks of 16: accuracy %", "NFE"]
+        with_oracle = [*columns[:2], "oracle", *columns[2:], "oracle"]
+        distances = ["decoding", "accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
+        distances += ["share of the rule's", "times the oracle's"]
+        return f"""Three seeds from a Learn2PD filter, 100 held-out problems a task that nothing was tuned on; mean and
+95 % Student interval over seeds:
+
+{table(["speed", *columns], speeds)}
+
+![Accuracy against forwards](images/dial.png)
+
+**Against the union of the rules, and a policy for each alpha.** Hypervolume: what a family covers of the plane
+of accuracy
+above {percent(REFERENCE)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
+covers, 95 %
+bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of
+the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter for
+{ALPHA_STEPS:,} steps, in all {len(ALPHAS) * ALPHA_STEPS:,} (the dial: {summary["steps"]:,}), and counts with both
+decision rules. The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show and
+token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one forward's:
+
+{table(["family", "full diffusion", "dial covers more", "blocks of 16", "dial covers more"], covered)}
+
+**At {100 * NEARLY:.0f} % of one token per step's accuracy**: the cheapest place on each seed's dial (or its
+most accurate
+one), the cheapest rule, and the oracle:
+
+{table(distances, nearly)}
+
+**Forwards follow the difficulty.** At that place; rank correlation of a task's forwards with the oracle's:
+{ranks[0]} in full
+diffusion, {ranks[1]} in blocks of 16.
+
+{table(["task", *with_oracle], tasks)}"""
+
+    def draw(self, summary: Summary, folder: Path) -> None:
+        """Draw the frontiers of both decodings."""
+        titles = {"64": "full diffusion", "16": "blocks of 16"}
+        panels = {
+            # The union with the second model first, as it hides what is drawn before it.
+            titles[block]: {
+                FAMILIES[name]: found["points"][name]
+                for name in ("rules_and_guide", "rules", "alphas", "dial", "oracle")
+                if name in found["points"]
+            }
+            for block, found in summary["blocks"].items()
+        }
+        plot_frontiers(panels, folder / "dial.png")
+
+
+def _families(policy: str) -> tuple[str, ...]:
+    """Return the families that a line of the evaluation belongs to."""
+    if policy.startswith("learned:"):
+        return ("dial",) if policy.startswith("learned:dial") else ("alphas",)
+    if policy.startswith("oracle"):
+        return ("oracle",)
+    return ("rules_and_guide",) if policy.startswith("guided") else ("rules", "rules_and_guide")
+
+
+def _seed(policy: str) -> int:
+    return int(policy.partition("@")[0].rpartition("_s")[2]) if policy.startswith("learned:") else 0
+
+
+def _place(seed: int, speed: float) -> str:
+    return f"learned:dial_s{seed}@speed={speed:g}"
+
+
+def _speeds(suite: Sequence[Record]) -> list[Summary]:
+    found = []
+    for speed in SPEEDS:
+        records = [find(suite, policy=_place(seed, speed))[0] for seed in SEEDS]
+        values = {name: [record[name] for record in records] for name in ("accuracy", "nfe")}
+        found.append({"speed": speed, **values})
+    return found
+
+
+def _nearly(here: Sequence[Record]) -> Summary:
+    """Compare each seed's cheapest place that is accurate enough with the cheapest rule and the oracle."""
+    suite = find(here, task="all")
+    wanted = NEARLY * find(suite, policy="low_confidence:1")[0]["accuracy"]
+    rule = best_rule([record for record in suite if "rules" in _families(record["policy"])], wanted, 0.0)
+    oracle = {record["task"]: record["nfe"] for record in find(here, policy=starts("oracle"))}
+    chosen = [best_rule(find(suite, policy=starts(_place(seed, 0)[:-1])), wanted, 0.0) for seed in SEEDS]
+    tasks: Summary = {}
+    ranks = []
+    for place in chosen:
+        own = [record for record in find(here, policy=place["policy"]) if record["task"] != "all"]
+        for record in own:
+            limit = oracle[record["task"]]
+            entry = tasks.setdefault(record["task"], {"accuracy": [], "nfe": [], "oracle": limit})
+            entry["accuracy"].append(record["accuracy"])
+            entry["nfe"].append(record["nfe"])
+        ranks.append(float(stats.spearmanr([r["nfe"] for r in own], [oracle[r["task"]] for r in own]).statistic))
+    return {
+        "wanted": wanted,
+        "nearly": [_kept(place) for place in chosen],
+        "rule": _kept(rule),
+        "oracle": oracle["all"],
+        "tasks": tasks,
+        "rank_correlation": ranks,
+    }
+
+
+def _kept(record: Record) -> Summary:
+    return {name: record[name] for name in ("policy", "accuracy", "nfe")}
+
+
+def _points(suite: Sequence[Record]) -> dict[str, list[list[tuple[float, float]]]]:
+    """Return each family's (NFE, accuracy) points, one list a seed."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for record in suite:
+        for name in _families(record["policy"]):
+            seeds = found.setdefault(name, {})
+            seeds.setdefault(_seed(record["policy"]), []).append((record["nfe"], record["accuracy"]))
+    return {name: list(seeds.values()) for name, seeds in found.items()}
+
+
+def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> Summary:
+    """Return what each family covers, by seed, and how much more the dial covers, as an interval over problems.
+
+    Args:
+        outcomes: of every line, on the same problems.
+        in_positions: count token positions instead of forwards, in units of what one forward of the dLLM computes.
+    """
+    score = np.array([entry["score"] for entry in outcomes])
+    nfe = np.array([entry["nfe"] for entry in outcomes], dtype=np.float64)
+    if in_positions:
+        plain = next(entry for entry in outcomes if entry["policy"] == "low_confidence:1")
+        nfe = np.array([entry["token_positions"] for entry in outcomes]) * (
+            sum(plain["nfe"]) / sum(plain["token_positions"])
+        )
+    problems = score.shape[1]
+    # The problems themselves first, then resamples of them.
+    resamples = np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, RESAMPLES)
+    weights = np.vstack([np.ones(problems), resamples]) / problems
+    accuracies, forwards = weights @ score.T, weights @ nfe.T
+    lines: dict[str, dict[int, list[int]]] = {}
+    for i, entry in enumerate(outcomes):
+        for name in _families(entry["policy"]):
+            lines.setdefault(name, {}).setdefault(_seed(entry["policy"]), []).append(i)
+    covered = {
+        name: np.array([_covered(accuracies[:, own], forwards[:, own]) for own in seeds.values()])
+        for name, seeds in lines.items()
+    }
+    dial = covered["dial"].mean(0)
+    return {
+        name: {
+            "seeds": values[:, 0].tolist(),
+            "dial_covers_more": np.percentile((dial - values.mean(0))[1:], [2.5, 97.5]).tolist(),
+        }
+        for name, values in covered.items()
+    }
+
+
+def _covered(accuracies: npt.NDArray[np.float64], forwards: npt.NDArray[np.float64]) -> list[float]:
+    """Return the hypervolume of each row of settings."""
+    return [
+        hypervolume(list(zip(row, cost, strict=True)), REFERENCE)
+        for row, cost in zip(accuracies.tolist(), forwards.tolist(), strict=True)
+    ]
+
+
+def _over_seeds(entry: Summary) -> list[str]:
+    return [over_seeds([100 * accuracy for accuracy in entry["accuracy"]]), over_seeds(entry["nfe"], 2)]
+
+
+def _covers(entry: Summary, name: str) -> list[str]:
+    low, high = entry["dial_covers_more"]
+    return [over_seeds(entry["seeds"], 3), "" if name == "dial" else f"{low:+.3f} to {high:+.3f}"]
+
+
+def _distance(place: Summary, block: Summary) -> list[str]:
+    rule = block["rule"]
+    return [
+        place["policy"].removeprefix("learned:dial_").replace("@speed=", ": "),
+        percent(place["accuracy"]),
+        f"{place['nfe']:.2f}",
+        f"{rule['nfe']:.2f} (`{rule['policy']}`)",
+        f"{place['nfe'] / rule['nfe']:.2f}",
+        f"{place['nfe'] / block['oracle']:.2f}",
+    ]

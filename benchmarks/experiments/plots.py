@@ -1,0 +1,40 @@
+"""Plots that only the published results have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+
+from train.command.escaping import for_plot
+from train.evaluation.plot import COSTS, _legend, _stack, _write
+from train.evaluation.styles import LETTERS, styles_of
+
+
+@rc_context(LETTERS)
+def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]], file: Path) -> None:
+    """Draw accuracy against forwards for families of settings, a panel a way of decoding.
+
+    Args:
+        panels: by title and family, one list of (NFE, accuracy) points a seed. Dominated points are faint.
+        file: where.
+    """
+    styles = styles_of(family for families in panels.values() for family in families)
+    figure, row = _stack(len(panels), 4.2)
+    entries: dict[str, Any] = {}
+    for axes, (title, families) in zip(row, panels.items(), strict=True):
+        for family, seeds in families.items():
+            style = styles[family]
+            for points in seeds:
+                everything = sorted((nfe, 100 * accuracy) for nfe, accuracy in points)
+                frontier = [p for k, p in enumerate(everything) if all(p[1] > q[1] for q in everything[:k])]
+                axes.plot(*zip(*everything, strict=True), ".", color=style.color, alpha=0.25, markersize=4)
+                (entries[family],) = axes.plot(
+                    *zip(*frontier, strict=True), style.line, marker=style.marker, color=style.color, markersize=5
+                )
+        axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, 3.2))
+        axes.grid(alpha=0.3)
+    _legend(figure, entries)
+    _write(figure, file)

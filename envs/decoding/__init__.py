@@ -1,0 +1,1 @@
+"""Decoding a batch of rows, step by step."""

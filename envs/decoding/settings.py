@@ -1,0 +1,107 @@
+"""How rows are decoded, whatever decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from envs.caches import make_cache
+from envs.view import (
+    VIEW_FEATURES,
+    VIEW_TENSORS,
+)
+
+MAX_TEMPERATURE = 1e6
+"""Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
+
+
+Window = Literal["full", "truncated"]
+"""What the dLLM is shown of the buffer: all of it, or nothing after the current block, as serving engines do."""
+
+
+BlockOrigin = Literal["buffer", "absolute"]
+"""Where blocks are counted from: the end of the prompt, or its start, so that the first is partly prompt."""
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How a buffer is decoded.
+
+    Attributes:
+        buffer_length: positions of a text, and of the masks that a sequence starts from; see `buffer_width`.
+        block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
+            buffer length, is full diffusion.
+        temperature: of the sampled token; 0 commits the argmax.
+        features: names of `VIEW_FEATURES` and `VIEW_TENSORS` to compute.
+        end_of_text_prediction: once an end-of-text is committed, everything after it is end-of-text at once and
+            leaves the computation (EoTP of Learn2PD, arXiv 2509.25188).
+        early_end: a sequence ends once everything before a committed end-of-text is known, and the rest becomes
+            end-of-text. False decodes every position, as arXiv 2512.09106 and most released code do; the text, which
+            ends at the first end-of-text, can differ in what later forwards see only.
+        window: see `Window`. What is not shown is not computed, has no belief, and can't be committed.
+        block_origin: see `BlockOrigin`. Only blocks counted from the end of the prompt must divide the buffer. A
+            block-causal dLLM that counts its own from the start of the text is decoded so whatever is said here. A
+            last block that the buffer cuts is shown whole to a truncated window, its rest masks, as far as the dLLM's
+            length allows.
+        cache: which positions a forward computes anew, as `envs.caches.make_cache` reads it. A position that isn't
+            computed is seen by the others as it was when it last was, and the policy sees the belief of then.
+
+    Raises:
+        ValueError: for a length, temperature, feature, window, origin or cache that is not possible.
+    """
+
+    buffer_length: int = 64
+    block_length: int | None = None
+    temperature: float = 0.0
+    features: frozenset[str] = frozenset()
+    end_of_text_prediction: bool = False
+    early_end: bool = True
+    window: Window = "full"
+    block_origin: BlockOrigin = "buffer"
+    cache: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("buffer_length", "block_length"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{name} is {value!r}: it must be a whole number")
+        if not isinstance(self.temperature, int | float):
+            raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
+        if self.buffer_length is None or self.buffer_length < 1:
+            raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
+        if self.block_origin == "absolute" and not 1 <= self.block <= self.buffer_length:
+            raise ValueError(
+                f"block_length is {self.block_length}: it must be 1 to buffer_length, {self.buffer_length}"
+            )
+        if self.block < 1 or (self.buffer_length % self.block and self.block_origin != "absolute"):
+            divisors = [d for d in range(1, self.buffer_length + 1) if self.buffer_length % d == 0]
+            raise ValueError(
+                f"block_length is {self.block_length}: it must divide buffer_length {self.buffer_length}; "
+                f"choose one of {', '.join(map(str, divisors))}"
+            )
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
+        for name, allowed in (("window", get_args(Window)), ("block_origin", get_args(BlockOrigin))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(allowed)}")
+        self._check_features()
+
+    def _check_features(self) -> None:
+        known = VIEW_FEATURES | VIEW_TENSORS
+        unknown = sorted(self.features - known)
+        if unknown:
+            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+        if {"hidden", "leave_one_out"} <= self.features:
+            raise ValueError(
+                "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"
+            )
+        if make_cache(self.cache).cache != "none" and "leave_one_out" in self.features:
+            raise ValueError(
+                f"cache is {self.cache!r} and features hold leave_one_out: its shadow block can't be kept; use cache "
+                "none or another policy"
+            )
+
+    @property
+    def block(self) -> int:
+        """Positions of a block, the whole buffer in full diffusion."""
+        return self.buffer_length if self.block_length is None else self.block_length

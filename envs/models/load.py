@@ -1,0 +1,204 @@
+"""Loading a dLLM by name or folder, and checking it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.beliefs import DenoiserError
+from envs.denoiser import Denoiser
+from envs.models.adapter import MaskedLMDenoiser
+from envs.models.checks import (
+    check_rotary,
+    check_tensors,
+    rotary_frequencies,
+)
+from envs.models.families import check_kind, check_supported, check_unquantised, find_family
+from envs.models.families.family import Family
+from envs.models.hub import fetch, is_hub_id
+from envs.models.native import load_native
+from envs.models.remote import check_remote, load_remote
+from envs.models.tokenizer import first_line, load_tokenizer
+from envs.models.toy import ToyDenoiser
+from envs.models.weights import check_dtypes, check_sizes
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Models that ship with the package; each folder's name is a model name."""
+
+
+def load_denoiser(
+    name: str = "tiny",
+    device: str = "cpu",
+    dtype: str = "float32",
+    *,
+    family: str | None = None,
+    chat_template: bool | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Denoiser:
+    """Load a dLLM once; later calls with the same arguments return the same object.
+
+    Args:
+        name: a folder that holds a checkpoint of a family of `envs.models`, or the name of one that ships with the
+            package (``"tiny"``), or ``"toy"``, the untrained denoiser of the tests, or ``"sapiens:heavy"`` or
+            ``"sapiens:light"`` (see `envs.models.sapiens`), or a repository of the Hugging Face hub
+            (``"GSAI-ML/LLaDA-8B-Instruct"``).
+        device: a torch device.
+        dtype: a torch dtype's name; confidences are float32 whatever it is.
+        family: a name of `envs.models.FAMILIES`; None reads it from config.json.
+        chat_template: False for a base model; None puts prompts into the chat template where there is one.
+        revision: commit of the hub repository; None is the newest.
+        trust_remote_code: allow a family without a class in transformers to run the code of its repository.
+
+    Raises:
+        FileNotFoundError: if there is no such model, naming those that ship.
+        ValueError: if the device or dtype is unknown or missing here, or the folder holds no checkpoint of a known
+            family that is whole and passes the checks of `envs.models.checks`.
+    """
+    return _load(name, device, dtype, family, chat_template, revision, trust_remote_code)
+
+
+def load_guide(name: str, device: str = "cpu") -> Any:
+    """Load a causal language model that shares the dLLM's tokenizer, frozen; later calls return the same object.
+
+    Args:
+        name: a folder that holds a Hugging Face causal-LM checkpoint, or the name of one that ships with the package
+            (``"tiny_guide"``).
+        device: a torch device.
+
+    Raises:
+        FileNotFoundError: if there is no such model, naming those that ship.
+        ValueError: if the folder holds no causal-LM checkpoint that is whole.
+    """
+    return _load_guide(name, device)
+
+
+@lru_cache(maxsize=2)
+def _load_guide(name: str, device: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    _check_device(device)
+    folder = _folder(name)
+    config = _read_config(name, folder)
+    try:
+        check_unquantised(config)
+        check_kind(config, "causal")
+        check_dtypes(folder)
+        check_sizes(folder, config)
+        model = _from_pretrained(AutoModelForCausalLM, folder, device, torch.float32)
+        check_tensors(model, folder, None)
+    except Exception as error:  # as in _load
+        raise ValueError(f"model is {name!r}: {first_line(error)}") from error
+    return model
+
+
+@lru_cache(maxsize=2)
+def _load(
+    name: str,
+    device: str,
+    dtype: str,
+    family_name: str | None,
+    chat_template: bool | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> Denoiser:
+    if name == "toy":
+        return ToyDenoiser()
+    if name.startswith("sapiens:"):
+        from envs.models.sapiens import load_sapiens
+
+        return load_sapiens(name, device, dtype)
+    folder = _folder(name, revision, trust_remote_code)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
+    _check_device(device)
+    config = _read_config(name, folder)
+    family = find_family(config, name, family_name)
+    if family.route == "remote":
+        check_remote(name, Path(name).is_dir(), trust_remote_code, revision)
+    try:
+        check_supported(config, family)
+        check_dtypes(folder)
+        check_sizes(folder, config)
+        tokenizer = load_tokenizer(family, folder, trust_remote_code)
+        model = _load_model(family, folder, config, device, getattr(torch, dtype))
+    except Exception as error:  # transformers, safetensors and torch each raise their own
+        raise ValueError(f"model is {name!r}: {first_line(error)}") from error
+    try:
+        return MaskedLMDenoiser(model, tokenizer, family, config, chat_template, name)
+    except (ValueError, DenoiserError):
+        raise
+    except Exception as error:  # settings of the tokenizer that transformers believes until they are used
+        raise ValueError(f"model is {name!r}: it can't be asked ({first_line(error)})") from error
+
+
+def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype) -> Any:
+    """Load a model by its family's route, and check that it is the checkpoint's."""
+    from transformers import AutoModelForMaskedLM
+
+    names: Mapping[str, str] | None = None
+    frequencies: Tensor | None = None
+    if family.route == "native":
+        model, names = load_native(family, folder, config, device, dtype)
+        frequencies = rotary_frequencies(model.config)
+    elif family.route == "remote":
+        model = load_remote(folder, device, dtype)
+    else:
+        model = _from_pretrained(AutoModelForMaskedLM, folder, device, dtype)
+    check_tensors(model, folder, names)
+    check_rotary(model, frequencies)
+    return model
+
+
+def _folder(name: str, revision: str | None = None, with_code: bool = False) -> Path:
+    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(os.path.expanduser(name))
+    if not folder.is_dir() and is_hub_id(name):
+        folder = fetch(name, revision, with_code)
+    if not (folder / "config.json").is_file():
+        shipped = sorted(path.name for path in CHECKPOINTS.iterdir()) if CHECKPOINTS.is_dir() else []
+        raise FileNotFoundError(
+            f"model is {name!r}: no config.json in that folder; give a checkpoint folder or one of "
+            f"{', '.join([*shipped, 'toy'])}"
+        )
+    return folder
+
+
+def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"model is {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"model is {name!r}: {folder / 'config.json'} holds no object of settings")
+    return config
+
+
+def _from_pretrained(auto_class: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # Left out, trust_remote_code would mean to ask at the terminal whether to run the folder's own code.
+    model, report = auto_class.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # They would be random numbers.
+        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch lists all its backends, a line each.
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device is {device!r}: torch can't use it here ({reason}); try cpu") from error

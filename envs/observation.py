@@ -1,0 +1,55 @@
+"""What the dLLM believes of each position, as boxes of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from envs.beliefs import BEST_K
+from envs.decoding.blocks import buffer_width
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, View
+
+Observation = dict[str, npt.NDArray[np.float32]]
+
+
+NATS = ("entropy", "logit_gap")
+"""Features that are not probabilities or flags."""
+
+
+MAX_NATS = 32.0
+"""Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
+
+
+def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
+    """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
+    shape = (buffer_width(denoiser, settings.buffer_length),)
+    boxes: dict[str, spaces.Space[Any]] = {
+        name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
+    }
+    boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    for name in sorted(settings.features & VIEW_FEATURES):
+        boxes[name] = spaces.Box(0.0, _highest(name), shape, np.float32)
+    for name in sorted(settings.features & OBSERVED_TENSORS):
+        is_hidden = name == "hidden"
+        width = denoiser.hidden_size if is_hidden else BEST_K
+        boxes[name] = spaces.Box(-np.inf if is_hidden else 0.0, _highest(name), (*shape, width), np.float32)
+    if has_dial:
+        boxes["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    return spaces.Dict(boxes)
+
+
+def observe(view: View) -> Observation:
+    """Turn a view into the env's observation, in numpy; see `envs.view.View.inputs`."""
+    return {name: values.clamp(max=_highest(name)).cpu().numpy().copy() for name, values in view.inputs().items()}
+
+
+def _highest(name: str) -> float:
+    """Return the upper bound of a part of the observation."""
+    if name == "hidden":
+        return np.inf
+    return MAX_NATS if name in NATS else 1.0

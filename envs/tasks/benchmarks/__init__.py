@@ -1,0 +1,1 @@
+"""Benchmarks of the field, read from their own files."""

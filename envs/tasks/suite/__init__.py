@@ -1,0 +1,1 @@
+"""The first embedded suite: lists, sums and small puzzles in one fixed form."""

@@ -1,0 +1,145 @@
+"""Reading a policy's folder, whoever wrote it. Never a pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+
+from envs.models.hub import is_hub_id
+from policies.actions import ActionConfig
+from policies.base import Decision
+from policies.calibration import Calibration
+from policies.files import Header, check, check_finite, check_header, parse, read_header, read_settings
+from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
+from policies.hub import fetch_policy
+from policies.learned import FORMAT_VERSION, LearnedPolicy
+from policies.networks.kinds import PolicyNetwork, _assemble, _Chain, _chain, _Described
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Policies that ship with the package; each folder's name is a policy's name."""
+
+
+def load(
+    folder: str | Path,
+    decision: Decision | None = None,
+    device: str = "cpu",
+    threshold: float | None = None,
+    temperature: float | None = None,
+    beta: float | None = None,
+    *,
+    revision: str | None = None,
+    any_dllm: bool = False,
+) -> LearnedPolicy:
+    """Read a policy folder.
+
+    Args:
+        folder: made by `save`, a checkpoint of apple/ml-rl-dllm (`policies.formats.ml_rl_dllm`), the name of a policy
+            that ships (``"tiny"``), or a repository of the Hugging Face hub (``"user/name"``).
+        decision: overrides the saved decision rule.
+        device: where the network runs.
+        threshold: overrides the saved threshold.
+        temperature: overrides the saved temperature of its decisions.
+        beta: overrides the saved factor on its probabilities.
+        revision: commit, branch or tag of a hub repository; None is the newest.
+        any_dllm: decode with dLLMs of other kinds than it was trained for too.
+
+    Raises:
+        FileNotFoundError: if a file of the folder is missing, or the hub does not give it.
+        ValueError: if a file is damaged or of another format; the message says which and why.
+    """
+    folder = locate(folder, revision)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
+    policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
+    policy.network.to(device)
+    given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
+    return policy.changed(any_dllm=any_dllm, **{name: value for name, value in given.items() if value is not None})
+
+
+def locate(folder: str | Path, revision: str | None = None) -> Path:
+    """Return where a policy's files are: the folder, that of one that ships, or the hub's cache.
+
+    Raises:
+        FileNotFoundError: if the hub does not give what is no folder.
+    """
+    if (CHECKPOINTS / folder).is_dir():
+        return CHECKPOINTS / folder
+    if not Path(folder).exists() and is_hub_id(str(folder)):
+        return fetch_policy(str(folder), revision)
+    return Path(folder)
+
+
+class _Settings(_Described):
+    """The form of config.json."""
+
+    decision: Literal["sample", "deterministic"]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    speed: Annotated[float, Field(ge=0, le=1)]
+    calibration: list[Any] | None
+    actions: dict[str, Any]
+    beta: Annotated[float, Field(gt=0)]
+    trained: dict[str, Any]
+
+
+def _read(folder: Path) -> LearnedPolicy:
+    try:
+        settings, chain = _read_config(folder / "config.json")
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
+    try:
+        network = load_weights(folder / "model.safetensors", chain)
+    except ValueError as error:
+        raise ValueError(
+            f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
+        ) from error
+    try:
+        return LearnedPolicy(network, **settings)
+    except ValueError as error:
+        raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
+
+
+def _read_config(file: Path) -> tuple[dict[str, Any], _Chain]:
+    """Return arguments of `LearnedPolicy` and what to build, of which nothing is built."""
+    data = read_settings(file)
+    if data.get("format_version") != FORMAT_VERSION:
+        given = data.get("format_version", "missing")
+        raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
+    found: _Settings = check(_Settings, data)
+    settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "trained")}
+    points = found.calibration
+    settings["calibration"] = None if points is None else Calibration.from_plain(points)
+    settings["actions"] = parse(ActionConfig, found.actions, "actions")
+    return settings, _chain(data)
+
+
+def load_weights(file: Path, chain: _Chain, prefix: str = "") -> PolicyNetwork:
+    """Build a network with the weights of a file; before memory is taken its header is held against the sizes.
+
+    Args:
+        file: in the safetensors format.
+        chain: kinds and configurations of the network, of its filter, and so on.
+        prefix: what tensors' names begin with there.
+
+    Raises:
+        ValueError: if the file is damaged, its tensors are others than the network's, or a weight is not finite.
+    """
+    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, chain)
+    weights = {name.removeprefix(prefix): values.float() for name, values in load_file(file).items()}
+    check_finite(weights)
+    network = _assemble(chain)
+    network.load_state_dict(weights)
+    return network
+
+
+def _check_sizes(header: Header, chain: _Chain) -> None:
+    for _, config in chain:
+        # Each block has tensors of its own, and even without memory each takes time to make.
+        if getattr(config, "num_blocks", 0) > len(header):
+            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {config.num_blocks}")
+    with torch.device("meta"):
+        check_header(header, _assemble(chain))

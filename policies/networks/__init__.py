@@ -1,0 +1,1 @@
+"""The networks that learned policies are."""

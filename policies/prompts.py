@@ -1,0 +1,48 @@
+"""Prompts as texts, as chat messages, and as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from envs.denoiser import Denoiser
+
+Message = Mapping[str, str]
+"""One turn of a conversation: ``{"role": "user", "content": "What is 2 + 2?"}``."""
+
+
+def _as_list(name: str, values: Any) -> list[Any]:
+    """Return what an argument lists; a text lists nothing, though Python would take its letters."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {values!r}: give a list, such as [{str(values)!r}]")
+    return list(values)
+
+
+def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
+    """Return a prompt's text, of a conversation by the tokenizer's chat template."""
+    if isinstance(prompt, str):
+        return prompt
+    _check_messages(prompt, place)
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
+    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _check_messages(prompt: Any, place: int) -> None:
+    is_conversation = isinstance(prompt, list | tuple) and all(isinstance(turn, Mapping) for turn in prompt)
+    if not is_conversation or not prompt or not all({"role", "content"} <= turn.keys() for turn in prompt):
+        raise ValueError(
+            f'prompts[{place}] is {prompt!r}: it must be a text, or a list of messages {{"role": ..., "content": ...}}'
+        )
+
+
+def _encode(denoiser: Denoiser, prompt: str | Sequence[Message], place: int) -> list[int]:
+    """Return the tokens of a prompt or a conversation."""
+    if isinstance(prompt, str):
+        return denoiser.encode_prompt(prompt)
+    _check_messages(prompt, place)
+    encode: Callable[[Sequence[Message]], list[int]] | None = getattr(denoiser, "encode_messages", None)
+    if encode is None:
+        raise ValueError(f"prompts[{place}] is a list of messages, but this dLLM has no chat template: give a text")
+    return encode(prompt)

@@ -1,0 +1,99 @@
+"""One process writes to a folder; another is told which."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from train.command.errors import UserError
+from train.command.provenance import MACHINE, command_line, redact
+
+LOCK = ".lock"
+"""The file that a process locks, and that says who it is, as long as it writes to the folder."""
+
+
+FREE = ("out", "resume", "dry_run", "wandb", "checkpoint_every", *MACHINE)
+"""Settings in which a resumed run may differ: where it runs and who is told, not what comes of it. (On other devices,
+or with more threads, sums of floats may differ in their last bits.)"""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Lock a folder while it is written; a process that ends, however it does, leaves it unlocked.
+
+    The lock is advisory and the kernel's (flock), on NFS as far as that has one. Where there is none, the process
+    that the lock file names counts as long as it lives, and one of another machine until the file is deleted.
+
+    Raises:
+        UserError: naming who holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    descriptor = _lock(file)
+    try:
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "command": redact(command_line())}
+        about["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(about).encode() + b"\n", 0)
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(file: Path) -> int:
+    """Lock a file and return its descriptor."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _try_lock(descriptor, file):
+            os.close(descriptor)
+            holder = read_holder(file)
+            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            about = f" ({holder['command']}, started {holder['started']})" if holder else ""
+            raise UserError(
+                f"out is {str(file.parent)!r}, which {who} writes to{about}: wait for it, end it, or choose "
+                "another --out"
+            )
+        # Its last holder may have deleted the file after we opened it: then another process can lock a new one.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, file: Path) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    holder = read_holder(file)
+    return not holder or (holder["host"] == socket.gethostname() and not _is_alive(holder["pid"]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def read_holder(file: Path) -> dict[str, Any]:
+    """Return who wrote a lock file: ``pid``, ``host``, ``command``, ``started``; nothing if it says nothing whole."""
+    try:
+        found = json.loads(file.read_text())
+        return found if {"pid", "host", "command", "started"} <= set(found) and isinstance(found["pid"], int) else {}
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,171 @@
+"""Several processes: data-parallel training, and pools of workers.
+
+``torchrun --nproc-per-node 8 train/grpo.py`` trains in one process a GPU.
+
+Each process has its share of the rows, plays episodes of its own, and takes the same optimiser steps as the others, on
+the mean of all gradients: so the weights stay equal without being sent. The first process also writes the run's folder.
+Without torchrun there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from train.command.interrupt import follow_parent, sheltered
+
+Gathered = TypeVar("Gathered")
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, from 0."""
+    return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that writes and prints."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Connect the processes, if there are several, for as long as the context lasts.
+
+    Args:
+        device: torch device of this process.
+    """
+    if world_size() == 1:
+        yield
+        return
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if is_cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def total(value: float) -> float:
+    """Return the sum of the processes' values."""
+    return float(sum(_gather(value)))
+
+
+def mean(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return each number's mean over the processes that have it."""
+    if world_size() == 1:
+        return dict(numbers)
+    every = _gather(dict(numbers))
+    names = dict.fromkeys(name for own in every for name in own)
+    return {name: float(np.mean([own[name] for own in every if name in own])) for name in names}
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def _gather(value: Gathered) -> Sequence[Gathered]:
+    """Return the processes' values, by rank."""
+    if world_size() == 1:
+        return [value]
+    every: list[Gathered] = [value] * world_size()
+    dist.all_gather_object(every, value)
+    return every
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one message; one that is missing counts as 0."""
+    if world_size() == 1:
+        return
+    own = [p for p in parameters if p.requires_grad]
+    for parameter in own:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in own if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    _average(flat)
+    for gradient, shared in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(shared.view_as(gradient))
+
+
+def average_gradients_when_made(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean as soon as ``backward`` has made it.
+
+    For training loops that are not ours; the processes must call ``backward`` equally often, on like graphs.
+    """
+    if world_size() == 1:
+        return
+
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        _average(parameter.grad)
+
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(hook)
+
+
+def _average(values: Tensor) -> None:
+    dist.all_reduce(values)
+    values /= world_size()
+
+
+@contextmanager
+def worker_pool(
+    workers: int, start: Callable[..., object] | None = None, arguments: Sequence[Any] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Start processes to hand work to; they end with this one, at once if the context is left by an exception.
+
+    Args:
+        workers: how many.
+        start: called first in each.
+        arguments: of `start`.
+    """
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = _WorkerPool(workers, get_context("spawn"), _start_worker, (start, arguments))
+    try:
+        yield pool
+    except BaseException:
+        # Not waited for: what they are at may take minutes, and what is finished is written.
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+        raise
+    pool.shutdown()
+
+
+class _WorkerPool(ProcessPoolExecutor):
+    """Starts processes that a Ctrl-C in the terminal doesn't reach, not even while they still import."""
+
+    def submit(self, fn: Callable[..., Gathered], /, *args: Any, **kwargs: Any) -> Future[Gathered]:
+        with sheltered():
+            return super().submit(fn, *args, **kwargs)
+
+
+def _start_worker(start: Callable[..., object] | None, arguments: Sequence[Any]) -> None:
+    follow_parent()
+    if start is not None:
+        start(*arguments)

@@ -1,0 +1,254 @@
+"""A run's folder: held by one process, never overwritten, written whole or not, and it remembers how it was made."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from policies import files
+from policies.files import read_json, show
+from train.command.config import to_plain, to_yaml
+from train.command.errors import UserError
+from train.command.files import write_atomic, write_json
+from train.command.interrupt import Interrupted
+from train.command.lock import FREE, LOCK, held
+from train.command.provenance import _launcher, command_line, redact, versions
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, who holds a folder is known by its process alone
+    fcntl = None  # type: ignore[assignment]
+
+
+START = ("command.txt", "versions.json", "config.yaml", "policies.json", LOCK, "wandb", "wandb_id.txt")
+"""What a run's folder holds before there is a result."""
+
+
+FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Failures to write that the user can put right."""
+
+
+# Opening.
+
+
+@contextmanager
+def open_run(folder: Path, config: Any, resume: bool | None = False, free: Collection[str] = ()) -> Iterator[None]:
+    """Hold a run's folder while it is written, and record configuration, command line and versions in it.
+
+    A start that leaves no result gives the folder back as it was, so that the next start finds it free. Where a run
+    ends early, the message says how to go on.
+
+    Args:
+        folder: the run's; made if it is missing.
+        config: the configuration, a dataclass or what `to_plain` made of one.
+        resume: whether to go on with the run that the folder holds; None where the program can't, and what it made
+            before a failure is of no use.
+        free: settings in which a resumed run may differ, beyond `FREE`.
+
+    Raises:
+        UserError: if the folder is taken, doesn't hold the run to resume, or can't be written; also if its disk is full
+            later on.
+    """
+    settings = to_plain(config) | ({} if resume is None else {"resume": False})
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out is {str(folder)!r}, which is a file: choose another --out")
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with _writing(folder, resume), held(folder):
+            before = _names(folder)
+            try:
+                _check(folder, settings, resume, free)
+                _record_start(folder, settings)
+                yield
+            except BaseException as error:
+                _leave(folder, error, before, resume)
+                raise
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _record_start(folder: Path, settings: Mapping[str, Any]) -> None:
+    if not has_result(folder):
+        write_atomic(folder / "command.txt", redact(command_line()) + "\n")
+        (folder / "versions.json").unlink(missing_ok=True)
+        for name in ("wandb_id.txt", "policies.json"):
+            # Of a start that left no result.
+            (folder / name).unlink(missing_ok=True)
+    _record_versions(folder / "versions.json")
+    # Last: a folder with a configuration is a run.
+    write_atomic(folder / "config.yaml", to_yaml(settings))
+
+
+def _record_versions(file: Path) -> None:
+    """Add a start to the history: when, by which command, and what it ran on where that is not as at the first."""
+    now = versions()
+    try:
+        first = read_json(file)
+        starts = list(first.pop("starts", []))
+    except (OSError, ValueError, AttributeError, TypeError):
+        first, starts = now, []
+    changed = {name: value for name, value in now.items() if first.get(name) != value}
+    at = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(file, {**first, "starts": [*starts, {"at": at, "command": redact(command_line()), **changed}]})
+
+
+def _leave(folder: Path, error: BaseException, before: Collection[str], resume: bool | None) -> None:
+    """Clear what a failed start has made, and say of an interrupted run what there is and how to go on."""
+    was_used = _has_result(before)
+    if not was_used and (resume is None or not has_result(folder)):
+        for name in _names(folder) - {LOCK} - (set(before) - set(START)):
+            place = folder / name
+            if place.is_dir():
+                # A folder of W&B that was there before is not ours.
+                if name not in before:
+                    shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+        if isinstance(error, Interrupted):
+            error.saved = error.saved or "there was nothing to save yet"
+    elif isinstance(error, Interrupted):
+        error.saved = error.saved or f"what was finished is in {folder}"
+        error.command = error.command or command_line("--resume")
+
+
+@contextmanager
+def _writing(folder: Path, resume: bool | None) -> Iterator[None]:
+    """Turn a full disk, and a folder that can't be written, into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        place = repr(str(error.filename2 or error.filename or folder))
+        again = command_line() if resume is None else command_line("--resume")
+        if error.errno in FULL:
+            raise UserError(f"{error.strerror} ({place}): make room, then go on with: {again}") from error
+        if error.errno in READ_ONLY:
+            raise UserError(f"{error.strerror} ({place}): make it writable, or choose another --out") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"out is {str(folder)!r}, which lies in a file: choose another --out") from error
+        raise
+
+
+def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
+    """Refuse a folder that is taken, or that doesn't hold the run to resume."""
+    has_run = (folder / "config.yaml").is_file()
+    other = f"choose another folder, as in --out {shlex.quote(str(_free_name(folder)))}"
+    if not has_result(folder):
+        if resume and not has_run:
+            raise UserError(f"out is {str(folder)!r}, which holds no run to resume: leave out --resume")
+        return
+    if not has_run or resume is None:
+        raise UserError(f"out is {str(folder)!r}, which is not empty: {other}")
+    changed = differences(read_settings(folder), settings, (*FREE, *free))
+    if not changed:
+        if not resume:
+            again = command_line("--resume")
+            raise UserError(
+                f"out is {str(folder)!r}, which is not empty: go on with the run that it holds by: {again}; or {other}"
+            )
+        return
+    message = f"out is {str(folder)!r}, whose config.yaml differs from this configuration ({word(changed)})"
+    # A setting that this program doesn't have: it can't go on with that run whatever is said.
+    if any(now is MISSING for _, now in changed.values()):
+        raise UserError(f"{message}: {other}")
+    own = [*_launcher(), sys.argv[0], "--config", str(folder / "config.yaml"), "--out", str(folder), "--resume"]
+    raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
+
+
+def has_result(folder: Path) -> bool:
+    """Tell whether a folder holds anything beyond what a start leaves."""
+    return _has_result(_names(folder))
+
+
+def _names(folder: Path) -> set[str]:
+    return {place.name for place in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _has_result(names: Collection[str]) -> bool:
+    found = {name.removesuffix(".tmp") for name in names} - {LOCK}
+    # Without its command line, what is there is not of a start: a configuration of the user's own, for example.
+    return bool(found - set(START)) or bool(found and "command.txt" not in found)
+
+
+def _free_name(folder: Path) -> Path:
+    """Return a folder beside another, under the first number that is free."""
+    return next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
+
+
+# Comparing configurations.
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING = _Missing()
+"""In place of a setting that a configuration doesn't have."""
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of a configuration that another one has otherwise, as pairs by dotted name.
+
+    Settings that only the new one has are left out: the run is of a version that didn't have them.
+
+    >>> differences({"seed": 1, "env": {"alpha": 2.0, "tasks": []}}, {"seed": 1, "env": {"alpha": 3.0, "tasks": []}})
+    {'env.alpha': (2.0, 3.0)}
+
+    Args:
+        old: nested, as `to_plain` makes it.
+        new: likewise.
+        free: settings, or sections, to leave out.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, was in old.items():
+        if name in free:
+            continue
+        now = new.get(name, MISSING)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            prefix = f"{name}."
+            inner = [other.removeprefix(prefix) for other in free if other.startswith(prefix)]
+            found |= {prefix + key: pair for key, pair in differences(was, now, inner).items()}
+        elif was != now:
+            found[name] = was, now
+    return found
+
+
+def word(changed: Mapping[str, tuple[Any, Any]], most: int = 3) -> str:
+    """Write `differences` as a clause.
+
+    >>> word({"seed": (1, 2), "env.alpha": (8.0, 4.0)}, most=1)
+    'seed was 1, now 2, and 1 more'
+    """
+    shown = [f"{name} was {show(was)}, now {show(now)}" for name, (was, now) in list(changed.items())[:most]]
+    return ", ".join(shown) + (f", and {len(changed) - most} more" if len(changed) > most else "")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read a run's configuration.
+
+    Raises:
+        UserError: if it can't be read.
+    """
+    file = folder / "config.yaml"
+    try:
+        return files.read_settings(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
+
+
+# One writer.
+
+
+# How it was made.

@@ -1,0 +1,198 @@
+"""Which policies of several runs are the same but for the seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.comparison.runs import (
+    NOT_COMPARED,
+    Problems,
+    Run,
+    _identity,
+    fingerprint,
+    flatten,
+    policy_folders,
+    problems_of,
+    training_run,
+)
+from train.evaluation.records import Key, Outcomes, Record, key_of
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One seed of a line.
+
+    Attributes:
+        name: of the training run, or of the run that evaluated a rule.
+        source: what tells it from replicates of the same name.
+        tasks: records by task, "all" among them.
+        outcomes: problem by problem, if the run kept them.
+        training: where it was trained, if that is known.
+    """
+
+    name: str
+    source: str
+    tasks: dict[str, Record]
+    outcomes: Outcomes | None
+    training: Run | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record of all tasks."""
+        return self.tasks["all"]
+
+
+@dataclass
+class Line:
+    """A policy's setting on a set of problems; see the module.
+
+    Attributes:
+        problems: the set.
+        block: block length.
+        policy: name, the same for all seeds.
+        family: policies that differ by a knob, a threshold, a speed or the decision only.
+        decision: "sample" or "deterministic".
+        is_learned: or a rule.
+        replicates: one a seed.
+    """
+
+    problems: Problems
+    block: int
+    policy: str
+    family: str
+    decision: str
+    is_learned: bool
+    replicates: list[Replicate] = field(default_factory=list)
+
+
+def collect_lines(runs: Sequence[Run]) -> list[Line]:
+    """Gather the lines of all runs, seeds together, in the order of the runs."""
+    labels = _Labels()
+    for run in runs:
+        for policy in dict.fromkeys(r["policy"] for r in run.records):
+            if policy.startswith("learned"):
+                labels.add(run, policy)
+    lines: dict[tuple[Any, ...], Line] = {}
+    for run in runs:
+        problems = problems_of(run)
+        tasks: dict[Key, dict[str, Record]] = {}
+        for record in run.records:
+            tasks.setdefault(key_of(record), {})[record["task"]] = record
+        for key, own in tasks.items():
+            if "all" not in own:
+                continue  # the run was killed within this policy
+            policy, decision, block = key
+            family, label, name, training = labels.of(run, policy)
+            line = Line(problems, block, label, family, decision, policy.startswith("learned"))
+            line = lines.setdefault((problems, block, label, decision), line)
+            source = _identity(run.path) + name if training is None else _identity(training.path)
+            _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
+    return list(lines.values())
+
+
+def _add(line: Line, new: Replicate) -> None:
+    """Add a replicate unless it is there; of the same, the one with outcomes is kept."""
+    for i, old in enumerate(line.replicates):
+        same = old.source == new.source
+        if not line.is_learned:  # a rule without random choices is the same under every seed
+            same = all(old.record[key] == new.record[key] for key in ("accuracy", "nfe"))
+        if same:
+            if old.outcomes is None and new.outcomes is not None:
+                line.replicates[i] = new
+            return
+    line.replicates.append(new)
+
+
+_Origin = tuple[str, str, str, Run | None]
+"""A learned policy's group, its seed's name, what distinguishes it within the seed's run, and that run."""
+
+
+def _origin(run: Run, policy: str) -> _Origin:
+    base, at, setting = policy.removesuffix("+eotp").partition("@")
+    suffix = at + setting + ("+eotp" if policy.endswith("+eotp") else "")
+    own = base.partition(":")[2]
+    training = training_run(run, base)
+    if training is None:
+        name = own or run.name
+        stem = re.sub(r"[_.-]?s(eed)?\d+$", "", name) or name
+        return f"named {run.path if own else ''} {stem}", name, suffix, None
+    is_filter = training.kind == "Learn2PD"
+    folder = policy_folders(run).get(base)
+    part = (folder.name if folder else own) if is_filter else ""
+    return fingerprint(training), training.name, (f":{part}" if part else "") + suffix, training
+
+
+class _Labels:
+    """Names for learned policies that seeds share.
+
+    Groups of seeds whose runs would have the same name are told apart by the settings in which they differ, or by the
+    folders that they stand in.
+    """
+
+    def __init__(self) -> None:
+        self.groups: dict[str, list[str]] = {}
+        self.origins: dict[tuple[str, str], _Origin] = {}
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.places: dict[str, str] = {}
+
+    def _origin(self, run: Run, policy: str) -> _Origin:
+        if (run.name, policy) not in self.origins:
+            self.origins[run.name, policy] = _origin(run, policy)
+        return self.origins[run.name, policy]
+
+    def add(self, run: Run, policy: str) -> None:
+        """Take note of a policy."""
+        group, name, _, training = self._origin(run, policy)
+        names = self.groups.setdefault(group, [])
+        if name not in names:
+            names.append(name)
+        source = training or run
+        config = {key: value for key, value in source.config.items() if key not in NOT_COMPARED}
+        self.settings.setdefault(group, flatten(config) if training else {})
+        self.places.setdefault(group, source.path.resolve().parent.name)
+
+    def _label(self, group: str) -> str:
+        stems = {key: common_name(names) for key, names in self.groups.items()}
+        alike = [key for key in stems if stems[key] == stems[group]]
+        if len(alike) == 1:
+            return stems[group]
+        for details in (self._differences(alike), {key: f"in {self.places[key]}" for key in alike}):
+            if len(set(details.values())) == len(alike):
+                return f"{stems[group]} [{details[group]}]".replace(" []", "")
+        return f"{stems[group]} [{chr(ord('a') + alike.index(group))}]"
+
+    def _differences(self, groups: Sequence[str]) -> dict[str, str]:
+        """Return in short, for each group, the settings in which they differ: two of them at most."""
+        settings = [self.settings[group] for group in groups]
+        names = dict.fromkeys(name for values in settings for name in values)
+        different = [name for name in names if len({repr(values.get(name)) for values in settings}) > 1][:2]
+        return {
+            group: ", ".join(f"{name.rpartition('.')[2]} {values.get(name)}" for name in different)
+            for group, values in zip(groups, settings, strict=True)
+        }
+
+    def of(self, run: Run, policy: str) -> tuple[str, str, str, Run | None]:
+        """Return a policy's family, its label, its seed's name and its training run."""
+        eotp = "+eotp" if policy.endswith("+eotp") else ""
+        if not policy.startswith("learned"):
+            return policy.removesuffix("+eotp").partition(":")[0] + eotp, policy, run.name, None
+        group, name, suffix, training = self._origin(run, policy)
+        label = self._label(group)
+        return label + suffix.partition("@")[0].removesuffix("+eotp") + eotp, label + suffix, name, training
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return a name for runs that differ by seed.
+
+    >>> common_name(["news_s10", "news_s11"]), common_name(["news_s0"]), common_name(["a", "b"])
+    ('news', 'news_s0', 'a+b')
+    """
+    if len(names) == 1:
+        return names[0]
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    stem = re.sub(r"([_.-](s|seed)?)?\d*[_.-]?$", "", first[:same])
+    return stem or "+".join(names)

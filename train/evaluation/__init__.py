@@ -1,0 +1,1 @@
+"""Policies measured on held-out problems: decoding, scores, records, statistics, plots."""

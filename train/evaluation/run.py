@@ -1,0 +1,344 @@
+"""Many policies on the same problems, in several processes, going on where a killed run stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import torch
+
+from envs.decoding.first_forwards import remember_problems
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.denoiser import Denoiser
+from envs.tasks import SUITE, Problem, Split, make_tasks
+from policies import RULES, UnmaskingPolicy, load, make_rule
+from policies.base import Decision
+from train.command import parallel
+from train.command.config_values import PathText
+from train.command.files import write_json
+from train.command.model_config import ModelConfig
+from train.command.progress import progress
+from train.command.ranges import check_count, check_seed
+from train.evaluation.measure import choose_problems, measure
+from train.evaluation.naming import SAMPLED_SETTINGS, at_setting, is_folder, split_setting
+from train.evaluation.records import (
+    Key,
+    Outcomes,
+    Record,
+    key_of,
+    read_outcomes,
+    read_records,
+    summarise,
+    write_outcomes,
+)
+from train.tracking.settings import WandbConfig
+
+SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
+"""What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
+
+
+MANY = 16
+"""Jobs from which on several processes are worth their start."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure policies on held-out problems: accuracy, forwards and token positions, with intervals.
+
+    Examples:
+        python train/evaluate.py
+        python train/evaluate.py --policy threshold:0.9 --policy klass:0.8,history=3 --policy runs/ppo/policy
+        python train/evaluate.py --config configs/models/llada.yaml --task gsm8k --policy threshold:0.9
+        python train/evaluate.py --policy list
+    """
+
+    policy: list[PathText] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
+    """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
+    FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
+    every rule, list prints a table of them."""
+    out: Path = Path("runs/evaluate")
+    """The run's folder; to an evaluation with the same settings, other policies and block lengths are added."""
+    resume: bool = False
+    """Go on where a killed evaluation of this folder stopped; the folder must hold one."""
+    tasks: list[str] = field(default_factory=lambda: [SUITE])
+    """Tasks as name or name:option=value,... such as gsm8k:data=FOLDER; or suite. --task names one."""
+    split: Split = "test"
+    """Problems to use: test, validation or train."""
+    episodes: int | None = None
+    """Problems a task, or all if it has fewer; null is 100, or 25 to sweep all rules."""
+    first: int = 0
+    """Index of the first problem of the split; problems that nothing was tuned on lie further on."""
+    buffer_length: int = 64
+    """Masks to start from."""
+    block_length: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is full diffusion, and also 32, 16 and 8 to sweep all rules."""
+    temperature: float = 0.0
+    """Of the sampled token; 0 commits the argmax."""
+    end_of_text_prediction: bool = False
+    """Drop everything after a committed end-of-text from the computation (EoTP); named +eotp in the records."""
+    early_end: bool = True
+    """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
+    2512.09106 counts forwards."""
+    window: Window = "full"
+    """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
+    block_origin: BlockOrigin = "buffer"
+    """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
+    samples: int = 1
+    """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
+    batch_size: int = 64
+    """Sequences decoded side by side."""
+    any_dllm: bool = False
+    """Let learned policies decode with a dLLM of another kind than they were trained for."""
+    workers: int | None = None
+    """Processes; null is one a GPU, or on a CPU one a core where there is much to do."""
+    per_task: bool = False
+    """Print a row for each task too."""
+    seed: int = 0
+    """Of every random choice."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        check_count(self, "episodes", "workers", "samples", "buffer_length", "block_length", "batch_size")
+        check_count(self, "first", least=0)
+        check_seed(self)
+        for block in (None, *self.block_length):
+            DecodingSettings(
+                self.buffer_length, block, self.temperature, block_origin=self.block_origin, cache=self.cache
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One policy at one block length.
+
+    Attributes:
+        policy: a rule's text or a policy's folder.
+        name: what the records call it.
+        decision: of a learned policy.
+        block_length: of the decoding.
+    """
+
+    policy: str
+    name: str
+    decision: Decision
+    block_length: int
+
+    def make(self, device: str = "cpu", any_dllm: bool = False) -> UnmaskingPolicy:
+        """Build the policy; see `policies.load`."""
+        if not is_folder(self.policy):
+            return make_rule(self.policy)
+        folder, setting = split_setting(self.policy)
+        return at_setting(load(folder, self.decision, device, any_dllm=any_dllm), setting, self.block_length)
+
+
+def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
+    """List what to evaluate, as `list_jobs` does, and check that every folder holds a policy that can be set so.
+
+    Raises:
+        ValueError: if a rule is unknown, or a policy can't be set as asked.
+        FileNotFoundError: if a folder holds no policy.
+    """
+    jobs = list_jobs(policies, block_lengths)
+    for job in jobs:
+        if is_folder(job.policy):
+            job.make()
+    return jobs
+
+
+def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
+    """List what to evaluate; folders need not be there yet.
+
+    A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one (a beta or a
+    temperature: sampled). Several folders are told apart by their runs' names.
+
+    Raises:
+        ValueError: if a rule is unknown.
+    """
+    expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
+    folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
+    variants: list[tuple[str, str, Decision]] = []
+    for text in dict.fromkeys(expanded):
+        if is_folder(text):
+            folder, setting = split_setting(text)
+            name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
+            if setting:
+                decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
+                variants.append((text, f"{name}@{text.rpartition('@')[2]}", decision))
+            else:
+                variants += [(text, name, "sample"), (text, name, "deterministic")]
+        else:
+            rule = make_rule(text)
+            variants.append((text, rule.name, rule.decision))
+    return [Job(text, name, decision, block) for block in block_lengths for text, name, decision in variants]
+
+
+def run_name(folder: Path) -> str:
+    """Return what tells a policy's folder apart: its run's name, or its own."""
+    return folder.parent.name if folder.name == "policy" and folder.parent.name else folder.name
+
+
+def sweep() -> Iterator[str]:
+    """Yield every rule at every knob that its ``sweep`` names."""
+    for name, cls in RULES.items():
+        yield from (f"{name}:{knob:g}" for knob in cls.sweep)
+
+
+def episodes_of(config: EvaluateConfig) -> int:
+    """Return the number of problems a task."""
+    return config.episodes or (SWEEP_EPISODES if "all" in config.policy else 100)
+
+
+def suffix_of(config: EvaluateConfig) -> str:
+    """Return what the records' names end in beyond that of the job."""
+    return "+eotp" if config.end_of_text_prediction else ""
+
+
+def problems_of(config: EvaluateConfig) -> list[Problem]:
+    """Return the problems that every policy is evaluated on, at each block length."""
+    return choose_problems(make_tasks(config.tasks), config.split, config.first, episodes_of(config))
+
+
+def warn_of_short_buffer(
+    denoiser: Denoiser, problems: Sequence[Problem], buffer_length: int, name: str = "buffer_length"
+) -> None:
+    """Say on stderr how many reference answers have more tokens than the buffer, which cuts answers like them.
+
+    Args:
+        denoiser: whose tokenizer it is.
+        problems: that are to be decoded.
+        buffer_length: of the decoding.
+        name: what the configuration calls it.
+    """
+    sizes = [(one.task, len(denoiser.encode_text(one.answer))) for one in problems if one.given is None]
+    longer = Counter(task for task, size in sizes if size > buffer_length)
+    if not longer:
+        return
+    asked = Counter(task for task, _ in sizes)
+    parts = ", ".join(f"{count} of {asked[task]} in {task}" for task, count in longer.items())
+    enough = buffer_length
+    while enough < max(size for _, size in sizes):
+        enough *= 2
+    print(
+        f"warning: {name} is {buffer_length}, and reference answers are longer: {parts}. Answers like them are "
+        f"cut and score as they then stand; --{name} {enough} holds them all",
+        file=sys.stderr,
+    )
+
+
+@lru_cache(maxsize=1)
+def remembering(
+    model: ModelConfig,
+    tasks: tuple[str, ...],
+    split: Split,
+    first: int,
+    episodes: int,
+    settings: DecodingSettings,
+    batch_size: int,
+) -> Denoiser:
+    """Load the dLLM with the first forwards of some problems computed, which all policies share; kept for a process."""
+    problems = choose_problems(make_tasks(list(tasks)), split, first, episodes)
+    return remember_problems(model.load(), problems, settings, batch_size)
+
+
+def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
+    """Evaluate one policy at one block length; the dLLM is loaded once a process."""
+    torch.set_num_threads(config.model.threads)
+    about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config))
+    # Nothing of the policy: all share the first forwards.
+    settings = DecodingSettings(config.buffer_length, window=config.window, cache=config.cache)
+    return measure(
+        remembering(*about, settings, config.batch_size),
+        job.make(config.model.device, config.any_dllm),
+        name=job.name,
+        tasks=config.tasks,
+        split=config.split,
+        episodes=episodes_of(config),
+        first=config.first,
+        buffer_length=config.buffer_length,
+        block_length=job.block_length,
+        temperature=config.temperature,
+        end_of_text_prediction=config.end_of_text_prediction,
+        early_end=config.early_end,
+        window=config.window,
+        block_origin=config.block_origin,
+        cache=config.cache,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        on_finish=on_finish,
+    )
+
+
+def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Record]:
+    """Evaluate what a file of records lacks, adding to it job by job.
+
+    What became of each problem goes to ``outcomes.json`` beside the file.
+
+    Returns:
+        All records, in the order of the jobs.
+    """
+    records = read_records(file) if file.is_file() else []
+    suffix = suffix_of(config)
+    done = {key_of(record) for record in records if record["task"] == "all"}
+    outcomes = {key: entry for key, entry in read_outcomes(file).items() if key in done}
+    planned: dict[Key, Job] = {(job.name + suffix, job.decision, job.block_length): job for job in jobs}
+    waiting = [job for key, job in planned.items() if key not in done]
+    order = {key: i for i, key in enumerate(planned)}
+
+    def place(key: Key) -> int:
+        return order.get(key, len(order))
+
+    def add(new: Outcomes) -> None:
+        outcomes[key_of(new)] = new
+        records.extend(summarise(new))
+        records.sort(key=lambda record: place(key_of(record)))
+        # The records last: they say what is done.
+        write_outcomes(file.with_name("outcomes.json"), sorted(outcomes.values(), key=lambda one: place(key_of(one))))
+        write_json(file, records)
+
+    workers = config.workers or default_workers(config.model.device, len(waiting))
+    problems = len(problems_of(config)) * config.samples
+    total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
+    with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
+        if workers == 1:
+            for job in waiting:
+                bar.set_postfix_str(job.name, refresh=False)
+                add(run_job(config, job, bar.update))
+        elif waiting:
+            numbers = get_context("spawn").SimpleQueue()
+            for number in range(workers):
+                numbers.put(number)
+            with parallel.worker_pool(workers, start_worker, (config.model.device, numbers)) as pool:
+                for future in as_completed([pool.submit(run_job, config, job) for job in waiting]):
+                    add(future.result())
+                    bar.update(problems)
+    return records
+
+
+def default_workers(device: str, jobs: int) -> int:
+    """Return how many processes to evaluate in: one a GPU, or one a core where there is enough to do."""
+    if device == "cuda":
+        return max(1, min(torch.cuda.device_count(), jobs))
+    return os.cpu_count() or 1 if jobs >= MANY and device == "cpu" else 1
+
+
+def start_worker(device: str, numbers: SimpleQueue[int]) -> None:
+    """Give a process a GPU of its own as far as there are enough, if the device is cuda.
+
+    Args:
+        device: of the configuration.
+        numbers: gives each process its number, from 0.
+    """
+    if device == "cuda":
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())

@@ -1,0 +1,60 @@
+"""Records as a table for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from train.command.escaping import for_terminal
+from train.evaluation.records import Record
+
+
+def make_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> Table:
+    """Lay records out as an aligned table: the suite's, and with `per_task` each task's.
+
+    Intervals of an accuracy lie askew around it, so that both of their edges are shown. Columns of pass@k and of
+    problems left out are there where a record has them. A task that has pass@k where the suite has none, because others
+    are not scored by running code, is shown too.
+    """
+    table = Table(title=for_terminal(title) if title else None, title_justify="left")
+    for column in ("policy", "decision", "block", "task"):
+        table.add_column(column)
+    for column in ("accuracy %", "NFE", "token positions"):
+        table.add_column(column, justify="right")
+    titles = {"unscored": "left out", "tokens_per_forward": "tokens / NFE"}
+    extra = list(dict.fromkeys(name for r in records for name in r if name.startswith("pass@") or name in titles))
+    for name in extra:
+        table.add_column(titles.get(name, f"{name} %"), justify="right")
+    is_mixed = not any("pass@1" in record for record in records if record["task"] == "all")
+    for record in records:
+        if per_task or record["task"] == "all" or (is_mixed and "pass@1" in record):
+            low, high = (100 * edge for edge in record["accuracy_ci95"])
+            half_nfe = (record["nfe_ci95"][1] - record["nfe_ci95"][0]) / 2
+            cells = (
+                record["policy"],
+                record["decision"],
+                str(record["block_length"]),
+                record["task"],
+                f"{100 * record['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
+                f"{record['nfe']:.2f} ± {half_nfe:.2f}",
+                f"{record['token_positions']:.0f}",
+                *(_extra_cell(record, name) for name in extra),
+            )
+            table.add_row(*map(for_terminal, cells))
+    return table
+
+
+def _extra_cell(record: Record, name: str) -> str:
+    if name not in record:
+        return ""
+    if name == "tokens_per_forward":
+        return f"{record[name]:.2f}"
+    return str(record[name]) if name == "unscored" else f"{100 * record[name]:.1f}"
+
+
+def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
+    """Print `make_table`."""
+    Console(width=None if sys.stdout.isatty() else 120).print(make_table(records, title, per_task))

@@ -1,0 +1,1 @@
+"""A training job whatever its algorithm: built, learned, exported, evaluated."""

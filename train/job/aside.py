@@ -1,0 +1,46 @@
+"""Evaluating the rules in a process of its own while the policy is learned: they don't depend on what is learned."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+from train.command.interrupt import follow_parent, sheltered
+from train.evaluation.run import EvaluateConfig, Job, run_jobs
+
+
+class Aside:
+    """An evaluation beside the training, on a core that would stand idle.
+
+    It adds to the run's records as it goes on. What it could not do is left to whoever evaluates next.
+
+    Args:
+        config: what the evaluation is told.
+        jobs: what it evaluates.
+        file: of the records.
+    """
+
+    def __init__(self, config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:
+        # Spawned, not forked: torch's threads do not survive a fork.
+        self._process = get_context("spawn").Process(target=_evaluate, args=(config, jobs, file), daemon=True)
+        with sheltered():
+            self._process.start()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.join()
+
+    def stop(self) -> None:
+        """End it now; the policies that it has finished stay."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _evaluate(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:
+    # Two must never write one folder; and a bar of its own would be drawn over the parent's.
+    follow_parent()
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    run_jobs(config, jobs, file)

@@ -1,0 +1,281 @@
+"""What a training job is built from: the dLLM, the env, the network and the algorithm, as its configuration says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecMonitor
+
+from envs.decoding.first_forwards import remember_problems
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.episodes import Episodes
+from envs.sb3 import SB3VecEnv
+from envs.tasks import make_tasks
+from envs.unmasking import UnmaskingVectorEnv
+from policies import UnmaskingNetwork, load, make_rule
+from policies.actor_critic import UnmaskingActorCritic
+from policies.files import one_line
+from policies.networks.dit import DiTNetwork
+from policies.networks.kinds import CommitNetwork, PolicyNetwork, check_hidden, describe
+from train.algorithms.group_episodes import GroupEpisodes
+from train.command import parallel
+from train.command.errors import UserError
+from train.job import checkpoint
+from train.job.config import JobConfig
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What tells one algorithm's job from another's.
+
+    Attributes:
+        cls: a Stable-Baselines3 algorithm.
+        arguments: of its constructor, beyond those that every job gives.
+        policy_kwargs: of `UnmaskingActorCritic`, likewise.
+        group_size: rollouts of each problem that are compared with each other; None for independent episodes.
+        experts: rules that decode further rows of each group.
+        expert_block: positions of their blocks.
+        trial_arguments: of the constructor, where a dry run needs others.
+    """
+
+    cls: type[OnPolicyAlgorithm]
+    arguments: Mapping[str, Any]
+    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    group_size: int | None = None
+    experts: tuple[str, ...] = ()
+    expert_block: int = 32
+    trial_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def stream_seed(seed: int, stream: int, rank: int = 0) -> int:
+    """Return a seed for one purpose of a run, unrelated to those of other purposes, other runs and other processes."""
+    parts = [seed, stream, rank] if rank else [seed, stream]
+    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
+
+
+def load_filter(config: JobConfig) -> PolicyNetwork | None:
+    """Load the filter to build on, if there is one.
+
+    Raises:
+        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or any
+            filter with a speed dial.
+        ValueError: if it is tied to another block length.
+    """
+    folder, role = config.filter.folder, config.filter.role
+    if config.filter.is_learned:
+        return UnmaskingNetwork(config.policy)  # what will be learned has its shape
+    if folder is None:
+        return None
+    policy = load(folder)
+    network = policy.network
+    if policy.has_dial:
+        raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")
+    if role != "feature" and not isinstance(network, UnmaskingNetwork):
+        raise UserError(
+            f"filter.role is {role!r}: the filter in {folder!r} is no transformer (one tied to a block, or the paper's "
+            "network) and can't be a start; choose feature, or a transformer filter"
+        )
+    for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
+        policy.check_block(DecodingSettings(config.env.buffer_length, block))
+    if role == "feature" or not isinstance(network, UnmaskingNetwork):
+        return network
+    if network.filter is not None:
+        raise UserError(f"filter.role is {role!r}: the policy in {folder!r} has a filter of its own; choose feature")
+    return network
+
+
+def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwork | None:
+    """Return the filter if the policy is to start as it."""
+    return inner if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature" else None
+
+
+def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwork:
+    """Build the policy's network with new weights; its architecture is the filter's where that is the start."""
+    if config.dit is not None:
+        return DiTNetwork(config.dit)
+    start = starts_as(config, inner)
+    shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
+    return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
+
+
+def load_model(config: JobConfig) -> Denoiser:
+    """Load the dLLM, or return the one already loaded."""
+    return config.model.load()
+
+
+def share(config: JobConfig, group_size: int = 1) -> JobConfig:
+    """Return this process's part of a data-parallel training: its device and its rows.
+
+    Args:
+        config: of the whole job.
+        group_size: rows that must stay in one process.
+
+    Raises:
+        ValueError: if the rows can't be shared out, or the device is one that processes can't share.
+    """
+    size, device = parallel.world_size(), torch.device(config.model.device)
+    if size == 1:
+        return config
+    if config.env.num_envs % (size * group_size):
+        groups = f" and groups of {group_size}" if group_size > 1 else ""
+        raise ValueError(
+            f"env.num_envs is {config.env.num_envs}: it must be a multiple of {size * group_size}, for {size} "
+            f"processes{groups}"
+        )
+    if device.index is not None:
+        raise ValueError(f"model.device is {config.model.device!r}: with {size} processes give {device.type!r}")
+    own = f"cuda:{parallel.local_rank()}" if device.type == "cuda" else config.model.device
+    rows = config.env.num_envs // size
+    return replace(config, model=replace(config.model, device=own), env=replace(config.env, num_envs=rows))
+
+
+def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None) -> VecMonitor:
+    """Build the training env for Stable-Baselines3; experts' rows come on top of ``env.num_envs``.
+
+    Args:
+        config: of the job.
+        denoiser: the frozen dLLM.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
+    """
+    env, network = config.env, make_network(config, inner)
+    check_hidden(network, denoiser)
+    features = set(network.features)
+    for rule in algorithm.experts:
+        features |= make_rule(rule).features
+    group, experts = algorithm.group_size, len(algorithm.experts)
+    mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
+    tasks = make_tasks(env.tasks)
+    weights = env.weights_of([task.name for task in tasks]) if env.task_weights else []
+    rows: Callable[..., Episodes] = Episodes
+    if group is not None:
+        blocks = [algorithm.expert_block] * experts
+        rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
+    if env.problems is not None:
+        endless = [task for task in tasks if task.size("train") is None]
+        again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
+        denoiser = remember_problems(denoiser, again, DecodingSettings(**env.decoding), env.num_envs)
+    batch = UnmaskingVectorEnv(
+        env.num_envs if group is None else env.num_envs // group * (group + experts),
+        denoiser=denoiser,
+        tasks=env.tasks,
+        split="train",
+        block_length=env.block_lengths or None,
+        **env.decoding,
+        reward=env.reward,
+        alpha=env.alpha_range or env.alpha,
+        features=sorted(features),
+        autoreset_mode=mode,
+        episodes=partial(rows, num_problems=env.problems, task_weights=weights),
+    )
+    return VecMonitor(SB3VecEnv(batch, mode), info_keywords=("score", "nfe", "token_positions"))
+
+
+def make_model(
+    config: JobConfig, env: VecMonitor, algorithm: Algorithm, inner: PolicyNetwork | None
+) -> OnPolicyAlgorithm:
+    """Build the algorithm, as it begins.
+
+    Args:
+        config: of the job.
+        env: of `make_env`.
+        algorithm: to train with.
+        inner: the filter to build on, as `load_filter` returned it.
+    """
+    model = algorithm.cls(
+        UnmaskingActorCritic,
+        env,
+        policy_kwargs={
+            "network": describe(make_network(config, inner)),
+            "actions": config.actions,
+            **algorithm.policy_kwargs,
+        },
+        stats_window_size=1000,
+        seed=stream_seed(config.seed, 0),
+        device=config.model.device,
+        **algorithm.arguments,
+    )
+    network, start = model.policy.network, starts_as(config, inner)
+    if inner is not None and isinstance(network, UnmaskingNetwork):
+        if network.filter is not None:
+            network.filter.load_state_dict(inner.state_dict())
+        if start is not None:
+            network.start_as(start)
+    if not parallel.is_main():
+        # The same weights everywhere, but episodes of its own.
+        model.set_random_seed(stream_seed(config.seed, 0, parallel.rank()))
+    return model
+
+
+def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
+    """Let an algorithm go on from the run's last checkpoint, if it is to and there is one.
+
+    Args:
+        config: of the job.
+        model: as `make_model` returned it.
+
+    Returns:
+        ``validation``, the state of its tries on validation problems, and ``logged``, what its last update recorded;
+        nothing where it begins.
+
+    Raises:
+        UserError: if the checkpoint is damaged, or of another training.
+    """
+    file = checkpoint_file(config)
+    if not config.resume or not file.is_file():
+        return {}
+    try:
+        state = checkpoint.read(file)
+        is_whole = state["processes"] == parallel.world_size()
+        if is_whole and not parallel.is_main():
+            part = rank_file(file, state["counters"]["num_timesteps"])
+            is_whole = part.is_file()
+            if is_whole:
+                state |= checkpoint.read(part)
+        more = {"validation": dict(state["validation"]), "logged": numbers_of(state["logged"])}
+        checkpoint.restore(model, state, is_whole)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = one_line(error)
+        raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
+    if not is_whole:
+        # The rows that were under way were shared out otherwise, or not saved: new problems instead.
+        model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
+    return more
+
+
+def numbers_of(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a checkpoint says was logged.
+
+    Raises:
+        TypeError: if it is no mapping of names to numbers.
+    """
+    odd = [name for name, value in logged.items() if not isinstance(name, str) or not isinstance(value, Real)]
+    if odd:
+        raise TypeError(f"{odd[0]!r} was logged, which is no number")
+    return dict(logged)
+
+
+def checkpoint_file(config: JobConfig) -> Path:
+    """Return where the latest checkpoint is."""
+    return config.out / "checkpoints" / "latest.safetensors"
+
+
+def rank_file(file: Path, steps: int | str) -> Path:
+    """Return where this process, one of several beside the first, has its part of a checkpoint.
+
+    Args:
+        file: the first process's part.
+        steps: environment steps of all processes until then.
+    """
+    return file.with_name(f"{file.stem}_{parallel.rank()}_of_{parallel.world_size()}_after_{steps}{file.suffix}")

@@ -1,0 +1,215 @@
+"""What every training job can be told, whatever its algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.names import hint
+from envs.reward import get_reward
+from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
+from policies import NetworkConfig, make_rule
+from policies.actions import ActionConfig
+from policies.networks.dit import DiTConfig
+from train.command.config_values import PathText
+from train.command.model_config import ModelConfig
+from train.command.ranges import check_count, check_range, check_seed
+from train.tracking.settings import WandbConfig
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment; see `envs.unmasking.UnmaskingVectorEnv`."""
+
+    num_envs: int = 64
+    """Sequences decoded side by side; several processes (torchrun) share them out."""
+    tasks: list[str] = field(default_factory=lambda: [SUITE])
+    """Tasks by name, or suite."""
+    task_weights: list[str] = field(default_factory=list)
+    """How often tasks are drawn in training, as NAME=WEIGHT; a task that is not named has weight 1."""
+    problems: int | None = None
+    """Training problems of a task that could make them without end, gone through again and again, their first forwards
+    computed once; null draws new ones all the time."""
+    buffer_length: int = 64
+    """Masks a sequence starts from."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Positions of a semi-autoregressive block; of several, each episode draws one. An empty list is full diffusion."""
+    temperature: float = 0.0
+    """Of the sampled token; 0 commits the argmax."""
+    early_end: bool = True
+    """End a sequence once all before a committed end-of-text is known; false decodes every position, which is how arXiv
+    2512.09106 counts forwards."""
+    window: Window = "full"
+    """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
+    block_origin: BlockOrigin = "buffer"
+    """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
+    reward: str = "multiplicative"
+    """multiplicative, additive or forward_cost."""
+    alpha: float = 8.0
+    """Weight of speed in the reward."""
+    alpha_range: list[float] = field(default_factory=list)
+    """Slowest and fastest alpha of one policy with a speed dial, instead of alpha; each episode draws its own."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "num_envs", "problems", "buffer_length", "block_lengths")
+        check_range(self, "temperature", "alpha", least=0)
+        check_range(self, "alpha_range", above=0)
+        if self.alpha_range and (len(self.alpha_range) != 2 or self.alpha_range[0] > self.alpha_range[1]):
+            raise ValueError(f"alpha_range is {self.alpha_range}: give the slowest and the fastest alpha, rising")
+        get_reward(self.reward)
+        for text in self.task_weights:
+            name, _, weight = text.rpartition("=")
+            if name not in (*TASKS, *BENCHMARKS):
+                meant = hint(name, (*TASKS, *BENCHMARKS))
+                raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task; {meant}")
+            try:
+                is_possible = 0 <= float(weight) < float("inf")
+            except ValueError:
+                is_possible = False
+            if not is_possible:
+                raise ValueError(f"task_weights holds {text!r}: the weight must be a number of 0 or more")
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How it decodes, but for the block length, as `DecodingSettings`, the env and `EvaluateConfig` name it.
+
+        Whatever a job decodes, it decodes so: training, tries, calibration and evaluation.
+        """
+        names = ("buffer_length", "temperature", "early_end", "window", "block_origin", "cache")
+        return {name: getattr(self, name) for name in names}
+
+    def weights_of(self, names: Sequence[str]) -> list[float]:
+        """Return the weights of the tasks of these names."""
+        given = {text.rpartition("=")[0]: float(text.rpartition("=")[2]) for text in self.task_weights}
+        return [given.get(name, 1.0) for name in names]
+
+
+@dataclass(frozen=True)
+class FilterSection:
+    """A Learn2PD filter to build on."""
+
+    folder: PathText | None = None
+    """Folder of a filter that train/learn2pd.py exported."""
+    role: Literal["start", "feature", "both"] = "both"
+    """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
+    log-odds are one more input; both."""
+    learn: bool = False
+    """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
+    problems: int = 1152
+    """Training problems to learn it from."""
+    reference: str = "threshold:0.98"
+    """Rule that decodes them; what it gets right is to be found in as few forwards as an oracle would."""
+    false_commit_weight: float = 16.0
+    """Weight of a position that must not be committed, in its loss."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "problems")
+        check_range(self, "false_commit_weight", above=0)
+        make_rule(self.reference)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the job learns its filter."""
+        return self.learn and self.folder is None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The evaluation at the end."""
+
+    episodes: int = 100
+    """Problems a task."""
+    validations: int = 4
+    """Times that the policy is tried on validation problems while it is learned, evenly spread and the last at the end.
+    The last is exported that is not worse than the best by more than a standard error; with 0 it is the last."""
+    validation_episodes: int = 100
+    """Validation problems a task that each of these takes."""
+    calibration_episodes: int = 50
+    """Validation problems a task that each place on a speed dial is measured on."""
+    rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
+    """Rules to compare with, as name:knob."""
+    beside_training: bool = False
+    """Evaluate the rules in a process of its own during the training; for a dLLM on a CPU with a core to spare."""
+    block_lengths: list[int] = field(default_factory=list)
+    """Block lengths to evaluate at; an empty list is those trained with."""
+    split: Split = "test"
+    """Problems to use: test is held out for this; validation is for what is still to choose, as a sweep does."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "episodes", "validation_episodes", "calibration_episodes", "block_lengths")
+        check_range(self, "validations", least=0)
+        for rule in self.rules:
+            make_rule(rule)
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What every training job can be told; each algorithm adds a section of its own."""
+
+    DEFAULTS: ClassVar[str | None] = None
+    """File of `configs/` that a command without arguments takes."""
+
+    out: Path = Path("runs/job")
+    """The run's folder; it must be new or empty."""
+    seed: int = 0
+    """Of everything random."""
+    resume: bool = False
+    """Go on where a killed run of this folder stopped."""
+    dry_run: bool = False
+    """Try the set-up instead: a few rollouts, one update, and an estimate of time and memory. Nothing is written."""
+    total_timesteps: int = 80_000
+    """Environment steps, summed over the rows."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: NetworkConfig = field(default_factory=NetworkConfig)
+    dit: DiTConfig | None = None
+    """The paper's own network instead of the policy section's; give {} for its sizes."""
+    actions: ActionConfig = field(default_factory=ActionConfig)
+    filter: FilterSection = field(default_factory=FilterSection)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.dit is not None and (self.filter.learn or self.filter.folder is not None or self.env.alpha_range):
+            raise ValueError(
+                "dit is given: the paper's network takes neither a filter (set filter.learn to false and filter.folder "
+                "to null) nor a speed dial (env.alpha_range)"
+            )
+        check_seed(self)
+        check_count(self, "total_timesteps", "checkpoint_every")
+        for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
+            DecodingSettings(block_length=block, **self.env.decoding)
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields and sections that play no role beside the others, each with the reason."""
+        found = {"policy.has_dial": "env.alpha_range says whether there is a dial; set that instead"}
+        is_threshold = self.policy.init == "threshold"
+        for name in ("bias",) if is_threshold else ("threshold", "slope"):
+            found[f"policy.{name}"] = f"policy.init is {self.policy.init}"
+        if self.dit is not None:
+            found["policy"] = "dit is given, the paper's network in its place"
+            if not self.dit.reads_time:
+                found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
+        if not self.filter.is_learned:
+            names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
+            found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
+        if self.filter.folder is None and not self.filter.learn:
+            found["filter.role"] = "filter.folder is null and filter.learn false"
+        elif self.filter.folder is not None and self.filter.role != "feature":
+            found["policy"] = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
+        if self.env.alpha_range:
+            found["env.alpha"] = "env.alpha_range is given"
+        else:
+            found["evaluation.calibration_episodes"] = "env.alpha_range is empty, so there is no dial to calibrate"
+        if not self.evaluation.validations:
+            found["evaluation.validation_episodes"] = "evaluation.validations is 0"
+        if self.actions.distribution != "plackett_luce":
+            found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"
+        return found

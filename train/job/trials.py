@@ -1,0 +1,239 @@
+"""Short trials of a set-up, timed: what an estimate of the whole job is made of."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
+from envs.models import step_memory
+from envs.models.adapter import MaskedLMDenoiser
+from envs.tasks import Problem, make_tasks
+from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
+from policies.actor_critic import UnmaskingActorCritic
+from policies.base import Decision
+from policies.networks.kinds import PolicyNetwork
+from policies.rules import Oracle
+from train.evaluation.measure import choose_problems, decode_problems, score_problems
+from train.evaluation.naming import is_folder
+from train.evaluation.run import EvaluateConfig, list_jobs
+from train.job.build import Algorithm, make_env, make_model, stream_seed
+from train.job.config import JobConfig
+from train.job.finish import blocks_of, calibration_places
+
+Result = TypeVar("Result")
+
+
+ROLLOUTS, TIMED_STEPS = 3, 3
+"""Fewest problems that the untrained policy decodes, and steps that are timed."""
+
+
+UNTRAINED = "untrained"
+"""Stands for the folder of the policy that the job would export."""
+
+
+class CountingDenoiser:
+    """A dLLM that counts the positions it computes, whoever asks: the oracle's references are in no record.
+
+    Args:
+        denoiser: the dLLM.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.positions = denoiser, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser, name)
+
+    def logits(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run one forward; see `Denoiser.logits`."""
+        self.positions += tokens.numel()
+        return self.denoiser.logits(tokens, *args, **kwargs)
+
+    def logits_and_hidden(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Run one forward; see `Denoiser.logits_and_hidden`."""
+        self.positions += tokens.numel()
+        return self.denoiser.logits_and_hidden(tokens, *args, **kwargs)
+
+    def logits_at(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Run one forward on some positions; see `envs.denoiser.CachingDenoiser.logits_at`."""
+        self.positions += tokens.numel()
+        answer: tuple[Tensor, Tensor | None] = self.denoiser.logits_at(tokens, *args, **kwargs)  # type: ignore[attr-defined]
+        return answer
+
+
+def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
+    """Return a call's result and its seconds, waiting for the GPU."""
+    began = time.perf_counter()
+    result = run()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - began
+
+
+def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[float, float]:
+    """Time one env step of all rows with the policy's decision.
+
+    Returns:
+        seconds: of the fastest of some steps, after a first.
+        positions: that the dLLM computes in a step.
+    """
+    env = model.env
+    assert env is not None
+    obs: Any = env.reset()
+
+    def step() -> None:
+        with torch.no_grad():
+            action = model.policy(obs_as_tensor(obs, model.device))[0]
+        # One position a row, so that hardly a row ends and all are computed.
+        env.step((action.cpu().numpy() * 0) + (obs["eligible"].cumsum(1) == 1))
+
+    step()
+    before = denoiser.positions
+    seconds = min(timed(step, str(model.device))[1] for _ in range(TIMED_STEPS))
+    return seconds, (denoiser.positions - before) / TIMED_STEPS
+
+
+class Trials:
+    """Decodings of a few training problems, as training, calibration and evaluation would decode them.
+
+    Args:
+        config: of the job.
+        denoiser: the dLLM, counting.
+        model: the algorithm, with the untrained policy.
+    """
+
+    def __init__(self, config: JobConfig, denoiser: Any, model: OnPolicyAlgorithm) -> None:
+        assert isinstance(model.policy, UnmaskingActorCritic)
+        self.config, self.denoiser, self.network = config, denoiser, model.policy.network
+        self.tasks = make_tasks(config.env.tasks)
+        count = max(ROLLOUTS, len(self.tasks))
+        self.problems = [self.tasks[i % len(self.tasks)].problem("train", i // len(self.tasks)) for i in range(count)]
+
+    def sample(self) -> tuple[float, float]:
+        """Return the mean forwards and score of the untrained policy, sampled as in training; NaN without any score."""
+        done = self._decode(self._untrained("sample"), blocks_of(self.config)[0], self.problems)
+        scores = score_problems(self.tasks, self.problems, [one.text for one in done])
+        known = [score for score in scores if score is not None]
+        return sum(one.nfe for one in done) / len(done), sum(known) / len(known) if known else math.nan
+
+    def filter(self) -> tuple[int, float]:
+        """Return how many answers a filter is learned from, references not counted, and the positions computed."""
+        section = self.config.filter
+        if not section.is_learned:
+            return 0, 0.0
+        count = section.problems + max(1, section.problems // 9)  # and those that stop it
+        blocks = blocks_of(self.config)
+        # Its references are computed too, as the filter's are.
+        oracle = Oracle(careful=make_rule(section.reference))
+        return count * len(blocks), count * sum(self._positions(oracle, block) for block in blocks)
+
+    def calibration(self) -> tuple[int, float]:
+        """Return how many answers the calibration of a dial decodes, and the positions that it computes."""
+        places = calibration_places(self.config)
+        if not places:
+            return 0, 0.0
+        count = len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.calibration_episodes))
+        untrained = self._untrained("deterministic")
+        return count * len(places), count * sum(self._positions(untrained, block) for block, _ in places)
+
+    def evaluation(self, about: EvaluateConfig, problems: int) -> tuple[int, float]:
+        """Return how many answers the evaluation decodes, and the positions that it computes.
+
+        Args:
+            about: what is evaluated; a folder stands for the untrained policy.
+            problems: that each policy is evaluated on at each block length.
+        """
+        jobs = list_jobs(about.policy, about.block_length)
+        positions = 0.0
+        for job in jobs:
+            policy = self._untrained(job.decision) if is_folder(job.policy) else make_rule(job.policy)
+            positions += problems * self._positions(policy, job.block_length)
+        return problems * len(jobs), positions
+
+    def _untrained(self, decision: Decision) -> LearnedPolicy:
+        return LearnedPolicy(self.network, decision, actions=self.config.actions)
+
+    def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
+        settings = DecodingSettings(block_length=block, features=policy.features, **self.config.env.decoding)
+        return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
+
+    def _positions(self, policy: UnmaskingPolicy, block: int) -> float:
+        """Decode a problem of each task with a policy; return the positions that the dLLM computes for an answer."""
+        before: int = self.denoiser.positions
+        # No more: there can be many policies, some of which take a forward for each position.
+        self._decode(policy, block, self.problems[: len(self.tasks)])
+        return float(self.denoiser.positions - before) / len(self.tasks)
+
+
+def trial_rows(config: JobConfig, algorithm: Algorithm, nfe: float) -> int:
+    """Return the rows of a trial's update: all, or of groups as many as fill one backward pass.
+
+    Args:
+        config: of the job.
+        algorithm: to train with.
+        nfe: forwards of a rollout.
+    """
+    group, rows = algorithm.group_size, config.env.num_envs
+    if group is None:
+        return rows
+    steps: int = algorithm.arguments["chunk_size"]
+    return min(rows, group * math.ceil(steps / (group * nfe)))
+
+
+def time_update(
+    config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner: PolicyNetwork | None, rows: int
+) -> float:
+    """Make one update on a batch of few rows; return its seconds for each transition learned from."""
+    small = replace(config, resume=False, env=replace(config.env, num_envs=rows))
+    trial = replace(algorithm, arguments={**algorithm.arguments, **algorithm.trial_arguments})
+    model = make_model(small, make_env(small, denoiser, trial, inner), trial, inner)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    seconds = 0.0
+    learn = model.train
+
+    def train() -> None:
+        nonlocal seconds
+        seconds = timed(learn, config.model.device)[1]
+
+    model.train = train  # type: ignore[method-assign]
+    model.learn(1)
+    return seconds / max(1, model.num_timesteps)
+
+
+def features_of(model: OnPolicyAlgorithm) -> frozenset[str]:
+    """Return what the training env reads of the logits at each step."""
+    assert model.env is not None
+    [batch] = model.env.get_attr("batch", [0])
+    features: frozenset[str] = batch.settings.features
+    return features
+
+
+def step_gib(
+    denoiser: Denoiser, rows: int, prompt: int, length: int, features: frozenset[str], is_sampled: bool
+) -> float | None:
+    """Return what `step_memory` computes for a forward, the weights included; None where it can't."""
+    if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.route == "remote":
+        return None
+    model = denoiser.model
+    device = str(denoiser.device)
+    parts = step_memory(model.config, rows, prompt, length, model.dtype, features, is_sampled, device)
+    return parts["peak"] / 2**30
+
+
+def memory_gib(device: str) -> float:
+    """Return the most memory used so far, of the GPU if that is the device, else of the process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

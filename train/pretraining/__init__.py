@@ -1,0 +1,1 @@
+"""How an embedded dLLM is made: its architectures, its problems, its losses."""
