@@ -72,7 +72,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Block-causal dLLMs
     Such a dLLM (SDAR, LLaDA2, Fast-dLLM v2) fills whole blocks of its own. Where ``buffer_length`` ends inside one,
     the row goes on to the block's end and the text is cut. Spaces, steps and commits are then of
-    L = `envs.decoding.blocks.buffer_width` positions, up to a block more than ``buffer_length``, by which the reward and
+    L = `decoding.blocks.buffer_width` positions, up to a block more than ``buffer_length``, by which the reward and
     ``time`` go on counting.
 
     ## Info
@@ -80,9 +80,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     committed) and ``masks_left``. At the end also ``score``, ``token_positions``, ``task`` and ``text``.
 
     An answer whose score is not known (its task raised, took too long, or returned no number from 0 to 1; see
-    `envs.tasks.scoring.scorer`) has the score NaN and the reason as ``score_error``, which no other info has. Its episode
-    terminates as any other; its last reward has no part for the score and means nothing: leave the episode out, as
-    `train/ppo.py` and `train/grpo.py` do.
+    `envs.tasks.scoring.scorer`) has the score NaN and the reason as ``score_error``, which no other info has. Its
+    episode terminates as any other; its last reward has no part for the score and means nothing: leave the episode out,
+    as `train/ppo.py` and `train/grpo.py` do.
 
     ## Autoreset
     `AutoresetMode.SAME_STEP` by default: one forward serves the rows that go on and the rows that begin. Observation

@@ -10,8 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.actions import ActionConfig
-from policies.distributions import CommitDistribution, make_distribution
+from policies.distributions import ActionConfig, CommitDistribution, make_distribution
 from policies.networks.kinds import CommitNetwork, build
 
 
@@ -20,8 +19,8 @@ class UnmaskingActorCritic(ActorCriticPolicy):
 
     Args:
         *args: as SB3 passes them (spaces and learning-rate schedule).
-        network: `policies.networks.kinds.describe` of the actor, its filter included; a filter's weights are loaded by the
-            caller.
+        network: `policies.networks.kinds.describe` of the actor, its filter included; a filter's weights are loaded by
+            the caller.
         actions: the distribution.
         has_critic: without one, every value is 0.
         **kwargs: as SB3 passes them.

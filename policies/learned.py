@@ -20,11 +20,10 @@ from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
 from envs.view import View, ensure_progress
-from policies.actions import ActionConfig
 from policies.base import CommitPolicy, Decision
 from policies.calibration import Calibration, check_speed
 from policies.card import card_of
-from policies.distributions import PlackettLuce
+from policies.distributions import ActionConfig, PlackettLuce
 from policies.files import check_finite, show
 from policies.hub import push_folder
 from policies.networks.block_filter import BlockFilter

@@ -40,8 +40,8 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.tasks import make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
-from policies.actions import ActionConfig
 from policies.calibration import Calibration, DialPoint
+from policies.distributions import ActionConfig
 from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.dit import DiTConfig, DiTNetwork

@@ -81,7 +81,8 @@ def test_a_mistyped_flag_is_one_line(
 
 
 def test_a_pipe_that_knows_ascii_only_ends_nothing() -> None:
-    code = "from train.command.cli import run; from train.export import ExportConfig; run(lambda _: print('1 ± 2'), ExportConfig)"
+    code = "from train.command.cli import run; from train.export import ExportConfig; "
+    code += "run(lambda _: print('1 ± 2'), ExportConfig)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},

@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from policies.actions import ActionConfig
 from policies.distributions import (
     DISTRIBUTIONS,
+    ActionConfig,
     Bernoulli,
     ForcedBernoulli,
     PlackettLuce,

@@ -14,8 +14,8 @@ from scipy.special import erf
 
 from envs import UnmaskingVectorEnv
 from policies import LearnedPolicy, load, save
-from policies.actions import ActionConfig
 from policies.base import Decision
+from policies.distributions import ActionConfig
 from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.dit import DiTConfig, DiTNetwork, embed_time
 from policies.networks.kinds import build, describe

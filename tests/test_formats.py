@@ -28,8 +28,8 @@ from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, save
-from policies.actions import ActionConfig
 from policies.calibration import Calibration, DialPoint
+from policies.distributions import ActionConfig
 from policies.formats.engines import ENGINES, SHIPPED, write_engine
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.dit import DiTConfig, DiTNetwork

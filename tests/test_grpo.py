@@ -21,7 +21,7 @@ from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
 from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, Threshold, load
-from policies.actions import ActionConfig
+from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
 from train.algorithms.experts import ExpertSection, log_mixture
 from train.algorithms.group_episodes import GroupEpisodes

@@ -16,8 +16,7 @@ from views import make_view, random_view, take
 
 from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
-from policies.actions import ActionConfig, DistributionName
-from policies.distributions import make_distribution
+from policies.distributions import ActionConfig, DistributionName, make_distribution
 from policies.networks.dit import DiTConfig, DiTNetwork
 from train.evaluation.run import Job, plan
 

@@ -1,7 +1,7 @@
 """The main job: learn an unmasking policy with PPO, evaluate it against the rules, export it and log it.
 
-``python train/ppo.py`` with no argument trains on the embedded dLLM as `configs/ppo.yaml` says; `train.job.run` says what a
-run's folder holds.
+``python train/ppo.py`` with no argument trains on the embedded dLLM as `configs/ppo.yaml` says; `train.job.run` says
+what a run's folder holds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from envs.models.checks import (
 )
 from envs.models.families.family import PLAIN, Family
 from envs.models.tokenizer import find_ids, first_line
+
+if TYPE_CHECKING:
+    from envs.models.key_values import KeyValues  # it imports transformers
 
 
 class MaskedLMDenoiser:

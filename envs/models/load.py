@@ -29,7 +29,7 @@ from envs.models.tokenizer import first_line, load_tokenizer
 from envs.models.toy import ToyDenoiser
 from envs.models.weights import check_dtypes, check_sizes
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 """Models that ship with the package; each folder's name is a model name."""
 
 

@@ -1,7 +1,7 @@
 """What a task is: problems by split and index, and a scorer of answers.
 
-`ProceduralTask` makes its problems; `envs.tasks.benchmarks.files.FileTask` reads them. Every problem of the embedded suite is a
-*form* of the same width, so that a tiny model can read it:
+`ProceduralTask` makes its problems; `envs.tasks.benchmarks.files.FileTask` reads them. Every problem of the embedded
+suite is a *form* of the same width, so that a tiny model can read it:
 
     ``task argument argument : cell * 16 =``
 
@@ -96,7 +96,8 @@ class Task(ABC):
     def score(self, text: str, problem: Problem) -> float:
         """Return how well `text` answers `problem`, from 0 to 1.
 
-        Here 1.0 if it is `Problem.answer` but for spaces, else 0.0. `envs.tasks.scoring.scorer.Scorer` takes the scores.
+        Here 1.0 if it is `Problem.answer` but for spaces, else 0.0. `envs.tasks.scoring.scorer.Scorer` takes the
+        scores.
         """
         return float(text.split() == problem.answer.split())
 

@@ -10,16 +10,16 @@ from pydantic import Field
 from safetensors.torch import load_file
 
 from envs.models.hub import is_hub_id
-from policies.actions import ActionConfig
 from policies.base import Decision
 from policies.calibration import Calibration
+from policies.distributions import ActionConfig
 from policies.files import Header, check, check_finite, check_header, parse, read_header, read_settings
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.hub import fetch_policy
 from policies.learned import FORMAT_VERSION, LearnedPolicy
 from policies.networks.kinds import PolicyNetwork, _assemble, _Chain, _chain, _Described
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 """Policies that ship with the package; each folder's name is a policy's name."""
 
 

@@ -3,8 +3,8 @@
 Source: Jazbec et al., arXiv 2512.09106, Section 4, and the shapes of apple/ml-rl-dllm's checkpoints (`train/export.py`
 reads and writes those).
 
-It keeps what `policies/networks/transformer.py` departs from: probabilities as they are, a mask bit that does not know the block,
-and a time embedding of one frequency in bfloat16. Departures:
+It keeps what `policies/networks/transformer.py` departs from: probabilities as they are, a mask bit that does not know
+the block, and a time embedding of one frequency in bfloat16. Departures:
 
 1. Probabilities arrive in float32, not rounded to the dLLM's bfloat16.
 2. To read hidden states (`DiTConfig.hidden_state_size`) changes the first layer only. The paper's network for that

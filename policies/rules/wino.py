@@ -18,8 +18,8 @@ class Wino(Rule):
 
     Source: arXiv 2507.18578 and its released code. Departures: a shadow position sees the tokens and itself, not the
     other shadows; and it is there for Dream too, whose logits about a position are computed at the one before it (see
-    `envs.decoding.shadow.add_shadow`), where its code has LLaDA and MMaDA only. A dLLM in which some positions never see others
-    (block-causal ones, ModernBERT) has no leave-one-out context, and is refused.
+    `envs.decoding.shadow.add_shadow`), where its code has LLaDA and MMaDA only. A dLLM in which some positions never
+    see others (block-causal ones, ModernBERT) has no leave-one-out context, and is refused.
     """
 
     rule = "wino"

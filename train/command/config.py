@@ -26,7 +26,7 @@ from train.command.model_files import is_model_file, translate
 from train.command.nodes import _gather, _override, _sections_of, flags_of
 from train.command.words import _read_words
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ConfigT = TypeVar("ConfigT")

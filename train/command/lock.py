@@ -14,6 +14,11 @@ from typing import Any
 from train.command.errors import UserError
 from train.command.provenance import MACHINE, command_line, redact
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, who holds a folder is known by its process alone
+    fcntl = None  # type: ignore[assignment]
+
 LOCK = ".lock"
 """The file that a process locks, and that says who it is, as long as it writes to the folder."""
 

@@ -22,12 +22,6 @@ from train.command.interrupt import Interrupted
 from train.command.lock import FREE, LOCK, held
 from train.command.provenance import _launcher, command_line, redact, versions
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, who holds a folder is known by its process alone
-    fcntl = None  # type: ignore[assignment]
-
-
 START = ("command.txt", "versions.json", "config.yaml", "policies.json", LOCK, "wandb", "wandb_id.txt")
 """What a run's folder holds before there is a result."""
 

@@ -81,7 +81,8 @@ def _named(rules: Sequence[str]) -> str:
 def per_task(records: Sequence[Record], rules: Sequence[str] = ("threshold",)) -> str:
     """Write a Markdown table of tasks in full diffusion: the deterministic policies against a rule.
 
-    The rule's setting is, for each seed, the one that `train.evaluation.measures.find_rival` chooses for the whole suite.
+    The rule's setting is, for each seed, the one that `train.evaluation.measures.find_rival` chooses for the whole
+    suite.
 
     Args:
         records: of learned policies that differ by seed, and of rules, on the same problems.

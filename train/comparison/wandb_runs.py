@@ -2,9 +2,9 @@
 
 ``wandb:ENTITY/PROJECT/RUN_ID`` is one run, ``wandb:ENTITY/PROJECT?group=NAME`` are those of a group that hold an
 evaluation. `wandb.Api` returns the configuration, the history and the logged policies; the records and what became of
-each problem come from the files that `train.tracking.tracker.Tracker` sends with a run (`train.tracking.tracker.FILES`). They are files
-of the run, not an artifact: an artifact that is logged offline has no address until it is synced, and one request finds
-a run's files by name.
+each problem come from the files that `train.tracking.tracker.Tracker` sends with a run
+(`train.tracking.tracker.FILES`). They are files of the run, not an artifact: an artifact that is logged offline has no
+address until it is synced, and one request finds a run's files by name.
 """
 
 from __future__ import annotations

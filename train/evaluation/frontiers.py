@@ -25,7 +25,8 @@ def aup(points: Sequence[tuple[float, float]], best: float) -> float:
         points: accuracy in [0, 1] and tokens per forward of each setting, at least one.
         best: the highest accuracy of any policy on these problems.
 
-    Source: arXiv 2601.07568 (d3LLM). Departure: tokens are counted up to the end-of-text, see `train.evaluation.records.Record`.
+    Source: arXiv 2601.07568 (d3LLM). Departure: tokens are counted up to the end-of-text, see
+    `train.evaluation.records.Record`.
 
     >>> aup([(0.8, 2.0)], 0.8), round(aup([(0.8, 2.0), (0.8, 3.0), (0.5, 9.0)], 0.8))
     (160.0, 240)

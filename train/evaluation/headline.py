@@ -24,9 +24,9 @@ def headline(
         By ``DECISION/blockN/``: ``accuracy`` in [0, 1], ``nfe``, ``token_positions``; with rules among the records the
         rule's name as ``best_rule``, or as ``nearest_rule`` if none was measured at the policy's accuracy, and
         ``rule_accuracy`` and ``rule_nfe``; ``is_less_accurate``, whether the policy is, significantly;
-        ``forwards_saved``, the share of that rule's forwards, only where it may be claimed (`train.evaluation.measures.Gain`);
-        with the oracle ``oracle_ratio``, NFE over the oracle's; and ``policy``, its name, where there are several.
-        Empty if no policy is a learned one.
+        ``forwards_saved``, the share of that rule's forwards, only where it may be claimed
+        (`train.evaluation.measures.Gain`); with the oracle ``oracle_ratio``, NFE over the oracle's; and ``policy``, its
+        name, where there are several. Empty if no policy is a learned one.
     """
     suite = [record for record in records if record["task"] == "all"]
     learned = [record for record in suite if is_learned(record)]

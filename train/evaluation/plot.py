@@ -79,8 +79,8 @@ def plot_pareto(
     out. Where token positions say the same as forwards they have no panel.
 
     Args:
-        records: of `train.evaluation.measure.evaluate`; only those of all tasks are drawn. A learned policy's may have a
-            ``series``, what it is called; seeds share it.
+        records: of `train.evaluation.measure.evaluate`; only those of all tasks are drawn. A learned policy's may have
+            a ``series``, what it is called; seeds share it.
         file: where.
         title: above the panels.
         outcomes: problem by problem, for a sharper test of what may be claimed.

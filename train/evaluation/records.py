@@ -21,8 +21,8 @@ Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
 one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]. How its
 forwards were counted and what the dLLM was shown say ``early_end``, ``window``, ``block_origin`` and ``cache`` (see
-`envs.decoding.settings.DecodingSettings`); records of older runs lack them, which is true, full, buffer and none. They lack
-``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding not counted.
+`envs.decoding.settings.DecodingSettings`); records of older runs lack them, which is true, full, buffer and none. They
+lack ``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding not counted.
 
 Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
 to them of tasks that are scored by running code; and ``unscored``, problems that are left out, where there are any."""

@@ -12,7 +12,7 @@ from envs.names import hint
 from envs.reward import get_reward
 from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
 from policies import NetworkConfig, make_rule
-from policies.actions import ActionConfig
+from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
 from train.command.config_values import PathText
 from train.command.model_config import ModelConfig

@@ -77,7 +77,7 @@ def calibration_places(config: JobConfig) -> list[tuple[int, float]]:
 
 
 def on_validation(config: JobConfig) -> dict[str, Any]:
-    """Return how the job measures on validation problems, as `train.evaluation.measure.measure` is told, but for how many."""
+    """Return how the job measures on validation problems, as `measure` is told, but for how many."""
     about = {"tasks": config.env.tasks, "split": "validation", "seed": config.seed}
     return about | config.env.decoding | {"batch_size": evaluated_rows(config)}
 

@@ -14,7 +14,6 @@ from stable_baselines3.common.logger import KVWriter
 from policies.files import read_text, show
 from train.command.errors import UserError
 from train.command.files import write_atomic
-from train.tracking.history import STEP
 
 STEP = "time/total_timesteps"
 """The metric that every other is plotted against: environment steps."""

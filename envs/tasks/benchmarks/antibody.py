@@ -3,8 +3,8 @@
 The chains that ship (`antibody.fasta`) are those of therapeutic antibodies, human or humanised, typed from the table of
 Thera-SAbDab (Raybould et al. 2020, doi:10.1093/nar/gkz827) in the repository of the BioPhi publication; such sequences
 are published facts, and no licence is claimed for them. Prompt and given text are in the format of RoBERTa-like protein
-models such as Sapiens (`envs.models.sapiens`): ``<s>``, a letter a residue, ``</s>``. Chains of one germline family are much
-alike, so splits share no chain, but they do share most residues.
+models such as Sapiens (`envs.models.sapiens`): ``<s>``, a letter a residue, ``</s>``. Chains of one germline family are
+much alike, so splits share no chain, but they do share most residues.
 """
 
 from __future__ import annotations

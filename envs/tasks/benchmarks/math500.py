@@ -20,8 +20,9 @@ _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 def final_expression(text: str) -> str:
     r"""Return the expression that a solution arrives at; "" if it doesn't.
 
-    That is the content of the last slot that isn't empty (`envs.tasks.scoring.answers.slots`), else what follows the last
-    "answer is", else the last formula or number. A solution that leaves its slot empty and states no answer has none.
+    That is the content of the last slot that isn't empty (`envs.tasks.scoring.answers.slots`), else what follows the
+    last "answer is", else the last formula or number. A solution that leaves its slot empty and states no answer has
+    none.
 
     >>> final_expression(r"so \boxed{x=\frac{1}{2}}.")
     'x=\\frac{1}{2}'

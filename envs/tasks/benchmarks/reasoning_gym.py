@@ -28,7 +28,7 @@ SIZE = 10_000
 
 
 worker = Worker(
-    Path(__file__).with_name("gym_worker.py"),
+    Path(__file__).parents[1] / "scoring" / "gym_worker.py",
     [str(MEGABYTES)],
     "reasoning-gym can't be imported in a process of its own: pip install 'unmasking-policies[tasks]'",
 )

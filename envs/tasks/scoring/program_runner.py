@@ -1,4 +1,4 @@
-"""Run as a process by `envs.tasks.scoring.sandbox`: runs one program under limits and prints a password if it ends well.
+"""Run as a process by `sandbox`: runs one program under limits and prints a password if it ends well.
 
 It reads ``{"program", "password", "seconds", "megabytes"}`` as JSON. The program's own output goes nowhere.
 """

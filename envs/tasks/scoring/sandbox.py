@@ -9,10 +9,10 @@ What keeps files whole is the kernel; `envs.tasks.scoring.confinement` says whic
 | other Linux with Landlock | Landlock: rights and times of the user's own files are kept by names only |
 | everything else | none: programs are refused |
 
-Within them a list of names (`envs.tasks.scoring.program_runner`) refuses early what a solution has no need of, and limits keep
-processor time, memory and the size of files (none) in bounds. A program may read: what it must not see, such as keys,
-belongs into another container. And it runs inside of Python beside what judges it, so that one that means to could call
-itself right.
+Within them a list of names (`envs.tasks.scoring.program_runner`) refuses early what a solution has no need of, and
+limits keep processor time, memory and the size of files (none) in bounds. A program may read: what it must not see,
+such as keys, belongs into another container. And it runs inside of Python beside what judges it, so that one that means
+to could call itself right.
 """
 
 from __future__ import annotations

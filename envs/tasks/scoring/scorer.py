@@ -56,8 +56,8 @@ class _CutOff(BaseException):
 class Scorer:
     """Scores answers, says which can't be scored, and ends the run when they are too many.
 
-    The first such answer of each task is logged (logger ``envs.tasks.scoring.scorer``, which prints to stderr unless told
-    otherwise) with its problem's task, split and index.
+    The first such answer of each task is logged (logger ``envs.tasks.scoring.scorer``, which prints to stderr unless
+    told otherwise) with its problem's task, split and index.
 
     Args:
         tasks: that made the problems.
