@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from denoisers import SeedZero
-from test_network import perturbed
+from networks import perturbed
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
 from envs import UnmaskingVectorEnv

@@ -29,10 +29,10 @@ from train.command.config import ROOT
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
 NEEDS_HUB = "needs weights of several GB from the Hugging Face hub and a GPU"
 NEEDS_ACCOUNT = "needs an account of Weights & Biases"
-NEEDS_WRITING = "writes to the Hugging Face hub; tests/test_hub.py tries it against a stand-in"
-NEEDS_ENGINE = "needs SGLang and a GPU; tests/test_formats.py tries the exported packages against stand-ins"
+NEEDS_WRITING = "writes to the Hugging Face hub; tests/policies/test_hub.py tries it against a stand-in"
+NEEDS_ENGINE = "needs SGLang and a GPU; tests/policies/test_formats.py tries the exported packages against stand-ins"
 IS_THE_SUITE = "is this suite or a part of .ci/run"
-IS_IN_PART = "takes many minutes, and tests/test_resume.py and tests/test_fuzz.py run a part of it"
+IS_IN_PART = "takes many minutes, and tests/train/test_resume.py and tests/train/test_fuzz.py run a part of it"
 
 NOT_RUN = {
     "pip install -c constraints.txt -e .": NEEDS_NETWORK,
@@ -44,10 +44,10 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the shell it is typed into",
     "pytest -n 2": IS_THE_SUITE,
     'pytest -n 2 -m "not slow"': IS_THE_SUITE,
-    "python tests/engines.py": NEEDS_NETWORK,
-    "python tests/kills.py --kills 40": IS_IN_PART,
-    "python tests/kills.py --ends 40": IS_IN_PART,
-    "python tests/fuzz.py --cases 10000": IS_IN_PART,
+    "python tests/helpers/engines.py": NEEDS_NETWORK,
+    "python tests/helpers/kills.py --kills 40": IS_IN_PART,
+    "python tests/helpers/kills.py --ends 40": IS_IN_PART,
+    "python tests/helpers/fuzz.py --cases 10000": IS_IN_PART,
     "ruff check .": IS_THE_SUITE,
     "ruff format --check .": IS_THE_SUITE,
     "mypy": IS_THE_SUITE,
@@ -77,7 +77,7 @@ NOT_RUN = {
     "wandb sweep configs/sweep.yaml": NEEDS_ACCOUNT,
     "wandb agent ENTITY/PROJECT/SWEEP_ID": NEEDS_ACCOUNT,
 }
-"""Commands that can't run here, and why; tests/test_wandb_runs.py and others try most of them against stand-ins."""
+"""Commands that can't run here, and why; tests/train/test_wandb_runs.py and others try most of them against stand-ins."""
 
 SHORT = {
     "train/ppo.py": ("runs/ppo", [*TRAIN_QUICK]),

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from networks import ALL_FEATURES, outputs, perturbed
 from safetensors.torch import load_file, save_file
-from test_network import ALL_FEATURES, outputs, perturbed
 from torch import Tensor
 from views import make_view, random_view, take
 

@@ -1,4 +1,4 @@
-"""Exported policies inside SGLang's and LMDeploy's own released files: ``python tests/engines.py``.
+"""Exported policies inside SGLang's and LMDeploy's own released files: ``python tests/helpers/engines.py``.
 
 Downloads both wheels (146 MB; nothing of them is installed), lets pip install the exported packages, and decodes: with
 SGLang's own plug-in loader, configuration and loops, and LMDeploy's own configuration, factory and model agent. What

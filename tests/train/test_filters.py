@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import outputs, perturbed
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 from test_learned import edit
-from test_network import outputs, perturbed
-from test_ppo import FLAGS, run_here, tiny, trained
 from torch import Tensor, nn
+from trainings import FLAGS, run_here, tiny, trained
 from views import make_view, random_view, take, written
 
 from envs.decoding.settings import DecodingSettings

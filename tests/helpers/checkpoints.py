@@ -1,6 +1,6 @@
 """Tiny random checkpoints in each family's own format on disk: names, config.json, tokenizer files, chat template.
 
-``python tests/checkpoints.py llada /tmp/llada_tiny`` writes one to try the commands on; the families are those of
+``python tests/helpers/checkpoints.py llada /tmp/llada_tiny`` writes one to try the commands on; the families are those of
 `BUILDERS`. Their tokenizers spell bytes, so any text goes in and out. Nothing here uses the library's own tables.
 """
 
@@ -319,5 +319,5 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in BUILDERS:
-        sys.exit(f"usage: python tests/checkpoints.py {'|'.join(BUILDERS)} FOLDER")
+        sys.exit(f"usage: python tests/helpers/checkpoints.py {'|'.join(BUILDERS)} FOLDER")
     print(build(sys.argv[1], Path(sys.argv[2])))  # noqa: T201

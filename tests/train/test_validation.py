@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from kills import differences, results
-from test_ppo import tiny
+from trainings import tiny
 
 from envs.decoding.settings import DecodingSettings
 from policies import UnmaskingNetwork

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from test_network import perturbed
+from networks import perturbed
 from views import random_view
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import perturbed
 from PIL import Image
-from test_network import perturbed
 
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser

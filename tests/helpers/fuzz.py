@@ -3,7 +3,7 @@
 Policy folders, run folders, a training's checkpoints, the configurations that commands are given, as files and as
 flags, sweeps, tasks' data files, and dLLMs.
 
-``python tests/fuzz.py --cases 10000`` tries so many of each kind, and ``--kind`` only of one; ``--seed`` draws others.
+``python tests/helpers/fuzz.py --cases 10000`` tries so many of each kind, and ``--kind`` only of one; ``--seed`` draws others.
 """
 
 from __future__ import annotations

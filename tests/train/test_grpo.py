@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_ppo import ShortCopy, Trap
 from torch import Tensor
+from trainings import ShortCopy, Trap
 
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS

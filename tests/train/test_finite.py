@@ -17,7 +17,7 @@ import torch
 from faulty import FAULTS
 from gymnasium import spaces
 from test_grpo import tiny as tiny_grpo
-from test_ppo import tiny, trained
+from trainings import tiny, trained
 
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS

@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from denoisers import EOS, MASK, PAD, A, V, tiny_model
-from test_network import perturbed
+from networks import perturbed
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_network import perturbed
+from networks import perturbed
 
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import identify

@@ -13,7 +13,7 @@ from train.evaluation.evaluated import read_asked
 
 @pytest.mark.parametrize("what", KINDS)
 def test_what_is_damaged_is_read_or_refused_in_one_sentence(what: str, tmp_path: Path) -> None:
-    """`python tests/fuzz.py` tries thousands; that no other exception comes is what is tested."""
+    """`python tests/helpers/fuzz.py` tries thousands; that no other exception comes is what is tested."""
     number = 150
     found = fuzz(what, number, 0, tmp_path / "damaged")
     assert found.total() >= number

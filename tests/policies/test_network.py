@@ -6,31 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import ALL_FEATURES, outputs, perturbed
 from scipy.special import logit
-from torch import Tensor
 from torch.nn.functional import pad
 from views import random_view, take
 
-from envs.view import READINGS, View
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
 from policies.networks.transformer import MAX_LOG_ODDS, log_odds, rotate
-
-ALL_FEATURES = tuple(sorted(READINGS))
-
-
-def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:
-    """A network whose every parameter matters."""
-    torch.manual_seed(0)
-    network = UnmaskingNetwork(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(size * torch.randn_like(parameter))
-    return network
-
-
-def outputs(network: UnmaskingNetwork, view: View) -> Tensor:
-    with torch.inference_mode():
-        return network(view.inputs())
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from networks import perturbed
 from stable_baselines3 import PPO
-from test_network import perturbed
-from test_ppo import tiny, trained
+from trainings import tiny, trained
 from views import make_view, random_view, take
 
 from envs.models.toy import ToyDenoiser

@@ -1,6 +1,6 @@
 """Every scorer takes any text that a model can write: it gives a score in [0, 1], soon, and raises nothing.
 
-A scorer gets 25 texts here; ten thousand with ``TEXTS=10000 pytest tests/test_arbitrary_answers.py``.
+A scorer gets 25 texts here; ten thousand with ``TEXTS=10000 pytest tests/envs/test_arbitrary_answers.py``.
 """
 
 from __future__ import annotations

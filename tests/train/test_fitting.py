@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ppo import tiny, trained
 from torch import Tensor
+from trainings import tiny, trained
 
 from envs.models.toy import ToyDenoiser
 from policies import Threshold
