@@ -32,17 +32,21 @@ def register_envs() -> None:
     if "Unmasking-v0" not in gymnasium.registry:
         gymnasium.register(
             id="Unmasking-v0",
-            entry_point="envs.unmasking:UnmaskingEnv",
+            entry_point="envs.single:UnmaskingEnv",
             vector_entry_point="envs.unmasking:UnmaskingVectorEnv",
         )
 
 
 def __getattr__(name: str) -> Any:
     """Import the env classes on first use: decoding alone needs none of their imports."""
-    if name in ("UnmaskingEnv", "UnmaskingVectorEnv"):
-        from envs import unmasking
+    if name == "UnmaskingEnv":
+        from envs.single import UnmaskingEnv
 
-        return getattr(unmasking, name)
+        return UnmaskingEnv
+    if name == "UnmaskingVectorEnv":
+        from envs.unmasking import UnmaskingVectorEnv
+
+        return UnmaskingVectorEnv
     raise AttributeError(f"module 'envs' has no attribute {name!r}")
 
 

@@ -1,1 +1,1 @@
-"""Entry points: pretraining, PPO, evaluation; each runs as ``python train/NAME.py``."""
+"""Everything that one can run, as ``python train/NAME.py``; each folder is a room of what they share."""

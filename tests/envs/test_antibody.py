@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from antibodies import TRASTUZUMAB
 
 from envs.tasks import SUITE, TASKS, Problem, Split, make_tasks, split_of
 from envs.tasks.base import BLANK
 from envs.tasks.benchmarks.antibody import CHAINS, RESIDUES, Antibody, read_fasta
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-TRASTUZUMAB = (  # WHO Drug Information 11 (1997); the heavy chain's variable domain
-    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
-)
 
 
 def problems(split: Split, task: Antibody | None = None) -> list[Problem]:

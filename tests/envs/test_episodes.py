@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from envs_by_hand import EVERYTHING, NOTHING, L, assert_same, native, single, some
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import FlattenObservation, RecordEpisodeStatistics
-from test_unmasking import EVERYTHING, NOTHING, L, assert_same, native, single, some
 
 from envs import UnmaskingVectorEnv
 from envs.episodes import Episodes

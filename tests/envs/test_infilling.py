@@ -9,8 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from denoisers import EOS, MASK, PAD, A, B, C, D, Mixing, SeedZero, act, bits, commit, fixed, same_row, tiny_model
-from test_rules_decode import NUMBERS, Context
+from denoisers import (
+    EOS,
+    MASK,
+    NUMBERS,
+    PAD,
+    A,
+    B,
+    C,
+    Context,
+    D,
+    Mixing,
+    SeedZero,
+    act,
+    bits,
+    commit,
+    fixed,
+    same_row,
+    tiny_model,
+)
 
 from envs import UnmaskingVectorEnv
 from envs.decoding.batch import DecodingBatch

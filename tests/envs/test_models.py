@@ -511,7 +511,7 @@ def test_the_loaded_tensors_are_compared(folders: dict[str, Path], monkeypatch: 
             model.model.layers[1].mlp.up_proj.weight[3, 5] += 0.01
         return model, names
 
-    monkeypatch.setattr("envs.denoiser.load_native", careless)
+    monkeypatch.setattr("envs.models.load.load_native", careless)
     with pytest.raises(ValueError, match=r"model.layers.1.mlp.up_proj.weight is not what the checkpoint holds"):
         load(folders, "llada", revision="another")
 
@@ -528,7 +528,7 @@ def test_rotary_tables_are_recomputed(
         model.model.rotary_emb.inv_freq[0] = garbage
         return model, names
 
-    monkeypatch.setattr("envs.denoiser.load_native", careless)
+    monkeypatch.setattr("envs.models.load.load_native", careless)
     with pytest.raises(ValueError, match=r"rotary frequencies .* are wrong"):
         load(folders, "dream", revision=str(garbage))
 
@@ -549,7 +549,7 @@ def test_who_sees_whom_is_tried_out(
         ones = torch.ones(width, width, dtype=torch.bool)
         return present[:, None, None, :] & (ones.tril() if wrong == "causal" else ones)
 
-    monkeypatch.setattr("envs.denoiser.attention", mask)
+    monkeypatch.setattr("envs.models.adapter.attention", mask)
     with pytest.raises(ValueError, match=message):
         load(folders, name, revision=wrong)
 
@@ -557,7 +557,7 @@ def test_who_sees_whom_is_tried_out(
 def test_ignored_padding_is_found(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that sees its padding, as LLaDA's first published code."""
     monkeypatch.setattr(
-        "envs.denoiser.attention", lambda present, block, origin=0: torch.ones_like(present)[:, None, None, :]
+        "envs.models.adapter.attention", lambda present, block, origin=0: torch.ones_like(present)[:, None, None, :]
     )
     with pytest.raises(ValueError, match="its predictions change with left padding"):
         load(folders, "llada", revision="padding")
@@ -570,20 +570,20 @@ def test_a_wrong_logit_shift_is_found(
     """A model that knows the text by heart, with its logits where the family does not look."""
 
     def knows(self: MaskedLMDenoiser, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
-        ids = torch.tensor(self.tokenizer(probes.KNOWN_TEXT, add_special_tokens=False)["input_ids"])
+        ids = torch.tensor(self.tokenizer(checks.KNOWN_TEXT, add_special_tokens=False)["input_ids"])
         assert (tokens[0] == self.mask_id).sum() > 10
         assert torch.equal(torch.where(tokens[0] == self.mask_id, ids, tokens[0]), ids)
         return 20 * F.one_hot(ids.roll(-shift), ROWS).float().unsqueeze(0)
 
-    from envs.models import probes
+    from envs.models import checks
 
     denoiser = load(folders, family)
-    probes.check_shift(denoiser)  # random weights show nothing
+    checks.check_shift(denoiser)  # random weights show nothing
     monkeypatch.setattr(MaskedLMDenoiser, "raw_logits", knows)
     with pytest.raises(ValueError, match=rf"logit shift of {1 - shift}, but finds .* far better with {shift}"):
-        probes.check_shift(denoiser)
+        checks.check_shift(denoiser)
     monkeypatch.setattr(denoiser, "family", replace(denoiser.family, logit_shift=shift))
-    probes.check_shift(denoiser)
+    checks.check_shift(denoiser)
 
 
 def test_bfloat16_keeps_rotary_tables_and_beliefs_in_float32(folders: dict[str, Path]) -> None:

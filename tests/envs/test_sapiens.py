@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_antibody import TRASTUZUMAB
+from antibodies import TRASTUZUMAB
 
 from envs import MaskedLMDenoiser, load_denoiser
 from envs.decoding.settings import DecodingSettings

@@ -19,7 +19,7 @@ from envs.tasks.benchmarks.reasoning_gym import worker
 
 Rows = list[dict[str, Any]]
 
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
 """Folder beside the repository with the benchmarks' own files, a folder each; tests that need them skip without it."""
 
 

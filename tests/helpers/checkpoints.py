@@ -1,7 +1,7 @@
 """Tiny random checkpoints in each family's own format on disk: names, config.json, tokenizer files, chat template.
 
-``python tests/helpers/checkpoints.py llada /tmp/llada_tiny`` writes one to try the commands on; the families are those of
-`BUILDERS`. Their tokenizers spell bytes, so any text goes in and out. Nothing here uses the library's own tables.
+``python tests/helpers/checkpoints.py llada /tmp/llada_tiny`` writes one to try the commands on; the families are those
+of `BUILDERS`. Their tokenizers spell bytes, so any text goes in and out. Nothing here uses the library's own tables.
 """
 
 from __future__ import annotations

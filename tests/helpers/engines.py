@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 from denoisers import EOS, MASK, A, V
-from test_formats import POLICIES, ROWS, SIZES, Told, blocks_of, expected, load
+from engine_blocks import POLICIES, ROWS, SIZES, Told, blocks_of, expected, load
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch

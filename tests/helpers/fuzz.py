@@ -3,7 +3,8 @@
 Policy folders, run folders, a training's checkpoints, the configurations that commands are given, as files and as
 flags, sweeps, tasks' data files, and dLLMs.
 
-``python tests/helpers/fuzz.py --cases 10000`` tries so many of each kind, and ``--kind`` only of one; ``--seed`` draws others.
+``python tests/helpers/fuzz.py --cases 10000`` tries so many of each kind, and ``--kind`` only of one; ``--seed`` draws
+others.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from hypothesis import strategies as st
 from records import outcomes, ppo_config, write_run
 from views import random_view
 
-from envs import denoiser as denoisers
 from envs.beliefs import DenoiserError
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
+from envs.models import load as models
 from envs.tasks import make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.calibration import Calibration, DialPoint
@@ -540,7 +541,7 @@ def try_dllm(kind: str, name: str, data: bytes, folder: Path) -> str:
     write({**dllms()[kind], name: data}, folder)
     try:
         # Not through the cache of what is loaded: every folder has the same name.
-        denoiser = denoisers._load.__wrapped__(str(folder), "cpu", "float32", None, None, None, False)
+        denoiser = models._load.__wrapped__(str(folder), "cpu", "float32", None, None, None, False)
         prompt = denoiser.encode_prompt("copy: a b")
         settings = DecodingSettings(4)
         batch = DecodingBatch(denoiser, 1, settings)

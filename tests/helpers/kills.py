@@ -1,11 +1,11 @@
 """Killed trainings that end as those that weren't: five kinds, each stopped again and again and resumed.
 
-``python tests/helpers/kills.py --kills 40`` kills so many times in all and compares what every run leaves; ``--seed`` draws
-other moments. A child of this process, which has all libraries loaded, is a run: it costs a second or two. Each start
-finds another time of day, up to a day before or after the last one's.
+``python tests/helpers/kills.py --kills 40`` kills so many times in all and compares what every run leaves; ``--seed``
+draws other moments. A child of this process, which has all libraries loaded, is a run: it costs a second or two. Each
+start finds another time of day, up to a day before or after the last one's.
 
-``python tests/helpers/kills.py --ends 40`` asks trainings on the embedded model, of the size that is their default, to end by
-SIGTERM and SIGHUP, and says how long they take until all is saved.
+``python tests/helpers/kills.py --ends 40`` asks trainings on the embedded model, of the size that is their default, to
+end by SIGTERM and SIGHUP, and says how long they take until all is saved.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from folder_edits import edit
 from networks import ALL_FEATURES, outputs, perturbed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -61,21 +62,6 @@ def test_the_folder_holds_three_files_and_no_pickle(folder: Path) -> None:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert set(header) - {"__metadata__"} == set(made().network.state_dict())
     assert json.loads((folder / "config.json").read_text())["format_version"] == 1
-
-
-def edit(**changes: Any) -> Callable[[Path], object]:
-    """Change fields of config.json; "network.x" is the x of its network, ... removes the field."""
-
-    def damage(folder: Path) -> None:
-        data = json.loads((folder / "config.json").read_text())
-        for key, value in changes.items():
-            place = data["network"] if key.startswith("network_") else data
-            place[key.removeprefix("network_")] = value
-            if value is ...:
-                del place[key.removeprefix("network_")]
-        (folder / "config.json").write_text(json.dumps(data))
-
-    return damage
 
 
 def cut(name: str, share: float) -> Callable[[Path], object]:
@@ -305,8 +291,8 @@ def test_using_a_policy_imports_no_trainer(folder: Path) -> None:
     program = f"""
 import sys
 import policies
-from envs.decoding import DecodingSettings
-from envs.toy import ToyDenoiser
+from envs import DecodingSettings
+from envs.models.toy import ToyDenoiser
 policy = policies.load({str(folder)!r})
 settings = DecodingSettings(8, 8, features=policy.features)
 [done] = policies.decode(ToyDenoiser(), ["copy . . : a b c . . . . . . . . . . . . . ="], policy, settings)

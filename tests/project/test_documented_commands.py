@@ -77,7 +77,7 @@ NOT_RUN = {
     "wandb sweep configs/sweep.yaml": NEEDS_ACCOUNT,
     "wandb agent ENTITY/PROJECT/SWEEP_ID": NEEDS_ACCOUNT,
 }
-"""Commands that can't run here, and why; tests/train/test_wandb_runs.py and others try most of them against stand-ins."""
+"""Commands that can't run here, and why; most are tried against stand-ins, as in tests/train/test_wandb_runs.py."""
 
 SHORT = {
     "train/ppo.py": ("runs/ppo", [*TRAIN_QUICK]),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run_folder import Config, finish
+from folders import Config, finish
 
 from envs.unmasking import UnmaskingVectorEnv
 from train.command import progress as module

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import read_page
 from records import outcomes, ppo_config, write_run
-from test_report import read_page
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command.config import ROOT, parse

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folder_edits import edit
 from networks import outputs, perturbed
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
-from test_learned import edit
 from torch import Tensor, nn
 from trainings import FLAGS, run_here, tiny, trained
 from views import make_view, random_view, take, written

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from faulty import FAULTS
+from group_trainings import tiny as tiny_grpo
 from gymnasium import spaces
-from test_grpo import tiny as tiny_grpo
 from trainings import tiny, trained
 
 from envs.models.toy import ToyDenoiser

@@ -81,7 +81,7 @@ def steps_of(folder: Path) -> list[int]:
 
 SHELTERED = """
 import multiprocessing, signal
-from train.interrupt import sheltered
+from train.command.interrupt import sheltered
 
 def tell(end):
     end.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_traces import InThreads
+from threads import InThreads
 from torch import Tensor, nn
 
 from envs.decoding.settings import DecodingSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_grpo import begun, tiny
+from group_trainings import begun, tiny
 
 from policies import load
 from train.algorithms.group_rollouts import Batch
@@ -26,7 +26,7 @@ from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm as ppo_algorithm
 from train.tracking.history import STEP
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def launch(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
@@ -76,9 +76,9 @@ from pathlib import Path
 import torch
 from torch import nn
 sys.path[:0] = [sys.argv[2]]
-from test_grpo import made, tiny
-from train import parallel
-from train.group_rollouts import Batch
+from group_trainings import made, tiny
+from train.command import parallel
+from train.algorithms.group_rollouts import Batch
 
 folder = Path(sys.argv[1])
 rank = parallel.rank()
@@ -123,7 +123,7 @@ def test_the_processes_gradient_is_that_of_one_process(tmp_path: Path) -> None:
     torch.save(rounds, tmp_path / "rounds.pt")
     script = tmp_path / "script.py"
     script.write_text(GRADIENTS)
-    done = launch(str(script), str(tmp_path), str(TESTS))
+    done = launch(str(script), str(tmp_path), str(HELPERS))
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         found = json.loads((tmp_path / f"found{rank}.json").read_text())
@@ -139,7 +139,9 @@ import sys
 from pathlib import Path
 import torch
 sys.path[:0] = [sys.argv[3]]
-from train import grpo, job, parallel, ppo
+from train import grpo, ppo
+from train.command import parallel
+from train.job import run as job
 
 name, folder = sys.argv[1], Path(sys.argv[2])
 kept = {}
@@ -155,7 +157,7 @@ def watched(config, model, tracker, *others):
 
 job.learn = watched
 module = {"grpo": grpo, "ppo": ppo}[name]
-from train.config import parse
+from train.command.config import parse
 config_class = grpo.TrainGRPOConfig if name == "grpo" else ppo.TrainPPOConfig
 # Processes that learn a filter import this file.
 if __name__ == "__main__":
@@ -179,7 +181,7 @@ def test_two_processes_learn_one_policy(tmp_path: Path, name: str) -> None:
     # The last weights are looked at, which both have; the best come back in the first process alone.
     words += ["--evaluation.validations", "0"]
 
-    done = launch(str(script), name, str(tmp_path), str(TESTS), *words, "--total_timesteps", "120")
+    done = launch(str(script), name, str(tmp_path), str(HELPERS), *words, "--total_timesteps", "120")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 processes") == 1  # the second prints nothing
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))

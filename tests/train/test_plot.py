@@ -15,6 +15,7 @@ from PIL import Image
 from records import outcomes, ppo_config, write_run
 from rich.console import Console
 
+import train.compare
 import train.evaluation.plot
 from policies import RULES
 from train.compare import CompareConfig, main
@@ -104,7 +105,7 @@ def test_a_run_has_one_colour_in_all_plots_of_a_report(
 ) -> None:
     seen: list[Any] = []
     for name in ("plot_pareto", "plot_tasks", "plot_curves"):
-        draw = getattr(train.evaluation.plot, name)
+        draw = getattr(train.compare, name)
 
         def spy(*args: Any, draw: Any = draw, **options: Any) -> None:
             seen.append(options.get("styles") or args[2])

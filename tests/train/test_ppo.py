@@ -29,11 +29,12 @@ from train.command.errors import UserError
 from train.command.model_config import ModelConfig
 from train.evaluation.measure import evaluate
 from train.evaluation.records import COUNTING
-from train.job import build, checkpoint, finish, with_filter
+from train.job import checkpoint, finish
 from train.job.build import load_filter, make_env, make_model, stream_seed
 from train.job.config import EnvConfig, EvaluationConfig
 from train.job.finish import evaluation_of
 from train.job.ppo_config import TrainPPOConfig
+from train.job.run import build, with_filter
 from train.ppo import algorithm, train
 from train.tracking.history import STEP
 from train.tracking.settings import WandbConfig

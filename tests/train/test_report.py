@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import read_page
 from records import outcomes, ppo_config, write_run
 from scipy import stats
 
@@ -519,41 +519,6 @@ def test_a_bad_report_is_one_clear_error(tmp_path: Path) -> None:
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     runs = read_runs([str(good(tmp_path / parent / "run")) for parent in "ab"])
     assert [run.name for run in runs] == [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run")]
-
-
-class Reader(HTMLParser):
-    """Checks that tags are closed in order, and collects what a browser would load."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "source"):
-            self.open.append(tag)
-        assert tag not in ("link", "iframe", "object")
-        self.loaded += [value or "" for name, value in attrs if name in ("src", "srcset")]
-        assert all(value and value.startswith("#") for name, value in attrs if name == "href")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-def read_page(text: str) -> Reader:
-    reader = Reader()
-    reader.feed(text)
-    reader.close()
-    assert reader.open == []
-    assert all(value.startswith("data:image/png;base64,") for value in reader.loaded)
-    assert "://" not in text
-    assert "url(" not in text
-    assert "@import" not in text
-    return reader
 
 
 SECTION = Section(

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from folders import Config, Section, finish
 
 from train.command.cli import run
 from train.command.config import ROOT
@@ -25,28 +26,6 @@ from train.command.provenance import command_line, redact
 from train.command.run_folder import differences, has_result, open_run
 from train.sweep import SweepConfig, main
 from train.tracking.settings import WandbConfig
-
-
-@dataclass(frozen=True)
-class Section:
-    threads: int = 1
-    name: str = "tiny"
-
-
-@dataclass(frozen=True)
-class Config:
-    out: Path = Path("run")
-    seed: int = 0
-    resume: bool = False
-    checkpoint_every: int = 10
-    model: Section = field(default_factory=Section)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    dit: Section | None = None
-
-
-def finish(config: Config, name: str = "result.txt") -> None:
-    with open_run(config.out, config, config.resume):
-        (config.out / name).write_text("done")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -91,10 +70,11 @@ def test_a_run_that_fails_later_keeps_what_it_made(tmp_path: Path) -> None:
 
 
 def test_a_killed_start_does_not_block_the_next_one(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from test_run_folder import Config, open_run\n"
-    code += "config = Config(Path(sys.argv[1]))\nwith open_run(config.out, config, False): os.kill(os.getpid(), 9)"
+    code = "import os, sys; from pathlib import Path; from folders import Config\n"
+    code += "from train.command.run_folder import open_run\nconfig = Config(Path(sys.argv[1]))\n"
+    code += "with open_run(config.out, config, False): os.kill(os.getpid(), 9)"
     folder = tmp_path / "a"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"}
     done = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert (folder / LOCK).is_file()
@@ -221,7 +201,8 @@ def test_every_command_that_a_message_advises_works(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from test_run_folder import Config, open_run
+from folders import Config
+from train.command.run_folder import open_run
 config = Config(Path(sys.argv[1]))
 with open_run(config.out, config, False):
     (config.out / "progress.csv").write_text("x")
@@ -233,7 +214,7 @@ with open_run(config.out, config, False):
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     folder = tmp_path / "a"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"}
     words = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

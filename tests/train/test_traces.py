@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threads import InThreads
 from torch import Tensor
 
 import train.filters.traces as traces_module
@@ -42,20 +41,6 @@ class Fickle(ToyDenoiser):
         doubtful = (torch.arange(length) % 2 == 1) & (left == self.mask_id)
         word = torch.where(doubtful, self._ids["="], word)
         return torch.zeros_like(logits).scatter(-1, word.unsqueeze(-1), height.unsqueeze(-1))
-
-
-class InThreads(ThreadPoolExecutor):
-    """Instead of processes, whose start takes seconds; like them, it leaves this process's random numbers alone."""
-
-    def __init__(self, workers: int) -> None:
-        super().__init__(1)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        def apart() -> Any:
-            with torch.random.fork_rng():
-                return fn(*args, **kwargs)
-
-        return super().submit(apart)
 
 
 @pytest.fixture

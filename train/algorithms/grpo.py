@@ -9,7 +9,7 @@ the group.
 
 Departures from the paper, and from its released code:
 1. No step stalls: an empty draw commits the likeliest position, with its true likelihood (or is answered by the env;
-   see `policies.actions`), so the T_g steps are those that evaluation pays for, and no rollout ends with masks.
+   see `policies.distributions`), so the T_g steps are those that evaluation pays for, and no rollout ends with masks.
 2. Each row takes its next step and its next block without waiting for others; finished rows are not computed.
 3. Which groups are left out is decided for the whole round, with the same denominator either way, so processes
    that train together take the same optimiser steps whatever each has drawn.

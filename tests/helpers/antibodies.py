@@ -1,0 +1,7 @@
+"""An antibody that is known."""
+
+from __future__ import annotations
+
+TRASTUZUMAB = (  # WHO Drug Information 11 (1997); the heavy chain's variable domain
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
+)
