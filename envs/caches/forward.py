@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -81,6 +82,17 @@ class CachedForward:
         self.kept = self.denoiser.key_values(num_rows)
         self.tokens = torch.full((num_rows, 0), -1, device=denoiser.device)
         """(N, W) int64, the tokens that were last computed; -1 where none was, or it is not shown any more."""
+
+    def refuse_drafts(self) -> NoReturn:
+        """Say why a policy can't draft here.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"cache is {self.rule.name!r} and the policy drafts: every draft would need keys and values of its own; "
+            "use cache none or another policy"
+        )
 
     def forget(self, rows: Tensor) -> None:
         """Let rows start anew.

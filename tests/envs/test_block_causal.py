@@ -20,6 +20,7 @@ from envs.decoding.infilling import encode_given
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
+from envs.view import Action
 from policies import RULES, decode, make_rule
 from train.watching.recording import record
 
@@ -189,7 +190,7 @@ def test_a_text_is_whole_when_the_buffer_is() -> None:
         batch.load([0], [[A] * 3])
         while not (batch.buffer[0, :6] != batch.denoiser.mask_id).all():
             view = batch.forward()
-            batch.commit(view.eligible)
+            batch.apply(Action(view.eligible))
     early, late = batches
     assert not early.running.any()
     assert late.running.all()

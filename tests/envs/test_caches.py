@@ -100,7 +100,7 @@ def computed_after(denoiser: Any, committed: int) -> int:
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8, 4, cache="dual", early_end=False))
     batch.load([0], [[5] * 3])
     batch.forward()
-    batch.commit(torch.arange(8).unsqueeze(0) == committed)
+    batch.apply(Action(torch.arange(8).unsqueeze(0) == committed))
     before = int(batch.token_positions)
     batch.forward()
     return int(batch.token_positions) - before

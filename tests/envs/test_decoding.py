@@ -22,7 +22,7 @@ from envs.models.toy import ToyDenoiser
 from envs.noise import uniform
 from envs.tasks import TASKS
 from envs.unmasking import UnmaskingVectorEnv
-from envs.view import READINGS, View, ensure_progress
+from envs.view import READINGS, Action, View, ensure_progress
 from train.algorithms.group_episodes import GroupEpisodes
 
 # Known decodes.
@@ -37,7 +37,7 @@ def test_hand_computed_decode() -> None:
     assert view.prediction.tolist() == [[A, B, C, D]]
     assert view.masked.tolist() == view.eligible.tolist() == [[False, True, False, True]]
     assert (view.step.item(), view.time.item(), view.block_start.item()) == (2, 0.25, 0)
-    assert not batch.commit(torch.zeros(1, 4, dtype=torch.bool)).item()  # nothing chosen: the most confident, 3
+    assert not batch.apply(Action(torch.zeros(1, 4, dtype=torch.bool))).item()  # nothing chosen: the most confident, 3
     assert batch.tokens(0) == [A, MASK, C, D]
     assert commit(batch, "xxxx") == [True]
     assert batch.tokens(0) == [A, B, C, D]
@@ -143,7 +143,7 @@ def test_features_is_eos_and_changed() -> None:
     view = batch.forward()
     assert view.features["is_eos"].tolist() == [[0, 0, 0, 1]] * 2
     assert view.features["changed"].tolist() == [[0, 0, 0, 0]] * 2
-    batch.commit(torch.tensor([[True, False, False, False], [False, False, True, False]]))
+    batch.apply(Action(torch.tensor([[True, False, False, False], [False, False, True, False]])))
     view = batch.forward()
     assert view.features["is_eos"].tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
     assert view.features["changed"].tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
@@ -194,7 +194,7 @@ def test_finished_rows_are_not_touched() -> None:
     assert view.prediction[0].tolist() == [A, B, C]
     assert not view.masked[0].any()
     assert not view.eligible[0].any()
-    assert batch.commit(torch.ones(2, 3, dtype=torch.bool)).tolist() == [False, True]
+    assert batch.apply(Action(torch.ones(2, 3, dtype=torch.bool))).tolist() == [False, True]
     assert all(torch.equal(getattr(batch, name)[0], value) for name, value in before.items())
 
 
@@ -264,7 +264,7 @@ def test_forward_without_running_rows_is_free() -> None:
     assert view.confidence.tolist() == [[1], [1]]
     assert view.features["margin"].tolist() == [[0], [0]]
     assert not view.masked.any()
-    assert not batch.commit(torch.ones(2, 1, dtype=torch.bool)).any()
+    assert not batch.apply(Action(torch.ones(2, 1, dtype=torch.bool))).any()
     assert batch.nfe.tolist() == [0, 0]
 
 
@@ -316,7 +316,7 @@ def decode(toy: ToyDenoiser, prompts: list[list[int]], seed: int = 3, **kwargs: 
             views[row].append([view.confidence[row].tolist(), view.prediction[row].tolist(), view.time[row].item()])
             views[row].append({name: values[row].tolist() for name, values in view.features.items()})
         draws = uniform(view.key, view.step, (16,))
-        batch.commit((view.confidence > 0.9) & (draws > 0.5))
+        batch.apply(Action((view.confidence > 0.9) & (draws > 0.5)))
     counters = {name: values.tolist() for name, values in batch.counters().items()}
     return [
         {
@@ -367,7 +367,7 @@ def test_seed_decides_a_sample(toy: ToyDenoiser) -> None:
 def test_each_step_samples_anew() -> None:
     batch = start(fixed(*[(A, 0.4)] * 32), [[A]], 32, temperature=1.0)
     first = batch.forward().prediction
-    batch.commit(torch.arange(32).unsqueeze(0) == 0)
+    batch.apply(Action(torch.arange(32).unsqueeze(0) == 0))
     second = batch.forward().prediction
     assert first[0, 0] == second[0, 0]  # committed
     assert 5 < (first != second).sum() < 31  # two draws agree with probability 0.4**2 + 5 * 0.12**2 = 0.23
@@ -430,7 +430,7 @@ def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
         assert torch.equal(eligible.any(1), running)
         batch.forward()
         bits = data.draw(st.lists(st.booleans(), min_size=3 * length, max_size=3 * length), label=f"step {step + 1}")
-        finished = batch.commit(torch.tensor(bits).view(3, length))
+        finished = batch.apply(Action(torch.tensor(bits).view(3, length)))
         committed = batch.commit_step == step + 1
         assert torch.equal(committed.any(1), running)
         assert not (committed & ~eligible).any()

@@ -14,6 +14,7 @@ from envs import DecodingBatch, DecodingSettings, Denoiser, MaskedLMDenoiser, lo
 from envs.beliefs import DenoiserError
 from envs.models.toy import ToyDenoiser
 from envs.tasks import SUITE, TASKS, make_tasks
+from envs.view import Action
 from train.pretraining.architectures import build_model, build_tokenizer
 from train.pretraining.config import PretrainConfig
 
@@ -50,7 +51,7 @@ def decode(denoiser: Denoiser, prompts: list[str]) -> DecodingBatch:
     batch = DecodingBatch(denoiser, len(prompts), DecodingSettings(8, 8, features=frozenset({"entropy"})))
     batch.load(range(len(prompts)), [denoiser.encode_prompt(prompt) for prompt in prompts])
     batch.forward()
-    batch.commit(torch.arange(8).expand(len(prompts), 8) == 3)
+    batch.apply(Action(torch.arange(8).expand(len(prompts), 8) == 3))
     batch.forward()
     return batch
 

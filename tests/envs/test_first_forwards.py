@@ -12,6 +12,7 @@ from envs.decoding.first_forwards import FirstForwards, remember_problems
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
 from envs.tasks import make_tasks
+from envs.view import Action
 from policies import Threshold, decode
 
 
@@ -56,7 +57,7 @@ def test_an_untouched_buffer_is_not_computed_again() -> None:
     view = batch.forward()
     assert denoiser.rows == 0
     assert batch.nfe.tolist() == [1] * len(PROMPTS)  # they count all the same
-    batch.commit(view.eligible & (torch.arange(8) == 0))
+    batch.apply(Action(view.eligible & (torch.arange(8) == 0)))
     batch.forward()
     assert denoiser.rows == int(batch.running.sum())
 

@@ -35,6 +35,7 @@ from envs.decoding.infilling import encode_all_given, encode_given
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, Problem, ProceduralTask, Split
+from envs.view import Action
 from policies import RULES, LowConfidence, decode, generate, make_rule
 from train.evaluation.measure import measure
 from train.filters.traces import TraceConfig, problems_of
@@ -66,7 +67,7 @@ def test_hand_computed_infilling() -> None:
     assert view.prediction.tolist() == [[D, B, D, A, EOS, EOS]]
     assert view.commit_confidence[0].tolist() == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     assert (view.length.item(), view.time.item()) == (4, 0.0)
-    assert not batch.commit(bits("xxx.xx")).item()  # what is given can't be chosen
+    assert not batch.apply(Action(bits("xxx.xx"))).item()  # what is given can't be chosen
     assert batch.tokens(0) == [D, B, D, MASK, EOS, EOS]
     assert commit(batch, "......") == [True]  # nothing chosen: the only blank left
     assert batch.tokens(0) == [D, B, D, A, EOS, EOS]
@@ -182,7 +183,7 @@ def test_drafts_know_what_is_given() -> None:
     assert batch.forward().masked.tolist() == [[False, True, False, False]]  # a given end-of-text has ended no draft
     assert batch.tokens(0) == [EOS, MASK, D, A]
     assert batch.token_positions.item() == (2 + 4) * (1 + 2)  # the first forward, and one a draft
-    assert batch.commit(bits(".x..")).tolist() == [True]
+    assert batch.apply(Action(bits(".x.."))).tolist() == [True]
     assert batch.given.tolist() == [[True, False, True, False]]
 
 
@@ -194,7 +195,7 @@ def test_no_given_text_changes_nothing() -> None:
         views = [batch.forward() for batch in (one, two)]
         assert all(same_row(views[0], row, views[1], row) for row in range(2))
         for batch in (one, two):
-            batch.commit(bits(step, step))
+            batch.apply(Action(bits(step, step)))
     assert torch.equal(one.buffer, two.buffer)
 
 

@@ -261,8 +261,8 @@ def test_any_end_token_ends_a_row(folders: dict[str, Path], end: int) -> None:
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8, features=frozenset({"is_eos", "eos_probability"})))
     batch.load([0], [denoiser.encode_prompt("x")])
     view = batch.forward()
-    batch._view = replace(view, prediction=torch.full_like(view.prediction, token))
-    assert batch.commit(torch.arange(8).unsqueeze(0) == 0).tolist() == [True]
+    batch.view = replace(view, prediction=torch.full_like(view.prediction, token))
+    assert batch.apply(Action(torch.arange(8).unsqueeze(0) == 0)).tolist() == [True]
     assert batch.tokens(0) == [token] + [denoiser.eos_id] * 7
 
 
@@ -302,8 +302,8 @@ def test_absolute_blocks_shorten_the_first(folders: dict[str, Path], prompt: int
         batch.forward()
         if batch.running[0]:
             ends.append((int(batch.block_start[0]), int(batch.block_end[0])))
-        batch._view = replace(batch.view, prediction=torch.full_like(batch.view.prediction, 9))
-        batch.commit(batch.eligible())
+        batch.view = replace(batch.view, prediction=torch.full_like(batch.view.prediction, 9))
+        batch.apply(Action(batch.eligible()))
     # Blocks end where the model's do: at multiples of 8 of the whole text. The last is whole, too.
     edges = [e for e in range(1, 16 + 8) if (prompt + e) % 8 == 0]
     assert ends == list(zip([0, *edges[:-1]], edges, strict=True))
@@ -323,7 +323,7 @@ def test_a_policy_reaches_no_further_than_the_model_sees(
     ):
         batch.load([0], [[5] * prompt])
         view = batch.forward()
-        batch._view = replace(view, prediction=torch.full_like(view.prediction, 9))
+        batch.view = replace(view, prediction=torch.full_like(view.prediction, 9))
         batch.apply(action)
         assert batch.masked[0, :16].tolist() == [False] * end + [True] * (16 - end)
         if end < 16:
@@ -356,7 +356,7 @@ def test_leave_one_out_of_llada_is_a_mask_beside_the_token(folders: dict[str, Pa
     batch = DecodingBatch(denoiser, 1, DecodingSettings(4, features=frozenset({"leave_one_out"})))
     batch.load([0], [[5, 6, 7]])
     batch.forward()
-    batch.commit(torch.tensor([[False, True, False, False]]))
+    batch.apply(Action(torch.tensor([[False, True, False, False]])))
     reading = batch.forward().features["leave_one_out"][0, 1]
     # One more mask with the token's number; it sees all but the token, and nothing sees it.
     tokens = torch.tensor([[5, 6, 7, *batch.tokens(0), denoiser.mask_id]])
@@ -374,7 +374,7 @@ def test_leave_one_out_of_dream_is_a_copy_of_the_token_before(folders: dict[str,
     batch = DecodingBatch(denoiser, 2, DecodingSettings(4, features=frozenset({"leave_one_out"})))
     batch.load([0, 1], [[5, 6, 7], [9]])  # the second is left-padded
     batch.forward()
-    batch.commit(torch.tensor([[True, True, False, False]] * 2))
+    batch.apply(Action(torch.tensor([[True, True, False, False]] * 2)))
     before = batch.token_positions.clone()
     readings = batch.forward().features["leave_one_out"][:, :2]
     assert (batch.token_positions - before).tolist() == [3 + 4 + 2 * 4, 1 + 4 + 2 * 4]
@@ -401,7 +401,7 @@ def test_in_one_layer_leave_one_out_is_a_forward_with_a_mask_there(folders: dict
         batch = DecodingBatch(loaded, 1, DecodingSettings(6, features=frozenset({"leave_one_out"})))
         batch.load([0], [[5, 6, 7]])
         batch.forward()
-        batch.commit(torch.tensor([[True, False, True, True, False, False]]))
+        batch.apply(Action(torch.tensor([[True, False, True, True, False, False]])))
         readings, known = batch.forward().features["leave_one_out"][0], [5, 6, 7, *batch.tokens(0)]
         for place in (0, 2, 3):
             tokens = torch.tensor([known])

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from envs import DecodingBatch, DecodingSettings, MaskedLMDenoiser, load_denoiser
 from envs.models import FAMILIES, step_memory
+from envs.view import Action
 
 FAMILY_BUILDERS = {"llada": "llada", "dream": "dream", "fast_dllm_v2": "fast_dllm_v2", "sdar": "sdar"}
 FAMILY_BUILDERS |= {"a2d_mdlm": "a2d", "a2d_bd3lm": "a2d", "modernbert": "modernbert"}
@@ -56,7 +57,7 @@ def test_every_layer_gets_its_input_in_one_piece(tmp_path: Path, name: str, feat
     with Linears() as linears:
         while bool(batch.running.any()):
             batch.forward()
-            batch.commit(batch.eligible())
+            batch.apply(Action(batch.eligible()))
     assert linears.seen > 10
     assert linears.scattered == []
 
@@ -64,7 +65,7 @@ def test_every_layer_gets_its_input_in_one_piece(tmp_path: Path, name: str, feat
 MEASURE = """
 import ctypes, gc, json, sys
 import torch
-from envs import DecodingBatch, DecodingSettings, load_denoiser
+from envs import Action, DecodingBatch, DecodingSettings, load_denoiser
 
 torch.set_num_threads(1)
 
@@ -87,7 +88,7 @@ for feature in 2 * json.loads(sys.argv[2]):  # what is set up once is not of a s
     open("/proc/self/clear_refs", "w").write("5")  # the highest mark starts anew
     for step in range(2):
         batch.forward()
-        batch.commit(torch.arange(32).expand(8, 32) == step)
+        batch.apply(Action(torch.arange(32).expand(8, 32) == step))
     found[feature] = resident("VmHWM") - before
     del batch
 print(json.dumps(found))

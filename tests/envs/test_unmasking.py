@@ -23,7 +23,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, split_of
 from envs.tasks.suite.form import cells_of
-from envs.view import VIEW_FEATURES
+from envs.view import VIEW_FEATURES, Action
 
 SETTINGS: list[dict[str, Any]] = [
     {"buffer_length": 16},
@@ -275,8 +275,8 @@ def test_each_episode_draws_its_block_length() -> None:
                 one, two = alone.forward(), mixed.forward()
                 assert torch.equal(one.eligible[0], two.eligible[1])
                 assert torch.equal(one.prediction[0], two.prediction[1])
-                alone.commit(one.eligible)
-                mixed.commit(two.eligible)
+                alone.apply(Action(one.eligible))
+                mixed.apply(Action(two.eligible))
         batch.step(np.zeros((16, L)))
     assert set(seen) == set(lengths)
 

@@ -99,7 +99,7 @@ def bits(*rows: str) -> Tensor:
 def commit(batch: DecodingBatch, *rows: str) -> list[bool]:
     """One step; rows are written like "x..x"."""
     batch.forward()
-    finished: list[bool] = batch.commit(bits(*rows)).tolist()
+    finished: list[bool] = batch.apply(Action(bits(*rows))).tolist()
     return finished
 
 

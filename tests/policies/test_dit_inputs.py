@@ -19,6 +19,7 @@ from envs.beliefs import read_beliefs
 from envs.models.load import load_denoiser
 from envs.models.toy import ToyDenoiser
 from envs.observation import observe
+from envs.view import Action
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
 from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.dit import DiTConfig, DiTNetwork
@@ -110,7 +111,7 @@ def test_best_probabilities_of_finished_rows_and_beyond_the_length_are_zero() ->
     assert best.shape == (2, 4, 50)
     assert (best[0, :, :V] > 0).all()
     assert not best[1, 3].any()
-    batch.commit(bits("xxxx", "x..."))
+    batch.apply(Action(bits("xxxx", "x...")))
     best = batch.forward().tensors["best_probabilities"]
     assert not best[0].any()
     assert best[1, :3, 0].all()

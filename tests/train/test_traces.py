@@ -16,6 +16,7 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, make_tasks
+from envs.view import Action
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
@@ -95,7 +96,7 @@ def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: Unma
             chosen = policy.act(view).commit
         elif not bits.any():
             chosen[0, view.confidence.masked_fill(~view.eligible, -1.0).argmax()] = True
-        batch.commit(chosen)
+        batch.apply(Action(chosen))
     return steps
 
 
