@@ -1,4 +1,4 @@
-"""What the dLLM believes of each position, as boxes of numbers."""
+"""What the env shows and takes: beliefs as boxes of numbers, and bits as actions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from envs.beliefs import BEST_K
 from envs.decoding.blocks import buffer_width
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, View
+from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
@@ -53,3 +55,35 @@ def _highest(name: str) -> float:
     if name == "hidden":
         return np.inf
     return MAX_NATS if name in NATS else 1.0
+
+
+def read_action(actions: npt.ArrayLike | Action, masked: Tensor) -> Action:
+    """Return bits as the action that they mean, and an action as it is.
+
+    Args:
+        actions: (N, L) of 0 and 1, or an action.
+        masked: (N, L), what its shape and device must be.
+
+    Raises:
+        ValueError: if they are of another shape, NaN, or no numbers.
+    """
+    if not isinstance(actions, Action):
+        actions = Action(torch.from_numpy(_bits(np.asarray(actions))).to(masked.device))
+    if actions.commit.shape != masked.shape:
+        raise ValueError(f"actions have shape {tuple(actions.commit.shape)}: expected {tuple(masked.shape)}")
+    return actions
+
+
+def _bits(actions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return what commits: every whole number but 0, every float from one half on.
+
+    Raises:
+        ValueError: for NaN, or what is no number.
+    """
+    if actions.dtype.kind == "f":
+        if np.isnan(actions).any():
+            raise ValueError("actions hold NaN: they must be 0 or 1, or floats that commit from one half on")
+        return np.asarray(actions >= 0.5)
+    if actions.dtype.kind not in "biu":
+        raise ValueError(f"actions are {actions.dtype}: they must be 0 or 1, or floats that commit from one half on")
+    return np.asarray(actions != 0)

@@ -13,7 +13,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
@@ -21,16 +20,15 @@ from envs.decoding.infilling import encode_all_given
 from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
+from envs.infos import commits_of, count, final_info
 from envs.models.load import load_denoiser
-from envs.observation import Observation, observation_space, observe
+from envs.observation import Observation, observation_space, observe, read_action
 from envs.render import render_ansi, render_rgb
+from envs.reset_options import problem_of, read_options, read_seeds
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
-from envs.tasks.scoring.scorer import Scorer, Unscored
+from envs.tasks.scoring.scorer import Scorer
 from envs.view import Action, View
-
-OPTIONS = ("problem", "reset_mask")
-"""What `UnmaskingVectorEnv.reset` can be told."""
 
 
 class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -229,61 +227,20 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ValueError: if the seeds or an option are not possible.
         """
-        options = options or {}
-        unknown = sorted(options.keys() - set(OPTIONS))
-        if unknown:
-            raise ValueError(f"options has {unknown[0]!r}: it can have {' and '.join(OPTIONS)}")
-        rows = self._rows_of(options.get("reset_mask"))
-        problems = self._problems_of(options.get("problem"), rows)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
-        if seeds is not None:
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"seed has {len(seeds)} entries: it must have one a row, {self.num_envs}")
-            for row in rows:
-                row_seed = seeds[row]
-                if row_seed is not None:
-                    # The generator that Gymnasium's single env makes from the same seed.
-                    self.episodes.seed(row, gym.utils.seeding.np_random(int(row_seed))[0])
+        asked = read_options(options or {}, self.num_envs)
+        rows = asked.rows
+        problems = {row: problem_of(one, self.tasks, self.split) for row, one in asked.problems.items()}
+        seeds = read_seeds(seed, self.num_envs)
+        for row in rows:
+            if seeds[row] is not None:
+                # The generator that Gymnasium's single env makes from the same seed.
+                self.episodes.seed(row, gym.utils.seeding.np_random(seeds[row])[0])
         self._begin(rows, problems)
         self._resting = [row for row in self._resting if row not in rows]
         fresh = np.zeros(self.num_envs, dtype=np.bool_)
         fresh[rows] = True
         self.batch.forward(None if fresh.all() else torch.as_tensor(fresh, device=self.batch.masked.device))
-        return self.observe(self.batch.view), self._counters(np.zeros(self.num_envs, dtype=np.int64))
-
-    def _rows_of(self, mask: npt.ArrayLike | None) -> list[int]:
-        """Return the rows to reset."""
-        if mask is None:
-            return list(range(self.num_envs))
-        chosen = np.asarray(mask)
-        if chosen.shape != (self.num_envs,) or chosen.dtype != np.bool_ or not chosen.any():
-            raise ValueError(
-                f"reset_mask is {chosen.dtype} of shape {chosen.shape}, {int(chosen.astype(bool).sum())} of them true: "
-                f"it must be bool of shape ({self.num_envs},), one or more true"
-            )
-        return [int(row) for row in np.flatnonzero(chosen)]
-
-    def _problems_of(self, asked: Any, rows: Sequence[int]) -> dict[int, Problem]:
-        """Return the problems that are asked for, by row."""
-        each = list(asked) if isinstance(asked, list) else [asked] * self.num_envs
-        if len(each) != self.num_envs:
-            raise ValueError(f"problem has {len(each)} entries: a list must have one a row, {self.num_envs}")
-        return {row: self._problem_of(each[row]) for row in rows if each[row] is not None}
-
-    def _problem_of(self, asked: Any) -> Problem:
-        if isinstance(asked, Problem):
-            name, index = asked.task, None
-        elif isinstance(asked, int | np.integer) and len(self.tasks) == 1:
-            name, index = next(iter(self.tasks)), int(asked)
-        elif isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[1], int | np.integer):
-            name, index = str(asked[0]), int(asked[1])
-        else:
-            raise ValueError(
-                f"problem is {asked!r}: it must be a Problem, a pair (task's name, index), or, with one task, an index"
-            )
-        if name not in self.tasks:
-            raise ValueError(f"problem is of task {name!r}: this env has {', '.join(self.tasks)}")
-        return asked if index is None else self.tasks[name].problem(self.split, index)
+        return self.observe(self.batch.view), count(self.batch, np.zeros(self.num_envs, dtype=np.int64))
 
     def observe(self, view: View) -> Observation:
         """Return a view as the env's observation."""
@@ -318,9 +275,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
                 self._resting = list(finals)
         self._begin(beginning)
         self.batch.forward()
-        commits = self._commits(step)
+        commits = commits_of(self.batch, step)
         commits[beginning] = 0
-        infos |= self._counters(commits)
+        infos |= count(self.batch, commits)
         return self.observe(self.batch.view), rewards, terminated, np.zeros_like(terminated), infos
 
     def state(self) -> dict[str, Any]:
@@ -368,23 +325,6 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             given=encode_all_given(self.denoiser, [episode.problem.given for episode in episodes]),
         )
 
-    def _commits(self, step: Tensor) -> npt.NDArray[np.int64]:
-        """Return (N,) int64, the positions that each row committed in its step of this number, from 1."""
-        counts: npt.NDArray[np.int64] = (
-            ((self.batch.commit_step == step.unsqueeze(1)) & (step > 0).unsqueeze(1)).sum(1).cpu().numpy()
-        )
-        return counts
-
-    def _counters(self, commits: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Return the info that every row has."""
-        counts = {
-            "nfe": self.batch.nfe.cpu().numpy().copy(),
-            "commits": commits,
-            "masks_left": self.batch.masked.sum(1).cpu().numpy(),
-        }
-        everywhere = np.ones(self.num_envs, dtype=np.bool_)
-        return counts | {f"_{name}": everywhere.copy() for name in counts}
-
     def commit(
         self, actions: npt.ArrayLike | Action
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], dict[int, dict[str, Any]]]:
@@ -395,17 +335,13 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             terminated: (N,) bool.
             finals: the closing info of each finished row.
         """
-        if not isinstance(actions, Action):
-            actions = Action(torch.from_numpy(_bits(np.asarray(actions))).to(self.batch.masked.device))
-        if actions.commit.shape != self.batch.masked.shape:
-            shapes = f"{tuple(actions.commit.shape)}: expected {tuple(self.batch.masked.shape)}"
-            raise ValueError(f"actions have shape {shapes}")
+        action = read_action(actions, self.batch.masked)
         running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
-        terminated = self.batch.apply(actions).cpu().numpy()
+        terminated = self.batch.apply(action).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
         rewards = np.where(running, self.reward.per_step(alpha), 0.0)
-        commits = self._commits(step) if terminated.any() else step.cpu().numpy()
-        finals = {int(row): self._final_info(int(row), int(commits[row])) for row in np.flatnonzero(terminated)}
+        commits = commits_of(self.batch, step) if terminated.any() else step.cpu().numpy()
+        finals = {int(row): self._close(int(row), int(commits[row])) for row in np.flatnonzero(terminated)}
         if finals:
             rows = list(finals)
             scores = np.array([finals[row]["score"] for row in rows])
@@ -414,20 +350,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             rewards[rows] += np.where(np.isnan(scores), 0.0, final)
         return rewards, terminated, finals
 
-    def _final_info(self, row: int, commits: int) -> dict[str, Any]:
-        problem = self.problems[row]
+    def _close(self, row: int, commits: int) -> dict[str, Any]:
+        """Score a finished row and return its closing info."""
         text = self.denoiser.decode(self.batch.tokens(row))
-        score = self.scorer.score(text, problem)
-        error = {"score_error": score.reason} if isinstance(score, Unscored) else {}
-        return error | {
-            "score": np.nan if isinstance(score, Unscored) else score,
-            "nfe": int(self.batch.nfe[row]),
-            "commits": commits,
-            "masks_left": 0,
-            "token_positions": int(self.batch.token_positions[row]),
-            "task": problem.task,
-            "text": text,
-        }
+        score = self.scorer.score(text, self.problems[row])
+        return final_info(self.batch, row, self.problems[row], text, score, commits)
 
     def render(self) -> tuple[Any, ...]:
         """Return one picture a row: coloured text (``"ansi"``) or (H, W, 3) uint8 (``"rgb_array"``)."""
@@ -443,18 +370,3 @@ def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     except ValueError:
         known = ", ".join(repr(one.value) for one in AutoresetMode)
         raise ValueError(f"autoreset_mode is {mode!r}: choose one of {known}") from None
-
-
-def _bits(actions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return what commits: every whole number but 0, every float from one half on.
-
-    Raises:
-        ValueError: for NaN, or what is no number.
-    """
-    if actions.dtype.kind == "f":
-        if np.isnan(actions).any():
-            raise ValueError("actions hold NaN: they must be 0 or 1, or floats that commit from one half on")
-        return np.asarray(actions >= 0.5)
-    if actions.dtype.kind not in "biu":
-        raise ValueError(f"actions are {actions.dtype}: they must be 0 or 1, or floats that commit from one half on")
-    return np.asarray(actions != 0)
