@@ -27,6 +27,7 @@ from train.command.config_values import PathText
 from train.command.escaping import for_terminal
 from train.command.files import write_atomic, write_json
 from train.command.run_folder import open_run
+from train.command.wandb_config import Mode, WandbConfig, check_start, chosen_mode
 from train.comparison.lines import Line, collect_lines
 from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
 from train.comparison.pairs import is_rival, is_shown
@@ -39,7 +40,6 @@ from train.comparison.wandb_runs import logged_policies
 from train.evaluation.plot import Arrow, plot_pareto
 from train.evaluation.records import Record
 from train.evaluation.styles import DARK, styles_of
-from train.tracking.settings import Mode, WandbConfig, check_start, chosen_mode
 from train.tracking.tracker import Tracker
 
 DEFAULT_MODE: Mode = "disabled"

@@ -21,6 +21,7 @@ from policies.formats.folder import locate
 from policies.generation import check_cache
 from train.command.config import to_plain
 from train.command.run_folder import has_result, open_run
+from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
 from train.evaluation.measure import check_samples, choose_problems
 from train.evaluation.naming import is_folder, split_setting
@@ -40,7 +41,6 @@ from train.evaluation.run import (
     warn_of_short_buffer,
 )
 from train.evaluation.table import print_table
-from train.tracking.settings import check_start
 from train.tracking.tracker import Tracker
 
 ADDED = ("policy", "block_length", "batch_size", "per_task", "any_dllm")

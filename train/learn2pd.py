@@ -39,6 +39,7 @@ from train.command.model_config import ModelConfig
 from train.command.provenance import versions
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.run_folder import open_run
+from train.command.wandb_config import WandbConfig, check_start
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
 from train.evaluation.run import EvaluateConfig, plan, run_jobs
@@ -46,7 +47,6 @@ from train.evaluation.table import print_table
 from train.filters.fit import FitSettings, fit
 from train.filters.report import print_report, report
 from train.filters.traces import TraceConfig, Traces, collect
-from train.tracking.settings import WandbConfig, check_start
 from train.tracking.tracker import Tracker
 
 

@@ -32,13 +32,13 @@ from train.command.files import write_atomic, write_json
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
 from train.command.run_folder import open_run
+from train.command.wandb_config import WandbConfig, chosen_mode
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record
 from train.evaluation.run import plan, run_jobs
 from train.evaluation.table import print_table
 from train.job.finish import evaluation_of
 from train.job.ppo_config import TrainPPOConfig
-from train.tracking.settings import WandbConfig, chosen_mode
 
 METHODS = ("bayes", "random")
 

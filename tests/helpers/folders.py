@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.command.run_folder import open_run
-from train.tracking.settings import WandbConfig
+from train.command.wandb_config import WandbConfig
 
 
 @dataclass(frozen=True)

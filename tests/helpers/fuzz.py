@@ -47,13 +47,13 @@ from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.dit import DiTConfig, DiTNetwork
 from train.algorithms.ppo import PPO
+from train.command import checkpoint
 from train.command.config import ConfigError, parse, to_plain, to_yaml
 from train.command.errors import UserError
 from train.compare import CompareConfig
 from train.comparison.lines import collect_lines
 from train.comparison.runs import fingerprint, read_runs, training_seconds
 from train.evaluation.run import EvaluateConfig
-from train.job import checkpoint
 from train.job.build import load_model, make_env, make_model, resume
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig

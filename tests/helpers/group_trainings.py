@@ -14,11 +14,11 @@ from policies import NetworkConfig
 from train.algorithms.grpo import GRPO
 from train.algorithms.grpo_section import GRPOSection
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.grpo import algorithm
 from train.job.build import make_env, make_model
 from train.job.config import EnvConfig, EvaluationConfig
 from train.job.grpo_config import TrainGRPOConfig
-from train.tracking.settings import WandbConfig
 
 
 def tiny(out: Path, **changes: Any) -> TrainGRPOConfig:

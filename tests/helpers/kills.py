@@ -34,10 +34,10 @@ import torch
 import yaml
 
 from train import grpo, learn2pd, ppo, pretrain, sweep
+from train.command import checkpoint
 from train.command.config import parse
 from train.command.files import write_atomic
 from train.command.interrupt import Interrupted, raised
-from train.job import checkpoint
 from train.pretraining.loop import STATE
 
 PATIENCE = 300.0

@@ -17,12 +17,12 @@ from policies import NetworkConfig
 from train.algorithms.ppo import PPOSection
 from train.command.cli import run
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.job.build import load_filter, make_env, make_model, resume
 from train.job.config import EnvConfig
 from train.job.learning import learn
 from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm, train
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 
 

@@ -27,6 +27,7 @@ from train.algorithms.grpo_section import GRPOSection
 from train.algorithms.ppo import PPOSection
 from train.command.config import parse
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import evaluate
 from train.grpo import algorithm as grpo
 from train.job.build import Algorithm, make_env, make_model
@@ -37,7 +38,6 @@ from train.job.grpo_config import TrainGRPOConfig
 from train.job.learning import learn
 from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm as ppo
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 
 SMALL = DiTConfig(hidden_size=16, feedforward_size=16, time_size=8)

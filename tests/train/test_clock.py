@@ -22,12 +22,12 @@ from train.command.errors import UserError
 from train.command.lock import LOCK
 from train.command.progress import progress
 from train.command.run_folder import open_run
+from train.command.wandb_config import WandbConfig
 from train.job.build import make_env, make_model
 from train.job.learning import learn
 from train.job.ppo_config import TrainPPOConfig
 from train.job.run import load_model
 from train.ppo import algorithm
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 
 YEAR = 365 * 86_400

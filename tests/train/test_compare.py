@@ -14,13 +14,13 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command.config import ROOT, parse
 from train.command.errors import UserError
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.compare import CompareConfig, main
 from train.comparison.runs import problems_of, read_run
 from train.comparison.tables import compare, per_task
 from train.evaluate import main as evaluate_main
 from train.evaluation.measures import best_rule
 from train.evaluation.run import EvaluateConfig
-from train.tracking.settings import WandbConfig
 
 
 def record(policy: str, accuracy: float, nfe: float, task: str = "all", block: int = 64) -> dict[str, Any]:

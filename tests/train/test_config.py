@@ -19,6 +19,7 @@ from train.algorithms.ppo import PPOSection
 from train.command.config import CONFIGS, ROOT, parse, to_plain, to_yaml
 from train.command.config_values import ConfigError
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.compare import CompareConfig
 from train.evaluation.run import EvaluateConfig
 from train.export import ExportConfig
@@ -30,7 +31,6 @@ from train.model_card import CardConfig
 from train.ppo import algorithm
 from train.pretraining.config import PretrainConfig
 from train.sweep import SweepConfig
-from train.tracking.settings import WandbConfig
 from train.watching.show import WatchConfig
 
 ENTRY_POINTS: dict[str, type[Any]] = {

@@ -20,6 +20,7 @@ from train.command.config import ROOT, parse
 from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.evaluate import main
 from train.evaluation.measure import evaluate, measure
 from train.evaluation.records import (
@@ -35,7 +36,6 @@ from train.evaluation.records import (
 )
 from train.evaluation.run import EvaluateConfig, default_workers, plan, run_job, start_worker, warn_of_short_buffer
 from train.evaluation.table import make_table
-from train.tracking.settings import WandbConfig
 
 
 @pytest.mark.parametrize(

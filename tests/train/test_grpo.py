@@ -29,17 +29,17 @@ from train.algorithms.group_episodes import GroupEpisodes
 from train.algorithms.group_rollouts import advantages, is_informative
 from train.algorithms.grpo import GRPO
 from train.algorithms.grpo_section import GRPOSection
+from train.command import checkpoint
 from train.command.cli import run
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import evaluate
 from train.grpo import algorithm, learning_rate, train
-from train.job import checkpoint
 from train.job.build import make_env, make_model, resume
 from train.job.config import EnvConfig
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.learning import learn
 from train.tracking.history import STEP
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from kills import differences, results
 
+from train.command import checkpoint
 from train.command.config import ROOT
 from train.command.interrupt import Interrupted, deferred, raised
-from train.job import checkpoint
 from train.tracking.history import STEP
 
 UPDATE = 64

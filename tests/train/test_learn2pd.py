@@ -19,11 +19,11 @@ from policies import NetworkConfig, UnmaskingNetwork, load
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from train.command.errors import UserError
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.filters.fit import FitSettings, fit, weighted_loss
 from train.filters.report import report
 from train.filters.traces import Traces
 from train.learn2pd import Learn2PDConfig, main
-from train.tracking.settings import WandbConfig
 
 
 def written(folder: Path, **columns: Any) -> Traces:

@@ -23,13 +23,15 @@ from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule
 from train.algorithms.ppo import PPOSection
+from train.command import checkpoint
 from train.command.cli import run
 from train.command.config import ROOT, parse, to_plain
 from train.command.errors import UserError
 from train.command.model_config import ModelConfig
+from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import evaluate
 from train.evaluation.records import COUNTING
-from train.job import checkpoint, finish
+from train.job import finish
 from train.job.build import load_filter, make_env, make_model, stream_seed
 from train.job.config import EnvConfig, EvaluationConfig
 from train.job.finish import evaluation_of
@@ -37,7 +39,6 @@ from train.job.ppo_config import TrainPPOConfig
 from train.job.run import build, with_filter
 from train.ppo import algorithm, train
 from train.tracking.history import STEP
-from train.tracking.settings import WandbConfig
 
 # A known optimum.
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
 from envs.tasks import SUITE, make_tasks, split_of
+from train.command import checkpoint
 from train.command.errors import UserError
 from train.command.interrupt import Interrupted
 from train.command.lock import held
-from train.job import checkpoint
 from train.pretrain import pretrain
 from train.pretraining.architectures import answer_logits, build_model, build_tokenizer
 from train.pretraining.config import MOST_SPARE, PretrainConfig

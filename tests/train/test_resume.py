@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from kills import TRAININGS, differences, finish, kill, results, start
 
 from envs.unmasking import UnmaskingVectorEnv
-from train.job import checkpoint
+from train.command import checkpoint
 
 LAST = {"ppo": 60, "grpo": 20, "learn2pd": 20, "sweep": 25, "pretrain": 6}
 """A rename late in each training, before its end."""

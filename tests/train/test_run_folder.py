@@ -24,8 +24,8 @@ from train.command.files import write_atomic
 from train.command.lock import LOCK, read_holder
 from train.command.provenance import command_line, redact
 from train.command.run_folder import differences, has_result, open_run
+from train.command.wandb_config import WandbConfig
 from train.sweep import SweepConfig, main
-from train.tracking.settings import WandbConfig
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,13 +20,13 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command.config import ROOT, parse
 from train.command.errors import UserError
 from train.command.files import write_json
+from train.command.wandb_config import WandbConfig
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import make_record
 from train.job.ppo_config import TrainPPOConfig
 from train.ppo import train
 from train.tracking.artifacts import allowed_name, policy_artifact
 from train.tracking.history import STEP, ProgressWriter
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 from train.tracking.writers import TrackerWriter
 

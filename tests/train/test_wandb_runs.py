@@ -17,6 +17,7 @@ from wandb_server import WandbServer, serving
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command.errors import UserError
+from train.command.wandb_config import WandbConfig
 from train.compare import CompareConfig, main
 from train.comparison.lines import collect_lines
 from train.comparison.report import find
@@ -25,7 +26,6 @@ from train.comparison.wandb_runs import fetch
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import read_outcomes, read_records
 from train.tracking.history import STEP, ProgressWriter, read_progress
-from train.tracking.settings import WandbConfig
 from train.tracking.tracker import Tracker
 
 PROJECT = "wandb:me/unmasking-policies"

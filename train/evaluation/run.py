@@ -27,6 +27,7 @@ from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
+from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import choose_problems, measure
 from train.evaluation.naming import SAMPLED_SETTINGS, at_setting, is_folder, split_setting
 from train.evaluation.records import (
@@ -39,7 +40,6 @@ from train.evaluation.records import (
     summarise,
     write_outcomes,
 )
-from train.tracking.settings import WandbConfig
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""

@@ -29,9 +29,8 @@ from policies.files import one_line
 from policies.networks.dit import DiTNetwork
 from policies.networks.kinds import CommitNetwork, PolicyNetwork, check_hidden, describe
 from train.algorithms.group_episodes import GroupEpisodes
-from train.command import parallel
+from train.command import checkpoint, parallel
 from train.command.errors import UserError
-from train.job import checkpoint
 from train.job.config import JobConfig
 
 

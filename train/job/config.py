@@ -17,7 +17,7 @@ from policies.networks.dit import DiTConfig
 from train.command.config_values import PathText
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
-from train.tracking.settings import WandbConfig
+from train.command.wandb_config import WandbConfig
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from policies.actor_critic import UnmaskingActorCritic
-from train.command import parallel
+from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.command.finite import Diverged
 from train.command.interrupt import Interrupted, Stop, deferred
 from train.command.progress import progress
-from train.job import checkpoint
 from train.job.build import checkpoint_file, rank_file
 from train.job.config import JobConfig
 from train.job.validation import Validation

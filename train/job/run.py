@@ -30,6 +30,7 @@ from train.command import parallel
 from train.command.config import parse, to_plain
 from train.command.errors import UserError
 from train.command.run_folder import open_run
+from train.command.wandb_config import check_start
 from train.evaluation.measure import choose_problems
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
@@ -54,7 +55,6 @@ from train.job.config import JobConfig
 from train.job.finish import blocks_of, evaluate_all, evaluated_blocks, export, forget_policies, rules_of
 from train.job.learning import learn
 from train.job.validation import Validation
-from train.tracking.settings import check_start
 from train.tracking.tracker import Tracker
 
 

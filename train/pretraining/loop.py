@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 
 from envs.tasks import make_tasks
 from policies.files import one_line, show
-from train.command import parallel
+from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.finite import check_loss, watch
-from train.job import checkpoint
 from train.pretraining.architectures import answer_logits, build_model, build_tokenizer, save_checkpoint
 from train.pretraining.config import PretrainConfig
 from train.pretraining.losses import causal_loss, diffusion_loss

@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from train.command.files import write_atomic
 from train.command.provenance import commit, git, redact
+from train.command.wandb_config import Mode, WandbConfig, _project, _reason, _refusal, chosen_mode
 from train.evaluation.headline import headline
 from train.evaluation.records import Record, read_outcomes
 from train.tracking.artifacts import _without_others, allowed_name, policy_artifact
 from train.tracking.history import STEP
-from train.tracking.settings import Mode, WandbConfig, _project, _reason, _refusal, chosen_mode
 
 FILES = ("evaluation.json", "outcomes.json", "versions.json", "report.json")
 """Files of a run's folder that go along, so that `train.comparison.wandb_runs` can read the run back."""
