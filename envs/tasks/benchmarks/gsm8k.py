@@ -6,8 +6,8 @@ from fractions import Fraction
 from typing import ClassVar
 
 from envs.tasks.benchmarks.files import FileTask, HubSplit, Row, text_of
-from envs.tasks.numerals import scaled
 from envs.tasks.scoring.answers import before_end, before_next_question, last_number, numbers, quantity, slots, stated
+from envs.tasks.scoring.numerals import scaled
 
 MATH_PROMPT = """You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final \
 answer in a \\boxed{{}}.

@@ -14,7 +14,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from envs.tasks.numerals import digits, in_ascii, leading_words
+from envs.tasks.scoring.numerals import digits, in_ascii, leading_words
 
 ENDS = ("<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "</s>", "<|mdm_mask|>")
 """Special tokens as text, after which a model has nothing more to say (and a mask, which a finished text lacks)."""

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from envs.tasks.numerals import digits, in_ascii, leading_words, scaled
 from envs.tasks.scoring.answers import numbers
+from envs.tasks.scoring.numerals import digits, in_ascii, leading_words, scaled
 from envs.tasks.scoring.worker import START_SECONDS, Worker
 
 SECONDS, MEGABYTES = 5.0, 2048
