@@ -227,12 +227,13 @@ def main(config: PipelineConfig) -> dict[str, Any]:
         settings = {name: one for name, one in settings.items() if name == chosen or one.kind != "policy"}
         problems = problems_of("test", config.first, config.episodes)
         results = run(denoiser, settings, problems, config.block_length)
+        shares = {kind: share(results[chosen], of_kind(results, kind)) for kind in get_args(Rules)}
         written = {
             "block_length": config.block_length,
             "problems": len(problems),
             "chosen": chosen,
             "results": {name: asdict(one) for name, one in results.items()},
-            "shares": {kind: share(results[chosen], of_kind(results, kind)) for kind in get_args(Rules)},
+            "shares": shares,
         }
         write_json(config.out / "pipeline.json", written)
     table = Table(title=f"LLaDA2Pipeline, {len(problems)} problems, blocks of {config.block_length}")
@@ -242,7 +243,7 @@ def main(config: PipelineConfig) -> dict[str, Any]:
         table.add_row(name, f"{100 * result.accuracy:.1f}", f"{result.nfe:.2f}")
     Console(width=80).print(table)
     for kind, what in (("threshold", "the pipeline's own thresholds"), ("stopped", "thresholds that stop as it does")):
-        print(f"{chosen}: {written['shares'][kind]:.2f} of the forwards of {what}, at equal accuracy")
+        print(f"{chosen}: {shares[kind]:.2f} of the forwards of {what}, at equal accuracy")
     return written
 
 

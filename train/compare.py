@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _renamed(line: Line, record: Record) -> Record:
     """Return a record under its line's name, so that seeds are drawn alike."""
     if not line.is_learned:
         return {**record, "policy": line.policy}
-    return {**record, "policy": f"learned{line.policy.removeprefix(line.family)}", "series": line.family}
+    return {**record, "policy": str(replace(line.name, options="")), "series": line.family}
 
 
 def log_comparison(

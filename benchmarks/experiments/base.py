@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, mean_interval
 
 SEEDS = (0, 1, 2)
@@ -95,9 +96,14 @@ def find(records: Iterable[Record], **wanted: Any) -> list[Record]:
     return [record for record in records if fits(record)]
 
 
-def starts(prefix: str) -> Callable[[str], bool]:
-    """Return a test for a beginning, for `find`."""
-    return lambda text: text.startswith(prefix)
+def of_kind(*kinds: str) -> Callable[[str], bool]:
+    """Return a test for policies that are one of some rules, or learned, for `find`."""
+    return lambda text: PolicyName.read(text).kind in kinds
+
+
+def which(options: str) -> Callable[[str], bool]:
+    """Return a test for one of several learned policies, at any setting, for `find`."""
+    return lambda text: PolicyName.read(text).options == options
 
 
 def repeat(flag: str, values: Iterable[Any]) -> list[str]:

@@ -19,18 +19,20 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    of_kind,
     over_seeds,
     percent,
     provenance,
     repeat,
-    starts,
     table,
+    which,
 )
 from experiments.learn2pd_filters import FILTERS, WEIGHTED
 from experiments.plots import plot_frontiers
 from policies import RULES as ALL_RULES
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import RESAMPLES, best_rule
+from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
 
 SPEEDS = tuple(i / 8 for i in range(9))
@@ -194,19 +196,21 @@ diffusion, {ranks[1]} in blocks of 16.
 
 def _families(policy: str) -> tuple[str, ...]:
     """Return the families that a line of the evaluation belongs to."""
-    if policy.startswith("learned:"):
-        return ("dial",) if policy.startswith("learned:dial") else ("alphas",)
-    if policy.startswith("oracle"):
+    name = PolicyName.read(policy)
+    if name.is_learned:
+        return ("dial",) if name.options.startswith("dial") else ("alphas",)
+    if name.is_oracle:
         return ("oracle",)
-    return ("rules_and_guide",) if policy.startswith("guided") else ("rules", "rules_and_guide")
+    return ("rules_and_guide",) if name.kind == "guided" else ("rules", "rules_and_guide")
 
 
 def _seed(policy: str) -> int:
-    return int(policy.partition("@")[0].rpartition("_s")[2]) if policy.startswith("learned:") else 0
+    name = PolicyName.read(policy)
+    return int(name.options.rpartition("_s")[2]) if name.is_learned else 0
 
 
 def _place(seed: int, speed: float) -> str:
-    return f"learned:dial_s{seed}@speed={speed:g}"
+    return str(PolicyName(LEARNED, f"dial_s{seed}", f"speed={speed:g}"))
 
 
 def _speeds(suite: Sequence[Record]) -> list[Summary]:
@@ -223,8 +227,8 @@ def _nearly(here: Sequence[Record]) -> Summary:
     suite = find(here, task="all")
     wanted = NEARLY * find(suite, policy="low_confidence:1")[0]["accuracy"]
     rule = best_rule([record for record in suite if "rules" in _families(record["policy"])], wanted, 0.0)
-    oracle = {record["task"]: record["nfe"] for record in find(here, policy=starts("oracle"))}
-    chosen = [best_rule(find(suite, policy=starts(_place(seed, 0)[:-1])), wanted, 0.0) for seed in SEEDS]
+    oracle = {record["task"]: record["nfe"] for record in find(here, policy=of_kind("oracle"))}
+    chosen = [best_rule(find(suite, policy=which(f"dial_s{seed}")), wanted, 0.0) for seed in SEEDS]
     tasks: Summary = {}
     ranks = []
     for place in chosen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.base import Experiment, Step, Summary, find, percent, provenance, repeat, starts, table
+from experiments.base import Experiment, Step, Summary, find, of_kind, percent, provenance, repeat, table
 from experiments.learn2pd_filters import FILTERS, WEIGHTED
 from train.evaluation.records import read_records
 
@@ -44,7 +44,7 @@ class EndOfText(Experiment):
                 for suffix, shortens in (("", "false"), ("+eotp", "true"))
                 for rule in NAMES
                 for found in find(
-                    read_records(out / f"end_of_text/{length}_{shortens}"), task="all", policy=starts(rule)
+                    read_records(out / f"end_of_text/{length}_{shortens}"), task="all", policy=of_kind(rule)
                 )
             }
         return {"lengths": lengths, "provenance": provenance(out, self.steps()[1:])}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.base import Experiment, Step, Summary, find, percent, provenance, starts, table
+from experiments.base import Experiment, Step, Summary, find, of_kind, percent, provenance, table
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 LEAST = 0.97
@@ -25,11 +26,11 @@ class EveryRule(Experiment):
     def summarise(self, out: Path) -> Summary:
         """Keep each rule's cheapest setting that is accurate enough, or its most accurate one in full diffusion."""
         records = find(read_records(out / "every_rule"), task="all")
-        rules = dict.fromkeys(record["policy"].partition(":")[0] for record in records)
+        rules = dict.fromkeys(PolicyName.read(record["policy"]).kind for record in records)
         return {
             "settings": len(records),
             "rules": {
-                rule: [_cheapest(find(records, policy=starts(f"{rule}:"), block_length=b), b) for b in BLOCKS]
+                rule: [_cheapest(find(records, policy=of_kind(rule), block_length=b), b) for b in BLOCKS]
                 for rule in rules
             },
             "provenance": provenance(out, self.steps()),
@@ -78,4 +79,4 @@ def _cheapest(settings: list[Record], block: int) -> Summary | None:
     else:
         return None
     kept = {name: chosen[name] for name in ("accuracy", "nfe", "token_positions")}
-    return {"knob": chosen["policy"].partition(":")[2], **kept}
+    return {"knob": PolicyName.read(chosen["policy"]).options, **kept}

@@ -15,12 +15,13 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    of_kind,
     over_seeds,
     percent,
     provenance,
     repeat,
-    starts,
     table,
+    which,
 )
 from train.evaluation.records import read_records
 
@@ -73,7 +74,7 @@ class Filters(Experiment):
         for block in BLOCKS:
             for least in LEAST:
                 enough = find(records, block_length=block, accuracy=lambda a, least=least: a >= least)
-                kinds = {"filter": starts("learned"), "threshold": starts("threshold")}
+                kinds = {"filter": of_kind("learned"), "threshold": of_kind("threshold")}
                 best = {
                     kind: min(find(enough, policy=test), key=lambda r: r["nfe"], default=None)
                     for kind, test in kinds.items()
@@ -83,7 +84,7 @@ class Filters(Experiment):
         return {
             "rows": rows,
             "one_per_step": find(records, policy="low_confidence:1", block_length=64)[0]["accuracy"],
-            "published": find(own, policy=starts("learned:published")),
+            "published": find(own, policy=which("published")),
             "unweighted": find(own, policy="learned:transformer@0.5"),
             "minutes": json.loads((out / FILTERS.folder / "report.json").read_text())["minutes_to_collect_and_train"],
             "provenance": provenance(out, self.steps()),

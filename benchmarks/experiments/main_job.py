@@ -16,11 +16,11 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    of_kind,
     over_seeds,
     percent,
     provenance,
     repeat,
-    starts,
     table,
 )
 from train.evaluation.measures import ROUNDING, TOLERANCE, best_rule
@@ -56,7 +56,7 @@ class MainJob(Experiment):
         comparisons = []
         for block in BLOCKS:
             for decision in ("sample", "deterministic"):
-                learned = find(records, block_length=block, decision=decision, task="all", policy=starts("learned"))
+                learned = find(records, block_length=block, decision=decision, task="all", policy=of_kind("learned"))
                 rows = [_against_rules(records, record) for record in learned]
                 comparisons.append({"block_length": block, "decision": decision, "seeds": rows})
         return {
@@ -166,7 +166,7 @@ def _saved(seeds: Sequence[Summary], rule: str) -> str:
 def _against_rules(records: list[Record], learned: Record) -> Summary:
     found: Summary = {"accuracy": learned["accuracy"], "nfe": learned["nfe"]}
     for rule in ("threshold", "eb_sampler"):
-        curve = find(records, block_length=learned["block_length"], task="all", policy=starts(rule))
+        curve = find(records, block_length=learned["block_length"], task="all", policy=of_kind(rule))
         best = best_rule(curve, learned["accuracy"])
         found[rule] = {
             "setting": best["policy"],
@@ -178,8 +178,8 @@ def _against_rules(records: list[Record], learned: Record) -> Summary:
 
 
 def _by_task(records: list[Record]) -> Summary:
-    ours = find(records, block_length=64, decision="deterministic", policy=starts("learned"))
-    curve = find(records, block_length=64, task="all", policy=starts("threshold"))
+    ours = find(records, block_length=64, decision="deterministic", policy=of_kind("learned"))
+    curve = find(records, block_length=64, task="all", policy=of_kind("threshold"))
     rule = best_rule(curve, find(ours, task="all")[0]["accuracy"])["policy"]
     found = {}
     for task in dict.fromkeys(record["task"] for record in ours):

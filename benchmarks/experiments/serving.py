@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.base import QUICK_DIAL, Experiment, Step, Summary, find, percent, provenance, repeat, table
 from train.evaluation.measures import TOLERANCE
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCKS = (4, 8, 16, 32, 64)
@@ -132,7 +133,7 @@ which spares the pipeline's last forward of a block; the place was chosen on val
 def choose(choice: Sequence[Record], rule: str) -> str:
     """Return the name of the cheapest place that is as accurate as a rule, or of the most accurate one."""
     wanted = find(choice, policy=rule)[0]["accuracy"] - TOLERANCE
-    places = [record for record in choice if record["policy"].startswith("learned")]
+    places = [record for record in choice if PolicyName.read(record["policy"]).is_learned]
     enough = [record for record in places if record["accuracy"] >= wanted]
     if enough:
         return str(min(enough, key=lambda record: record["nfe"])["policy"])

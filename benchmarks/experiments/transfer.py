@@ -17,16 +17,17 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    of_kind,
     over_seeds,
     percent,
     provenance,
     repeat,
-    starts,
     table,
 )
 from experiments.dial import DIALS
 from experiments.learn2pd_filters import FILTERS
 from train.evaluation.measures import best_rule
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 SPEEDS = (0.0, 0.5)
@@ -119,11 +120,11 @@ class Transfer(Experiment):
         places = {}
         for place in PLACES:
             records = find(read_records(out / f"transfer/on_{place.name}"), task="all")
-            speeds = {f"{speed:g}": _against_rules(records, f"@speed={speed:g}") for speed in SPEEDS}
+            speeds = {f"{speed:g}": _against_rules(records, f"speed={speed:g}") for speed in SPEEDS}
             places[place.name] = {
                 "speeds": speeds,
                 "one_per_step": find(records, policy="low_confidence:1")[0]["accuracy"],
-                "oracle": find(records, policy=starts("oracle"))[0]["nfe"],
+                "oracle": find(records, policy=of_kind("oracle"))[0]["nfe"],
                 "episodes": records[0]["episodes"],
             }
         return {"places": places, "provenance": provenance(out, self.steps()[-len(PLACES) :])}
@@ -158,9 +159,9 @@ most accurate of them. {len(SEEDS)} seeds, ± 95 % Student intervals:
 
 
 def _against_rules(records: Sequence[Record], setting: str) -> list[Summary]:
-    rules = find(records, policy=lambda policy: policy.startswith(("threshold", "eb_sampler")))
+    rules = find(records, policy=of_kind("threshold", "eb_sampler"))
     found = []
-    for record in find(records, policy=lambda policy: policy.startswith("learned") and policy.endswith(setting)):
+    for record in find(records, policy=lambda text: PolicyName.read(text).setting == setting):
         best = best_rule(rules, record["accuracy"])
         theirs = {"rule": best["policy"], "rule_accuracy": best["accuracy"], "rule_nfe": best["nfe"]}
         found.append({"accuracy": record["accuracy"], "nfe": record["nfe"], **theirs})

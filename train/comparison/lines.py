@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from train.comparison.runs import (
@@ -18,6 +18,7 @@ from train.comparison.runs import (
     problems_of,
     training_run,
 )
+from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Key, Outcomes, Record, key_of
 
 
@@ -55,7 +56,7 @@ class Line:
         policy: name, the same for all seeds.
         family: policies that differ by a knob, a threshold, a speed or the decision only.
         decision: "sample" or "deterministic".
-        is_learned: or a rule.
+        name: of one of its records.
         replicates: one a seed.
     """
 
@@ -64,8 +65,13 @@ class Line:
     policy: str
     family: str
     decision: str
-    is_learned: bool
+    name: PolicyName
     replicates: list[Replicate] = field(default_factory=list)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is a learned policy, or a rule."""
+        return self.name.is_learned
 
 
 def collect_lines(runs: Sequence[Run]) -> list[Line]:
@@ -73,7 +79,7 @@ def collect_lines(runs: Sequence[Run]) -> list[Line]:
     labels = _Labels()
     for run in runs:
         for policy in dict.fromkeys(r["policy"] for r in run.records):
-            if policy.startswith("learned"):
+            if PolicyName.read(policy).is_learned:
                 labels.add(run, policy)
     lines: dict[tuple[Any, ...], Line] = {}
     for run in runs:
@@ -86,7 +92,7 @@ def collect_lines(runs: Sequence[Run]) -> list[Line]:
                 continue  # the run was killed within this policy
             policy, decision, block = key
             family, label, name, training = labels.of(run, policy)
-            line = Line(problems, block, label, family, decision, policy.startswith("learned"))
+            line = Line(problems, block, label, family, decision, PolicyName.read(policy))
             line = lines.setdefault((problems, block, label, decision), line)
             source = _identity(run.path) + name if training is None else _identity(training.path)
             _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
@@ -107,22 +113,21 @@ def _add(line: Line, new: Replicate) -> None:
 
 
 _Origin = tuple[str, str, str, Run | None]
-"""A learned policy's group, its seed's name, what distinguishes it within the seed's run, and that run."""
+"""A learned policy's group, its seed's name, which of the seed's run's policies it is, and that run."""
 
 
-def _origin(run: Run, policy: str) -> _Origin:
-    base, at, setting = policy.removesuffix("+eotp").partition("@")
-    suffix = at + setting + ("+eotp" if policy.endswith("+eotp") else "")
-    own = base.partition(":")[2]
+def _origin(run: Run, policy: PolicyName) -> _Origin:
+    own = policy.options
+    base = str(PolicyName(LEARNED, own))
     training = training_run(run, base)
     if training is None:
         name = own or run.name
         stem = re.sub(r"[_.-]?s(eed)?\d+$", "", name) or name
-        return f"named {run.path if own else ''} {stem}", name, suffix, None
+        return f"named {run.path if own else ''} {stem}", name, "", None
     is_filter = training.kind == "Learn2PD"
     folder = policy_folders(run).get(base)
     part = (folder.name if folder else own) if is_filter else ""
-    return fingerprint(training), training.name, (f":{part}" if part else "") + suffix, training
+    return fingerprint(training), training.name, f":{part}" if part else "", training
 
 
 class _Labels:
@@ -140,7 +145,7 @@ class _Labels:
 
     def _origin(self, run: Run, policy: str) -> _Origin:
         if (run.name, policy) not in self.origins:
-            self.origins[run.name, policy] = _origin(run, policy)
+            self.origins[run.name, policy] = _origin(run, PolicyName.read(policy))
         return self.origins[run.name, policy]
 
     def add(self, run: Run, policy: str) -> None:
@@ -176,12 +181,12 @@ class _Labels:
 
     def of(self, run: Run, policy: str) -> tuple[str, str, str, Run | None]:
         """Return a policy's family, its label, its seed's name and its training run."""
-        eotp = "+eotp" if policy.endswith("+eotp") else ""
-        if not policy.startswith("learned"):
-            return policy.removesuffix("+eotp").partition(":")[0] + eotp, policy, run.name, None
-        group, name, suffix, training = self._origin(run, policy)
-        label = self._label(group)
-        return label + suffix.partition("@")[0].removesuffix("+eotp") + eotp, label + suffix, name, training
+        own = PolicyName.read(policy)
+        if not own.is_learned:
+            return str(own.family), policy, run.name, None
+        group, name, which, training = self._origin(run, policy)
+        label = replace(own, kind=self._label(group) + which, options="")
+        return str(replace(label, setting="")), str(label), name, training
 
 
 def common_name(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from train.evaluation.measures import (
     holm,
     share_saved,
 )
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record
 
 ORACLE_TOLERANCE = 0.01
@@ -63,13 +64,12 @@ def matches(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Mat
 
 def is_rival(line: Line, rules: Sequence[str]) -> bool:
     """Tell whether a line is of a rule to be compared with; the oracle knows the answer and is none."""
-    return not line.is_learned and is_rule_of(line.family, rules)
+    return is_rule_of(line.name, rules)
 
 
-def is_rule_of(family: str, rules: Sequence[str]) -> bool:
+def is_rule_of(name: PolicyName, rules: Sequence[str]) -> bool:
     """Tell whether a rule, with end-of-text prediction or without, is one of those named, or any where all count."""
-    name = family.removesuffix("+eotp")
-    return name != "oracle" and not name.startswith("learned") and ("all" in rules or name in rules)
+    return not name.is_oracle and not name.is_learned and ("all" in rules or name.kind in rules)
 
 
 def compare_pair(line: Line, match: Match) -> Row:
@@ -221,7 +221,6 @@ def join_rules(names: Sequence[str]) -> str:
     'klass:0.9, threshold:0.78 / 0.8'
     """
     knobs: dict[str, list[str]] = {}
-    for name in sorted(set(names)):
-        rule, _, knob = name.partition(":")
-        knobs.setdefault(rule, []).append(knob)
+    for name in map(PolicyName.read, sorted(set(names))):
+        knobs.setdefault(str(name.family), []).append(name.options)
     return ", ".join(f"{rule}:{' / '.join(values)}".removesuffix(":") for rule, values in knobs.items())

@@ -126,7 +126,7 @@ def oracle_distances(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
     For each learned line, and the cheapest rule that is within a point of the oracle or better.
     """
     rows = []
-    for oracle in [line for line in lines if line.family == "oracle"]:
+    for oracle in [line for line in lines if line.name.is_oracle]:
         limit = oracle.replicates[0].record
         here = same_place(oracle, lines)
         near = [line for line in here if line.is_learned]
@@ -200,7 +200,7 @@ def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list
 
 def find(runs: Sequence[Run], lines: Sequence[Line], rules: Sequence[str], reference_accuracy: float) -> dict[str, Any]:
     """Compute what ``report.json`` holds, as numbers; shares and accuracies are in [0, 1]."""
-    shown = [line for line in lines if line.is_learned or line.family == "oracle" or is_rival(line, rules)]
+    shown = [line for line in lines if line.is_learned or line.name.is_oracle or is_rival(line, rules)]
     tests = significance(shown, rules)
     saved = savings(shown, rules, tests)
     chosen = leads(shown, saved)

@@ -20,7 +20,7 @@ from pydantic import Field
 from policies.files import Checked, check, read_settings, read_text
 from train.command.errors import UserError
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
-from train.evaluation.naming import is_folder, split_setting
+from train.evaluation.naming import LEARNED, PolicyName, is_folder, split_setting
 from train.evaluation.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.evaluation.run import run_name
 from train.tracking.history import ELAPSED, read_progress
@@ -274,8 +274,8 @@ def policy_folders(run: Run) -> dict[str, Path]:
     except ValueError as error:
         raise UserError(f"run is {run.source!r}: its config.yaml names a policy that none can be: {error}") from error
     if len(folders) == 1:
-        return {"learned": Path(folders[0])}
-    return {f"learned:{run_name(Path(folder))}": Path(folder) for folder in folders}
+        return {LEARNED: Path(folders[0])}
+    return {str(PolicyName(LEARNED, run_name(Path(folder)))): Path(folder) for folder in folders}
 
 
 def training_run(run: Run, policy: str) -> Run | None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from train.command.escaping import for_markdown
 from train.comparison.lines import Line
 from train.comparison.pairs import is_rival, is_rule_of
+from train.evaluation.headline import is_learned
 from train.evaluation.measures import Gain, find_rival, gain
+from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Key, Outcomes, Record, mean_interval
 
 
@@ -19,11 +21,11 @@ def _interval(values: Sequence[float], digits: int) -> str:
 
 def learned_policies(records: Sequence[Record]) -> list[str]:
     """Return the names of the learned policies, one a seed."""
-    return list(dict.fromkeys(r["policy"] for r in records if r["policy"].startswith("learned")))
+    return list(dict.fromkeys(r["policy"] for r in records if is_learned(r)))
 
 
 def _rules_among(records: Sequence[Record], rules: Sequence[str]) -> list[Record]:
-    return [record for record in records if is_rule_of(record["policy"].partition(":")[0], rules)]
+    return [record for record in records if is_rule_of(PolicyName.read(record["policy"]), rules)]
 
 
 def compare(
@@ -131,7 +133,7 @@ def _tables_of(line: Line, own: Sequence[Line], others: Sequence[Line], rules: S
     for x in (*own, *others):
         # A rule is the same under every seed, unless it draws lots: then any seed tells of it.
         for replicate in x.replicates if x.is_learned else x.replicates[:1]:
-            name = f"learned:{replicate.source}" if x.is_learned else replicate.record["policy"]
+            name = str(PolicyName(LEARNED, replicate.source)) if x.is_learned else replicate.record["policy"]
             records += [{**record, "policy": name} for record in replicate.tasks.values()]
             if replicate.outcomes is not None:
                 outcomes[name, x.decision, x.block] = replicate.outcomes

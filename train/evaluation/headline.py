@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from train.evaluation.measures import Gain, gain
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Key, Outcomes, Record
 
 
@@ -45,12 +46,12 @@ def headline(
 
 def is_learned(record: Record | Outcomes) -> bool:
     """Tell whether a record is of a learned policy, or of a rule."""
-    return str(record["policy"]).startswith("learned")
+    return PolicyName.read(record["policy"]).is_learned
 
 
 def is_oracle(record: Record) -> bool:
     """Tell whether a record is of the oracle, which knows the answer and is no rule to be compared with."""
-    return str(record["policy"]).partition(":")[0].removesuffix("+eotp") == "oracle"
+    return PolicyName.read(record["policy"]).is_oracle
 
 
 def gains(records: Sequence[Record], outcomes: Mapping[Key, Outcomes] | None = None) -> list[Gain]:

@@ -14,6 +14,7 @@ from envs.tasks.scoring.scorer import Scorer, ScoringError, Unscored
 from policies import Generation, UnmaskingPolicy, decode
 from policies.base import Decision
 from train.evaluation.fitting import with_memory
+from train.evaluation.naming import EOTP
 from train.evaluation.records import (
     Outcomes,
     Record,
@@ -115,7 +116,7 @@ def measure(
     if not known:
         raise ScoringError(f"none of the {len(scores)} answers has a score: see the warnings above")
     outcomes: Outcomes = {
-        "policy": (name or policy.name) + ("+eotp" if end_of_text_prediction else ""),
+        "policy": (name or policy.name) + (EOTP if end_of_text_prediction else ""),
         "decision": policy.decision,
         "block_length": settings.block,
         "seed": seed,

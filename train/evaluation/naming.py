@@ -1,9 +1,10 @@
-"""Policies by name: rules with their options, and folders with their settings."""
+"""Policies by name: as they are given (rules with options, folders with settings), and as records have them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from policies import RULES, LearnedPolicy
 
@@ -13,6 +14,73 @@ SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temp
 
 SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
+
+
+LEARNED, ORACLE, EOTP = "learned", "oracle", "+eotp"
+"""What names of learned policies begin with, the rule that knows the answer, and what a name ends in where everything
+after a committed end-of-text leaves the computation."""
+
+
+@dataclass(frozen=True)
+class PolicyName:
+    """A policy in a record: ``RULE:OPTIONS`` or ``learned:WHICH@SETTING``, perhaps with ``+eotp``.
+
+    Attributes:
+        kind: the rule, or `LEARNED`.
+        options: a rule's knob and options; which one of several learned policies.
+        setting: of a learned policy, as after ``FOLDER@``.
+        has_eotp: whether it is with end-of-text prediction.
+    """
+
+    kind: str
+    options: str = ""
+    setting: str = ""
+    has_eotp: bool = False
+
+    @classmethod
+    def read(cls, text: str) -> PolicyName:
+        """Take a name apart; ``str`` puts it together again.
+
+        >>> PolicyName.read("learned:dial_s0@speed=0.5+eotp")
+        PolicyName(kind='learned', options='dial_s0', setting='speed=0.5', has_eotp=True)
+        >>> PolicyName.read("threshold:0.9")
+        PolicyName(kind='threshold', options='0.9', setting='', has_eotp=False)
+        """
+        rest, setting = text.removesuffix(EOTP), ""
+        # A run may have an at sign in its name, and a rule's option too: a setting ends in a number.
+        before, has_setting, after = rest.rpartition("@")
+        if has_setting and before.partition(":")[0] == LEARNED and _is_number(after.rpartition("=")[2]):
+            rest, setting = before, after
+        kind, _, options = rest.partition(":")
+        return cls(kind, options, setting, text.endswith(EOTP))
+
+    def __str__(self) -> str:
+        options = f":{self.options}" if self.options else ""
+        setting = f"@{self.setting}" if self.setting else ""
+        return self.kind + options + setting + (EOTP if self.has_eotp else "")
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is a learned policy, or a rule."""
+        return self.kind == LEARNED
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it knows the answer, and is no rule to be compared with."""
+        return self.kind == ORACLE
+
+    @property
+    def family(self) -> PolicyName:
+        """What its settings have in common: the rule without knob and options, the learned policy without setting."""
+        return replace(self, setting="") if self.is_learned else replace(self, options="")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_folder(policy: str) -> bool:

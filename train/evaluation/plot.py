@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from train.command.escaping import for_plot
 from train.evaluation.headline import gains, is_learned, is_oracle
 from train.evaluation.measures import LEVEL, compare_forwards
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Key, Outcomes, Record, key_of
 from train.evaluation.styles import GREY, LETTERS, Style, rule_style, styles_of
 
@@ -112,11 +113,7 @@ def plot_pareto(
 
 def _series(record: Record) -> str:
     """Return what a policy's settings have in common: a rule's name, or the learned policy's without its setting."""
-    policy = str(record["policy"])
-    eotp = "+eotp" if policy.endswith("+eotp") else ""
-    if is_learned(record):
-        return str(record.get("series") or policy.removesuffix("+eotp").partition("@")[0] + eotp)
-    return policy.removesuffix("+eotp").partition(":")[0] + eotp
+    return str(record.get("series") or PolicyName.read(record["policy"]).family)
 
 
 def _says_the_same(records: Sequence[Record]) -> bool:
@@ -152,7 +149,7 @@ def _draw_panel(
             100 * record["accuracy"],
             marker=style.marker if is_shown else ".",
             color=style.color if is_shown else GREY,
-            markerfacecolor="none" if family.endswith("+eotp") else None,
+            markerfacecolor="none" if PolicyName.read(family).has_eotp else None,
             markersize=7 if is_best else 5,
             alpha=1 if is_best else 0.55,
             linestyle="none",

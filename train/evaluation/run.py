@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -29,7 +29,7 @@ from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
 from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import choose_problems, measure
-from train.evaluation.naming import SAMPLED_SETTINGS, at_setting, is_folder, split_setting
+from train.evaluation.naming import EOTP, LEARNED, SAMPLED_SETTINGS, PolicyName, at_setting, is_folder, split_setting
 from train.evaluation.records import (
     Key,
     Outcomes,
@@ -171,12 +171,12 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
     for text in dict.fromkeys(expanded):
         if is_folder(text):
             folder, setting = split_setting(text)
-            name = "learned" if len(folders) == 1 else f"learned:{run_name(Path(folder))}"
+            name = PolicyName(LEARNED, "" if len(folders) == 1 else run_name(Path(folder)))
             if setting:
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
-                variants.append((text, f"{name}@{text.rpartition('@')[2]}", decision))
+                variants.append((text, str(replace(name, setting=text.rpartition("@")[2])), decision))
             else:
-                variants += [(text, name, "sample"), (text, name, "deterministic")]
+                variants += [(text, str(name), "sample"), (text, str(name), "deterministic")]
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))
@@ -201,7 +201,7 @@ def episodes_of(config: EvaluateConfig) -> int:
 
 def suffix_of(config: EvaluateConfig) -> str:
     """Return what the records' names end in beyond that of the job."""
-    return "+eotp" if config.end_of_text_prediction else ""
+    return EOTP if config.end_of_text_prediction else ""
 
 
 def problems_of(config: EvaluateConfig) -> list[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from policies import RULES
+from train.evaluation.naming import PolicyName
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, without black, which is the oracle's, and yellow, which white swallows."""
@@ -82,5 +83,5 @@ def _least_used(choices: Sequence[str], used: Sequence[str], start: int) -> str:
 
 def rule_style(family: str) -> Style:
     """Return the style of a rule, which its place among all rules decides."""
-    place = list(RULES).index(name) if (name := family.removesuffix("+eotp")) in RULES else 0
+    place = list(RULES).index(kind) if (kind := PolicyName.read(family).kind) in RULES else 0
     return Style(RULE_PALETTE[place % len(RULE_PALETTE)], RULE_MARKERS[place % len(RULE_MARKERS)], "-")

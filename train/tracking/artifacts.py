@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.evaluation.headline import headline, is_learned
+from train.evaluation.headline import headline
+from train.evaluation.naming import PolicyName
 from train.evaluation.records import Key, Outcomes, Record
 
 LONGEST_NAME = 128
@@ -39,8 +40,8 @@ def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[K
 
 def _without_others(records: Sequence[Record], name: str) -> list[Record]:
     """Return the records of one of several learned policies, and of the rules."""
-    others = [r for r in records if is_learned(r) and r["policy"].partition("@")[0] != f"learned:{name}"]
-    return [record for record in records if record not in others]
+    policies = [PolicyName.read(record["policy"]) for record in records]
+    return [r for r, own in zip(records, policies, strict=True) if not own.is_learned or own.options == name]
 
 
 def allowed_name(name: str) -> str:
