@@ -26,6 +26,7 @@ from train.command.config import to_plain
 from train.command.config_values import PathText
 from train.command.escaping import for_terminal
 from train.command.files import write_atomic, write_json
+from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import Mode, WandbConfig, check_start, chosen_mode
 from train.comparison.lines import Line, collect_lines
@@ -173,7 +174,7 @@ def log_comparison(
 
 def _own_policies(run: Run, tracker: Tracker) -> list[Any]:
     """Return the policies that a run folder's own run logged to the project of the comparison; none if it did not."""
-    id_file = run.path / "wandb_id.txt"
+    id_file = RunFiles(run.path).wandb_id
     if not id_file.is_file():
         return []
     return logged_policies(f"{tracker.run.entity}/{tracker.run.project}/{id_file.read_text().strip()}")
@@ -228,7 +229,7 @@ def write_comparison(config: CompareConfig, runs: Sequence[Run]) -> dict[str, An
         images = {name: (config.out / f"{name}.png", Path(dark) / f"{name}.png") for name in names}
         write_atomic(config.out / "report.html", to_html(title, sections, images))
     write_atomic(config.out / "report.md", to_markdown(title, sections))
-    write_json(config.out / "report.json", found)
+    write_json(RunFiles(config.out).report, found)
     write_atomic(config.out / "tables.md", seed_tables(lines, config.rules))
     show(sections)
     print(f"page      {config.out / 'report.html'}\nMarkdown  {config.out / 'report.md'}")

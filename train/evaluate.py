@@ -20,6 +20,7 @@ from policies import make_rule
 from policies.formats.folder import locate
 from policies.generation import check_cache
 from train.command.config import to_plain
+from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
 from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
@@ -80,7 +81,7 @@ def main(config: EvaluateConfig) -> list[Record]:
         episodes=episodes_of(config),
         resume=False,
     )
-    file = config.out / "evaluation.json"
+    file = RunFiles(config.out).evaluation
     with open_run(config.out, whole, config.resume or bool(before), free=ADDED):
         update(config.out, before, asked, suffix_of(config))
         requested = {(job.policy, job.decision, job.block_length) for job in jobs}
@@ -114,17 +115,17 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         The records of ``evaluation.json``.
     """
     with Tracker(config.wandb, config.out, to_plain(config), "evaluate", "disabled") as tracker:
-        records = run_jobs(config, jobs, config.out / "evaluation.json")
+        records = run_jobs(config, jobs, RunFiles(config.out).evaluation)
         counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
         title += "" if config.early_end else ", no early end"
         title += "" if config.cache == "none" else f", cache {config.cache}"
-        plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
+        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
         print_table(records, title, config.per_task)
         print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
-        tracker.finish(records, config.out / "pareto.png")
+        tracker.finish(records, RunFiles(config.out).plot)
         print(f"W&B         {tracker.place}")
     return records
 

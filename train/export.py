@@ -21,6 +21,7 @@ from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint, write_ch
 from train.command.config_values import PathText
 from train.command.errors import UserError
 from train.command.ranges import check_range
+from train.command.run_files import RunFiles
 from train.evaluation.records import Record, read_records
 
 
@@ -110,7 +111,7 @@ def main(config: ExportConfig) -> Path:
 
 def evaluation_beside(folder: Path) -> list[Record]:
     """Return the records of the run that a policy's folder is of; none where there are none."""
-    file = folder.parent / "evaluation.json"
+    file = RunFiles(folder.parent).evaluation
     return read_records(file) if file.is_file() else []
 
 

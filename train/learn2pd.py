@@ -38,6 +38,7 @@ from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.provenance import versions
 from train.command.ranges import check_count, check_range, check_seed
+from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import WandbConfig, check_start
 from train.evaluation.plot import plot_pareto
@@ -132,7 +133,7 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
         found = learn(config)
         records = decode_all(config, list(found["filters"]))
         folders = [config.out / "filters" / name for name in found["filters"]]
-        tracker.finish(records, config.out / "pareto.png", *folders)
+        tracker.finish(records, RunFiles(config.out).plot, *folders)
         print(f"W&B         {tracker.place}")
     return found
 
@@ -206,7 +207,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     finish("own_states", network, result, config.block_lengths)
     minutes = (time.monotonic() - began) / 60
     found = {"minutes_to_collect_and_train": round(minutes, 1), "filters": filters}
-    write_json(config.out / "report.json", found)
+    write_json(RunFiles(config.out).report, found)
     print_report(filters)
     print(f"collected and trained in {minutes:.1f} minutes")
     return found
@@ -231,9 +232,9 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
         seed=config.seed,
         workers=config.workers,
     )
-    records = run_jobs(about, jobs, config.out / "evaluation.json")
+    records = run_jobs(about, jobs, RunFiles(config.out).evaluation)
     title = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
-    plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
+    plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
     print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")

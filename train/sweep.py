@@ -7,7 +7,6 @@ trials. With ``--wandb.mode offline`` or ``online`` the trials are W&B runs, in 
 
 from __future__ import annotations
 
-import csv
 import importlib
 import importlib.util
 import json
@@ -31,6 +30,7 @@ from train.command.escaping import for_terminal, printable
 from train.command.files import write_atomic, write_json
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
+from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import WandbConfig, chosen_mode
 from train.evaluation.plot import plot_pareto
@@ -39,6 +39,7 @@ from train.evaluation.run import plan, run_jobs
 from train.evaluation.table import print_table
 from train.job.finish import evaluation_of
 from train.job.ppo_config import TrainPPOConfig
+from train.tracking.history import read_progress
 
 METHODS = ("bayes", "random")
 
@@ -176,17 +177,17 @@ def suggest(trial: Any, name: str, spec: Mapping[str, Any]) -> Any:
     return trial.suggest_float(name, spec["min"], spec["max"], step=step, log=kind == "log_uniform_values")
 
 
-def last_value(progress: Path, metric: str) -> float:
-    """Return a metric's last value in a ``progress.csv``.
+def last_value(folder: Path, metric: str) -> float:
+    """Return a metric's last value in a trial's ``progress.csv``, NaN where the last row has none.
 
     Raises:
         UserError: if it has no such column, naming those it has.
     """
-    rows = list(csv.DictReader(progress.read_text().splitlines()))
-    if not rows or metric not in rows[-1]:
-        columns = ", ".join(rows[-1] if rows else ())
-        raise UserError(f"metric is {metric!r}: {progress} holds {columns or 'nothing'}")
-    return float(rows[-1][metric] or math.nan)
+    rows = read_progress(folder)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    if metric not in columns:
+        raise UserError(f"metric is {metric!r}: {RunFiles(folder).progress} holds {', '.join(columns) or 'nothing'}")
+    return rows[-1].get(metric, math.nan)
 
 
 def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mapping[str, Any]) -> float:
@@ -198,16 +199,15 @@ def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mappi
         metric: a column of ``progress.csv``.
         wandb: fields of the trial's `WandbConfig`; what is null or empty is left out.
     """
-    progress = folder / "progress.csv"
     given = {**values, **{f"wandb.{name}": value for name, value in wandb.items() if value}, "out": str(folder)}
     words = _flags(given)
-    resume = ["--resume"] if (folder / "config.yaml").is_file() else []
+    resume = ["--resume"] if RunFiles(folder).config.is_file() else []
     config = parse(TrainPPOConfig, "ppo.yaml", [*words, *resume])
     # Held-out problems are for the best trial alone, and what a rule does to them is the same after every trial.
     config = replace(config, evaluation=replace(config.evaluation, rules=[], split="validation"))
     train: Callable[[TrainPPOConfig], Any] = importlib.import_module("train.ppo").train
     train(config)
-    return last_value(progress, metric)
+    return last_value(folder, metric)
 
 
 def model_settings(config: SweepConfig) -> dict[str, Any]:
@@ -230,9 +230,9 @@ def evaluate_best(folder: Path, number: int, values: Mapping[str, Any]) -> list[
     """
     config = parse(TrainPPOConfig, "ppo.yaml", [*_flags(values), f"--out={folder / f'trial_{number}'}"])
     about = evaluation_of(config, str(config.out / "policy"))
-    file = folder / f"best_trial_{number}" / "evaluation.json"
+    file = RunFiles(folder / f"best_trial_{number}").evaluation
     records = run_jobs(about, plan(about.policy, about.block_length), file)
-    plot_pareto(records, file.with_name("pareto.png"), f"{config.model.name}, trial {number}")
+    plot_pareto(records, RunFiles(file.parent).plot, f"{config.model.name}, trial {number}")
     print_table(records, f"trial {number}, {config.evaluation.episodes} held-out problems a task")
     print(f"evaluation  {file}\nplot        {file.with_name('pareto.png')}")
     return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from train.comparison.plots import plot_curves
 from train.evaluation.frontiers import mean_curve
 from train.evaluation.measures import best_rule
 from train.evaluation.records import mean_interval, read_outcomes, read_records
-from train.tracking.history import STEP
+from train.tracking.history import ELAPSED, STEP, read_progress
 
 ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO"}
 STARTS = {"random": "random", "threshold": "the rule"}
@@ -107,17 +106,15 @@ def read_run(folder: Path, alpha: float) -> Summary:
             "nfe": float(nfe.mean()),
             "reward": float(paid.mean()),
         }
-    with (folder / "progress.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    steps = [float(row[STEP]) for row in rows]
-    curve = np.interp(GRID, steps, [float(row["rollout/ep_rew_mean"]) for row in rows])
+    rows = read_progress(folder)
+    curve = np.interp(GRID, [row[STEP] for row in rows], [row["rollout/ep_rew_mean"] for row in rows])
     rates = [name for name in rows[0] if name.endswith("_rate") and name.startswith("rollout/")]
     return {
         **found,
         "curve": curve.round(4).tolist(),
         "learning": float(curve.mean()),
-        "minutes": float(rows[-1]["time/time_elapsed"]) / 60,
-        "rates": {name.removeprefix("rollout/"): float(np.mean([float(row[name]) for row in rows])) for name in rates},
+        "minutes": rows[-1][ELAPSED] / 60,
+        "rates": {name.removeprefix("rollout/"): float(np.mean([row[name] for row in rows])) for name in rates},
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from train.command.run_files import RunFiles
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, mean_interval
 
@@ -117,7 +118,7 @@ def repeat(flag: str, values: Iterable[Any]) -> list[str]:
 
 def provenance(out: Path, steps: Iterable[Step]) -> Summary:
     """Return where the steps' numbers come from: commits, machines and minutes."""
-    versions = [json.loads((out / step.folder / "versions.json").read_text()) for step in steps]
+    versions = [json.loads(RunFiles(out / step.folder).versions.read_text()) for step in steps]
     seconds = [json.loads(marker(out, step).read_text())["seconds"] for step in steps]
     return {
         "commits": sorted({found["commit"] for found in versions}),

@@ -23,6 +23,7 @@ from experiments.base import (
     table,
     which,
 )
+from train.command.run_files import RunFiles
 from train.evaluation.records import read_records
 
 FILTERS = Step(
@@ -86,7 +87,7 @@ class Filters(Experiment):
             "one_per_step": find(records, policy="low_confidence:1", block_length=64)[0]["accuracy"],
             "published": find(own, policy=which("published")),
             "unweighted": find(own, policy="learned:transformer@0.5"),
-            "minutes": json.loads((out / FILTERS.folder / "report.json").read_text())["minutes_to_collect_and_train"],
+            "minutes": json.loads(RunFiles(out / FILTERS.folder).report.read_text())["minutes_to_collect_and_train"],
             "provenance": provenance(out, self.steps()),
         }
 

@@ -187,10 +187,10 @@ def test_a_trial_trains_in_its_own_folder(tmp_path: Path) -> None:
         "policy.hidden_size": 8,
     }
     result = run_trial(tmp_path / "trial_0", values, "rollout/nfe", {"mode": "disabled"})
-    assert result == last_value(tmp_path / "trial_0" / "progress.csv", "rollout/nfe")
+    assert result == last_value(tmp_path / "trial_0", "rollout/nfe")
     assert 1 <= result <= 8
     with pytest.raises(UserError, match=r"metric is 'reward': .*rollout/nfe"):
-        last_value(tmp_path / "trial_0" / "progress.csv", "reward")
+        last_value(tmp_path / "trial_0", "reward")
 
 
 def test_trials_are_runs_of_one_group(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

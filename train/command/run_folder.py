@@ -21,8 +21,14 @@ from train.command.files import write_atomic, write_json
 from train.command.interrupt import Interrupted
 from train.command.lock import FREE, LOCK, held
 from train.command.provenance import _launcher, command_line, redact, versions
+from train.command.run_files import RunFiles
 
-START = ("command.txt", "versions.json", "config.yaml", "policies.json", LOCK, "wandb", "wandb_id.txt")
+_NAMES = RunFiles(Path())
+
+START = (
+    *(file.name for file in (_NAMES.command, _NAMES.versions, _NAMES.config, _NAMES.policies, _NAMES.wandb_id)),
+    *(LOCK, "wandb"),
+)
 """What a run's folder holds before there is a result."""
 
 
@@ -73,14 +79,14 @@ def open_run(folder: Path, config: Any, resume: bool | None = False, free: Colle
 
 def _record_start(folder: Path, settings: Mapping[str, Any]) -> None:
     if not has_result(folder):
-        write_atomic(folder / "command.txt", redact(command_line()) + "\n")
-        (folder / "versions.json").unlink(missing_ok=True)
-        for name in ("wandb_id.txt", "policies.json"):
+        write_atomic(RunFiles(folder).command, redact(command_line()) + "\n")
+        RunFiles(folder).versions.unlink(missing_ok=True)
+        for file in (RunFiles(folder).wandb_id, RunFiles(folder).policies):
             # Of a start that left no result.
-            (folder / name).unlink(missing_ok=True)
-    _record_versions(folder / "versions.json")
+            file.unlink(missing_ok=True)
+    _record_versions(RunFiles(folder).versions)
     # Last: a folder with a configuration is a run.
-    write_atomic(folder / "config.yaml", to_yaml(settings))
+    write_atomic(RunFiles(folder).config, to_yaml(settings))
 
 
 def _record_versions(file: Path) -> None:
@@ -134,7 +140,7 @@ def _writing(folder: Path, resume: bool | None) -> Iterator[None]:
 
 def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
     """Refuse a folder that is taken, or that doesn't hold the run to resume."""
-    has_run = (folder / "config.yaml").is_file()
+    has_run = RunFiles(folder).config.is_file()
     other = f"choose another folder, as in --out {shlex.quote(str(_free_name(folder)))}"
     if not has_result(folder):
         if resume and not has_run:
@@ -154,7 +160,7 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free:
     # A setting that this program doesn't have: it can't go on with that run whatever is said.
     if any(now is MISSING for _, now in changed.values()):
         raise UserError(f"{message}: {other}")
-    own = [*_launcher(), sys.argv[0], "--config", str(folder / "config.yaml"), "--out", str(folder), "--resume"]
+    own = [*_launcher(), sys.argv[0], "--config", str(RunFiles(folder).config), "--out", str(folder), "--resume"]
     raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
 
 
@@ -170,7 +176,7 @@ def _names(folder: Path) -> set[str]:
 def _has_result(names: Collection[str]) -> bool:
     found = {name.removesuffix(".tmp") for name in names} - {LOCK}
     # Without its command line, what is there is not of a start: a configuration of the user's own, for example.
-    return bool(found - set(START)) or bool(found and "command.txt" not in found)
+    return bool(found - set(START)) or bool(found and _NAMES.command.name not in found)
 
 
 def _free_name(folder: Path) -> Path:
@@ -235,7 +241,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if it can't be read.
     """
-    file = folder / "config.yaml"
+    file = RunFiles(folder).config
     try:
         return files.read_settings(file)
     except (OSError, ValueError) as error:

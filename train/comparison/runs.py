@@ -19,6 +19,7 @@ from pydantic import Field
 
 from policies.files import Checked, check, read_settings, read_text
 from train.command.errors import UserError
+from train.command.run_files import RunFiles
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
 from train.evaluation.naming import LEARNED, PolicyName, is_folder, split_setting
 from train.evaluation.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
@@ -113,7 +114,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
         if source.startswith(PREFIX):
             given += [(run.source, run.name, run.folder, run.artifacts) for run in fetch(source, downloads)]
         else:
-            path = Path(source).parent if Path(source).name == "evaluation.json" else Path(source)
+            path = Path(source).parent if Path(source).name == RunFiles(Path()).evaluation.name else Path(source)
             given.append((str(path), path.resolve().name, path, ()))
     found = {_identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
     names = [name for _, name, _, _ in found.values()]
@@ -125,7 +126,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
 
 def _identity(path: Path) -> str:
     """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
-    id_file = path / "wandb_id.txt"
+    id_file = RunFiles(path).wandb_id
     try:
         return read_text(id_file).strip() if id_file.is_file() else str(path.resolve())
     except ValueError as error:
@@ -143,7 +144,7 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
     records = read_records(path)
     if not any(record["task"] == "all" for record in records):
         raise UserError(f"run is {source!r}: its evaluation has no record of all tasks; was it killed?")
-    config = _read_config(path / "config.yaml")
+    config = _read_config(RunFiles(path).config)
     outcomes = read_outcomes(path) if path.is_dir() else {}
     own = {key_of(record): record for record in records if record["task"] == "all"}
     for key, entry in outcomes.items():
@@ -151,7 +152,7 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
             raise UserError(
                 f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
             )
-    versions = {name: value for name, value in _read(path / "versions.json").items() if name != "starts"}
+    versions = {name: value for name, value in _read(RunFiles(path).versions).items() if name != "starts"}
     progress = read_progress(path)
     return Run(name, source, path, _kind(config), config, versions, records, outcomes, progress, artifacts)
 
@@ -200,7 +201,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 def training_seconds(run: Run) -> float | None:
     """Return the wall time that a run recorded of its training, resumptions added up."""
     if run.kind == "Learn2PD":
-        file = run.path / "report.json"
+        file = RunFiles(run.path).report
         try:
             report: _Report = check(_Report, _read(file))
         except ValueError as error:
@@ -286,7 +287,7 @@ def training_run(run: Run, policy: str) -> Run | None:
     if folder is None:
         return None
     path = folder.parent if folder.name == "policy" else folder.parent.parent
-    config = path / "config.yaml"
+    config = RunFiles(path).config
     if not os.path.isfile(config):  # unlike Path's, False for what no name can be
         return None
     found = _read_config(config)

@@ -2,9 +2,9 @@
 
 ``wandb:ENTITY/PROJECT/RUN_ID`` is one run, ``wandb:ENTITY/PROJECT?group=NAME`` are those of a group that hold an
 evaluation. `wandb.Api` returns the configuration, the history and the logged policies; the records and what became of
-each problem come from the files that `train.tracking.tracker.Tracker` sends with a run
-(`train.tracking.tracker.FILES`). They are files of the run, not an artifact: an artifact that is logged offline has no
-address until it is synced, and one request finds a run's files by name.
+each problem come from the files that a tracker sends with a run (`train.tracking.tracker.files_along`). They are files
+of the run, not an artifact: an artifact that is logged offline has no address until it is synced, and one request finds
+a run's files by name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import Any
 from train.command.config import to_yaml
 from train.command.errors import UserError
 from train.command.files import write_atomic
+from train.command.run_files import RunFiles
 from train.tracking.history import STEP, write_rows
-from train.tracking.tracker import FILES
+from train.tracking.tracker import files_along
+
+EVALUATION = RunFiles(Path()).evaluation.name
 
 PREFIX = "wandb:"
 """What a run's path begins with."""
@@ -67,13 +70,13 @@ def fetch(source: str, place: Path) -> list[FetchedRun]:
         api = wandb.Api()
         if run_id:
             return [_fetch_run(api.run(f"{project}/{run_id}"), project, place)]
-        runs = [run for run in api.runs(project, filters={"group": group}) if list(run.files(names=[FILES[0]]))]
+        runs = [run for run in api.runs(project, filters={"group": group}) if list(run.files(names=[EVALUATION]))]
         found = [_fetch_run(run, project, place) for run in runs]
     except (wandb.Error, ValueError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"run is {source!r}: W&B says: {reason}") from error
     if not found:
-        raise UserError(f"run is {source!r}: no run of that group holds an {FILES[0]}")
+        raise UserError(f"run is {source!r}: no run of that group holds an {EVALUATION}")
     return found
 
 
@@ -81,8 +84,8 @@ def _fetch_run(run: Any, project: str, place: Path) -> FetchedRun:
     """Write what a run's folder holds: configuration, history as progress, files, and the id."""
     folder, source = place.resolve() / project / run.id, f"{PREFIX}{project}/{run.id}"
     # A sweep's own parameters are named by their path; they are in the configuration proper, too.
-    write_atomic(folder / "config.yaml", to_yaml({k: v for k, v in run.config.items() if "." not in k}))
-    write_atomic(folder / "wandb_id.txt", run.id + "\n")
+    write_atomic(RunFiles(folder).config, to_yaml({k: v for k, v in run.config.items() if "." not in k}))
+    write_atomic(RunFiles(folder).wandb_id, run.id + "\n")
     rows: dict[float, dict[str, float]] = {}
     for row in run.history(samples=MAX_ROWS, pandas=False):
         numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not k.startswith("_")}
@@ -91,11 +94,11 @@ def _fetch_run(run: Any, project: str, place: Path) -> FetchedRun:
             # without a step, such as a table, the step before it.
             rows.setdefault(numbers[STEP], {}).update(numbers)
     if rows:
-        write_rows(folder / "progress.csv", [rows[step] for step in sorted(rows)])
-    for file in run.files(names=list(FILES)):
+        write_rows(RunFiles(folder).progress, [rows[step] for step in sorted(rows)])
+    for file in run.files(names=[file.name for file in files_along(folder)]):
         file.download(root=str(folder), replace=True).close()
-    if not (folder / FILES[0]).is_file():
-        raise UserError(f"run is {source!r}: it holds no {FILES[0]}; is it a finished run of this library?")
+    if not RunFiles(folder).evaluation.is_file():
+        raise UserError(f"run is {source!r}: it holds no {EVALUATION}; is it a finished run of this library?")
     return FetchedRun(source, run.name, folder, _policies(run))
 
 

@@ -17,12 +17,10 @@ from policies.base import Decision
 from policies.files import check, parse, read_json
 from train.command.errors import UserError
 from train.command.files import write_json
+from train.command.run_files import RunFiles
 from train.evaluation.records import Key, Outcomes, Record, key_of, read_outcomes, read_records, write_outcomes
 
 EntryT = TypeVar("EntryT", Record, Outcomes)
-
-FILE = "policies.json"
-"""Where it is written, in the evaluation's folder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def read_asked(folder: Path) -> list[Asked]:
     Raises:
         UserError: if it can't be read.
     """
-    file = folder / FILE
+    file = RunFiles(folder).policies
     if not file.is_file():
         return []
     try:
@@ -93,12 +91,12 @@ def update(folder: Path, before: Sequence[Asked], now: Sequence[Asked], suffix: 
         new = today.get(one.what)
         if new is not None and new != one:
             names[one.named(suffix)] = new.name + suffix if new.digest == one.digest else None
-    file = folder / "evaluation.json"
+    file = RunFiles(folder).evaluation
     if names and file.is_file():
         outcomes = read_outcomes(file).values()
-        write_outcomes(folder / "outcomes.json", _renamed(outcomes, names))
+        write_outcomes(RunFiles(folder).outcomes, _renamed(outcomes, names))
         write_json(file, _renamed(read_records(file), names))
-    write_json(folder / FILE, [asdict(one) for one in now])
+    write_json(RunFiles(folder).policies, [asdict(one) for one in now])
 
 
 def _renamed(entries: Iterable[EntryT], names: Mapping[Key, str | None]) -> list[EntryT]:

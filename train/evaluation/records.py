@@ -16,6 +16,7 @@ from envs.decoding.settings import BlockOrigin, Window
 from policies.files import Checked, check, read_json
 from train.command.errors import UserError
 from train.command.files import write_atomic
+from train.command.run_files import RunFiles
 
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
@@ -260,7 +261,7 @@ def read_outcomes(source: Path) -> dict[Key, Outcomes]:
     Raises:
         UserError: if there is a file and it can't be read.
     """
-    file = source / "outcomes.json" if source.is_dir() else source.with_name("outcomes.json")
+    file = RunFiles(source).outcomes if source.is_dir() else RunFiles(source.parent).outcomes
     if not file.is_file():
         return {}
     try:
@@ -283,7 +284,7 @@ def read_records(source: Path) -> list[Record]:
     Raises:
         UserError: if there are none, or one is no record.
     """
-    file = source / "evaluation.json" if source.is_dir() else source
+    file = RunFiles(source).evaluation if source.is_dir() else source
     try:
         records: list[Record] = read_json(file, MAX_BYTES)
         check(Annotated[list[_RecordForm], FailFast(), Field(min_length=1)], records, "record")

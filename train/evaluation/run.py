@@ -27,6 +27,7 @@ from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
+from train.command.run_files import RunFiles
 from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import choose_problems, measure
 from train.evaluation.naming import EOTP, LEARNED, SAMPLED_SETTINGS, PolicyName, at_setting, is_folder, split_setting
@@ -304,7 +305,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
         records.extend(summarise(new))
         records.sort(key=lambda record: place(key_of(record)))
         # The records last: they say what is done.
-        write_outcomes(file.with_name("outcomes.json"), sorted(outcomes.values(), key=lambda one: place(key_of(one))))
+        write_outcomes(RunFiles(file.parent).outcomes, sorted(outcomes.values(), key=lambda one: place(key_of(one))))
         write_json(file, records)
 
     workers = config.workers or default_workers(config.model.device, len(waiting))

@@ -18,6 +18,7 @@ from policies.networks.kinds import describe
 from train.command.files import write_json
 from train.command.progress import progress
 from train.command.provenance import versions
+from train.command.run_files import RunFiles
 from train.evaluation.headline import is_learned
 from train.evaluation.measure import evaluate
 from train.evaluation.records import Record, read_outcomes, read_records, write_outcomes
@@ -142,10 +143,10 @@ def forget_policies(file: Path) -> None:
     outcomes = [entry for entry in read_outcomes(file).values() if not is_learned(entry)]
     records = [record for record in read_records(file) if not is_learned(record)]
     write_json(file, records)
-    write_outcomes(file.with_name("outcomes.json"), outcomes)
+    write_outcomes(RunFiles(file.parent).outcomes, outcomes)
 
 
 def evaluate_all(config: JobConfig) -> list[Record]:
     """Evaluate the exported policy and the rules on held-out problems, going on where a killed run stopped."""
     about = evaluation_of(config, str(config.out / "policy"))
-    return run_jobs(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
+    return run_jobs(about, plan(about.policy, about.block_length), RunFiles(config.out).evaluation)

@@ -20,6 +20,7 @@ from train.command.errors import UserError
 from train.command.finite import Diverged
 from train.command.interrupt import Interrupted, Stop, deferred
 from train.command.progress import progress
+from train.command.run_files import RunFiles
 from train.job.build import checkpoint_file, rank_file
 from train.job.config import JobConfig
 from train.job.validation import Validation
@@ -227,7 +228,7 @@ def learn(
     """
     writers: list[KVWriter] = []
     if tracker is not None:
-        kept = ProgressWriter(config.out / "progress.csv", upto=model.num_timesteps)
+        kept = ProgressWriter(RunFiles(config.out).progress, upto=model.num_timesteps)
         tracker.log_again(kept.rows)
         writers = [kept, TrackerWriter(tracker)]
     remaining = config.total_timesteps - model.num_timesteps

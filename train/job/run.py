@@ -29,6 +29,7 @@ from policies.networks.kinds import PolicyNetwork
 from train.command import parallel
 from train.command.config import parse, to_plain
 from train.command.errors import UserError
+from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import check_start
 from train.evaluation.measure import choose_problems
@@ -96,7 +97,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
                 )
             if parallel.is_main() and model.num_timesteps < config.total_timesteps:
                 # Records of an earlier end of this run are of another policy.
-                forget_policies(config.out / "evaluation.json")
+                forget_policies(RunFiles(config.out).evaluation)
             aside = start_rules(own) if parallel.is_main() else None
             if aside is not None:
                 held.callback(aside.stop)
@@ -108,10 +109,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             aside.wait()
         records = evaluate_all(own)
         title = f"{config.model.name}, seed {config.seed}"
-        plot_pareto(records, config.out / "pareto.png", title, read_outcomes(config.out))
+        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
         # Before W&B has the last word, which may be that it failed.
         show(own, records, tracker.place)
-        tracker.finish(records, config.out / "pareto.png", config.out / "policy")
+        tracker.finish(records, RunFiles(config.out).plot, config.out / "policy")
     return records
 
 
@@ -201,7 +202,7 @@ def start_rules(config: JobConfig) -> Aside | None:
     if not config.evaluation.beside_training or cores <= config.model.threads or not config.evaluation.rules:
         return None
     about = rules_of(config)
-    return Aside(about, plan(about.policy, about.block_length), config.out / "evaluation.json")
+    return Aside(about, plan(about.policy, about.block_length), RunFiles(config.out).evaluation)
 
 
 def stage(name: str, *facts: str) -> None:
@@ -239,7 +240,7 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     print_table(records, f"{config.evaluation.episodes} {kind} problems a task")
     stage("policy", str(out / "policy"))
     stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
-    stage("settings", str(out / "config.yaml"))
+    stage("settings", str(RunFiles(out).config))
     stage("W&B", place)
     stage("next", f"python train/watch.py --policy {out / 'policy'} --policy threshold:0.9")
     stage("", f"python train/evaluate.py --policy {out / 'policy'} --policy eb_sampler:0.5 --per_task")

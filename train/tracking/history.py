@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import KVWriter
 from policies.files import read_text, show
 from train.command.errors import UserError
 from train.command.files import write_atomic
+from train.command.run_files import RunFiles
 
 STEP = "time/total_timesteps"
 """The metric that every other is plotted against: environment steps."""
@@ -66,7 +67,7 @@ def read_progress(path: Path) -> list[dict[str, float]]:
     Raises:
         UserError: if the file is damaged.
     """
-    file = path / "progress.csv"
+    file = RunFiles(path).progress
     if not file.is_file():
         return []
     try:

@@ -14,14 +14,12 @@ from typing import Any, Self
 
 from train.command.files import write_atomic
 from train.command.provenance import commit, git, redact
+from train.command.run_files import RunFiles
 from train.command.wandb_config import Mode, WandbConfig, _project, _reason, _refusal, chosen_mode
 from train.evaluation.headline import headline
 from train.evaluation.records import Record, read_outcomes
 from train.tracking.artifacts import _without_others, allowed_name, policy_artifact
 from train.tracking.history import STEP
-
-FILES = ("evaluation.json", "outcomes.json", "versions.json", "report.json")
-"""Files of a run's folder that go along, so that `train.comparison.wandb_runs` can read the run back."""
 
 
 class Tracker:
@@ -61,7 +59,7 @@ class Tracker:
         self.failure = ""
         self._is_closed = False
         mode = chosen_mode(config, default_mode)
-        id_file = folder / "wandb_id.txt"
+        id_file = RunFiles(folder).wandb_id
         made = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
         run_id = id_file.read_text().strip() if id_file.is_file() else made
         self._borrowed = [] if mode == "disabled" else _keep_files_in(folder / "wandb")
@@ -161,11 +159,10 @@ class Tracker:
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
         self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})
-        for name in FILES:
-            if (self.folder / name).is_file():
-                # A copy, because wandb would leave a link, and a run is often moved before it is synced.
-                shutil.copyfile(self.folder / name, Path(self.run.dir) / name)
-                self.run.save(f"{self.run.dir}/{name}", base_path=self.run.dir, policy="now")
+        for file in filter(Path.is_file, files_along(self.folder)):
+            # A copy, because wandb would leave a link, and a run is often moved before it is synced.
+            shutil.copyfile(file, Path(self.run.dir) / file.name)
+            self.run.save(f"{self.run.dir}/{file.name}", base_path=self.run.dir, policy="now")
         for policy in policies:
             own = records if len(policies) == 1 else _without_others(records, policy.name)
             aliases = ["latest", allowed_name(self.run.name)]
@@ -227,3 +224,9 @@ def _git() -> dict[str, Any]:
     if found == "unknown":
         return {"disable_git": True}
     return {"git_commit": git("rev-parse", "HEAD"), "git_remote_url": redact(git("config", "remote.origin.url"))}
+
+
+def files_along(folder: Path) -> list[Path]:
+    """Return a run's files that go along, so that `train.comparison.wandb_runs` can read the run back."""
+    files = RunFiles(folder)
+    return [files.evaluation, files.outcomes, files.versions, files.report]
