@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from envs.readings import READINGS, Logits, Of
 
 CHUNK = 2**20
 """Logits that are worked on at a time on the CPU: float32 copies of a 126k vocabulary would take several times the
@@ -19,12 +19,6 @@ logits' memory. Positions don't mix, so this changes no number."""
 
 ACCELERATOR_CHUNK = 2**24
 """The same on other devices, where each piece costs the start of some ten kernels."""
-
-BEST_K = 50
-"""Probabilities in ``best_probabilities``."""
-
-TOP_K = 15
-"""Tokens in ``top``."""
 
 
 class DenoiserError(RuntimeError):
@@ -68,61 +62,13 @@ class Beliefs:
         prediction: (B, L) int64, the most likely token, never the mask token.
         features: further (B, L) float32 readings by name, those that were asked for.
         tensors: (B, L, K) readings by name, those that were asked for: ``top_probabilities`` and ``top_ids`` (both of
-            ``top``), ``probabilities`` and ``best_probabilities``; see `envs.view.VIEW_TENSORS`.
+            ``top``), ``probabilities`` and ``best_probabilities``; see `envs.readings.READINGS`.
     """
 
     confidence: Tensor
     prediction: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def _logit_gap(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
-    first, second = logits.topk(2, dim=-1).values.unbind(-1)
-    return first - second
-
-
-def _margin(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
-    first, second = logits.topk(2, dim=-1).values.unbind(-1)
-    return (first - log_normalizer).exp() - (second - log_normalizer).exp()
-
-
-def _entropy(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
-    log_probs = logits - log_normalizer.unsqueeze(-1)
-    probabilities = log_probs.exp()
-    # The mask token's probability is 0, and 0 log 0 is 0.
-    return -probabilities.mul_(log_probs.clamp_(min=-1e9)).sum(-1)
-
-
-def _eos_probability(logits: Tensor, log_normalizer: Tensor, end_ids: Sequence[int]) -> Tensor:
-    return sum((logits[..., end] - log_normalizer).exp() for end in end_ids)  # type: ignore[return-value]
-
-
-FEATURES: Mapping[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = MappingProxyType(
-    {"margin": _margin, "entropy": _entropy, "eos_probability": _eos_probability, "logit_gap": _logit_gap}
-)
-"""Readings that are computed only when asked for, from (logits (B, L, V), logsumexp (B, L), end ids):
-
-* ``margin``: in [0, 1], top-1 minus top-2 probability.
-* ``entropy``: nats, of the whole distribution.
-* ``eos_probability``: in [0, 1], of all that end a text together.
-* ``logit_gap``: nats, top-1 minus top-2 logit.
-"""
-
-
-def _top_probability(logits: Tensor) -> Tensor:
-    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
-
-
-def _best_probabilities(logits: Tensor) -> Tensor:
-    best = logits.topk(min(BEST_K, logits.shape[-1]), dim=-1).values
-    return F.pad((best - logits.logsumexp(-1, keepdim=True)).exp(), (0, BEST_K - best.shape[-1]))
-
-
-_WITH_MASK_TOKEN: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"top_probability": _top_probability, "best_probabilities": _best_probabilities}
-)
-"""Readings of logits that still hold the mask token; see `envs.view.FULL_READINGS` and `envs.view.VIEW_TENSORS`."""
 
 
 def read_beliefs(
@@ -142,9 +88,8 @@ def read_beliefs(
         logits: (B, L, V) float of any dtype.
         mask_id: token that must never be predicted.
         end_ids: tokens that end a text.
-        features: what to compute too: names of `FEATURES`, ``top_probability`` (see `envs.view.FULL_READINGS`),
-            ``token_probability`` (see `envs.view.COMMITTED_READINGS`), and ``top``, ``probabilities`` and
-            ``best_probabilities`` (see `envs.view.VIEW_TENSORS`). Other names are left to others.
+        features: what to compute too: names of `envs.readings.READINGS`; those that aren't made of logits are left
+            to others.
         noise: gives for slices of rows and positions what is added to those logits before the argmax only (Gumbel
             noise times the temperature makes the prediction a sample); it is never whole in memory, as the logits are
             large. The confidence is the noise-free probability of the predicted token.
@@ -194,8 +139,7 @@ def _read(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the confidence, the prediction and each further reading of a piece, by name."""
     logits = logits.to(torch.float32, copy=True)
-    for name in sorted(features & _WITH_MASK_TOKEN.keys()):
-        yield name, _WITH_MASK_TOKEN[name](logits)
+    yield from _of("whole", features, Logits(logits, torch.empty(0), end_ids, standing))
     logits[..., mask_id] = -torch.inf
     log_normalizer = logits.logsumexp(-1)
     if noise is None:
@@ -205,22 +149,15 @@ def _read(
         best = logits.gather(-1, prediction.unsqueeze(-1)).squeeze(-1)
     yield "confidence", (best - log_normalizer).exp()
     yield "prediction", prediction
-    for name in sorted(features & FEATURES.keys()):
-        yield name, FEATURES[name](logits, log_normalizer, end_ids)
-    if features & {"token_probability", "top", "probabilities"}:
-        yield from _read_distribution(logits.sub_(log_normalizer.unsqueeze(-1)), features, standing)
+    yield from _of("logits", features, Logits(logits, log_normalizer, end_ids, standing))
+    if any(READINGS[name].of == "log_probabilities" for name in features):
+        log_probabilities = logits.sub_(log_normalizer.unsqueeze(-1))
+        yield from _of("log_probabilities", features, Logits(log_probabilities, log_normalizer, end_ids, standing))
 
 
-def _read_distribution(
-    log_probabilities: Tensor, features: frozenset[str], standing: Tensor | None
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield what is read of a piece's log-probabilities, which are overwritten."""
-    if "token_probability" in features:
-        assert standing is not None
-        yield "token_probability", log_probabilities.gather(-1, standing.unsqueeze(-1)).squeeze(-1).exp()
-    if "top" in features:
-        best, ids = log_probabilities.topk(min(TOP_K, log_probabilities.shape[-1]), dim=-1)
-        yield "top_probabilities", best.exp()
-        yield "top_ids", ids
-    if "probabilities" in features:
-        yield "probabilities", log_probabilities.exp_()
+def _of(stage: Of, features: frozenset[str], logits: Logits) -> Iterator[tuple[str, Tensor]]:
+    """Yield the readings of one stage, in the order of the table."""
+    for name, reading in READINGS.items():
+        if name in features and reading.of == stage and reading.formula is not None:
+            found = reading.formula(logits)
+            yield from found.items() if isinstance(found, Mapping) else [(name, found)]

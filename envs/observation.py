@@ -10,21 +10,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.beliefs import BEST_K
 from envs.decoding.blocks import buffer_width
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.view import OBSERVED_TENSORS, VIEW_FEATURES, Action, View
+from envs.readings import OBSERVED_TENSORS, READINGS, VIEW_FEATURES
+from envs.view import Action, View
 
 Observation = dict[str, npt.NDArray[np.float32]]
-
-
-NATS = ("entropy", "logit_gap")
-"""Features that are not probabilities or flags."""
-
-
-MAX_NATS = 32.0
-"""Their upper bound: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
 
 def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
@@ -35,11 +27,11 @@ def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: 
     }
     boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     for name in sorted(settings.features & VIEW_FEATURES):
-        boxes[name] = spaces.Box(0.0, _highest(name), shape, np.float32)
+        boxes[name] = spaces.Box(READINGS[name].lowest, READINGS[name].highest, shape, np.float32)
     for name in sorted(settings.features & OBSERVED_TENSORS):
-        is_hidden = name == "hidden"
-        width = denoiser.hidden_size if is_hidden else BEST_K
-        boxes[name] = spaces.Box(-np.inf if is_hidden else 0.0, _highest(name), (*shape, width), np.float32)
+        reading = READINGS[name]
+        width = reading.width if isinstance(reading.width, int) else denoiser.hidden_size
+        boxes[name] = spaces.Box(reading.lowest, reading.highest, (*shape, width), np.float32)
     if has_dial:
         boxes["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     return spaces.Dict(boxes)
@@ -52,9 +44,7 @@ def observe(view: View) -> Observation:
 
 def _highest(name: str) -> float:
     """Return the upper bound of a part of the observation."""
-    if name == "hidden":
-        return np.inf
-    return MAX_NATS if name in NATS else 1.0
+    return READINGS[name].highest if name in READINGS else 1.0
 
 
 def read_action(actions: npt.ArrayLike | Action, masked: Tensor) -> Action:

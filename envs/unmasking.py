@@ -51,9 +51,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     * ``eligible`` (L,): 1 where masked and in the row's current block.
     * ``time`` (1,): steps taken / L.
     * with an alpha range: ``speed`` (1,), where on the logarithmic dial the episode's alpha lies.
-    * with ``features``: any of `envs.view.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
-      ``eos_probability``, ``is_eos``, ``changed``; and of `envs.view.OBSERVED_TENSORS`: ``best_probabilities`` (L, 50)
-      in [0, 1] and ``hidden`` (L, D), unbounded, D the width of the dLLM's hidden states.
+    * with ``features``: any of `envs.readings.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
+      ``eos_probability``, ``is_eos``, ``changed``; and of `envs.readings.OBSERVED_TENSORS`: ``best_probabilities``
+      (L, 50) in [0, 1] and ``hidden`` (L, D), unbounded, D the width of the dLLM's hidden states.
 
     ## Rewards
     At the end ``score * ((L - (NFE - 1)) / L) ** alpha`` by default; see `envs.reward`. Zero before.
@@ -102,8 +102,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
             log-uniformly; the observation then holds ``speed``.
-        features: further per-position observations; those of `envs.view.VIEW_TENSORS` that are not of
-            `envs.view.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
+        features: further per-position observations; those of `envs.readings.VIEW_TENSORS` that are not of
+            `envs.readings.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
         end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
         early_end: see `envs.decoding.settings.DecodingSettings`.

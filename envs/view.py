@@ -11,51 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from envs.beliefs import FEATURES
-
-READINGS = frozenset({*FEATURES, "is_eos", "changed", "repeated"})
-"""Per-position readings of masked positions, 0 at committed ones: those of `FEATURES`, and
-
-* ``is_eos``: 1 where the prediction is end-of-text.
-* ``changed``: 1 where the prediction differs from the one of the row's previous step (0 at its first).
-* ``repeated``: 1 where a masked position of higher confidence (of equals, an earlier one) predicts the same token: the
-  two were predicted independently, so one of them may be meant for something else.
-"""
-
-COMMITTED_READINGS = frozenset({"token_probability", "leave_one_out"})
-"""Per-position readings of committed positions, 0 at masked ones and 1 at given tokens:
-
-* ``token_probability``: what this forward gives the token that stands there.
-* ``leave_one_out``: the same from a shadow block of masks that sees all but the token itself; block positions only.
-  The shadow's positions count as computed.
-"""
-
-FULL_READINGS = frozenset({"top_probability"})
-"""Per-position readings of masked and committed positions alike:
-
-* ``top_probability``: the largest probability of any token, the mask token included. Released code of arXiv 2512.09106
-  reads this where `View.confidence` leaves the mask token out and is 1 at committed positions.
-"""
-
-VIEW_FEATURES = READINGS | COMMITTED_READINGS | FULL_READINGS
-"""Everything of shape (N, L) that a view has only when it is asked for."""
-
-VIEW_TENSORS = frozenset({"probabilities", "top", "best_probabilities", "hidden", "prompt", "given"})
-"""Larger things that a view has only when they are asked for:
-
-* ``probabilities``: (N, L, V) float32, the dLLM's distribution; mask token 0.
-* ``top``: gives ``top_probabilities`` (N, L, 15) float32, falling, and ``top_ids`` (N, L, 15) int64.
-* ``best_probabilities``: (N, L, 50) float32, falling, of masked and committed positions alike, the mask token included:
-  the first is ``top_probability``. A smaller vocabulary is filled up with zeros.
-* ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
-* ``prompt``: (N, P) int64, left-padded with -1.
-* ``given``: (N, L) int64, the tokens that came with the problem, -1 elsewhere.
-
-In finished rows the first four are 0, and so are the first two at committed positions.
-"""
-
-OBSERVED_TENSORS = frozenset({"best_probabilities", "hidden"})
-"""Those of `VIEW_TENSORS` that the env's observation holds too, of all that were asked for."""
+from envs.readings import OBSERVED_TENSORS
 
 
 @dataclass(frozen=True)
@@ -79,8 +35,8 @@ class View:
         commit_confidence: (N, L) float32, confidence of each committed token when it was committed; 1 at given tokens,
             0 elsewhere.
         key: (N,) int64, the sequence's key for `envs.noise`.
-        features: (N, L) float32 readings by name, those asked for of `VIEW_FEATURES`.
-        tensors: those asked for of `VIEW_TENSORS`.
+        features: (N, L) float32 readings by name, those asked for of `envs.readings.VIEW_FEATURES`.
+        tensors: those asked for of `envs.readings.VIEW_TENSORS`.
         memory: what the policy's last `Action` of the row left in its ``memory``; zeros in a new sequence. Empty
             before the first action of a batch.
     """
@@ -116,7 +72,8 @@ class View:
     def inputs(self) -> dict[str, Tensor]:
         """Return what the env's observation holds, all float32.
 
-        ``time`` is (N, 1), those of `OBSERVED_TENSORS` are (N, L, K) with a K of their own, everything else (N, L).
+        ``time`` is (N, 1), those of `envs.readings.OBSERVED_TENSORS` are (N, L, K) with a K of their own, everything
+        else (N, L).
         """
         return {
             # Softmax rounding may leave a probability a hair outside [0, 1].

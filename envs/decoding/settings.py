@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from envs.caches import make_cache
-from envs.view import (
-    VIEW_FEATURES,
-    VIEW_TENSORS,
-)
+from envs.readings import READINGS
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
@@ -32,7 +29,7 @@ class DecodingSettings:
         block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
             buffer length, is full diffusion.
         temperature: of the sampled token; 0 commits the argmax.
-        features: names of `VIEW_FEATURES` and `VIEW_TENSORS` to compute.
+        features: names of `envs.readings.READINGS` to compute.
         end_of_text_prediction: once an end-of-text is committed, everything after it is end-of-text at once and
             leaves the computation (EoTP of Learn2PD, arXiv 2509.25188).
         early_end: a sequence ends once everything before a committed end-of-text is known, and the rest becomes
@@ -87,10 +84,9 @@ class DecodingSettings:
         self._check_features()
 
     def _check_features(self) -> None:
-        known = VIEW_FEATURES | VIEW_TENSORS
-        unknown = sorted(self.features - known)
+        unknown = sorted(self.features - READINGS.keys())
         if unknown:
-            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+            raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(READINGS))}")
         if {"hidden", "leave_one_out"} <= self.features:
             raise ValueError(
                 "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from envs.beliefs import Beliefs
 from envs.decoding.blocks import Layout
 from envs.decoding.rows import Rows, is_end
-from envs.view import COMMITTED_READINGS, FULL_READINGS, OBSERVED_TENSORS, VIEW_FEATURES, View
+from envs.readings import VIEW_FEATURES, holds_at
+from envs.view import View
 
 ABOUT_TEXTS = ("prompt", "given")
 """Tensors that no forward makes."""
@@ -81,13 +82,12 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, beliefs: Beliefs) ->
     if "is_eos" in wanted:
         readings["is_eos"] = is_end(layout.denoiser.end_ids, beliefs.prediction).float()
     features = dict(blank.features)
+    places: Mapping[str, Tensor] = {"masked": open_masks, "committed": ~rows.masked & inside, "everywhere": inside}
     for name, values in readings.items():
-        if name in COMMITTED_READINGS:
-            committed = spread(values, blank.features[name], ~rows.masked & inside)
+        features[name] = spread(values, blank.features[name], places[holds_at(name)])
+        if holds_at(name) == "committed":
             # No policy is to doubt what it can't take back.
-            features[name] = committed.masked_fill(rows.given & inside, 1.0)
-        else:
-            features[name] = spread(values, blank.features[name], inside if name in FULL_READINGS else open_masks)
+            features[name] = features[name].masked_fill(rows.given & inside, 1.0)
     if "changed" in wanted:
         # Nothing was predicted where the last step saw nothing.
         began = (rows.nfe <= 1).unsqueeze(1) | (rows.previous == layout.denoiser.mask_id)
@@ -99,8 +99,7 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, beliefs: Beliefs) ->
         features["repeated"][computed] = repeated.float()
     tensors = dict(blank.tensors)
     for name, values in beliefs.tensors.items():
-        where = inside if name in OBSERVED_TENSORS else open_masks
-        tensors[name] = _spread_tensor(rows, computed, values, where)
+        tensors[name] = _spread_tensor(rows, computed, values, places[holds_at(name)])
     return replace(
         blank,
         confidence=confidence,

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from envs.beliefs import ACCELERATOR_CHUNK, BEST_K, CHUNK, TOP_K
+from envs.beliefs import ACCELERATOR_CHUNK, CHUNK
+from envs.readings import BEST_K, TOP_K
 
 CAUSAL = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -51,7 +52,7 @@ def step_memory(
         prompt: tokens of the longest prompt.
         length: L.
         dtype: of the weights.
-        features: what is read of the logits; see `envs.view.VIEW_FEATURES` and `envs.view.VIEW_TENSORS`.
+        features: what is read of the logits; see `envs.readings.READINGS`.
         is_sampled: whether tokens are drawn (a temperature above 0).
         device: a torch device; the CPU works on smaller pieces.
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from safetensors.torch import save_file
 
-from envs.beliefs import BEST_K
+from envs.readings import BEST_K
 from policies.distributions import ActionConfig, DistributionName
 from policies.files import MAX_NUMBER, MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
 from policies.networks.dit import DiTConfig, DiTNetwork

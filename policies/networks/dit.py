@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.beliefs import BEST_K
+from envs.readings import BEST_K
 
 
 @dataclass(frozen=True)

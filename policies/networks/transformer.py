@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.names import hint
-from envs.view import READINGS
+from envs.readings import MASK_READINGS
 
 LARGEST_BLOCK = 64
 """Masks left in a block that count as all, to a network that sees blocks."""
@@ -50,7 +50,7 @@ class NetworkConfig:
     feedforward_size: int = 64
     """Width of the feed-forward part."""
     features: tuple[str, ...] = ()
-    """Further per-position inputs: any of `envs.view.READINGS`."""
+    """Further per-position inputs: any of `envs.readings.MASK_READINGS`."""
     init: Literal["threshold", "random"] = "threshold"
     """Start as the threshold rule, or as a coin of one bias for every position."""
     threshold: float = 0.9
@@ -84,9 +84,9 @@ class NetworkConfig:
             raise ValueError(f"slope is {self.slope}: it must be above 0")
         if not math.isfinite(self.bias):
             raise ValueError(f"bias is {self.bias}: it must be a finite number")
-        unknown = sorted(set(self.features) - READINGS)
+        unknown = sorted(set(self.features) - MASK_READINGS)
         if unknown:
-            raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(READINGS))}")
+            raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(MASK_READINGS))}")
 
 
 def log_odds(probability: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ class Wino(Rule):
     """Wide in: commit what passes a low threshold. Narrow out: remask what its own context gives too little.
 
     A committed token's own context is the leave-one-out probability from a shadow block of masks in the same forward
-    (`envs.view.COMMITTED_READINGS`). At most one position fewer is remasked than is committed, lowest first, so each
+    (`envs.readings.READINGS`). At most one position fewer is remasked than is committed, lowest first, so each
     step gains at least one; at most ``max(least, share of the masks)`` are committed.
 
     Source: arXiv 2507.18578 and its released code. Departures: a shadow position sees the tokens and itself, not the

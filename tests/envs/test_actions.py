@@ -15,7 +15,8 @@ from torch import Tensor
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.noise import uniform
-from envs.view import READINGS, Action, View
+from envs.readings import MASK_READINGS
+from envs.view import Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 Chosen = AbstractSet[int]
@@ -761,7 +762,7 @@ def test_any_actions_do_what_a_plain_account_says(uses: str, length: int, block:
     denoiser, rng = Mixing(), random.Random(uses + str(block))
     is_used = {name: name in uses.split() for name in ("scope", "tokens", "remask", "block_end", "length")}
     for _ in range(4):
-        settings = DecodingSettings(length, block, 0.0, READINGS, "predict" in uses, "late" not in uses, *shown)
+        settings = DecodingSettings(length, block, 0.0, MASK_READINGS, "predict" in uses, "late" not in uses, *shown)
         batch = empty(denoiser, settings)
         order = rng.sample(PROMPTS, 4)  # a row does the same anywhere in the batch
         plain = [Plain(prompt, settings) for prompt in order]
@@ -899,7 +900,7 @@ def drafting(view: View) -> Action:
 
 def history(policy: Callable[[View], Action], prompts: list[list[int]], **kwargs: Any) -> list[dict[str, Any]]:
     """Decode and return all that is known of each row, the views included."""
-    batch = start(Mixing(), prompts, 8, features=READINGS, **kwargs)
+    batch = start(Mixing(), prompts, 8, features=MASK_READINGS, **kwargs)
     rows: list[dict[str, Any]] = [{"views": []} for _ in prompts]
     while batch.running.any():
         view = batch.forward()

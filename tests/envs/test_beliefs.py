@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.beliefs import FEATURES, DenoiserError, read_beliefs
+from envs.beliefs import DenoiserError, read_beliefs
+from envs.readings import READINGS
 
 MASK, EOS, V = 5, 2, 11
-ALL = frozenset(FEATURES)
+ALL = frozenset(name for name, reading in READINGS.items() if reading.of == "logits")
 
 
 def probabilities(logits: Tensor) -> npt.NDArray[np.float64]:

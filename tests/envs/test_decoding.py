@@ -20,9 +20,10 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.models.toy import ToyDenoiser
 from envs.noise import uniform
+from envs.readings import MASK_READINGS
 from envs.tasks import TASKS
 from envs.unmasking import UnmaskingVectorEnv
-from envs.view import READINGS, Action, View, ensure_progress
+from envs.view import Action, View, ensure_progress
 from train.algorithms.group_episodes import GroupEpisodes
 
 # Known decodes.
@@ -152,10 +153,10 @@ def test_features_is_eos_and_changed() -> None:
 
 
 def test_features_read_zero_where_committed() -> None:
-    batch = start(fixed((A, 0.9), (EOS, 0.5), (C, 0.7)), [[A]], 3, features=READINGS)
+    batch = start(fixed((A, 0.9), (EOS, 0.5), (C, 0.7)), [[A]], 3, features=MASK_READINGS)
     commit(batch, "..x")
     features = batch.forward().features
-    assert features.keys() == READINGS
+    assert features.keys() == MASK_READINGS
     assert features["margin"][0].tolist() == pytest.approx([0.9 - 0.1 / 5, 0.5 - 0.5 / 5, 0.0], abs=1e-6)
     gaps = [math.log(0.9 / (0.1 / 5)), math.log(0.5 / (0.5 / 5)), 0.0]
     assert features["logit_gap"][0].tolist() == pytest.approx(gaps, abs=1e-5)
@@ -272,7 +273,7 @@ def test_loading_a_row_again_resets_all_of_it() -> None:
     def beliefs(prompt: list[int], buffer: list[int]) -> list[tuple[int, float]]:
         return [(prompt[0], 0.5 + 0.1 * len(prompt))] * 4
 
-    kwargs: dict[str, Any] = {"block_length": 2, "features": READINGS}
+    kwargs: dict[str, Any] = {"block_length": 2, "features": MASK_READINGS}
     batch = start(HandWritten(beliefs), [[A, B, C], [B, C]], 4, **kwargs)
     commit(batch, "xxxx", "x...")
     commit(batch, "x.x.", ".x..")
@@ -334,8 +335,8 @@ different_settings = pytest.mark.parametrize(
     "kwargs",
     [
         {"block_length": 16},
-        {"block_length": 4, "features": READINGS},
-        {"block_length": 16, "temperature": 1.5, "features": READINGS},
+        {"block_length": 4, "features": MASK_READINGS},
+        {"block_length": 16, "temperature": 1.5, "features": MASK_READINGS},
         {"block_length": 8, "temperature": 0.7},
     ],
 )

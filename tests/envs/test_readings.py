@@ -9,12 +9,12 @@ import torch
 from denoisers import EOS, MASK, A, B, C, D, HandWritten, Mixing, V, act, bits, commit, fixed, start, tiny_model
 from torch import Tensor
 
-from envs.beliefs import TOP_K
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.toy import ToyDenoiser
-from envs.view import FULL_READINGS, READINGS, VIEW_FEATURES, VIEW_TENSORS, Action, View
+from envs.readings import MASK_READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS
+from envs.view import Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 TEXTS = ["copy", "copy . . : a b", "sort . : c d e =", "reverse . . : a b c d . . ="]
@@ -343,7 +343,14 @@ def readings(view: View, row: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_a_row_reads_the_same_in_any_batch(temperature: float) -> None:
-    features = READINGS | FULL_READINGS | {"token_probability", "probabilities", "top", "prompt", "best_probabilities"}
+    features = MASK_READINGS | {
+        "top_probability",
+        "token_probability",
+        "probabilities",
+        "top",
+        "prompt",
+        "best_probabilities",
+    }
 
     def decode(prompts: list[list[int]]) -> list[list[dict[str, Any]]]:
         batch = start(Mixing(), prompts, 8, block_length=4, temperature=temperature, features=features)

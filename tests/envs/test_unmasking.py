@@ -21,9 +21,10 @@ from envs import UnmaskingEnv, UnmaskingVectorEnv
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
+from envs.readings import VIEW_FEATURES
 from envs.tasks import TASKS, split_of
 from envs.tasks.suite.form import cells_of
-from envs.view import VIEW_FEATURES, Action
+from envs.view import Action
 
 SETTINGS: list[dict[str, Any]] = [
     {"buffer_length": 16},

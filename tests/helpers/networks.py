@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envs.view import READINGS, View
+from envs.readings import MASK_READINGS
+from envs.view import View
 from policies import NetworkConfig, UnmaskingNetwork
 
-ALL_FEATURES = tuple(sorted(READINGS))
+ALL_FEATURES = tuple(sorted(MASK_READINGS))
 
 
 def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:

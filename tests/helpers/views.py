@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.beliefs import TOP_K
 from envs.noise import sequence_key
-from envs.view import COMMITTED_READINGS, VIEW_FEATURES, Action, View
+from envs.readings import READINGS, TOP_K, VIEW_FEATURES
+from envs.view import Action, View
 from policies import UnmaskingPolicy
 
 
@@ -125,7 +125,7 @@ def random_view(rows: int, length: int, seed: int = 0) -> View:
         commit_confidence=torch.rand(rows, length, generator=generator) * ~masked,
         key=torch.tensor([sequence_key([row], seed) for row in range(rows)]),
         features={
-            name: torch.rand(rows, length, generator=generator) * (masked ^ (name in COMMITTED_READINGS))
+            name: torch.rand(rows, length, generator=generator) * (masked ^ (READINGS[name].holds == "committed"))
             for name in sorted(VIEW_FEATURES)
         },
         tensors={

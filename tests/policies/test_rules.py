@@ -17,7 +17,8 @@ from views import Successor, make_view, random_view, take
 
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
-from envs.view import VIEW_FEATURES, VIEW_TENSORS, Action, View
+from envs.readings import VIEW_FEATURES, VIEW_TENSORS
+from envs.view import Action, View
 from policies import RULES, Random, make_rule
 from policies.rules.base import CommitRule, Rule
 from policies.rules.diffuspec import DiffuSpec
