@@ -20,6 +20,7 @@ from envs.models import Family
 from envs.models.adapter import MaskedLMDenoiser
 from envs.tasks import SUITE, make_tasks
 from policies import make_rule
+from policies.playing import play_out
 from train.pretraining.architectures import build_tokenizer
 
 CACHED = ("none", "prefix", "dual", "dual:refresh=4", "dkv")
@@ -59,8 +60,7 @@ def decoded(denoiser: MaskedLMDenoiser, cache: str, rows: int, length: int) -> t
         batch = DecodingBatch(denoiser, rows, settings)
         batch.load(range(rows), prompts)
         began = time.perf_counter()
-        while bool(batch.running.any()):
-            batch.apply(policy.act(batch.forward()))
+        play_out(batch, policy)
         seconds = min(seconds, time.perf_counter() - began)
     return seconds, int(batch.token_positions.sum())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
+from policies.playing import play
 from policies.prompts import Message, _as_list, _as_text, _encode
 
 
@@ -211,21 +212,22 @@ def decode(
     owner = [-1] * len(batch.masked)
     length = policy.initial_length(settings.buffer_length)
     waiting = iter(range(len(results)))
-    free = list(range(len(owner)))
-    while True:
+
+    def start(free: Iterable[int]) -> None:
+        """Let free rows take the answers that wait."""
         started = list(zip(free, waiting, strict=False))
         for row, answer in started:
             owner[row] = answer
         rows, which = [row for row, _ in started], [answer // samples for _, answer in started]
         seeds = [sample_seed(seed, answer % samples) for _, answer in started]
         batch.load(rows, [encoded[i] for i in which], seeds, length=length, given=[texts[i] for i in which])
-        if not bool(batch.running.any()):
-            break
-        before = batch.commit_step
-        finished = batch.apply(policy.act(batch.forward()))
+
+    start(range(len(owner)))
+    before = batch.commit_step
+    for step in play(batch, policy):
         if on_step is not None:
-            _tell(on_step, batch, owner, before, finished)
-        free = torch.nonzero(finished).squeeze(1).tolist()
+            _tell(on_step, batch, owner, before, step.finished)
+        free = torch.nonzero(step.finished).squeeze(1).tolist()
         for row in free:
             tokens = batch.tokens(row)
             text = denoiser.decode(tokens)
@@ -235,6 +237,8 @@ def decode(
             results[owner[row]] = Generation(text, tokens, *counts, steps, said)
         if on_finish is not None and free:
             on_finish(len(free))
+        start(free)
+        before = batch.commit_step
     return [result for result in results if result is not None]
 
 

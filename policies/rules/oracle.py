@@ -13,6 +13,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import View, ensure_progress
 from policies.base import UnmaskingPolicy
+from policies.playing import play_out
 from policies.rules.base import CommitRule, bound
 from policies.rules.fixed import LowConfidence
 
@@ -55,8 +56,7 @@ class References:
             prompt_ids = [[token for token in row if token >= 0] for row in rows]
             batch.load(range(len(missing)), prompt_ids, given=texts)
             batch.key = keys[missing].clone()  # the same random numbers at a temperature
-            while bool(batch.running.any()):
-                batch.apply(self.rule.act(batch.forward()))
+            play_out(batch, self.rule)
             self._known |= {int(keys[i]): batch.buffer[row].clone() for row, i in enumerate(missing)}
         return torch.stack([self._known[key] for key in keys.tolist()])
 

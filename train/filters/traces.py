@@ -24,6 +24,7 @@ from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from envs.tasks.scoring.scorer import Scorer
 from policies import UnmaskingPolicy, load, make_rule
+from policies.playing import play
 from policies.rules import Oracle
 from train.command import parallel
 from train.command.model_config import ModelConfig
@@ -127,15 +128,14 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     batch.load(range(len(prompts)), prompts, given=encode_all_given(denoiser, [problem.given for problem in problems]))
     columns: dict[str, list[npt.NDArray[np.float32]]] = {}
     wanted = torch.ones_like(batch.running)
-    while bool(batch.running.any()):
-        view = batch.forward()
+    for step in play(batch, behaviour):
+        view = step.view
         if config.only_right and not columns:
             wanted = right_rows(config, problems, denoiser, oracle.reference_of(view))
         rows = view.eligible.any(1) & wanted
         inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
         for name, values in inputs.items():
             columns.setdefault(name, []).append(values[rows].cpu().numpy())
-        batch.apply(behaviour.act(view))
     place = config.folder / f"shard_{shard:05d}"
     partial = config.folder / f"partial_{shard:05d}"
     shutil.rmtree(partial, ignore_errors=True)

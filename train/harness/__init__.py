@@ -23,6 +23,7 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
 from envs.noise import sequence_key
 from policies import decode, make_rule
+from policies.playing import play_out
 from train.command.progress import progress
 from train.evaluation.run import list_jobs
 
@@ -230,8 +231,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         rule = make_rule("low_confidence:1")
         batch = DecodingBatch(self.denoiser, 1, DecodingSettings(len(tokens), early_end=False))
         batch.load([0], [prompt])
-        while bool(batch.running.any()):
-            batch.apply(rule.act(batch.forward()))
+        play_out(batch, rule)
         return batch.tokens(0) == list(tokens)
 
     # Chat templates.

@@ -17,6 +17,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import View
 from policies import LearnedPolicy, UnmaskingPolicy
+from policies.playing import play
 
 
 @dataclass(frozen=True)
@@ -128,23 +129,22 @@ def _record_batch(
     length = policy.initial_length(settings.buffer_length)
     batch.load(range(len(prompts)), prompts, seed, length=length, given=given)
     frames = [[_start(batch, row)] for row in range(len(prompts))]
-    drafted = False
-    while bool(batch.running.any()):
-        used = batch.nfe.tolist()
-        view = batch.forward()
-        if drafted:
+    used, is_drafted = batch.nfe.tolist(), False
+
+    def settle(_: View) -> None:
+        if is_drafted:
             # Only this forward has settled what the last action wrote.
             _complete(batch, frames, used)
-        stepped = [row for row, nfe in enumerate(batch.nfe.tolist()) if nfe > used[row]]
-        probabilities = policy.probabilities(view) if isinstance(policy, LearnedPolicy) else None
-        action = policy.act(view)
-        batch.apply(action)
-        for row in stepped:
+
+    for step in play(batch, policy, before=settle):
+        probabilities = policy.probabilities(step.view) if isinstance(policy, LearnedPolicy) else None
+        nfe = batch.nfe.tolist()
+        for row in (row for row, count in enumerate(nfe) if count > used[row]):
             probability = None if probabilities is None else batch.of_text(probabilities, row)
-            frames[row].append(_seen(batch, view, row, frames[row][-1], probability))
-        drafted = action.drafts is not None
-        if not drafted:
-            _complete(batch, frames, batch.nfe.tolist())
+            frames[row].append(_seen(batch, step.view, row, frames[row][-1], probability))
+        used, is_drafted = nfe, step.action.drafts is not None
+        if not is_drafted:
+            _complete(batch, frames, used)
     return [_recording(batch, row, frames[row]) for row in range(len(prompts))]
 
 
