@@ -22,12 +22,13 @@ from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
 from envs.unmasking import UnmaskingVectorEnv
 from policies import LearnedPolicy, NetworkConfig, Threshold, load
-from policies.distributions import ActionConfig
+from policies.distributions import ActionConfig, Bernoulli
 from policies.networks.dit import DiTConfig
 from train.algorithms.experts import ExpertSection, log_mixture
 from train.algorithms.group_episodes import GroupEpisodes
-from train.algorithms.group_rollouts import advantages, is_informative
+from train.algorithms.group_rollouts import Batch, Steps, advantages, is_informative
 from train.algorithms.grpo import GRPO
+from train.algorithms.grpo_loss import grpo_loss, step_log_prob
 from train.algorithms.grpo_section import GRPOSection
 from train.command import checkpoint
 from train.command.cli import run
@@ -135,6 +136,45 @@ def test_the_first_gradient_is_the_policy_gradient(tmp_path: Path, distribution:
     found = gradient(model, model._loss(model._batch, {}))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
     assert expected.norm() > 0
+
+
+def batch_by_hand(then: list[list[float]], advantage: list[float], weight: list[float]) -> Batch:
+    log_prob = torch.tensor(then).log()
+    count = len(then)
+    steps = Steps({}, torch.zeros(count, 3), log_prob, torch.arange(count), torch.zeros(count, dtype=torch.bool))
+    return Batch(steps, torch.tensor(advantage), torch.tensor(weight))
+
+
+def test_the_loss_by_hand() -> None:
+    """Ratios of 2, 1.2 and 0.5, clipped to within a quarter of 1 where that lowers the objective."""
+    batch = batch_by_hand([[0.25], [0.5], [0.5]], [1.0, 1.0, -1.0], [0.5, 0.25, 0.25])
+    now = torch.tensor([[0.5], [0.6], [0.25]]).log().requires_grad_()
+    loss, logged = grpo_loss(now, batch, clip_range=0.25)
+    assert loss.item() == pytest.approx(-(0.5 * 1.25 + 0.25 * 1.2 - 0.25 * 0.75))
+    assert logged["clip_fraction"].item() == 2
+    kl = sum(r - 1 - math.log(r) for r in (2, 1.2, 0.5))
+    assert logged["approx_kl"].item() == pytest.approx(kl, rel=1e-5)
+    [gradient] = torch.autograd.grad(loss, now)
+    # Only the ratio that is not clipped moves: d(-w rho A) / d log rho = -w rho A.
+    assert gradient.squeeze(1).tolist() == pytest.approx([0.0, -0.25 * 1.2, 0.0])
+
+
+def test_each_positions_ratio_is_clipped_and_the_entropy_added_by_hand() -> None:
+    batch = batch_by_hand([[0.5, 0.5, 1.0]], [2.0], [0.5])
+    now = torch.tensor([[0.75, 0.4, 1.0]]).log()
+    loss, logged = grpo_loss(now, batch, clip_range=0.25, entropy=torch.tensor([0.3]), ent_coef=0.1)
+    assert loss.item() == pytest.approx(-0.5 * (2 * (1.25 + 0.8 + 1.0) + 0.1 * 0.3))
+    assert (logged["clip_fraction"].item(), logged["entropy"].item()) == (1, pytest.approx(0.3))
+
+
+def test_an_experts_likelihood_is_the_mixtures() -> None:
+    odds = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]])  # probabilities 1/2 and 3/4
+    distribution = Bernoulli(odds, torch.ones(2, 2, dtype=torch.bool))
+    action, is_expert = torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True])
+    both = step_log_prob(distribution, action, is_expert, "step", group_size=3, experts=1)
+    assert both.exp().squeeze(1).tolist() == pytest.approx([3 / 8, 3 / 4 * 3 / 8 + 1 / 4])
+    single = step_log_prob(distribution, action, is_expert, "position", group_size=3, experts=1).exp()
+    assert single.flatten().tolist() == pytest.approx([1 / 2, 3 / 4, 3 / 4 * 3 / 8 + 1 / 4, 1.0])
 
 
 def test_chunks_add_up_to_the_whole_gradient(tmp_path: Path) -> None:

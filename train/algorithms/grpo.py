@@ -47,8 +47,8 @@ from torch import Tensor
 
 from envs.unmasking import UnmaskingVectorEnv
 from policies.actor_critic import UnmaskingActorCritic
-from policies.distributions import Bernoulli, CommitDistribution
-from train.algorithms.experts import Experts, log_mixture
+from policies.distributions import CommitDistribution
+from train.algorithms.experts import Experts
 from train.algorithms.group_episodes import GroupEpisodes
 from train.algorithms.group_rollouts import (
     Batch,
@@ -60,6 +60,7 @@ from train.algorithms.group_rollouts import (
     join_batches,
     make_batch,
 )
+from train.algorithms.grpo_loss import Ratio, grpo_loss, step_log_prob
 from train.algorithms.update_log import UnmaskProbabilities
 from train.command import parallel
 from train.command.finite import check_loss, scored, watch
@@ -103,7 +104,7 @@ class GRPO(OnPolicyAlgorithm):
         ent_coef: float = 0.0,
         max_grad_norm: float = 0.2,
         divides_by_std: bool = False,
-        ratio: Literal["step", "position"] = "step",
+        ratio: Ratio = "step",
         zero_variance: Literal["skip", "redraw", "keep"] = "skip",
         max_redraws: int = 2,
         chunk_size: int = 2048,
@@ -271,16 +272,7 @@ class GRPO(OnPolicyAlgorithm):
         return Steps(given, action, log_prob, rows.to(self.device), is_expert)
 
     def _log_prob(self, distribution: CommitDistribution, action: Tensor, is_expert: Tensor) -> Tensor:
-        """Return (S, K) the log-likelihoods whose ratios are clipped: K is 1, or L for one ratio a position."""
-        joint = distribution.log_prob(action).unsqueeze(1)
-        mixed = log_mixture(joint, self.group_size, len(self.experts)) if self.experts else joint
-        if self.ratio == "step":
-            return torch.where(is_expert.unsqueeze(1), mixed, joint)
-        assert isinstance(distribution, Bernoulli)
-        single = distribution.position_log_prob(action)
-        # An expert's step has one ratio, in the first column; the others don't change.
-        alone = torch.cat([mixed, torch.zeros_like(single[:, 1:])], 1)
-        return torch.where(is_expert.unsqueeze(1), alone, single)
+        return step_log_prob(distribution, action, is_expert, self.ratio, self.group_size, len(self.experts))
 
     # Learning.
 
@@ -317,26 +309,9 @@ class GRPO(OnPolicyAlgorithm):
         """Return the scalar loss of some steps; add what is logged to `sums`."""
         steps = chunk.steps
         distribution = self._actor.commit_distribution(dict(steps.obs))
-        change = self._log_prob(distribution, steps.action, steps.is_expert) - steps.log_prob
-        advantage = chunk.advantage.unsqueeze(1)
-        ratio = change.exp()
-        clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
-        # At least one clipped ratio of a step counts as clipped.
-        objective = torch.minimum(ratio * advantage, clipped * advantage).sum(1)
-        entropy = distribution.entropy()
-        if entropy is not None and self.ent_coef:
-            objective = objective + self.ent_coef * entropy
-        loss = -(chunk.weight * objective).sum()
-        with torch.no_grad():
-            total = change.sum(1)
-            logged = {
-                "loss": loss,
-                "clip_fraction": ((ratio - 1).abs() > self.clip_range).any(1).float().sum(),
-                "approx_kl": (total.exp() - 1 - total).sum(),
-            }
-            if entropy is not None:
-                logged["entropy"] = entropy.sum()
-            check_loss(loss.item())
-            for name, value in logged.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
+        log_prob = self._log_prob(distribution, steps.action, steps.is_expert)
+        loss, logged = grpo_loss(log_prob, chunk, self.clip_range, distribution.entropy(), self.ent_coef)
+        check_loss(loss.item())
+        for name, value in logged.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
         return loss
