@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from policies.distributions import ActionConfig, CommitDistribution, make_distribution
-from policies.networks.kinds import CommitNetwork, build
+from policies.networks.kinds import CommitNetwork, NetworkSpec
 
 
 class UnmaskingActorCritic(ActorCriticPolicy):
@@ -19,8 +18,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
 
     Args:
         *args: as SB3 passes them (spaces and learning-rate schedule).
-        network: `policies.networks.kinds.describe` of the actor, its filter included; a filter's weights are loaded by
-            the caller.
+        network: the actor, its filter included; a filter's weights are loaded by the caller.
         actions: the distribution.
         has_critic: without one, every value is 0.
         **kwargs: as SB3 passes them.
@@ -29,18 +27,18 @@ class UnmaskingActorCritic(ActorCriticPolicy):
     def __init__(
         self,
         *args: Any,
-        network: Mapping[str, Any],
+        network: NetworkSpec,
         actions: ActionConfig | None = None,
         has_critic: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.description = network
+        self.spec = network
         self.actions = actions or ActionConfig()
         self.has_critic = has_critic
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        network = build(self.description)
+        network = self.spec.build()
         assert isinstance(network, CommitNetwork)
         self.network = network
         width = network.config.hidden_size
@@ -55,7 +53,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
-            "network": self.description,
+            "network": self.spec,
             "actions": self.actions,
             "has_critic": self.has_critic,
         }

@@ -26,9 +26,7 @@ from policies.card import card_of
 from policies.distributions import ActionConfig, PlackettLuce
 from policies.files import check_finite, show
 from policies.hub import push_folder
-from policies.networks.block_filter import BlockFilter
-from policies.networks.kinds import PolicyNetwork, check_hidden, describe, parts
-from policies.networks.transformer import UnmaskingNetwork
+from policies.networks.kinds import NetworkSpec, PolicyNetwork
 
 FORMAT_VERSION = 1
 
@@ -81,10 +79,11 @@ class LearnedPolicy(CommitPolicy):
         self.network = network.eval().requires_grad_(False)
         check_speed(speed)
         self.threshold, self.speed, self.calibration = threshold, float(speed), calibration
-        self.has_dial: bool = isinstance(network, UnmaskingNetwork) and network.config.has_dial
+        self.spec = NetworkSpec.of(network)
+        self.has_dial: bool = self.spec.config.has_dial
         self.decision, self.any_dllm = decision, any_dllm
         self.trained = dict(trained or {})
-        self.features = network.features
+        self.features = self.spec.features
 
     @property
     def name(self) -> str:
@@ -153,10 +152,10 @@ class LearnedPolicy(CommitPolicy):
         return logits - self.actions.stop_logit if self.actions.distribution == "plackett_luce" else logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
-        """Check that it is for this dLLM and these lengths; see `check_dllm`, `check_hidden` and `check_block`."""
+        """Check that it is for this dLLM and these lengths; see `check_dllm` and `NetworkSpec`."""
         self.check_dllm(denoiser)
-        check_hidden(self.network, denoiser)
-        self.check_block(settings)
+        self.spec.check_hidden(denoiser)
+        self.spec.check_block(settings)
         return self
 
     def check_dllm(self, denoiser: Denoiser) -> None:
@@ -210,19 +209,6 @@ class LearnedPolicy(CommitPolicy):
             save(self, folder, card_of(self, name, license, evaluation))
             return push_folder(Path(folder), name, private=private, token=token, message=message)
 
-    def check_block(self, settings: DecodingSettings) -> None:
-        """Refuse a block length that the network, or a filter in it, is not made for.
-
-        Raises:
-            ValueError: if it is tied to another one.
-        """
-        for part in parts(self.network):
-            if isinstance(part, BlockFilter) and part.config.block_length != settings.block:
-                raise ValueError(
-                    f"block_length is {settings.block}: this policy's filter works at {part.config.block_length} only; "
-                    "decode with that"
-                )
-
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
@@ -270,7 +256,7 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         raise ValueError(f"the policy is not saved to {str(folder)!r}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        **describe(policy.network),
+        **policy.spec.as_dict(),
         "decision": policy.decision,
         "threshold": policy.threshold,
         "speed": policy.speed,

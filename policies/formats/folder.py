@@ -17,7 +17,7 @@ from policies.files import Header, check, check_finite, check_header, parse, rea
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.hub import fetch_policy
 from policies.learned import FORMAT_VERSION, LearnedPolicy
-from policies.networks.kinds import PolicyNetwork, _assemble, _Chain, _chain, _Described
+from policies.networks.kinds import Described, NetworkSpec, PolicyNetwork
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 """Policies that ship with the package; each folder's name is a policy's name."""
@@ -74,7 +74,7 @@ def locate(folder: str | Path, revision: str | None = None) -> Path:
     return Path(folder)
 
 
-class _Settings(_Described):
+class _Settings(Described):
     """The form of config.json."""
 
     decision: Literal["sample", "deterministic"]
@@ -88,11 +88,11 @@ class _Settings(_Described):
 
 def _read(folder: Path) -> LearnedPolicy:
     try:
-        settings, chain = _read_config(folder / "config.json")
+        settings, spec = _read_config(folder / "config.json")
     except ValueError as error:
         raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
     try:
-        network = load_weights(folder / "model.safetensors", chain)
+        network = load_weights(folder / "model.safetensors", spec)
     except ValueError as error:
         raise ValueError(
             f"policy file {folder / 'model.safetensors'} is damaged or of another architecture: {error}"
@@ -103,7 +103,7 @@ def _read(folder: Path) -> LearnedPolicy:
         raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
 
 
-def _read_config(file: Path) -> tuple[dict[str, Any], _Chain]:
+def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
     """Return arguments of `LearnedPolicy` and what to build, of which nothing is built."""
     data = read_settings(file)
     if data.get("format_version") != FORMAT_VERSION:
@@ -114,32 +114,32 @@ def _read_config(file: Path) -> tuple[dict[str, Any], _Chain]:
     points = found.calibration
     settings["calibration"] = None if points is None else Calibration.from_plain(points)
     settings["actions"] = parse(ActionConfig, found.actions, "actions")
-    return settings, _chain(data)
+    return settings, NetworkSpec.read(data)
 
 
-def load_weights(file: Path, chain: _Chain, prefix: str = "") -> PolicyNetwork:
+def load_weights(file: Path, spec: NetworkSpec, prefix: str = "") -> PolicyNetwork:
     """Build a network with the weights of a file; before memory is taken its header is held against the sizes.
 
     Args:
         file: in the safetensors format.
-        chain: kinds and configurations of the network, of its filter, and so on.
+        spec: the network.
         prefix: what tensors' names begin with there.
 
     Raises:
         ValueError: if the file is damaged, its tensors are others than the network's, or a weight is not finite.
     """
-    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, chain)
+    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, spec)
     weights = {name.removeprefix(prefix): values.float() for name, values in load_file(file).items()}
     check_finite(weights)
-    network = _assemble(chain)
+    network = spec.build()
     network.load_state_dict(weights)
     return network
 
 
-def _check_sizes(header: Header, chain: _Chain) -> None:
-    for _, config in chain:
+def _check_sizes(header: Header, spec: NetworkSpec) -> None:
+    for part in spec.parts():
         # Each block has tensors of its own, and even without memory each takes time to make.
-        if getattr(config, "num_blocks", 0) > len(header):
-            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {config.num_blocks}")
+        if part.config.num_blocks > len(header):
+            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {part.config.num_blocks}")
     with torch.device("meta"):
-        check_header(header, _assemble(chain))
+        check_header(header, spec.build())

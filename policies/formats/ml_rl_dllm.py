@@ -27,6 +27,7 @@ from envs.readings import BEST_K
 from policies.distributions import ActionConfig, DistributionName
 from policies.files import MAX_NUMBER, MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
 from policies.networks.dit import DiTConfig, DiTNetwork
+from policies.networks.kinds import NetworkSpec
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
@@ -113,7 +114,7 @@ def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPo
         raise ValueError(f"policy file {folder / 'policy.yaml'} is damaged: {error}") from error
     try:
         header = {name.removeprefix(PREFIX): about for name, about in read_header(file).items()}
-        network = load_weights(file, [("dit", infer_config(header, told))], PREFIX)
+        network = load_weights(file, NetworkSpec("dit", infer_config(header, told)), PREFIX)
     except _Unsupported as error:
         raise ValueError(f"policy file {file} {error}") from error
     except ValueError as error:

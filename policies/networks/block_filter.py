@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,16 @@ class BlockFilterConfig:
     """Positions of a block; the filter works at this one only."""
     hidden_size: int = 32
     """Width of the hidden layer."""
+
+    has_dial: ClassVar[bool] = False
+    hidden_state_size: ClassVar[int] = 0
+    num_blocks: ClassVar[int] = 1
+    readings: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def only_block(self) -> int:
+        """The block length that it works at."""
+        return self.block_length
 
     def __post_init__(self) -> None:
         for name in ("block_length", "hidden_size"):
@@ -33,8 +44,6 @@ class BlockFilter(nn.Module):
     Args:
         config: sizes.
     """
-
-    features: frozenset[str] = frozenset()
 
     def __init__(self, config: BlockFilterConfig) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,16 @@ class DiTConfig:
     """Whether they depend on each position's mask bit."""
     bias: float = -2.0
     """Initial log-odds of committing a position, up to the random output weights."""
+
+    has_dial: ClassVar[bool] = False
+    only_block: ClassVar[int | None] = None
+
+    @property
+    def readings(self) -> frozenset[str]:
+        """Name of `envs.readings.READINGS` that the network reads."""
+        if self.hidden_state_size:
+            return frozenset({"hidden"})
+        return frozenset({"best_probabilities" if self.num_probabilities > 1 else "top_probability"})
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads", "feedforward_size", "num_blocks", "time_size"):
@@ -161,18 +172,11 @@ class DiTNetwork(nn.Module):
             nn.init.zeros_(block.ada_conditioning.bias)
         nn.init.constant_(self.output_proj.bias, config.bias)
 
-    @property
-    def features(self) -> frozenset[str]:
-        """Name of the view's reading that it reads."""
-        if self.config.hidden_state_size:
-            return frozenset({"hidden"})
-        return frozenset({"best_probabilities" if self.config.num_probabilities > 1 else "top_probability"})
-
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.
 
         Args:
-            inputs: ``masked`` (B, L), ``time`` (B, 1) and those of `features`: ``top_probability`` (B, L),
+            inputs: ``masked`` (B, L), ``time`` (B, 1) and that of `DiTConfig.readings`: ``top_probability`` (B, L),
                 ``best_probabilities`` or ``hidden`` (B, L, K), all as `envs.view.View.inputs` makes them.
 
         Returns:
@@ -187,7 +191,7 @@ class DiTNetwork(nn.Module):
 
     def _columns(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return (B, L, K) float32, what is read of each position."""
-        [name] = self.features
+        [name] = self.config.readings
         values = inputs[name].float()
         if name == "top_probability":
             return values.unsqueeze(-1)

@@ -1,14 +1,15 @@
-"""Every kind of network by name, and networks on top of filters."""
+"""Every kind of network by name, and networks on top of filters, described before any is built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
+from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from policies.files import Checked, check, parse
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
@@ -37,79 +38,133 @@ PolicyNetwork = CommitNetwork | BlockFilter
 """All of them."""
 
 
-def parts(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a network, the filter in it, the filter in that, and so on."""
-    part: nn.Module | None = network
-    while part is not None:
-        yield part
-        part = getattr(part, "filter", None)
+class AnyConfig(Protocol):
+    """What the configuration of a network of any kind says."""
+
+    @property
+    def has_dial(self) -> bool:
+        """Whether it reads a speed."""
+
+    @property
+    def hidden_state_size(self) -> int:
+        """Width of the dLLM's hidden states that it reads, 0 if it reads none."""
+
+    @property
+    def only_block(self) -> int | None:
+        """The one block length that it works at, None if at any."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Its layers, each with tensors of its own."""
+
+    @property
+    def readings(self) -> frozenset[str]:
+        """Names of `envs.readings.READINGS` that it reads."""
 
 
-def check_hidden(network: nn.Module, denoiser: Denoiser) -> None:
-    """Refuse a network, or a filter in it, that reads hidden states of another width than the dLLM's.
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network that may not have been built: its kind and sizes, and the filter in it.
 
-    Raises:
-        ValueError: if there is one.
+    Attributes:
+        kind: of `NETWORKS`.
+        config: of that kind.
+        filter: the network whose log-odds are one more input.
     """
-    for part in parts(network):
-        size = part.config.hidden_state_size if isinstance(part, DiTNetwork) else 0
-        if size and size != denoiser.hidden_size:
-            raise ValueError(
-                f"hidden_state_size is {size}: it must be {denoiser.hidden_size}, the width of this dLLM's hidden "
-                "states; train with that, or decode with the dLLM that the policy was trained on"
-            )
+
+    kind: str
+    config: AnyConfig
+    filter: NetworkSpec | None = None
+
+    @classmethod
+    def of(cls, network: nn.Module) -> NetworkSpec:
+        """Return what a network was built from."""
+        kind = next(name for name, (_, module) in NETWORKS.items() if isinstance(network, module))
+        inner: nn.Module | None = getattr(network, "filter", None)
+        config: Any = network.config
+        return cls(kind, config, None if inner is None else cls.of(inner))
+
+    @classmethod
+    def read(cls, description: Mapping[str, Any]) -> NetworkSpec:
+        """Read what `as_dict` returned.
+
+        Raises:
+            ValueError: if the kind or a field is unknown, or a value not possible.
+        """
+        found: list[tuple[str, Any]] = []
+        inner: Mapping[str, Any] | None = description
+        while inner is not None:
+            place = "filter." * len(found)
+            if len(found) == MAX_FILTERS:
+                raise ValueError(f"a policy has more than {MAX_FILTERS} networks, one the filter of another")
+            part: Described = check(Described, dict(inner), place.rstrip("."))
+            if part.kind not in NETWORKS:
+                raise ValueError(f"{place}kind is {part.kind!r}: choose one of {', '.join(NETWORKS)}")
+            found.append((part.kind, parse(NETWORKS[part.kind][0], part.network, f"{place}network")))
+            inner = part.filter
+        spec: NetworkSpec | None = None
+        for depth, (kind, config) in reversed([*enumerate(found)]):
+            if spec is not None and kind == "block_filter":
+                raise ValueError(f"{'filter.' * depth}filter is given, but a block_filter has none")
+            spec = cls(kind, config, spec)
+        assert spec is not None
+        return spec
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        config: Any = self.config
+        inner = None if self.filter is None else self.filter.as_dict()
+        return {"kind": self.kind, "network": asdict(config), "filter": inner}
+
+    def build(self) -> PolicyNetwork:
+        """Build the network with new weights."""
+        module = NETWORKS[self.kind][1]
+        network: PolicyNetwork = module(self.config, *(() if self.filter is None else (self.filter.build(),)))
+        return network
+
+    def parts(self) -> Iterator[NetworkSpec]:
+        """Yield it, the filter in it, the filter in that, and so on."""
+        part: NetworkSpec | None = self
+        while part is not None:
+            yield part
+            part = part.filter
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Names of `envs.readings.READINGS` that it or a filter reads."""
+        return frozenset(name for part in self.parts() for name in part.config.readings)
+
+    def check_hidden(self, denoiser: Denoiser) -> None:
+        """Refuse a dLLM whose hidden states have another width than those that a part reads.
+
+        Raises:
+            ValueError: if they have.
+        """
+        for part in self.parts():
+            size = part.config.hidden_state_size
+            if size and size != denoiser.hidden_size:
+                raise ValueError(
+                    f"hidden_state_size is {size}: it must be {denoiser.hidden_size}, the width of this dLLM's hidden "
+                    "states; train with that, or decode with the dLLM that the policy was trained on"
+                )
+
+    def check_block(self, settings: DecodingSettings) -> None:
+        """Refuse a block length that a part is not made for.
+
+        Raises:
+            ValueError: if it is tied to another one.
+        """
+        for part in self.parts():
+            only = part.config.only_block
+            if only not in (None, settings.block):
+                raise ValueError(
+                    f"block_length is {settings.block}: this policy's filter works at {only} only; decode with that"
+                )
 
 
-def describe(network: nn.Module) -> dict[str, Any]:
-    """Return a network's kind and configuration, its filter's included, as JSON can hold them."""
-    kind = next(name for name, (_, module) in NETWORKS.items() if isinstance(network, module))
-    inner = getattr(network, "filter", None)
-    config: Any = network.config
-    return {"kind": kind, "network": asdict(config), "filter": inner and describe(inner)}
-
-
-def build(description: Mapping[str, Any]) -> PolicyNetwork:
-    """Build the network that `describe` described, with new weights.
-
-    Raises:
-        ValueError: if the kind or a field is unknown, or a value not possible.
-    """
-    return _assemble(_chain(description))
-
-
-class _Described(Checked):
+class Described(Checked):
     """The form of a description."""
 
     kind: str
     network: dict[str, Any]
     filter: dict[str, Any] | None = None
-
-
-_Chain = list[tuple[str, Any]]
-"""The kind and configuration of a network, of its filter, of the filter in that, and so on."""
-
-
-def _chain(description: Mapping[str, Any]) -> _Chain:
-    found: _Chain = []
-    inner: Mapping[str, Any] | None = description
-    while inner is not None:
-        place = "filter." * len(found)
-        if len(found) == MAX_FILTERS:
-            raise ValueError(f"a policy has more than {MAX_FILTERS} networks, one the filter of another")
-        part: _Described = check(_Described, dict(inner), place.rstrip("."))
-        if part.kind not in NETWORKS:
-            raise ValueError(f"{place}kind is {part.kind!r}: choose one of {', '.join(NETWORKS)}")
-        found.append((part.kind, parse(NETWORKS[part.kind][0], part.network, f"{place}network")))
-        inner = part.filter
-    return found
-
-
-def _assemble(chain: _Chain) -> PolicyNetwork:
-    network: Any = None
-    for depth, (kind, config) in reversed([*enumerate(chain)]):
-        if network is not None and kind == "block_filter":
-            raise ValueError(f"{'filter.' * depth}filter is given, but a block_filter has none")
-        module = NETWORKS[kind][1]
-        network = module(config) if network is None else module(config, filter=network)
-    found: PolicyNetwork = network
-    return found

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,15 @@ class NetworkConfig:
     engines."""
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
+
+    hidden_state_size: ClassVar[int] = 0
+    only_block: ClassVar[int | None] = None
+    num_blocks: ClassVar[int] = 1
+
+    @property
+    def readings(self) -> frozenset[str]:
+        """Names of `envs.readings.READINGS` that the network reads, a filter in it left out."""
+        return frozenset(self.features)
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads", "feedforward_size"):
@@ -192,12 +201,6 @@ class UnmaskingNetwork(nn.Module):
         columns = 4 + len(self.config.features)
         weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
         self.load_state_dict(weights, strict=False)
-
-    @property
-    def features(self) -> frozenset[str]:
-        """Names of the view's features that it reads, the filter's included."""
-        own = frozenset(self.config.features)
-        return own if self.filter is None else own | self.filter.features  # type: ignore[operator]
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.

@@ -15,11 +15,11 @@ from envs.sb3 import SB3VecEnv
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork
 from policies.actor_critic import UnmaskingActorCritic
 from policies.distributions import ForcedBernoulli
-from policies.networks.kinds import describe
+from policies.networks.kinds import NetworkSpec
 
 L, N = 8, 6
 NETWORK = NetworkConfig(hidden_size=16, features=("margin",), threshold=0.8)
-KWARGS = {"network": describe(UnmaskingNetwork(NETWORK))}
+KWARGS = {"network": NetworkSpec.of(UnmaskingNetwork(NETWORK))}
 
 
 def make_env() -> SB3VecEnv:

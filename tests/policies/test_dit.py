@@ -18,7 +18,7 @@ from policies.base import Decision
 from policies.distributions import ActionConfig
 from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.dit import DiTConfig, DiTNetwork, embed_time
-from policies.networks.kinds import build, describe
+from policies.networks.kinds import NetworkSpec
 from train.command.errors import UserError
 from train.export import ExportConfig
 from train.export import main as export
@@ -198,7 +198,7 @@ def test_one_frequency_in_bfloat16() -> None:
 
 def test_description_round_trip() -> None:
     network = DiTNetwork(DiTConfig(hidden_size=16, feedforward_size=8))
-    again = build(describe(network))
+    again = NetworkSpec.of(network).build()
     assert isinstance(again, DiTNetwork)
     assert again.config == network.config
 

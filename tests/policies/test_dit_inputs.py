@@ -23,6 +23,7 @@ from envs.view import Action
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, generate, load, save
 from policies.formats.ml_rl_dllm import write_checkpoint
 from policies.networks.dit import DiTConfig, DiTNetwork
+from policies.networks.kinds import NetworkSpec
 from train.algorithms.grpo_section import GRPOSection
 from train.algorithms.ppo import PPOSection
 from train.command.config import parse
@@ -140,7 +141,7 @@ def test_the_observation_holds_them() -> None:
 
 def test_the_defaults_are_the_papers_network_to_the_bit() -> None:
     network, given = shaken(DiTConfig()), inputs()
-    assert network.features == {"top_probability"}
+    assert NetworkSpec.of(network).features == {"top_probability"}
     condition = network.mask_embedding((given["masked"] > 0.5).long()) + network.time_mlp(
         torch.cat([given["time"].cos().expand(3, 64), given["time"].sin().expand(3, 64)], -1)
         .bfloat16()
@@ -169,7 +170,7 @@ def test_more_inputs_of_no_weight_change_nothing(changes: dict[str, Any]) -> Non
     size = wide.confidence_proj.in_features
     column = weights["confidence_proj.weight"]
     wide.load_state_dict({**weights, "confidence_proj.weight": torch.cat([column, torch.zeros(16, size - 1)], 1)})
-    [name] = wide.features
+    [name] = NetworkSpec.of(wide).features
     same = {**given, "top_probability": given[name][..., 0]}
     torch.testing.assert_close(wide(given), narrow(same), atol=1e-5, rtol=1e-5)
     # Given weight, every one of them counts, and of probabilities no further one.

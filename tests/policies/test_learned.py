@@ -21,7 +21,7 @@ from envs import UnmaskingVectorEnv
 from envs.observation import observe
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.distributions import ForcedBernoulli
-from policies.networks.kinds import build, describe, parts
+from policies.networks.kinds import NetworkSpec
 
 CONFIG = NetworkConfig(hidden_size=16, num_heads=4, feedforward_size=24, features=("margin", "changed"))
 TRAINED = {"tasks": ["copy"], "seed": 3, "versions": {"torch": "2"}}
@@ -178,12 +178,12 @@ def test_a_bad_field_is_one_sentence(folder: Path, damage: Callable[[Path], obje
 
 
 def test_filters_in_filters_are_bounded() -> None:
-    description: dict[str, Any] = describe(UnmaskingNetwork(NetworkConfig()))
+    description: dict[str, Any] = NetworkSpec.of(UnmaskingNetwork(NetworkConfig())).as_dict()
     for _ in range(7):
         description = {**description, "filter": description}
-    assert len(list(parts(build(description)))) == 8
+    assert len(list(NetworkSpec.read(description).parts())) == 8
     with pytest.raises(ValueError, match="more than 8 networks"):
-        build({**description, "filter": description})
+        NetworkSpec.read({**description, "filter": description})
 
 
 def weigh(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
@@ -265,9 +265,9 @@ def test_a_policy_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) 
 
 def test_loading_draws_no_more_random_numbers_than_before(folder: Path) -> None:
     """A network's weights are drawn once, as by `build`, so seeded results stay what they were."""
-    description = describe(made().network)
+    description = NetworkSpec.of(made().network).as_dict()
     torch.manual_seed(0)
-    build(description)
+    NetworkSpec.read(description).build()
     expected = torch.rand(1)
     torch.manual_seed(0)
     load(folder)

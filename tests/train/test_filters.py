@@ -23,7 +23,7 @@ from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
-from policies.networks.kinds import build, describe
+from policies.networks.kinds import NetworkSpec
 from policies.networks.transformer import gap_above, log_odds
 from train.command.errors import UserError
 from train.evaluation.measure import evaluate
@@ -116,7 +116,7 @@ def test_only_the_current_block_matters() -> None:
 def test_published_size() -> None:
     network = BlockFilter(BlockFilterConfig())
     assert sum(p.numel() for p in network.parameters()) == 32 * 32 + 32 + 32 * 32 + 32
-    assert network.features == frozenset()
+    assert NetworkSpec.of(network).features == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,16 @@ def test_block_filter_round_trip(tmp_path: Path) -> None:
 def test_a_network_with_a_filter_round_trips(tmp_path: Path, inner: str) -> None:
     filter = block_filter() if inner == "block_filter" else perturbed(replace(CONFIG, features=("entropy", "is_eos")))
     network = stirred(UnmaskingNetwork(CONFIG, filter))
-    assert network.features == {"margin"} | (set() if inner == "block_filter" else {"entropy", "is_eos"})
+    assert NetworkSpec.of(network).features == {"margin"} | (
+        set() if inner == "block_filter" else {"entropy", "is_eos"}
+    )
     again = load(save(LearnedPolicy(network, threshold=0.6), tmp_path / "policy"))
     data = json.loads((tmp_path / "policy" / "config.json").read_text())
     assert (data["kind"], data["filter"]["kind"], data["filter"]["filter"]) == ("transformer", inner, None)
     assert isinstance(again.network, UnmaskingNetwork)
     assert type(again.network.filter) is type(filter)
     assert same_weights(again.network, network)
-    assert again.features == network.features
+    assert again.features == NetworkSpec.of(network).features
     view = random_view(64, 8)
     assert torch.equal(outputs(again.network, view), outputs(network, view))
     assert torch.equal(again.select(view), LearnedPolicy(network, threshold=0.6).select(view))
@@ -171,10 +173,10 @@ def test_a_network_with_a_filter_round_trips(tmp_path: Path, inner: str) -> None
 def test_filters_of_filters_round_trip(tmp_path: Path) -> None:
     network = stirred(UnmaskingNetwork(SIMPLE, stirred(UnmaskingNetwork(CONFIG, block_filter()))))
     again = load(save(LearnedPolicy(network), tmp_path / "policy")).network
-    assert describe(again) == describe(network)
-    assert describe(build(describe(network))) == describe(network)
+    assert NetworkSpec.of(again) == NetworkSpec.of(network)
+    assert NetworkSpec.of(NetworkSpec.of(network).build()) == NetworkSpec.of(network)
     assert same_weights(again, network)
-    assert again.features == {"margin"}
+    assert NetworkSpec.of(again).features == {"margin"}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +403,7 @@ def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role
         assert network.filter is not None
         assert same_weights(network.filter, source.network)
         assert not any(p.requires_grad for p in network.filter.parameters())
-    assert network.features == {"margin"}
+    assert NetworkSpec.of(network).features == {"margin"}
 
 
 @pytest.mark.slow

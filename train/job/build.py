@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,8 +25,7 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.files import one_line
-from policies.networks.dit import DiTNetwork
-from policies.networks.kinds import CommitNetwork, PolicyNetwork, check_hidden, describe
+from policies.networks.kinds import NetworkSpec, PolicyNetwork
 from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError
@@ -86,7 +84,7 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
             "network) and can't be a start; choose feature, or a transformer filter"
         )
     for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
-        policy.check_block(DecodingSettings(config.env.buffer_length, block))
+        policy.spec.check_block(DecodingSettings(config.env.buffer_length, block))
     if role == "feature" or not isinstance(network, UnmaskingNetwork):
         return network
     if network.filter is not None:
@@ -99,13 +97,14 @@ def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwor
     return inner if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature" else None
 
 
-def make_network(config: JobConfig, inner: PolicyNetwork | None) -> CommitNetwork:
-    """Build the policy's network with new weights; its architecture is the filter's where that is the start."""
+def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
+    """Describe the policy's network; its architecture is the filter's where that is the start."""
     if config.dit is not None:
-        return DiTNetwork(config.dit)
+        return NetworkSpec("dit", config.dit)
     start = starts_as(config, inner)
     shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
-    return UnmaskingNetwork(shape, None if config.filter.role == "start" else copy.deepcopy(inner))
+    is_input = inner is not None and config.filter.role != "start"
+    return NetworkSpec("transformer", shape, NetworkSpec.of(inner) if inner is not None and is_input else None)
 
 
 def load_model(config: JobConfig) -> Denoiser:
@@ -148,9 +147,9 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         algorithm: to train with.
         inner: the filter to build on, as `load_filter` returned it.
     """
-    env, network = config.env, make_network(config, inner)
-    check_hidden(network, denoiser)
-    features = set(network.features)
+    env, spec = config.env, spec_of(config, inner)
+    spec.check_hidden(denoiser)
+    features = set(spec.features)
     for rule in algorithm.experts:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
@@ -196,7 +195,7 @@ def make_model(
         UnmaskingActorCritic,
         env,
         policy_kwargs={
-            "network": describe(make_network(config, inner)),
+            "network": spec_of(config, inner),
             "actions": config.actions,
             **algorithm.policy_kwargs,
         },
