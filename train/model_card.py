@@ -117,11 +117,7 @@ def cost_cell(record: Record) -> str:
 def kind_of(denoiser: MaskedLMDenoiser) -> str:
     """Say what class a checkpoint is loaded into, and which family's format it has if that has a name of its own."""
     name = f"`{type(denoiser.model).__name__}`"
-    return (
-        name
-        if denoiser.family.route == "masked_lm"
-        else f"{name} from a checkpoint of the {denoiser.family.name} format"
-    )
+    return name if denoiser.family.is_masked_lm else f"{name} from a checkpoint of the {denoiser.family.name} format"
 
 
 def write_card(config: CardConfig) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from envs.models.attention import attention, position_numbers
 from envs.models.checks import (
     check_attention,
     check_keeps,
@@ -16,6 +15,7 @@ from envs.models.checks import (
     check_shift,
 )
 from envs.models.families.family import PLAIN, Family
+from envs.models.routes import ROUTES
 from envs.models.tokenizer import find_ids, first_line
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class MaskedLMDenoiser:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.family = family
+        self._route = ROUTES[family.route]
         facts = model.config.to_dict() if config is None else config
         ids = find_ids(family, tokenizer, facts, model.get_input_embeddings().num_embeddings, self.name)
         self.mask_id, self.eos_id, self.end_ids, self.pad_id = ids.mask, ids.eos, ids.ends, ids.pad
@@ -64,8 +65,8 @@ class MaskedLMDenoiser:
         self.uses_chat_template: bool = has_template if chat_template is None else chat_template
         positions = int(getattr(model.config, "max_position_embeddings", 2**31))
         # RoBERTa-like models number positions from pad_token_id + 1.
-        self._first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
-        self.max_length = min(positions - self._first_position, family.max_length or positions)
+        self.first_position = 1 + self.pad_id if "roberta" in model.config.model_type else 0
+        self.max_length = min(positions - self.first_position, family.max_length or positions)
         self._keeps = False  # whether the model was seen to keep keys and values as it should
         check_left_padding(self)
         check_attention(self)
@@ -118,15 +119,7 @@ class MaskedLMDenoiser:
         self, tokens: Tensor, sees: Tensor, keep: int, kept: KeyValues, with_hidden: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Run one forward on some positions; see `CachingDenoiser.logits_at`."""
-        numbers = kept.positions.clamp(min=0)
-        shared: dict[str, Any] = {"attention_mask": sees.unsqueeze(1), "past_key_values": kept}
-        if self.family.route == "masked_lm":
-            options = {"output_hidden_states": True} if with_hidden else {}
-            output = self.model(input_ids=tokens, position_ids=numbers + self._first_position, **shared, **options)
-            return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
-        states = self.model.base_model(input_ids=tokens, position_ids=numbers, **shared)
-        hidden = states.last_hidden_state[:, -keep:].contiguous()  # as in _run
-        return self.model.lm_head(hidden), hidden
+        return self._route.run_at(self, tokens, sees, keep, kept, with_hidden)
 
     def _answer(
         self,
@@ -155,51 +148,14 @@ class MaskedLMDenoiser:
         with_hidden: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Run the model; returns the logits and hidden states of the last `keep` positions."""
-        if self.family.route == "masked_lm":
-            return self._run_masked(tokens, attention_mask, keep, position_ids, with_hidden)
-        seen, numbers = self._explicit(attention_mask, length, position_ids)
-        if self.family.route == "remote":
-            output = self.model(
-                input_ids=tokens,
-                attention_mask=seen,
-                position_ids=numbers,
-                use_cache=False,
-                output_hidden_states=with_hidden,
-            )
-            return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
-        # The head is applied to the positions that are asked about, not to the prompt.
-        states = self.model.base_model(input_ids=tokens, attention_mask=seen, position_ids=numbers)
-        # In half precision on the CPU a layer copies its weights once a row unless its input is in one piece.
-        hidden = states.last_hidden_state[:, -keep:].contiguous()
-        return self.model.lm_head(hidden), hidden
+        return self._route.run(self, tokens, attention_mask, length, keep, position_ids, with_hidden)
 
-    def _run_masked(
-        self, tokens: Tensor, attention_mask: Tensor, keep: int, position_ids: Tensor | None, with_hidden: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        options: dict[str, Any] = {"output_hidden_states": True} if with_hidden else {}
-        seen: Tensor | None
-        if attention_mask.ndim == 3:
-            self._check_can_be_told_who_sees_whom()
-            seen = attention_mask.unsqueeze(1)  # one for all heads
-        else:
-            # Without padding no mask is passed: the attention kernel is faster then.
-            seen = None if bool(attention_mask.all()) else attention_mask.long()
-        if position_ids is not None:
-            options["position_ids"] = position_ids + self._first_position
-        output = self.model(input_ids=tokens, attention_mask=seen, **options)
-        return output.logits[:, -keep:], output.hidden_states[-1][:, -keep:] if with_hidden else None
+    def check_can_be_told_who_sees_whom(self) -> None:
+        """Refuse a mask of who sees whom where the family's own can't be combined with it.
 
-    def _explicit(self, attention_mask: Tensor, length: int, position_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return who sees whom as a 4D mask, always the same kernel's, and the position numbers."""
-        if attention_mask.ndim == 3:
-            self._check_can_be_told_who_sees_whom()
-            assert position_ids is not None
-            return attention_mask.unsqueeze(1), position_ids
-        prompt = attention_mask[:, : attention_mask.shape[1] - length].sum(1)
-        seen = attention(attention_mask, self.block_length, 0 if self.absolute_blocks else prompt)
-        return seen, position_numbers(attention_mask) if position_ids is None else position_ids
-
-    def _check_can_be_told_who_sees_whom(self) -> None:
+        Raises:
+            ValueError: if it can't.
+        """
         if self.block_length is not None or not self.family.sees_far:
             raise ValueError(
                 f"features hold leave_one_out: a model of the {self.family.name} family can't give it, as its own "

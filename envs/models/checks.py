@@ -91,7 +91,7 @@ def check_keeps(denoiser: Keeping) -> None:
         "from outside; use cache none"
     )
     # Layers that see near positions only make masks of their own; others' code is not ours to know.
-    if denoiser.family.route == "remote" or not denoiser.family.sees_far:
+    if denoiser.family.runs_own_code or not denoiser.family.sees_far:
         raise ValueError(refusal)
     device, kept = denoiser.device, KeyValues(1)
     tokens = torch.full((1, KEPT), denoiser.mask_id, device=device)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from envs.beliefs import DenoiserError
 from envs.denoiser import Denoiser
@@ -18,19 +17,21 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.models.checks import (
     check_rotary,
     check_tensors,
-    rotary_frequencies,
 )
 from envs.models.families import check_kind, check_supported, check_unquantised, find_family
 from envs.models.families.family import Family
 from envs.models.hub import fetch, is_hub_id
-from envs.models.native import load_native
-from envs.models.remote import check_remote, load_remote
+from envs.models.remote import check_remote
+from envs.models.routes import ROUTES
 from envs.models.tokenizer import first_line, load_tokenizer
 from envs.models.toy import ToyDenoiser
-from envs.models.weights import check_dtypes, check_sizes
+from envs.models.weights import check_dtypes, check_sizes, from_pretrained
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 """Models that ship with the package; each folder's name is a model name."""
+
+TOY, SAPIENS = "toy", "sapiens:"
+"""The name of the one that is no checkpoint, and what those of `envs.models.sapiens` begin with."""
 
 
 def load_denoiser(
@@ -65,6 +66,14 @@ def load_denoiser(
     return _load(name, device, dtype, family, chat_template, revision, trust_remote_code)
 
 
+def without_effect(name: str) -> tuple[str, ...]:
+    """Return the arguments of `load_denoiser` that mean nothing for a model that is no checkpoint in a folder."""
+    made_here = ("family", "chat_template", "revision", "trust_remote_code")
+    if name == TOY:
+        return (*made_here, "dtype")
+    return made_here if name.startswith(SAPIENS) else ()
+
+
 def load_guide(name: str, device: str = "cpu") -> Any:
     """Load a causal language model that shares the dLLM's tokenizer, frozen; later calls return the same object.
 
@@ -92,7 +101,7 @@ def _load_guide(name: str, device: str) -> Any:
         check_kind(config, "causal")
         check_dtypes(folder)
         check_sizes(folder, config)
-        model = _from_pretrained(AutoModelForCausalLM, folder, device, torch.float32)
+        model = from_pretrained(AutoModelForCausalLM, folder, device, torch.float32)
         check_tensors(model, folder, None)
     except Exception as error:  # as in _load
         raise ValueError(f"model is {name!r}: {first_line(error)}") from error
@@ -109,9 +118,9 @@ def _load(
     revision: str | None,
     trust_remote_code: bool,
 ) -> Denoiser:
-    if name == "toy":
+    if name == TOY:
         return ToyDenoiser()
-    if name.startswith("sapiens:"):
+    if name.startswith(SAPIENS):
         from envs.models.sapiens import load_sapiens
 
         return load_sapiens(name, device, dtype)
@@ -121,7 +130,7 @@ def _load(
     _check_device(device)
     config = _read_config(name, folder)
     family = find_family(config, name, family_name)
-    if family.route == "remote":
+    if family.runs_own_code:
         check_remote(name, Path(name).is_dir(), trust_remote_code, revision)
     try:
         check_supported(config, family)
@@ -141,17 +150,7 @@ def _load(
 
 def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device: str, dtype: torch.dtype) -> Any:
     """Load a model by its family's route, and check that it is the checkpoint's."""
-    from transformers import AutoModelForMaskedLM
-
-    names: Mapping[str, str] | None = None
-    frequencies: Tensor | None = None
-    if family.route == "native":
-        model, names = load_native(family, folder, config, device, dtype)
-        frequencies = rotary_frequencies(model.config)
-    elif family.route == "remote":
-        model = load_remote(folder, device, dtype)
-    else:
-        model = _from_pretrained(AutoModelForMaskedLM, folder, device, dtype)
+    model, names, frequencies = ROUTES[family.route].load(family, folder, config, device, dtype)
     check_tensors(model, folder, names)
     check_rotary(model, frequencies)
     return model
@@ -178,21 +177,6 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"model is {name!r}: {folder / 'config.json'} holds no object of settings")
     return config
-
-
-def _from_pretrained(auto_class: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    # Left out, trust_remote_code would mean to ask at the terminal whether to run the folder's own code.
-    model, report = auto_class.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        # They would be random numbers.
-        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
-    return model.to(device).eval().requires_grad_(False)
 
 
 def _check_device(device: str) -> None:

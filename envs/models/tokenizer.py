@@ -50,7 +50,7 @@ def load_tokenizer(family: Family, folder: Path, trust_remote_code: bool = False
         raise ValueError(f"{folder} holds no tokenizer.json")
     cls = getattr(transformers, family.tokenizer_class)
     # Left out, it would mean to ask at the terminal.
-    runs_code = trust_remote_code and family.route == "remote"
+    runs_code = trust_remote_code and family.runs_own_code
     try:
         return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=runs_code)
     except Exception as error:  # each tokenizer has errors of its own
@@ -70,7 +70,7 @@ def find_ids(family: Family, tokenizer: Any, config: Mapping[str, Any], rows: in
     Raises:
         ValueError: if one is missing, outside the embedding, or the mask is also another special token.
     """
-    is_plain = family.route == "masked_lm"
+    is_plain = family.is_masked_lm
     known, told = tokenizer.mask_token_id, _told(config, "mask", name)
     mask = _first(
         # A masked language model's tokenizer knows its mask; the others' may be Qwen's, which has none of that use.

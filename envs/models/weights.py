@@ -152,3 +152,29 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise ValueError(f"{file} is no table of tensors by name: give a model.safetensors")
     return held
+
+
+def from_pretrained(auto_class: Any, folder: Path, device: str, dtype: torch.dtype) -> Any:
+    """Load a model by one of transformers' auto classes, never by the folder's own code.
+
+    Args:
+        auto_class: such as ``AutoModelForMaskedLM``.
+        folder: the checkpoint's.
+        device: a torch device.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if weights are missing.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # Left out, trust_remote_code would mean to ask at the terminal whether to run the folder's own code.
+    model, report = auto_class.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # They would be random numbers.
+        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    return model.to(device).eval().requires_grad_(False)

@@ -511,7 +511,7 @@ def test_the_loaded_tensors_are_compared(folders: dict[str, Path], monkeypatch: 
             model.model.layers[1].mlp.up_proj.weight[3, 5] += 0.01
         return model, names
 
-    monkeypatch.setattr("envs.models.load.load_native", careless)
+    monkeypatch.setattr("envs.models.routes.load_native", careless)
     with pytest.raises(ValueError, match=r"model.layers.1.mlp.up_proj.weight is not what the checkpoint holds"):
         load(folders, "llada", revision="another")
 
@@ -528,7 +528,7 @@ def test_rotary_tables_are_recomputed(
         model.model.rotary_emb.inv_freq[0] = garbage
         return model, names
 
-    monkeypatch.setattr("envs.models.load.load_native", careless)
+    monkeypatch.setattr("envs.models.routes.load_native", careless)
     with pytest.raises(ValueError, match=r"rotary frequencies .* are wrong"):
         load(folders, "dream", revision=str(garbage))
 
@@ -549,7 +549,7 @@ def test_who_sees_whom_is_tried_out(
         ones = torch.ones(width, width, dtype=torch.bool)
         return present[:, None, None, :] & (ones.tril() if wrong == "causal" else ones)
 
-    monkeypatch.setattr("envs.models.adapter.attention", mask)
+    monkeypatch.setattr("envs.models.routes.attention", mask)
     with pytest.raises(ValueError, match=message):
         load(folders, name, revision=wrong)
 
@@ -557,7 +557,7 @@ def test_who_sees_whom_is_tried_out(
 def test_ignored_padding_is_found(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that sees its padding, as LLaDA's first published code."""
     monkeypatch.setattr(
-        "envs.models.adapter.attention", lambda present, block, origin=0: torch.ones_like(present)[:, None, None, :]
+        "envs.models.routes.attention", lambda present, block, origin=0: torch.ones_like(present)[:, None, None, :]
     )
     with pytest.raises(ValueError, match="its predictions change with left padding"):
         load(folders, "llada", revision="padding")

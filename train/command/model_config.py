@@ -11,7 +11,7 @@ import torch
 from envs.denoiser import Denoiser
 from envs.models import FAMILIES
 from envs.models.hub import is_hub_id
-from envs.models.load import load_denoiser
+from envs.models.load import load_denoiser, without_effect
 from envs.names import hint
 from train.command.config_values import PathText
 from train.command.ranges import check_count
@@ -59,8 +59,7 @@ class ModelConfig:
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role for this model, each with the reason."""
-        if self.name == "toy" or self.name.startswith("sapiens:"):
-            names = ("family", "chat_template", "revision", "trust_remote_code", *["dtype"] * (self.name == "toy"))
+        if names := without_effect(self.name):
             return dict.fromkeys(names, f"model.name is {self.name}, which has none")
         if not is_hub_id(self.name) or Path(self.name).is_dir():
             return {"revision": f"model.name is {self.name}, which is no repository of the hub"}

@@ -224,7 +224,7 @@ def step_gib(
     denoiser: Denoiser, rows: int, prompt: int, length: int, features: frozenset[str], is_sampled: bool
 ) -> float | None:
     """Return what `step_memory` computes for a forward, the weights included; None where it can't."""
-    if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.route == "remote":
+    if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.runs_own_code:
         return None
     model = denoiser.model
     device = str(denoiser.device)

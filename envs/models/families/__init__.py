@@ -82,7 +82,7 @@ def check_supported(config: Mapping[str, Any], family: Family) -> None:
         ValueError: if it is quantised, or is taken for a masked language model and is none of transformers'.
     """
     check_unquantised(config)
-    if family.route == "masked_lm":
+    if family.is_masked_lm:
         check_kind(config, "masked")
 
 

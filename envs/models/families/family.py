@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Route = Literal["masked_lm", "native", "remote"]
+RouteName = Literal["masked_lm", "native", "remote"]
 
 
 def _unchanged(key: str) -> str:
@@ -25,8 +25,8 @@ class Family:
         name: what the settings call it.
         model_types: values of ``model_type`` in config.json that mean it.
         architectures: values in ``architectures`` that mean it.
-        route: ``masked_lm`` (transformers' ``AutoModelForMaskedLM``), ``native`` (a causal class of transformers, given
-            explicit masks) or ``remote`` (the checkpoint's own code).
+        route: of `envs.models.routes.ROUTES`: ``masked_lm`` (transformers' ``AutoModelForMaskedLM``), ``native`` (a
+            causal class of transformers, given explicit masks) or ``remote`` (the checkpoint's own code).
         native_class: the class of the native route.
         config_map: from the checkpoint's config.json to the native class's configuration.
         key_map: from the checkpoint's tensor names to the native class's.
@@ -46,7 +46,7 @@ class Family:
     name: str
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    route: Route = "native"
+    route: RouteName = "native"
     native_class: str = ""
     config_map: Callable[[Mapping[str, Any]], dict[str, Any]] = _none
     key_map: Callable[[str], str] = _unchanged
@@ -61,6 +61,16 @@ class Family:
     max_length: int | None = None
     sees_far: bool = True
     chat_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_masked_lm(self) -> bool:
+        """Whether its checkpoints are masked language models of transformers, each as its tokenizer declares it."""
+        return self.route == "masked_lm"
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether its checkpoints run code of their own, which only a user can allow and nobody can look into."""
+        return self.route == "remote"
 
     def block_of(self, config: Mapping[str, Any]) -> int | None:
         """Return the block length of a checkpoint, None where all positions see all.
