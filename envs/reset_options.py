@@ -1,4 +1,4 @@
-"""What `UnmaskingVectorEnv.reset` can be asked for: seeds, some rows, and problems to begin with."""
+"""What `UnmaskingVectorEnv.reset` can be asked for: its mode, seeds, some rows, and problems to begin with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from envs.tasks import Problem, Split, Task
 
@@ -58,6 +59,19 @@ def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[i
     if len(seed) != num_envs:
         raise ValueError(f"seed has {len(seed)} entries: it must have one a row, {num_envs}")
     return [None if one is None else int(one) for one in seed]
+
+
+def read_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """Return Gymnasium's mode by its value.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(repr(one.value) for one in AutoresetMode)
+        raise ValueError(f"autoreset_mode is {mode!r}: choose one of {known}") from None
 
 
 def _rows_of(mask: Any, num_envs: int) -> list[int]:

@@ -5,7 +5,7 @@ NFE (number of function evaluations) counts the dLLM's forwards, L is the buffer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -127,6 +127,18 @@ class Preference:
                 raise ValueError(f"alpha is {alpha}: it must be 0 (speed doesn't matter) or more")
         if self.slow > self.fast or (self.slow == 0 < self.fast):
             raise ValueError(f"alpha range is {self.slow} to {self.fast}: it must rise, from above 0")
+
+    @classmethod
+    def of(cls, alpha: float | Sequence[float]) -> Preference:
+        """Return the preference that a fixed alpha, or a range of two, stands for.
+
+        Raises:
+            ValueError: for another number of numbers.
+        """
+        ends = [float(end) for end in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
+        if not 1 <= len(ends) <= 2:
+            raise ValueError(f"alpha is {alpha}: it must be a number or a range of two")
+        return cls(ends[0], ends[-1])
 
     def alpha(self, speed: npt.NDArray[np.floating]) -> Floats:
         """Return the alpha of each dial position.

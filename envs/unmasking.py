@@ -24,7 +24,7 @@ from envs.infos import commits_of, count, final_info
 from envs.models.load import load_denoiser
 from envs.observation import Observation, observation_space, observe, read_action
 from envs.render import render_ansi, render_rgb
-from envs.reset_options import problem_of, read_options, read_seeds
+from envs.reset_options import problem_of, read_mode, read_options, read_seeds
 from envs.reward import Preference, get_reward
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer
@@ -169,7 +169,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             block_origin,
             cache,
         )
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks: dict[str, Task] = {task.name: task for task in make_tasks(tasks)}
@@ -178,10 +178,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.split: Split = split
         self.reward = get_reward(reward)
         self.has_dial = not isinstance(alpha, int | float)
-        ends = [float(end) for end in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
-        if len(ends) > 2:
-            raise ValueError(f"alpha is {alpha}: it must be a number or a range of two")
-        self.preference = Preference(ends[0], ends[-1])
+        self.preference = Preference.of(alpha)
         self.speed = np.zeros(num_envs, dtype=np.float32)
         """(N,) float32 in [0, 1], each row's place on the dial."""
         self.episodes = episodes(
@@ -362,11 +359,3 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError("render_mode is None: make the env with render_mode='ansi' or 'rgb_array'")
         draw = render_ansi if self.render_mode == "ansi" else render_rgb
         return tuple(draw(self.batch, row, problem.prompt) for row, problem in enumerate(self.problems))
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        known = ", ".join(repr(one.value) for one in AutoresetMode)
-        raise ValueError(f"autoreset_mode is {mode!r}: choose one of {known}") from None

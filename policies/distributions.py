@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -37,6 +37,16 @@ class ActionConfig:
             raise ValueError(f"temperature of the policy is {self.temperature}: it must be above 0")
         if not math.isfinite(self.stop_logit):
             raise ValueError(f"stop_logit is {self.stop_logit}: it must be a finite number")
+
+    @property
+    def has_stop(self) -> bool:
+        """Whether positions are drawn one after another until STOP is."""
+        return DISTRIBUTIONS[self.distribution].has_stop
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the likelihood of a set is the product of its positions', the empty set an action like any other."""
+        return DISTRIBUTIONS[self.distribution].is_product
 
 
 NEVER = -1e9
@@ -74,6 +84,9 @@ class Bernoulli:
         logits: (B, L) float, log-odds of committing each position.
         eligible: (B, L) bool.
     """
+
+    has_stop: ClassVar[bool] = False
+    is_product: ClassVar[bool] = True
 
     def __init__(self, logits: Tensor, eligible: Tensor) -> None:
         self.eligible = eligible
@@ -118,6 +131,8 @@ class ForcedBernoulli(Bernoulli):
         logits: (B, L) float, log-odds of committing each position.
         eligible: (B, L) bool; each row needs at least one, or its actions are empty with probability 1.
     """
+
+    is_product: ClassVar[bool] = False
 
     def __init__(self, logits: Tensor, eligible: Tensor) -> None:
         super().__init__(logits, eligible)
@@ -169,6 +184,9 @@ class PlackettLuce:
         eligible: (B, L) bool; each row needs at least one, or its actions are empty with probability 1.
         stop_logit: s, log-weight of STOP.
     """
+
+    has_stop: ClassVar[bool] = True
+    is_product: ClassVar[bool] = False
 
     def __init__(self, logits: Tensor, eligible: Tensor, stop_logit: float = 0.0) -> None:
         self.eligible = eligible
@@ -241,14 +259,10 @@ def order(commit: Tensor, score: Tensor) -> Tensor:
     return torch.zeros_like(best_first).scatter(1, best_first, numbers) * commit
 
 
-DISTRIBUTIONS: Mapping[str, Callable[[Tensor, Tensor, float], CommitDistribution]] = MappingProxyType(
-    {
-        "forced_bernoulli": lambda logits, eligible, stop: ForcedBernoulli(logits, eligible),
-        "bernoulli": lambda logits, eligible, stop: Bernoulli(logits, eligible),
-        "plackett_luce": PlackettLuce,
-    }
+DISTRIBUTIONS: Mapping[DistributionName, type[Bernoulli] | type[PlackettLuce]] = MappingProxyType(
+    {"forced_bernoulli": ForcedBernoulli, "bernoulli": Bernoulli, "plackett_luce": PlackettLuce}
 )
-"""Every distribution by name, from log-odds, eligibility and the log-weight of STOP."""
+"""Every distribution by name."""
 
 
 def make_distribution(config: ActionConfig, logits: Tensor, eligible: Tensor) -> CommitDistribution:
@@ -259,4 +273,6 @@ def make_distribution(config: ActionConfig, logits: Tensor, eligible: Tensor) ->
         logits: (B, L) float, as the network gives them.
         eligible: (B, L) bool.
     """
-    return DISTRIBUTIONS[config.distribution](logits / config.temperature, eligible, config.stop_logit)
+    cls = DISTRIBUTIONS[config.distribution]
+    stop = {"stop_logit": config.stop_logit} if config.has_stop else {}
+    return cls(logits / config.temperature, eligible, **stop)

@@ -70,10 +70,10 @@ class LearnedPolicy(CommitPolicy):
         self.actions = actions or ActionConfig()
         if not 0 < beta < float("inf"):
             raise ValueError(f"beta is {beta}: it must be above 0")
-        if beta != 1 and self.actions.distribution == "plackett_luce":
+        if beta != 1 and self.actions.has_stop:
             raise ValueError(
-                f"beta is {beta}: a plackett_luce policy has no probabilities of single positions to multiply; set its "
-                "temperature instead"
+                f"beta is {beta}: a {self.actions.distribution} policy has no probabilities of single positions to "
+                "multiply; set its temperature instead"
             )
         self.beta = float(beta)
         self.network = network.eval().requires_grad_(False)
@@ -149,7 +149,7 @@ class LearnedPolicy(CommitPolicy):
         if self.has_dial:
             inputs["speed"] = torch.full_like(inputs["time"], self.speed)
         logits: Tensor = self.network(inputs) / self.actions.temperature
-        return logits - self.actions.stop_logit if self.actions.distribution == "plackett_luce" else logits
+        return logits - self.actions.stop_logit if self.actions.has_stop else logits
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Check that it is for this dLLM and these lengths; see `check_dllm` and `NetworkSpec`."""
@@ -221,17 +221,17 @@ class LearnedPolicy(CommitPolicy):
         A row with nothing chosen commits its most probable position, or, as the env does where the empty set is an
         action, the most confident one.
         """
-        logits, distribution = self._log_odds(view), self.actions.distribution
+        logits = self._log_odds(view)
         if self.decision == "deterministic":
             least = self.threshold / self.beta
             chosen = logits >= (math.log(least / (1 - least)) if least < 1 else math.inf)
-        elif distribution == "plackett_luce":
+        elif self.actions.has_stop:
             noise = gumbel(view.key, view.step, (2, logits.shape[1] + 1), stream=3)
             chosen = PlackettLuce(logits, view.eligible).sample_with(noise) > 0
         else:
             draw = uniform(view.key, view.step, (logits.shape[1],), stream=3)
             chosen = draw < self.beta * logits.sigmoid()
-        return ensure_progress(chosen, view.eligible, view.confidence if distribution == "bernoulli" else logits)
+        return ensure_progress(chosen, view.eligible, view.confidence if self.actions.is_product else logits)
 
 
 def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from policies.files import Checked, check, read_settings, read_text, show
+from policies.files import Checked, check, read_text, show
 from train.command.config import find_file, parse
 from train.command.errors import UserError
 from train.command.escaping import for_terminal, printable
@@ -32,6 +32,7 @@ from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
+from train.command.sweep_file import Sweep, read_sweep, suggest
 from train.command.wandb_config import WandbConfig, chosen_mode
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record
@@ -40,10 +41,6 @@ from train.evaluation.table import print_table
 from train.job.finish import evaluation_of
 from train.job.ppo_config import TrainPPOConfig
 from train.tracking.history import read_progress
-
-METHODS = ("bayes", "random")
-
-DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform", "q_uniform")
 
 MAX_TRIALS = 2**26
 """Bytes of ``trials.jsonl``."""
@@ -80,101 +77,12 @@ class SweepConfig:
         check_seed(self)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep file.
-
-    Attributes:
-        method: bayes or random.
-        metric: a column of ``progress.csv``; its last row counts.
-        is_maximized: whether more of it is better.
-        parameters: flag of the entry point to its specification, as `wandb sweep` writes it.
-    """
-
-    method: str
-    metric: str
-    is_maximized: bool
-    parameters: dict[str, dict[str, Any]]
-
-
-class _MetricForm(Checked):
-    """What a sweep file's ``metric`` must be."""
-
-    name: str
-    goal: Literal["maximize", "minimize"] = "minimize"
-
-
-class _SweepForm(Checked):
-    """What a sweep file must hold."""
-
-    method: str = "bayes"
-    metric: _MetricForm
-    parameters: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-
-
 class _TrialForm(Checked):
     """What a line of ``trials.jsonl`` must hold; the metric may be NaN where a training came to none."""
 
     number: int
     values: dict[str, Any]
     result: Annotated[float, Field(allow_inf_nan=True)]
-
-
-def read_sweep(file: Path) -> Sweep:
-    """Read a sweep file.
-
-    Raises:
-        UserError: if it can't be read, or says something that is not supported here.
-    """
-    try:
-        found: _SweepForm = check(_SweepForm, read_settings(file))
-    except (OSError, ValueError) as error:
-        raise UserError(f"file is {str(file)!r}: not a sweep ({error})") from error
-    if found.method not in METHODS:
-        raise UserError(f"method is {found.method!r}: choose one of {', '.join(METHODS)}")
-    for name, spec in found.parameters.items():
-        _check_parameter(name, spec)
-    return Sweep(found.method, found.metric.name, found.metric.goal == "maximize", found.parameters)
-
-
-def _check_parameter(name: str, spec: Mapping[str, Any]) -> None:
-    kind = _kind(spec)
-    if kind == "value" or (kind == "values" and isinstance(spec["values"], list) and spec["values"]):
-        return
-    said = f"parameter {name if name.isprintable() else show(name)} is {show(dict(spec))}"
-    if kind not in DISTRIBUTIONS or not {"min", "max"} <= set(spec):
-        raise UserError(
-            f"{said}: give value, values, or min and max with distribution {', '.join(DISTRIBUTIONS[:-1])} or "
-            f"{DISTRIBUTIONS[-1]}"
-        )
-    numbers = int if kind == "int_uniform" else int | float
-    ends = [spec["min"], spec["max"], *([spec["q"]] if "q" in spec else [])]
-    if not all(isinstance(end, numbers) and not isinstance(end, bool) and abs(end) < math.inf for end in ends):
-        raise UserError(f"{said}: {'whole' if numbers is int else 'finite'} numbers are needed")
-    if spec["min"] > spec["max"] or (kind == "log_uniform_values" and spec["min"] <= 0) or spec.get("q", 1) <= 0:
-        raise UserError(f"{said}: min must be max or less, and above 0 on a logarithmic scale; q must be above 0")
-
-
-def _kind(spec: Mapping[str, Any]) -> str:
-    """Return what a parameter's specification is: value, values, or a distribution between min and max."""
-    for kind in ("value", "values"):
-        if kind in spec:
-            return kind
-    return str(spec.get("distribution", "uniform"))
-
-
-def suggest(trial: Any, name: str, spec: Mapping[str, Any]) -> Any:
-    """Ask an Optuna trial for one parameter's value."""
-    kind = _kind(spec)
-    if kind == "value":
-        return spec["value"]
-    if kind == "values":
-        # Choices are proposed by their place: Optuna takes no lists.
-        return spec["values"][trial.suggest_categorical(name, list(range(len(spec["values"]))))]
-    if kind == "int_uniform":
-        return trial.suggest_int(name, spec["min"], spec["max"])
-    step = spec.get("q", 1) if kind == "q_uniform" else None
-    return trial.suggest_float(name, spec["min"], spec["max"], step=step, log=kind == "log_uniform_values")
 
 
 def last_value(folder: Path, metric: str) -> float:

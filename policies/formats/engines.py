@@ -174,7 +174,6 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
             f"end_ids is empty, but the policy reads {needy[0]}: give the tokens that end a text of the dLLM that it "
             "is to decode, such as --end_id 156892"
         )
-    is_drawn_in_turn = policy.actions.distribution == "plackett_luce"
     least = policy.threshold / policy.beta
     points = policy.calibration.points if policy.has_dial and policy.calibration is not None else []
     return {
@@ -192,9 +191,9 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
             if policy.calibration is not None
         ],
         "temperature": policy.actions.temperature,
-        "stop_logit": policy.actions.stop_logit if is_drawn_in_turn else 0.0,
+        "stop_logit": policy.actions.stop_logit if policy.actions.has_stop else 0.0,
         "least_log_odds": math.log(least / (1 - least)) if least < 1 else None,
-        "falls_back_on_confidence": policy.actions.distribution == "bernoulli",
+        "falls_back_on_confidence": policy.actions.is_product,
         "end_ids": list(end_ids),
         "mask_id": _own_mask(policy),
         "trained": policy.trained,

@@ -50,6 +50,7 @@ from train.algorithms.ppo import PPO
 from train.command import checkpoint
 from train.command.config import ConfigError, parse, to_plain, to_yaml
 from train.command.errors import UserError
+from train.command.sweep_file import read_sweep, suggest
 from train.compare import CompareConfig
 from train.comparison.lines import collect_lines
 from train.comparison.runs import fingerprint, read_runs, training_seconds
@@ -61,7 +62,7 @@ from train.learn2pd import Learn2PDConfig
 from train.ppo import algorithm as ppo_algorithm
 from train.pretraining.config import PretrainConfig
 from train.pretraining.loop import STATE, Pretraining
-from train.sweep import SweepConfig, print_trials, read_sweep, read_trials, suggest
+from train.sweep import SweepConfig, print_trials, read_trials
 from train.watching.show import WatchConfig
 
 SMALL = {"hidden_size": 8, "num_heads": 2, "feedforward_size": 8}

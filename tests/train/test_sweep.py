@@ -15,10 +15,11 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 import train.sweep
 from train.command.config import CONFIGS, parse, to_plain
 from train.command.errors import UserError
+from train.command.sweep_file import read_sweep, suggest
 from train.command.wandb_config import WandbConfig
 from train.comparison.report import flatten
 from train.job.ppo_config import TrainPPOConfig
-from train.sweep import SweepConfig, last_value, main, read_sweep, run_trial, suggest
+from train.sweep import SweepConfig, last_value, main, run_trial
 
 SWEEP = """
 method: bayes

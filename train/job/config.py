@@ -210,6 +210,6 @@ class JobConfig:
             found["evaluation.calibration_episodes"] = "env.alpha_range is empty, so there is no dial to calibrate"
         if not self.evaluation.validations:
             found["evaluation.validation_episodes"] = "evaluation.validations is 0"
-        if self.actions.distribution != "plackett_luce":
+        if not self.actions.has_stop:
             found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"
         return found

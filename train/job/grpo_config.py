@@ -37,14 +37,14 @@ class TrainGRPOConfig(JobConfig):
         if size + len(experts) < 2:
             raise ValueError("grpo.group_size is 1: a rollout needs another, or an expert's, to be compared with")
         distribution = self.actions.distribution
-        if self.grpo.ratio == "position" and distribution != "bernoulli":
+        if self.grpo.ratio == "position" and not self.actions.is_product:
             raise ValueError(
                 f"grpo.ratio is position: the likelihood of {distribution} is no product over positions; set "
                 "actions.distribution to bernoulli, or ratio to step"
             )
-        if self.grpo.ent_coef and distribution == "plackett_luce":
+        if self.grpo.ent_coef and self.actions.has_stop:
             raise ValueError(
-                f"grpo.ent_coef is {self.grpo.ent_coef}: the entropy of plackett_luce has no closed form; set it to 0"
+                f"grpo.ent_coef is {self.grpo.ent_coef}: the entropy of {distribution} has no closed form; set it to 0"
             )
         if experts:
             DecodingSettings(self.env.buffer_length, self.experts.block_length)
