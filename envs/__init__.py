@@ -29,6 +29,7 @@ __all__ = [
 
 def register_envs() -> None:
     """Register `Unmasking-v0` with Gymnasium; the installed package's entry point calls it."""
+    # Both Gymnasium's plugin and an import come here; a second registration would warn.
     if "Unmasking-v0" not in gymnasium.registry:
         gymnasium.register(
             id="Unmasking-v0",

@@ -103,13 +103,15 @@ def read_beliefs(
     chunk = CHUNK if logits.device.type == "cpu" or noise is not None else ACCELERATOR_CHUNK
     batch, length, vocabulary = logits.shape
     for at in _chunks(batch, length, vocabulary, chunk):
-        drawn, tokens = (None if noise is None else noise(*at)), (None if standing is None else standing[at])
+        drawn = None if noise is None else noise(*at)
+        tokens = None if standing is None else standing[at]
         for name, values in _read(logits[at], mask_id, end_ids, features, drawn, tokens):
             if name not in found:
                 # Filled piece by piece: to join the pieces at the end would hold everything twice.
                 found[name] = values.new_empty((*logits.shape[:2], *values.shape[2:]))
             found[name][at] = values
     confidence, prediction = found.pop("confidence"), found.pop("prediction")
+    # One NaN or +inf spoils its position's log-sum-exp, so the confidence tells of all V logits.
     if not bool(torch.isfinite(confidence).all()):
         row, position = (~torch.isfinite(confidence)).nonzero()[0].tolist()
         raise DenoiserError(
@@ -138,6 +140,7 @@ def _read(
     standing: Tensor | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the confidence, the prediction and each further reading of a piece, by name."""
+    # A copy of float32 too: it is written over from here on, and what the dLLM returned is the dLLM's.
     logits = logits.to(torch.float32, copy=True)
     yield from _of("whole", features, Logits(logits, torch.empty(0), end_ids, standing))
     logits[..., mask_id] = -torch.inf
@@ -151,6 +154,7 @@ def _read(
     yield "prediction", prediction
     yield from _of("logits", features, Logits(logits, log_normalizer, end_ids, standing))
     if any(READINGS[name].of == "log_probabilities" for name in features):
+        # In place, as no later stage reads the logits themselves.
         log_probabilities = logits.sub_(log_normalizer.unsqueeze(-1))
         yield from _of("log_probabilities", features, Logits(log_probabilities, log_normalizer, end_ids, standing))
 

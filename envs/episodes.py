@@ -64,6 +64,7 @@ class Episodes:
         self.shares = np.array(task_weights) / sum(task_weights) if task_weights else None
         if num_problems is not None and num_problems < 1:
             raise ValueError(f"num_problems is {num_problems}: it must be 1 or more, or None for all")
+        # As good as without end.
         self.num_problems = 2**31 if num_problems is None else num_problems
         self.tasks, self.split = list(tasks), split
         self.block_lengths, self.has_dial = list(block_lengths), has_dial
@@ -84,8 +85,7 @@ class Episodes:
 
     def state(self) -> dict[str, Any]:
         """Return all that later episodes depend on; see `load_state`."""
-        generators = (self._generators, self._noise)
-        return {"generators": [[copy.deepcopy(one.bit_generator.state) for one in row] for row in generators]}
+        return {"generators": [_states(self._generators), _states(self._noise)]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned, of as many rows."""
@@ -107,6 +107,7 @@ class Episodes:
             count = len(self.tasks)
             which = generator.integers(count) if self.shares is None else generator.choice(count, p=self.shares)
             task = self.tasks[int(which)]
+            # A finite task takes its index modulo its size: of 2**31 all its problems are as likely.
             limit = self.num_problems if task.size(self.split) is None else 2**31
             problem = task.wrapped_problem(self.split, int(generator.integers(limit)))
         speed = generator.random(dtype=np.float64) if self.has_dial else 0.0
@@ -116,6 +117,10 @@ class Episodes:
 
     def _draw_seed(self, row: int) -> int:
         return int(self._noise[row].integers(2**63))
+
+
+def _states(generators: Sequence[np.random.Generator]) -> list[Any]:
+    return [copy.deepcopy(generator.bit_generator.state) for generator in generators]
 
 
 def _generator(state: dict[str, Any]) -> np.random.Generator:

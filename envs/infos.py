@@ -28,11 +28,13 @@ def count(batch: DecodingBatch, commits: npt.NDArray[np.int64]) -> dict[str, Any
         commits: (N,) int64, positions that the step committed.
     """
     counts = {
+        # On the CPU numpy shares the tensor's memory, and the next step adds to it.
         "nfe": batch.nfe.cpu().numpy().copy(),
         "commits": commits,
         "masks_left": batch.masked.sum(1).cpu().numpy(),
     }
     everywhere = np.ones(len(commits), dtype=np.bool_)
+    # A mask of its own each: whoever merges infos writes into them.
     return counts | {f"_{name}": everywhere.copy() for name in counts}
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+# 2**64 over the golden ratio, the step of splitmix64's counter.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _BELOW_ONE = 1.0 - 2.0**-53
@@ -32,6 +33,7 @@ def sequence_key(prompt_ids: Sequence[int], seed: int) -> int:
 
     Several samples of one prompt need a seed each; see `sample_seed`.
     """
+    # Shifted by one bit: torch's integers are signed, and keys are kept as tensors.
     data = np.asarray([seed, *prompt_ids], dtype=np.int64).tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
@@ -68,6 +70,8 @@ def uniform(keys: Tensor, steps: Tensor, shape: tuple[int, ...], stream: int = 0
     else:
         places = np.arange(1 + skip, 1 + skip + int(np.prod(shape)), dtype=np.uint64)
     counters = places * _GOLDEN
+    # In numpy and on the CPU: torch can't shift 64 unsigned bits, and every device is to draw the same numbers.
+    # They wrap by intent, of which numpy warns where both factors are scalars.
     with np.errstate(over="ignore"):
         rows = _mix(keys.cpu().numpy().astype(np.uint64) + np.uint64(stream + 1) * _GOLDEN)
         rows = _mix(rows + steps.cpu().numpy().astype(np.uint64) * _GOLDEN)

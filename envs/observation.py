@@ -39,6 +39,7 @@ def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: 
 
 def observe(view: View) -> Observation:
     """Turn a view into the env's observation, in numpy; see `envs.view.View.inputs`."""
+    # A box must hold what it shows, and a gap of logits has no bound of its own.
     return {name: values.clamp(max=_highest(name)).cpu().numpy().copy() for name, values in view.inputs().items()}
 
 
@@ -57,6 +58,7 @@ def read_action(actions: npt.ArrayLike | Action, masked: Tensor) -> Action:
     Raises:
         ValueError: if they are of another shape, NaN, or no numbers.
     """
+    # Rules act on tensors with all that an action can say; agents of Gymnasium and SB3 send arrays of bits.
     if not isinstance(actions, Action):
         actions = Action(torch.from_numpy(_bits(np.asarray(actions))).to(masked.device))
     if actions.commit.shape != masked.shape:

@@ -18,6 +18,7 @@ def ansi_color(confidence: float) -> str:
     ('\x1b[38;5;196m', '\x1b[38;5;46m')
     """
     step = round(10 * min(max(confidence, 0.0), 1.0))
+    # A 256-colour terminal has a cube of 6 x 6 x 6 from colour 16 on: each part goes from 0 to 5.
     red, green = (5, step) if step <= 5 else (10 - step, 5)
     return f"\x1b[38;5;{16 + 36 * red + 6 * green}m"
 
@@ -56,13 +57,16 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.9 - 0.3 / (lines + 1)))
     for i, (word, confidence, hidden) in enumerate(zip(strings, confidences, masked, strict=True)):
         corner = (i % columns, -(i // columns))
-        face = "0.9" if hidden else "white" if given[i] else colormaps["RdYlGn"](confidence)
+        plain = "0.9" if hidden else "white"
+        face = plain if hidden or given[i] else colormaps["RdYlGn"](confidence)
         axes.add_patch(Rectangle(corner, 0.95, 0.95, color=face))
         if not hidden:
             axes.text(corner[0] + 0.47, corner[1] + 0.47, word, ha="center", va="center", fontsize=8)
     axes.set(xlim=(0, columns), ylim=(1 - lines, 1))
     axes.axis("off")
     figure.suptitle(f"NFE {int(batch.nfe[row])}   {prompt}", fontsize=8)
+    # Without pyplot, which would keep every figure alive and choose a backend for the whole process.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    # A copy, or the picture would keep the whole canvas alive.
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

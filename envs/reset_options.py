@@ -42,6 +42,7 @@ def read_options(options: Mapping[str, Any], num_envs: int) -> Asked:
         raise ValueError(f"options has {unknown[0]!r}: it can have {' and '.join(OPTIONS)}")
     rows = _rows_of(options.get("reset_mask"), num_envs)
     asked = options.get("problem")
+    # Only a list is one entry a row: a tuple is a pair (task's name, index).
     each = list(asked) if isinstance(asked, list) else [asked] * num_envs
     if len(each) != num_envs:
         raise ValueError(f"problem has {len(each)} entries: a list must have one a row, {num_envs}")

@@ -146,5 +146,6 @@ class Preference:
         >>> Preference(1.0, 64.0).alpha(np.array([0.0, 0.5, 1.0])).round(6).tolist()
         [1.0, 8.0, 64.0]
         """
+        # No dial begins at 0, so an alpha of 0 is a fixed one.
         ratio = self.fast / self.slow if self.slow else 1.0
         return self.slow * ratio ** np.asarray(speed, dtype=np.float64)

@@ -37,6 +37,7 @@ class SB3VecEnv(VecEnv):
         seeds = [seed for seed in self._seeds if seed is not None]
         obs: VecEnvObs
         obs, self.reset_infos = self.env.reset(seed=seeds or None)  # type: ignore[arg-type]
+        # As SB3's own vector envs: a seed is for one reset.
         self._reset_seeds()
         return obs
 
@@ -47,11 +48,13 @@ class SB3VecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows; finished ones bring ``terminal_observation`` in their info."""
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        # SB3 wants what Gymnasium says of the end in the row's own info, under names of its own.
         for i in np.flatnonzero(terminated | truncated):
             infos[i] |= infos[i].pop("final_info", {})
             # Where no row is reset by itself, the closing observation is the one returned.
             closing = {name: values[i] for name, values in obs.items()} if isinstance(obs, dict) else obs[i]
             infos[i]["terminal_observation"] = infos[i].pop("final_obs", closing)
+            # Where it is True, SB3 adds the critic's value of the terminal observation to the reward.
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return obs, rewards.astype(np.float32), terminated | truncated, infos
 

@@ -45,6 +45,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start a new episode; see `gymnasium.Env.reset`."""
         super().reset(seed=seed)
+        # The row draws from Gymnasium's own generator, so one seed means the same problems here and in a batch.
         self.rows.episodes.seed(0, self.np_random)
         obs, infos = self.rows.reset(options=options)
         return _first_row(obs), _first_info(infos)

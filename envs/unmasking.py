@@ -170,6 +170,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             cache,
         )
         self.autoreset_mode = read_mode(autoreset_mode)
+        # A copy: the class's dictionary is that of all envs.
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
         self.tasks: dict[str, Task] = {task.name: task for task in make_tasks(tasks)}
@@ -193,6 +194,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             check_block(self.denoiser, block)
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length = initial_length
+        # Rows can be drawn and saved before the first reset.
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         """N, what each row was last asked."""
         self._resting: list[int] = []  # rows that the next step restarts
@@ -236,6 +238,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self._resting = [row for row in self._resting if row not in rows]
         fresh = np.zeros(self.num_envs, dtype=np.bool_)
         fresh[rows] = True
+        # The dLLM is not asked again about rows that wait for their action: that would count as their forward.
         self.batch.forward(None if fresh.all() else torch.as_tensor(fresh, device=self.batch.masked.device))
         return self.observe(self.batch.view), count(self.batch, np.zeros(self.num_envs, dtype=np.int64))
 
@@ -255,12 +258,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ScoringError: if too many answers can't be scored; see `envs.tasks.scoring.scorer.Scorer`.
         """
+        # Kept now: rows that restart below count from 0 again.
         step = self.batch.nfe.clone()
         rewards, terminated, finals = self.commit(actions)
         infos: dict[str, Any] = {}
         beginning = self._resting
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             beginning = list(finals)
+            # Nothing is masked in a finished row, so its last observation takes no forward.
             closing = self.observe(self.batch.blank_view()) if finals else {}
             for row, final_info in finals.items():
                 final_obs = {name: values[row] for name, values in closing.items()}
@@ -337,6 +342,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         terminated = self.batch.apply(action).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
         rewards = np.where(running, self.reward.per_step(alpha), 0.0)
+        # Only a closing info tells them.
         commits = commits_of(self.batch, step) if terminated.any() else step.cpu().numpy()
         finals = {int(row): self._close(int(row), int(commits[row])) for row in np.flatnonzero(terminated)}
         if finals:

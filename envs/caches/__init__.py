@@ -44,6 +44,7 @@ def make_cache(text: str) -> CacheRule:
             raise ValueError(f"cache is {text!r}: {allowed}")
         if knob in values:
             raise ValueError(f"cache is {text!r}: {knob} is given twice, give it once")
+        # int() would also take signs, spaces and underscores.
         if not value.isdecimal():
             raise ValueError(f"cache is {text!r}: {knob} must be a whole number")
         values[knob] = int(value)

@@ -62,6 +62,7 @@ class Moment:
         """
         if self.logit_shift == 0:
             return positions
+        # What is believed of a position is computed at the one before it.
         about = positions if everywhere else positions & self.masked
         return positions | F.pad(about[:, 1:], (0, 1))
 
@@ -95,5 +96,6 @@ class CacheRule:
             ValueError: naming it.
         """
         value = getattr(self, name)
+        # To Python, True is a whole number too.
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be a whole number of {least} or more")

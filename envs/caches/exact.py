@@ -26,6 +26,7 @@ class Exact(CacheRule):
 
     def compute(self, moment: Moment) -> Tensor:
         """Choose by the dLLM's blocks."""
+        # A number behind all blocks: where nothing changed, nothing is computed.
         last = moment.own_block.amax(1, keepdim=True) + 1
         first_changed = torch.where(moment.stale, moment.own_block, last).amin(1, keepdim=True)
         return (moment.own_block >= first_changed) & moment.present

@@ -122,6 +122,7 @@ class CachedForward:
         is_real = chosen.gather(1, positions)
         about = positions + shift - texts.prompt.unsqueeze(1)
         is_asked = is_real & (about >= 0) & (about < texts.shown.unsqueeze(1))
+        # At least one, since a model's slice [:, -0:] is everything.
         keep = int((is_real & (about >= 0)).sum(1).max().clamp(min=1))
         inputs = texts.tokens.gather(1, positions).masked_fill(~is_real, self.denoiser.pad_id)
         sees = moment.present.unsqueeze(1)
@@ -130,6 +131,7 @@ class CachedForward:
             sees = sees & (own.unsqueeze(1) <= own.gather(1, positions).unsqueeze(2))
         self.kept.place(rows, positions.masked_fill(~is_real, -1), width)
         logits, hidden = self.denoiser.logits_at(inputs, sees, keep, self.kept, with_hidden)
+        # What lies beyond this forward's width is shown no more.
         self.tokens[rows] = -1
         self.tokens[rows, :width] = texts.tokens.masked_fill(~moment.present, -1)
         return Answer(logits, hidden, about.masked_fill(~is_asked, -1)[:, most - keep :], chosen.sum(1))
@@ -140,10 +142,12 @@ class CachedForward:
         place = torch.arange(width, device=rows.device)
         present = place < prompt + texts.shown.unsqueeze(1)
         own, origin = self.denoiser.block_length, 0 if self.denoiser.absolute_blocks else prompt
+        # 0 * prompt makes it a number a row, also where one origin is every row's.
         own_block = torch.zeros_like(texts.tokens) if own is None else (place - origin + 0 * prompt) // own
         return Moment(
             stale=present & (texts.tokens != self.tokens[rows, :width]),
             present=present,
+            # A prompt may quote the mask token; nobody asks what it hides.
             masked=present & (texts.tokens == self.denoiser.mask_id) & (place >= prompt),
             start=texts.prompt + texts.block_start,
             end=texts.prompt + texts.block_end,

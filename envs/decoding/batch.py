@@ -135,13 +135,14 @@ class DecodingBatch(Rows):
         if action.extra_positions is not None:
             self.token_positions += action.extra_positions * self.running
         for name, values in action.memory.items():
-            # In a finished row nothing is remembered.
+            # A copy: the policy may go on writing into its own.
             self.memory[name] = values.clone()
         if action.drafts is None:
             finished = write(self, self.layout, self.view, action)
         else:
             self._drafted = action
             finished = torch.zeros_like(self.settled)
+        # What a draft finished in the last forward is told now, and once.
         finished = finished | self.settled
         self.settled = torch.zeros_like(self.settled)
         return finished

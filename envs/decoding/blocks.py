@@ -40,6 +40,7 @@ def buffer_width(denoiser: Denoiser, length: int) -> int:
     own = denoiser.block_length
     if own is None or not denoiser.absolute_blocks:
         return filled_length(denoiser, 0, length)
+    # A prompt may end anywhere in a block: at worst the text's last position begins one.
     return length + own - 1
 
 
@@ -47,6 +48,7 @@ def prompt_room(denoiser: Denoiser, length: int) -> int:
     """Return the tokens that a prompt may have before texts of this length, 0 or less if none fits."""
     own, most = denoiser.block_length, denoiser.max_length
     if own is not None and denoiser.absolute_blocks:
+        # The block that holds the last position must fit too, wherever in it the prompt ends.
         return most // own * own - length
     return most - filled_length(denoiser, 0, length)
 
@@ -151,6 +153,7 @@ class Layout:
         first_masked = rows.masked.int().argmax(1)
         if self.is_absolute:
             known = rows.prompt_length
+            # Blocks are counted from the prompt's start, positions kept from its end.
             start = torch.maximum(rows.block_end, (first_masked + known) // block * block - known)
             end = (start + known) // block * block + block - known
         else:

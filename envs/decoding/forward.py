@@ -49,6 +49,7 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
     columns = torch.arange(prompt_width + buffer_width, device=index.device)
     first = prompt_width - rows.prompt_length[index].unsqueeze(1)
     present = (columns >= first) & (columns < prompt_width + shown.unsqueeze(1))
+    # A truncated window shows a whole last block, and so masks that the buffer has no place for.
     behind = max(0, buffer_width - rows.masked.shape[1])
     buffer = F.pad(rows.buffer[index], (0, behind), value=denoiser.mask_id)[:, :buffer_width]
     tokens = torch.cat([prompt, buffer], 1).masked_fill(~present, denoiser.pad_id)
@@ -59,6 +60,7 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
     if "hidden" in features:
         logits, hidden = denoiser.logits_and_hidden(tokens, present, buffer_width)
         check_answer("hidden states", hidden, len(index), buffer_width, 1)
+        # A copy, since the view is masked in place and the states are the model's.
         tensors["hidden"] = hidden.to(torch.float32, copy=True)
     elif "leave_one_out" in features:
         logits, readings["leave_one_out"] = _shadow_forward(rows, layout, index, tokens, present, prompt_width)
@@ -90,6 +92,7 @@ def _cached_beliefs(rows: Rows, layout: Layout, index: Tensor, last: View, cache
     columns = torch.arange(int((prompt + shown).max()), device=index.device)
     first = rows.prompt.shape[1] - prompt.unsqueeze(1)
     tokens = padded.gather(1, (first + columns).clamp(max=padded.shape[1] - 1))
+    # Before this forward is counted: a cache asks how many came before it.
     about = (rows.block_start, rows.block_end, rows.block_step, rows.nfe)
     texts = Texts(tokens, prompt, shown, *(values[index] for values in about))
     answer = cached.run(index, texts, "hidden" in features, "token_probability" in features)

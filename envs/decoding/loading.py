@@ -42,6 +42,7 @@ def load_rows(
     """
     settings, denoiser, device = layout.settings, layout.denoiser, rows.buffer.device
     seeds = [seed] * len(places) if isinstance(seed, int | np.integer) else list(seed)
+    # All is checked before a row is written: a refused load leaves the batch as it was.
     lists = {"prompts": prompts, "seed": seeds, "block_lengths": block_lengths, "given": given}
     for name, entries in lists.items():
         if entries is not None and len(entries) != len(places):
@@ -64,6 +65,7 @@ def load_rows(
     padded = [[denoiser.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     rows.prompt[index] = torch.tensor(padded, device=device)
     rows.prompt_length[index] = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    # Without the padding, or a row's draws would depend on its neighbours' prompts.
     keys = [sequence_key(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
     rows.key[index] = torch.tensor(keys, device=device)
     rows.length[index] = layout.whole(rows, settings.buffer_length if length is None else length)[index]
@@ -100,6 +102,7 @@ def _give(rows: Rows, layout: Layout, row: int, text: Sequence[int], seed: int) 
     rows.given_end[row] = torch.where(blank, 0, positions[:size] + 1).amax()
     rows.commit_confidence[row, :size] = (~blank).float()
     prompt = rows.prompt[row, rows.prompt.shape[1] - int(rows.prompt_length[row]) :].tolist()
+    # Two texts of one prompt and seed must draw differently.
     rows.key[row] = sequence_key([*prompt, *text], seed)
 
 

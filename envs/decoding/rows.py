@@ -147,6 +147,7 @@ class Rows:
             ValueError: if it is of other positions.
         """
         device, names = self.masked.device, {field.name for field in fields(Rows)}
+        # Prompts may be of another width: they widen as longer ones come.
         if saved.keys() != names or saved["masked"].shape != self.masked.shape:
             raise ValueError(f"the state is not of {' by '.join(map(str, self.masked.shape))} positions")
         for name in names:

@@ -60,6 +60,7 @@ class DecodingSettings:
     def __post_init__(self) -> None:
         for name in ("buffer_length", "block_length"):
             value = getattr(self, name)
+            # To Python, True is a whole number too.
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ValueError(f"{name} is {value!r}: it must be a whole number")
         if not isinstance(self.temperature, int | float):

@@ -42,6 +42,7 @@ def add_shadow(
         hidden = torch.stack([hidden | (everywhere == before.unsqueeze(-1)), hidden], 2).flatten(1, 2)
     size = width + shadow.shape[1]
     sees = torch.zeros(len(tokens), size, size, dtype=torch.bool, device=tokens.device)
+    # For all columns, the shadow's too; what it must not see is taken away below.
     sees[:, :, :width] = present.unsqueeze(1)
     sees[:, width:, :width] &= ~hidden
     added = torch.arange(width, size, device=tokens.device)

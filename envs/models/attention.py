@@ -35,5 +35,6 @@ def attention(present: Tensor, block: int | None, origin: Tensor | int = 0) -> T
     if block is None:
         return keys
     start = torch.as_tensor(origin, device=present.device).reshape(-1, 1)
+    # Unclamped, a prompt before the origin falls into negative blocks, which all later ones see.
     blocks = (present.cumsum(1) - 1 - start) // block
     return keys & (blocks[:, None, None, :] <= blocks[:, None, :, None])

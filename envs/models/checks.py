@@ -100,12 +100,14 @@ def check_keeps(denoiser: Keeping) -> None:
     sees = attention(present, denoiser.block_length)[:, 0]
     expected = denoiser.raw_logits(tokens, present, KEPT)
     row, everything = torch.zeros(1, dtype=torch.long, device=device), torch.arange(KEPT, device=device)
+    # First all positions, then half of them beside what was kept of the others.
     for first in (0, KEPT // 2):
         kept.place(row, everything[first:].unsqueeze(0), KEPT)
         try:
             found, _ = denoiser.logits_at(
                 tokens[:, first:], sees[:, first:] if sees.shape[1] > 1 else sees, KEPT - first, kept
             )
+        # What a class raises that doesn't expect a cache of ours depends on where its code trips.
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             raise ValueError(refusal) from error
         off = (found - expected[:, first:]).abs().max()
@@ -192,10 +194,12 @@ def check_attention(denoiser: Probed) -> None:
         ValueError: saying which position's view is not as declared.
     """
     block = denoiser.block_length
+    # Two blocks must be touched for it to show which sees which.
     width = 6 if block is None else block + 2
     special = {denoiser.mask_id, denoiser.pad_id, *denoiser.end_ids}
     ordinary = [i for i in range(min(width + 8, len(denoiser.tokenizer))) if i not in special] or [denoiser.pad_id]
     present = torch.ones(1, width, dtype=torch.bool, device=denoiser.device)
+    # `_change` takes the first position for the prompt.
     origin = 1 if denoiser.family.block_origin == "prompt_end" else 0
     sees = attention(present, block, origin).expand(1, 1, width, width)[0, 0].cpu()
     for changed in (0, width - 1):
@@ -234,6 +238,7 @@ def check_left_padding(denoiser: Probed) -> None:
     Raises:
         ValueError: if it does.
     """
+    # One position for the prompt, the others masks; block-causal models get a whole block and a bit of the next.
     width = 4 if denoiser.block_length is None else denoiser.block_length + 2
     tokens = torch.full((1, width), denoiser.mask_id, device=denoiser.device)
     padded = torch.cat([torch.full_like(tokens[:, :3], denoiser.pad_id), tokens], 1)
@@ -260,6 +265,7 @@ def check_shift(denoiser: Probed) -> None:
         ValueError: if the reading that the family does not declare is clearly better.
     """
     ids = denoiser.tokenizer(KNOWN_TEXT, add_special_tokens=False)["input_ids"]
+    # A tokenizer of few words has no such text to complete.
     if len(set(ids)) < 16 or denoiser.tokenizer.unk_token_id in ids:
         return
     hidden = torch.arange(2, len(ids), 5)

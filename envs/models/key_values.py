@@ -49,6 +49,7 @@ class KeyValues(Cache):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write (B, H, S, D) keys and values of a layer to their places and return those of all W positions."""
+        # Only the first forward tells how many layers and heads there are, how wide, and in which dtype.
         if layer_idx == len(self.keys):
             _, heads, _, size = key_states.shape
             for held in (self.keys, self.values):
@@ -64,6 +65,7 @@ class KeyValues(Cache):  # type: ignore[misc]
 
     def _exchange(self, held: Tensor, states: Tensor) -> Tensor:
         held[self._rows.unsqueeze(1), self.positions + 1] = states.transpose(1, 2)
+        # Rows rise, so as many as there are means all in order: nothing need be gathered.
         rows = held if len(self._rows) == len(held) else held[self._rows]
         return rows[:, 1 : 1 + self._width].transpose(1, 2)
 
@@ -73,8 +75,9 @@ class KeyValues(Cache):  # type: ignore[misc]
 
     def state(self) -> dict[str, Tensor]:
         """Return everything by name, with memory of its own."""
-        both = {"keys": self.keys, "values": self.values}
-        return {f"{name}.{layer}": held.clone() for name, many in both.items() for layer, held in enumerate(many)}
+        keys = {f"keys.{layer}": held.clone() for layer, held in enumerate(self.keys)}
+        values = {f"values.{layer}": held.clone() for layer, held in enumerate(self.values)}
+        return {**keys, **values}
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Go on from what `state` returned."""

@@ -172,6 +172,7 @@ def _folder(name: str, revision: str | None = None, with_code: bool = False) -> 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
+    # The parser calls itself for each bracket that opens.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"model is {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict):

@@ -53,9 +53,11 @@ def load_native(
                 f"its weights hold {name} of shape {tuple(tensor.shape)}, but config.json says "
                 f"{tuple(wanted[target].shape)}"
             )
+        # Assigned, not copied: the model is on the meta device, which has no memory to copy to.
         model.load_state_dict({target: tensor.to(device, dtype)}, strict=False, assign=True)
         names[name] = target
     if getattr(model.config, "tie_word_embeddings", False):
+        # The embedding was replaced by the checkpoint's: the head still points at the old one.
         model.tie_weights()
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if missing:

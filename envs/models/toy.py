@@ -44,6 +44,7 @@ class ToyDenoiser:
         target = torch.full_like(buffer, self.eos_id)
         for row, ids in enumerate(prompt.tolist()):
             words = [self.words[i] for i in ids if i != self.pad_id]
+            # A form's cells stand between "task argument argument :" and "=".
             cells = [self._ids[word] for word in words[4:-1] if word != EMPTY][:length]
             target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long)
         committed = ((buffer != self.mask_id) & present[:, -length:]).sum(1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,6 +26,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     for stem in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{stem}.index.json"
+        # One whole file wins over an index, as in transformers.
         if (folder / stem).is_file():
             return [folder / stem]
         if index.is_file():
@@ -96,7 +98,7 @@ def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
         ValueError: naming the setting, or as `read_tensors` does.
     """
     shapes = _shapes(folder)
-    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    largest = max(chain.from_iterable(shapes.values()), default=0)
     has_positions = any("position_embeddings" in name for name in shapes)
     limits = {**dict.fromkeys(LAYERS, len(shapes)), **dict.fromkeys(SIZES, largest)}
     # Rotary positions need no table: how many there may be is up to the model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -87,7 +88,7 @@ def make_tasks(names: str | Sequence[str]) -> list[Task]:
     if not wanted:
         raise ValueError(f"task is {names!r}: choose from {_choices()}")
     # A suite stands for each of its tasks, and a task named twice is drawn no more often.
-    wanted = list(dict.fromkeys(name for word in wanted for name in SUITES.get(word, [word])))
+    wanted = list(dict.fromkeys(chain.from_iterable(SUITES.get(word, [word]) for word in wanted)))
     tasks = [make_task(text) for text in wanted]
     for text, task in zip(wanted, tasks, strict=True):
         if [other.name for other in tasks].count(task.name) > 1:
@@ -168,6 +169,7 @@ def need_splits(tasks: Sequence[Task], splits: Sequence[Split]) -> None:
     """
     for task in tasks:
         for split in splits:
+            # Asking for its size reads a split.
             task.size(split)
 
 
@@ -193,4 +195,6 @@ def _size(task: Task, split: Split) -> int | None:
 
 def vocabulary(tasks: Sequence[Task]) -> list[str]:
     """Return every word that the tasks' prompts and answers can hold, in order and once each."""
-    return sorted({EMPTY, ":", "=", *(word for task in tasks for word in (task.name, *task.words))})
+    # Sorted, since a token's id is its place, and a set has another order in every process.
+    words = chain.from_iterable((task.name, *task.words) for task in tasks)
+    return sorted({EMPTY, ":", "=", *words})

@@ -194,4 +194,5 @@ def problem_generator(task: str, split: Split, index: int) -> np.random.Generato
 @cache
 def _number(name: str) -> int:
     """Turn a task's name into a number that no Python version or process changes."""
+    # Not hash(), which is salted anew in every process.
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,13 @@ from envs.tasks.scoring.sandbox import passes
 def test_good_programs_pass(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "1")
     assert passes(program, seconds=20)
+
+
+def test_strings_hash_alike_in_every_run() -> None:
+    # The order of a set, and so what a program does, would differ from run to run.
+    hashed = [sys.executable, "-c", "print(hash('a'))"]
+    told = subprocess.run(hashed, env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True)
+    assert passes(f"assert hash('a') == {int(told.stdout)}", seconds=20)
 
 
 @pytest.mark.parametrize(

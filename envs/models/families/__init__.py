@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from envs.models.families.family import PLAIN, Family
@@ -55,14 +55,19 @@ def find_family(config: Mapping[str, Any], name: str, family: str | None = None)
             raise ValueError(f"family is {family!r}: {hint(family, FAMILIES)}")
         return FAMILIES[family]
     told = [config.get("model_type"), *architectures_of(config)]
-    fits = [one for one in FAMILIES.values() if any(name in (*one.model_types, *one.architectures) for name in told)]
+    fits = [one for one in FAMILIES.values() if _is_meant(one, told)]
     if len(fits) <= 1:
         return fits[0] if fits else PLAIN
+    # The two Tiny-A2D models share a config.json; their repositories end in mdlm and bd3lm.
     named = [one for one in fits if one.name.rpartition("_")[2] in name.lower()]
     if len(named) != 1:
         choices = " or ".join(one.name for one in fits)
         raise ValueError(f"model is {name!r}: its config.json does not say which model it is; set family to {choices}")
     return named[0]
+
+
+def _is_meant(family: Family, told: Sequence[Any]) -> bool:
+    return any(word in (*family.model_types, *family.architectures) for word in told)
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[Any]:

@@ -85,6 +85,7 @@ def llada_key(key: str) -> str:
     name = key.removeprefix("model.")
     block = re.fullmatch(r"transformer\.blocks\.(\d+)\.(\w+)\.(weight|bias)", name)
     if block is None or block[2] not in IN_BLOCK:
+        # An unknown name goes on as it is: the loader refuses what the class has no place for.
         return TOP.get(name, key)
     return f"model.layers.{block[1]}.{IN_BLOCK[block[2]]}.{block[3]}"
 

@@ -41,6 +41,7 @@ def qwen_config(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ValueError(f"config.json scales rotary positions ({kind}): only default is supported")
+    # A field that is null means the class's default, not None.
     known = {name: config[name] for name in (*SIZES, *OTHERS) if config.get(name) is not None}
     return known | ({"rope_theta": rope["rope_theta"]} if rope.get("rope_theta") is not None else {})
 

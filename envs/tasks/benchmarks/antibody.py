@@ -26,6 +26,7 @@ def read_fasta(file: Path) -> list[str]:
         ValueError: if the file can't be read, or a sequence is empty or has another letter than the 20 residues.
     """
     try:
+        # A ">" begins a record only at the start of a line; the first line has one before it now too.
         records = ("\n" + file.read_text(encoding="utf-8")).split("\n>")[1:]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"antibody's file is {str(file)!r}: it can't be read ({error}); give a FASTA file") from error
@@ -59,6 +60,7 @@ class Antibody(Task):
         if not 0 < least <= most <= 1:
             raise ValueError(f"masked shares are {least} to {most}: they must satisfy 0 < least <= most <= 1")
         self.least, self.most = least, most
+        # Without repetitions, in the file's order: a set's order would change which chain a problem draws.
         chains = dict.fromkeys(read_fasta(user_path(file) if file else CHAINS))
         self.chains: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
         for chain in chains:
@@ -89,6 +91,7 @@ class Antibody(Task):
         """Return the share of the masked residues that `text`, the whole chain, has right."""
         assert problem.given is not None
         chain = "".join(text.split())
+        # A blank is one residue but six letters.
         given = problem.given.removesuffix(END).replace(BLANK, "_")
         if len(chain) != len(given):
             return 0.0

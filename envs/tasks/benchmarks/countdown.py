@@ -86,6 +86,7 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
         raise ValueError(f"expression has {len(expression)} characters: at most {_LONGEST} are read")
     numbers: list[int] = []
     try:
+        # What a model writes can make the parser warn, which is not for the terminal.
         with warnings.catch_warnings(action="ignore"):
             parsed = ast.parse(expression.strip(), mode="eval")
         return _value(parsed.body, numbers), numbers
@@ -94,6 +95,7 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
 
 
 def _value(node: ast.expr, numbers: list[int]) -> Fraction:
+    # By type, since True is an int too.
     if isinstance(node, ast.Constant) and type(node.value) is int:
         numbers.append(node.value)
         return Fraction(node.value)
@@ -124,6 +126,7 @@ def score_countdown(text: str, numbers: Sequence[int], target: int) -> float:
             value, used = evaluate(expression)
         except ValueError:
             continue
+        # Exact fractions: 1/3*3 reaches its target.
         if value == target and sorted(used) == sorted(numbers):
             return 1.0
     return 0.0
@@ -147,6 +150,7 @@ def _search(items: list[tuple[Fraction, str]], target: Fraction) -> str | None:
             if i == j:
                 continue
             rest = [item for k, item in enumerate(items) if k not in (i, j)]
+            # Sums and products don't care about the order, so each pair tries them once.
             results = [(a - b, f"({left}-{right})")] + ([(a / b, f"({left}/{right})")] if b else [])
             if i < j:
                 results += [(a + b, f"({left}+{right})"), (a * b, f"({left}*{right})")]

@@ -90,6 +90,7 @@ class GSM8K(FileTask):
         text_of(row, "question")
         if "####" not in text_of(row, "answer"):
             raise ValueError("its answer has no '####'")
+        # It raises where the reference can't be read.
         score_gsm8k("", row["answer"])
 
     def question(self, row: Row) -> str:

@@ -23,6 +23,7 @@ def humaneval_program(text: str, prompt: str, test: str, entry_point: str) -> st
     """
     head = prompt[: prompt.rindex(f"def {entry_point}")]
     whole = find_program(text, {entry_point})
+    # Python takes a __future__ import at the top only, and the answer's own now stands below the head.
     program = future_first(f"{head}\n{whole}") if whole is not None else continuation(text, prompt)
     return None if program is None else f"{program}\n\n{test}\n\ncheck({entry_point})\n"
 

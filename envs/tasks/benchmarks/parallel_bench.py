@@ -84,7 +84,7 @@ def _is_latin_square(text: str, answer: Answer) -> bool:
     """Tell whether the first n lines that hold each of the n symbols once make a square whose columns do too."""
     assert not isinstance(answer, str)
     symbols = sorted(str(symbol) for symbol in answer["symbols"])
-    rows = [[cell.strip() for cell in line.split(",")] for line in before_end(text).split("\n")]
+    rows = [list(map(str.strip, line.split(","))) for line in before_end(text).split("\n")]
     rows = [row for row in rows if sorted(row) == symbols][: len(symbols)]
     return len(rows) == len(symbols) and all(sorted(column) == symbols for column in zip(*rows, strict=True))
 
@@ -178,6 +178,7 @@ class ParallelBench(FileTask):
         super().__init__(data, train, validation, test)
         self.stems = {"test": (task,)}
         self.task = task.rpartition("/")[2]
+        # The prompt lies beside the problems, in a folder or where single files are named.
         file = self.folder / task if self.folder else next(iter(self.files.values()), Path(task))
         self.group = file.parent.name
         if self.group.startswith(_GROUPS):
@@ -206,6 +207,7 @@ class ParallelBench(FileTask):
             raise ValueError(f"{self.name} needs {str(file)!r}, which must map tasks to their prompt and metric")
         found = {str(name): about for name, about in known.items() if str(name).rpartition("/")[2] == self.task}
         if not found:
+            # A file's own words, which may hold what a terminal acts on.
             names = ", ".join(str(name) if str(name).isprintable() else repr(name) for name in known)
             raise ValueError(f"{self.name} is not in {str(file)!r}: choose from {names}")
         about = found.get(f"{self.group}/{self.task}", next(iter(found.values())))

@@ -82,6 +82,7 @@ class ReasoningGym(ProceduralTask):
 
         A score that takes more than `SECONDS` of processor time is 0, and so is one whose scorer raises.
         """
+        # Another process, or a run before a resume, may have made it.
         if problem.prompt not in self._places:
             self.make(problem.split, problem.index)
         entry = self.data[self._places[problem.prompt]]

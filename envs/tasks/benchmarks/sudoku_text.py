@@ -78,6 +78,7 @@ def score_sudoku(text: str, puzzle: str) -> float:
     1.0
     """
     grid = final_grid(text, len(puzzle))
+    # A digit given must be kept; 0 is whatever the grid has.
     kept = len(grid) == len(puzzle) and all(a in ("0", b) for a, b in zip(puzzle, grid, strict=True))
     return float(kept and is_solved(np.array([int(digit) for digit in grid])))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import chain, product
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Describe(ProceduralTask):
     words = (
         *NAMES,
         *VALUES,
-        *(value for values in VALUES.values() for value in values),
+        *chain.from_iterable(VALUES.values()),
         *words_in(*PLAIN, *WORDINGS.values(), ","),
     )
 
@@ -88,7 +89,7 @@ class Describe(ProceduralTask):
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the order of the answer's sentences and their wordings are uniform."""
         people = [NAMES[i] for i in rng.permutation(len(NAMES))[:PEOPLE]]
-        places = [(who, relation) for who in people for relation in VALUES]
+        places = list(product(people, VALUES))
         chosen = rng.permutation(len(places))[: between(rng, self.fewest, self.most)]
         facts = [(*places[i], draw(rng, VALUES[places[i][1]])) for i in chosen]
         sentences = [
@@ -103,5 +104,6 @@ class Describe(ProceduralTask):
         # What follows the last full stop is a sentence too, and one that can't be read.
         sentences = [f"{part.strip()} ." for part in " ".join(text.split()).removesuffix(" .").split(" . ")]
         stated = Counter(read_fact(sentence) for sentence in sentences)
+        # The full stop that was added to the last sentence above must have been there.
         is_whole = text.split()[-1:] == ["."]
         return float(is_whole and stated == Counter(tuple(fact.split()) for fact in wanted))

@@ -83,6 +83,7 @@ class Record(ProceduralTask):
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem, either way with the same chance; names differ within it."""
         is_told = rng.random() < 0.5
+        # Where more are asked for than can be told, as many as asked: a range must not be empty.
         most = max(self.fewest, min(self.most, MOST_TOLD)) if is_told else self.most
         names = [NAMES[i] for i in rng.permutation(len(NAMES))[: between(rng, self.fewest, most)]]
         prose, forms = [], []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from envs.tasks.base import Problem, ProceduralTask
 from envs.tasks.prose.words import check_range
 
 SIDE = 5
-SQUARES = tuple(f"{column}{row}" for row in range(1, SIDE + 1) for column in "abcde")
+SQUARES = tuple(f"{column}{row}" for row, column in product(range(1, SIDE + 1), "abcde"))
 """The squares row by row; in a prompt each stands for itself, so that a model needs no counting."""
 
 MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -74,6 +75,7 @@ class Route(ProceduralTask):
             if not self.nearest <= far <= self.farthest:
                 continue
             left = distances(goal, is_free)
+            # A detour would make the answer longer than the two squares tell.
             if left.get(start) == far:
                 break
         maze = [square if square in is_free else WALL for square in SQUARES]
@@ -114,6 +116,7 @@ def shortest_path(rng: np.random.Generator, start: str, left: dict[str, int]) ->
         The answer's text.
     """
     ways: dict[str, int] = {}
+    # From the goal outwards, so that what a square's paths go on to is counted before it.
     for square in sorted(left, key=lambda square: left[square]):
         ways[square] = sum(ways[after] for after in _nearer(square, left).values()) or 1
     moves, square = [], start

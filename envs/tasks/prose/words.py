@@ -37,7 +37,8 @@ def words_in(*layouts: str) -> tuple[str, ...]:
     >>> words_in("{who} drinks {what} .", "{what} .")
     ('drinks', '.')
     """
-    return tuple(dict.fromkeys(word for layout in layouts for word in layout.split() if "{" not in word))
+    words = " ".join(layouts).split()
+    return tuple(dict.fromkeys(word for word in words if "{" not in word))
 
 
 def check_range(what: str, low: int, high: int, least: int, most: int) -> None:

@@ -53,6 +53,7 @@ def before_end(text: str) -> str:
     '18'
     """
     text = text[:LONGEST]
+    # Whichever the dLLM's own is: as text, none of them belongs to an answer.
     for end in ENDS:
         text = text.partition(end)[0]
     return text.replace("\r", "")
@@ -107,6 +108,7 @@ def slots(text: str) -> list[str]:
     """
     found = [*boxed(text), *_tagged(text)]
     found += [(match.start(), match[1]) for match in _HASHED.finditer(text) if not _HEADING.match(match[1])]
+    # By place alone: whichever kind of slot comes last is the answer.
     found.sort(key=lambda slot: slot[0], reverse=True)
     return [content.strip() for _, content in found[:MOST_PLACES]]
 
@@ -129,6 +131,7 @@ def before_next_question(text: str) -> str:
     '#### 18'
     """
     head = _FEW_SHOT.split(text, maxsplit=1)[0].rstrip()
+    # With no answer before it, "Question:" is the model that repeats what it was asked.
     return head if slots(head) or stated(head) else text
 
 
@@ -209,6 +212,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return None
     top, bottom = match["top"] or match["top2"], match["bottom"] or match["bottom2"]
     if top is None:
+        # Exact: as floats, 0.1 + 0.2 would not be 0.3.
         value = _plain(match["number"]) * Fraction(10) ** int(match["power"] or match["power2"] or 0)
     elif _plain(bottom) == 0:
         return None

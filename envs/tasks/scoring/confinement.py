@@ -110,14 +110,19 @@ def _call(number: int, *arguments: object) -> int:
 
 def use_landlock() -> bool:
     """Give up every right that Landlock knows but to read; tell whether the kernel has it."""
+    # Flag 1 asks for the version alone.
     version = _call(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return False
     # Bits 0 to 12 came with version 1, then one each with 2 (move between folders), 3 (cut) and 5 (ask devices).
     rights = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
+    # Reading files and listing folders are left to it: imports need them.
     reading = 1 << 2 | 1 << 3
-    rules = _Ruleset(rights & ~reading, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ports = 3 if version >= 4 else 0
+    scopes = 3 if version >= 6 else 0
+    rules = _Ruleset(rights & ~reading, ports, scopes)
+    # Of the three fields of 8 bytes, those that the version has.
+    size = 8 * (1 + (version >= 4) + (version >= 6))
     ruleset = _call(_LANDLOCK_CREATE, ctypes.byref(rules), size, 0)
     if ruleset < 0:
         return False
@@ -128,9 +133,14 @@ def use_landlock() -> bool:
 
 def _numbers(table: str, column: int) -> dict[str, int]:
     """Read a table of system calls: the numbers that an architecture has, by name."""
-    words = [word for line in table.split("\n") if not line.strip().startswith("#") for word in line.split()]
-    named = {name: numbers.split("/")[column] for name, _, numbers in (word.partition("=") for word in words)}
-    return {name: int(number) for name, number in named.items() if number != "-"}
+    lines = [line for line in table.split("\n") if not line.strip().startswith("#")]
+    found: dict[str, int] = {}
+    for word in " ".join(lines).split():
+        name, _, numbers = word.partition("=")
+        number = numbers.split("/")[column]
+        if number != "-":
+            found[name] = int(number)
+    return found
 
 
 # A filter is a program of few words (man 2 seccomp): load, jump if equal, at least or any bit set, return.
@@ -150,6 +160,7 @@ class _Test(NamedTuple):
 
 
 def _questions() -> dict[str, _Test]:
+    # Taken when the filter is made, which is in the process that is confined.
     own = (os.getpid(),)
     return {
         "open": _Test(1, _IF_ANY_BIT, (WRITING,), _REFUSE, _ALLOW),
@@ -224,6 +235,7 @@ def become_nobody() -> bool:
     held = 1 << CAP_DAC_READ_SEARCH
     # Effective, permitted and inheritable capabilities, the lower 32 bits and then the upper ones.
     capabilities = (ctypes.c_uint32 * 6)(held, held, 0, 0, 0, 0)
+    # Rather no capability at all than those that were kept over the change of user.
     if ctypes.CDLL(None).capset(header, capabilities) != 0:
         ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
     return True
@@ -238,6 +250,7 @@ def confine() -> list[str]:
     """Take the rights away and name the layers that hold now; a program may run if `LANDLOCK` or `SECCOMP` does."""
     held = []
     for name, use in (("own network", leave_network), ("user nobody", become_nobody)):
+        # The network first, while root still may; and before the filter, which refuses unshare.
         with suppress(AttributeError):  # a C library without the call
             held += [name] * use()
     keep_privileges_as_they_are()

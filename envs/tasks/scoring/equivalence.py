@@ -176,6 +176,7 @@ def same_answer(answer: str, gold: str) -> bool:
     >>> same_answer("0.5", r"\frac{1}{2}"), same_answer("(C)", r"\text{C}"), same_answer("3", "4")
     (True, True, False)
     """
+    # Patterns and algebra take their time with length, and no reference is that long.
     if len(answer) > LONGEST_ANSWER:
         return False
     answer, gold = in_latex(answer), in_latex(gold)
@@ -195,6 +196,7 @@ def same_answer(answer: str, gold: str) -> bool:
     if _BASE.search(one) or _BASE.search(other):
         has_both = bool(_BASE.search(one) and _BASE.search(other))
         return not has_both and _BASE.sub(r"\1", one) == _BASE.sub(r"\1", other)
+    # What is far longer than the reference, or has nothing to calculate with, isn't worth seconds of algebra.
     if not one or len(one) > 60 + 4 * len(other) or not re.search(r"[\d\\a-z]", one):
         return False
     # A list is in any order, but what stands in brackets elsewhere is not.
@@ -223,6 +225,7 @@ def _are_other_kinds(one: str, other: str) -> bool:
     return any(_NUMBER.fullmatch(a) and re.fullmatch(r"(?:[(\[]|\\\{).*,.*|-?[\d.]+[a-zA-Z]", b) for a, b in pairs)
 
 
+# The same answers come again and again in training and in many samples.
 @lru_cache(maxsize=65536)
 def _verified(pairs: tuple[tuple[str, str], ...]) -> bool:
     if find_spec("math_verify") is None:

@@ -28,6 +28,7 @@ def main(megabytes: int) -> None:
     logging.disable(logging.CRITICAL)
     from reasoning_gym import create_dataset
 
+    # What a scorer prints must not be read as an answer.
     questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

@@ -47,6 +47,7 @@ def _is_equal(gold_latex: str, answer_latex: str) -> bool:
 def _is_verified(gold_latex: str, answer_latex: str) -> bool:
     from math_verify import parse, verify
 
+    # Without Math-Verify's own time limits, whose signals would meet the timer above.
     gold, answer = (parse(f"${latex}$", parsing_timeout=None) for latex in (gold_latex, answer_latex))
     # An inequality and the interval it describes are the same answer.
     return bool(gold and answer) and verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None)

@@ -90,7 +90,9 @@ def leading_words(fragment: str) -> tuple[Fraction, int] | None:
     has_sign = words[:1] in (["minus"], ["negative"])
     is_negative = has_sign or "-" in fragment[: ends[0]]
     value, count = _number(words[1:] if has_sign else words)
-    return ((-value if is_negative else value), ends[count + has_sign]) if count else None
+    if not count:
+        return None
+    return -value if is_negative else value, ends[count + has_sign]
 
 
 def scaled(fragment: str) -> str:

@@ -13,6 +13,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from envs.tasks.benchmarks.files import FileTask, Row
@@ -77,7 +78,9 @@ class _Reader:
 def _wrong_line(code: str) -> int | None:
     """Return the number of a line before which the code must end to compile, from 1; None if it compiles."""
     try:
+        # Python warns of such as "\d" in a string, and a run that turns warnings into errors would fail on it.
         with warnings.catch_warnings(action="ignore"):
+            # dont_inherit: this module's own __future__ import is not the program's.
             compile(code, "<solution>", "exec", dont_inherit=True)
     except SyntaxError as error:
         return error.lineno or 1
@@ -177,6 +180,7 @@ def _join(programs: Sequence[str], chosen: int, names: Collection[str]) -> str:
             for name in statement.names:
                 giving.setdefault(name, []).append((place, number))
     taken: set[tuple[int, int]] = set()
+    # A star import may give any name.
     needed = ["*", *names, *_used(programs[chosen])]
     while needed:
         for place, number in giving.pop(needed.pop(), []):
@@ -202,7 +206,8 @@ def continuation(text: str, prompt: str) -> str | None:
         # Of the first line, or of all, the indentation is easily lost.
         lines = part.strip("\n").rstrip()[:_LONGEST].split("\n")
         first = lines if lines[0].startswith((" ", "\t")) else [_INDENT + lines[0], *lines[1:]]
-        bodies = [body[: reader.keep(body, prompt)] for body in (first, [_INDENT + line for line in lines])]
+        indented = [_INDENT + line for line in lines]
+        bodies = [body[: reader.keep(body, prompt)] for body in (first, indented)]
         body = max(bodies, key=len)
         if any(line.strip() for line in body):
             return prompt + "\n".join(body)
@@ -215,8 +220,9 @@ def called(tests: Iterable[str]) -> set[str]:
     >>> called(["assert set(similar((3, 4), (4, 5))) == {4}"]), called(["assert sum(10, 15) == 6"])
     ({'similar'}, {'sum'})
     """
-    nodes = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
-    names = {node.func.id for node in nodes if isinstance(node.func, ast.Name)}
+    nodes = chain.from_iterable(ast.walk(ast.parse(test)) for test in tests)
+    functions = [node.func for node in nodes if isinstance(node, ast.Call)]
+    names = {function.id for function in functions if isinstance(function, ast.Name)}
     return {name for name in names if not hasattr(builtins, name)} or names
 
 

@@ -36,6 +36,9 @@ CONFINEMENT = Path(__file__).with_name("confinement.py")
 # -I: no PYTHON* variables, no user site, not the working folder.
 _PYTHON = (sys.executable, "-I", "-B")
 
+# The same but that PYTHONHASHSEED is heeded: the environment is all ours, and -I would pass over it too.
+_RUNNING = (sys.executable, "-s", "-P", "-B")
+
 WAIT = 3
 """Seconds by the clock for each of processor time: other processes want the processor too."""
 
@@ -80,16 +83,19 @@ def passes(program: str, seconds: int = 10, megabytes: int = 1024) -> bool:
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
     need_protection()
+    # An exit code alone could be had by leaving early; the password is written only after the last test.
     password = secrets.token_hex(16)
     job = {"program": program, "password": password, "seconds": seconds, "megabytes": megabytes}
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [*_PYTHON, str(RUNNER)],
+            [*_RUNNING, str(RUNNER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
+            # No key of this process's environment; hashes alike in every run, or a program's verdict could vary.
             env={"PATH": os.defpath, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            # A group of its own, so that all of it can be killed and a Ctrl-C here is not the program's.
             start_new_session=True,
         )
         try:

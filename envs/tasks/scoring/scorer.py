@@ -136,6 +136,7 @@ def _take(score: Callable[[], Any], seconds: float) -> float | Unscored:
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises; not a Ctrl-C
         said = _first_line(error)
         return Unscored(f"it raised {type(error).__name__}" + (f" ({said})" if said else ""))
+    # numpy's bool is no Real, yet a verdict.
     if not isinstance(value, Real | np.bool_):
         return Unscored(f"it returned {_shown(value)}, which is no number")
     try:

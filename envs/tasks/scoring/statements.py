@@ -7,6 +7,7 @@ import re
 import symtable
 import warnings
 from collections.abc import Collection
+from itertools import chain
 from typing import NamedTuple
 
 _FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
@@ -21,7 +22,8 @@ def _names(node: ast.stmt) -> set[str]:
             return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         case ast.Assign() | ast.AnnAssign():
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            nodes = chain.from_iterable(map(ast.walk, targets))
+            return {node.id for node in nodes if isinstance(node, ast.Name)}
     return set()
 
 
@@ -43,8 +45,10 @@ def _statements(code: str) -> list[_Statement]:
     found = []
     for node in _parse(code).body:
         inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
+        # "try: import numpy" and "if a: def f" give their names to the program too.
         is_branching = isinstance(node, ast.If | ast.Try)
         names = set().union(*map(_names, inner)) if is_branching else _names(node)
+        # A function's own line is that of def, below its decorators.
         first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
         found.append(_Statement(names, "\n".join(lines[first - 1 : node.end_lineno])))
     return found
@@ -67,6 +71,7 @@ def _used(code: str) -> set[str]:
     while tables:
         table = tables.pop()
         is_module = table.get_type() == "module"
+        # Names inside of functions are the program's only where the function doesn't bind them itself.
         used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (is_module or s.is_global())}
         tables += table.get_children()
     return used
@@ -75,7 +80,7 @@ def _used(code: str) -> set[str]:
 def _is_stub(code: str, names: Collection[str]) -> bool:
     """Tell whether a program has no more than the heads of these functions: `pass`, `...` or a docstring below."""
     functions = [node for node in _parse(code).body if isinstance(node, ast.FunctionDef) and node.name in names]
-    lines = [line for function in functions for line in function.body]
+    lines = list(chain.from_iterable(function.body for function in functions))
     return bool(lines) and all(
         isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
         for line in lines

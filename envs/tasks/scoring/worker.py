@@ -69,6 +69,7 @@ class Worker:
             self.process = None
 
     def _start(self) -> None:
+        # -P drops the working folder; whatever else this process imports from must be there too.
         path = os.pathsep.join(path for path in sys.path if path)
         self.process = subprocess.Popen(
             self.command,

@@ -50,6 +50,7 @@ class Addition(ProceduralTask):
 
     def score(self, text: str, problem: Problem) -> float:
         """Return 1.0 if each addend is used once and every running total is right."""
+        # In "a + b = c + d = e" every fourth word from the third on is an addend.
         addends = [text.split()[0] if text.split() else "", *text.split()[2::4]]
         if sorted(addends) != sorted(cells_of(problem.prompt)):
             return 0.0

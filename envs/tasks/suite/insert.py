@@ -28,6 +28,7 @@ class Insert(ListTask):
         """Draw one problem; the place is uniform."""
         items = self.draw(rng)
         new = str(rng.choice([letter for letter in LETTERS if letter not in items]))
+        # A place is one word, a digit.
         place = int(rng.integers(min(len(items) + 1, 10)))
         answer = [*items[:place], new, *items[place:]]
         return form(self.name, items, [new, str(place)]), " ".join(answer)

@@ -27,6 +27,7 @@ class Remove(ListTask):
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the place is uniform."""
         items = self.draw(rng)
+        # A place is one word, a digit.
         place = int(rng.integers(min(len(items), 10)))
         answer = [*items[:place], *items[place + 1 :]]
         return form(self.name, items, [str(place)]), " ".join(answer)

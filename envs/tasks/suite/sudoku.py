@@ -39,6 +39,7 @@ def is_solved(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 @cache
 def all_grids() -> npt.NDArray[np.int64]:
     """Return the (288, 16) solved grids."""
+    # By halves whose boxes are whole: far fewer pairs of them than 24**4 choices of rows.
     halves = [
         (top, bottom)
         for top, bottom in product(permutations(range(1, 5)), repeat=2)
@@ -71,6 +72,7 @@ class Sudoku(ProceduralTask):
         """Draw a puzzle with exactly one solution."""
         grids = all_grids()
         blanks = int(rng.integers(self.fewest, self.most + 1))
+        # Until there is one solution: every grid with blanks that has is as likely.
         while True:
             grid = grids[int(rng.integers(len(grids)))]
             known = np.sort(rng.permutation(16)[blanks:])
