@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
+from pydantic import Field
 
 from envs.models.hub import is_hub_id
+from policies.files import Checked, check
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
 
 DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin", "cache")
 """Entries of `LearnedPolicy.trained` that say what decoding a policy was trained for."""
+
+
+class _Dllm(Checked):
+    mask_id: Annotated[int, Field(ge=0)] | None = None
+
+
+class _Trained(Checked):
+    block_lengths: list[Annotated[int, Field(ge=1)]] | None = None
+    dllm: _Dllm | None = None
+
+
+def check_trained(trained: Mapping[str, Any]) -> None:
+    """Check those entries of `LearnedPolicy.trained` that more comes of than a line in a table.
+
+    Args:
+        trained: as a file gave them.
+
+    Raises:
+        ValueError: naming the first that is wrong.
+    """
+    check(_Trained, trained, "trained")
 
 
 def card_of(
@@ -68,12 +91,12 @@ policies.generate(model, tokenizer, prompts, policy)
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
     return "\n".join(
-        [f"| {title} | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows.items())]
+        [f"| {title} | |", "| --- | --- |", *(f"| {cell(key)} | {cell(value)} |" for key, value in rows.items())]
     )
 
 
-def _cell(value: Any) -> str:
-    """Write a value so that it stays in its cell."""
+def cell(value: Any) -> str:
+    """Write a value so that it stays in its cell of a table in Markdown."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
@@ -93,6 +116,6 @@ def _results(evaluation: Iterable[Mapping[str, Any]]) -> str:
         low, high = one["accuracy_ci95"]
         accuracy = f"{100 * one['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         forwards = f"{one['nfe']:.2f} ({one['nfe_ci95'][0]:.2f} to {one['nfe_ci95'][1]:.2f})"
-        cells = (_cell(one["policy"]), one["decision"], one["block_length"], accuracy, forwards, one["episodes"])
+        cells = (cell(one["policy"]), one["decision"], one["block_length"], accuracy, forwards, one["episodes"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

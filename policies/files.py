@@ -6,6 +6,7 @@ Every function here raises ValueError with one sentence that says what is wrong;
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -214,6 +215,30 @@ def _schema(cls: Any) -> type[BaseModel]:
 
 
 # Weights.
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that belong together: on a full disk the old ones stay, and nothing is left of the new ones.
+
+    Args:
+        folder: theirs; it is made.
+        contents: by their names. Weights as `safetensors.torch.save` gives them: what safetensors writes itself, only
+            its owner may read, and of a full disk it says something else than that it is full.
+
+    Raises:
+        OSError: if they can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = {name: folder / f"{name}.tmp" for name in contents}
+    try:
+        for name, file in partial.items():
+            file.write_bytes(contents[name])
+        for name, file in partial.items():
+            os.replace(file, folder / name)
+    except OSError:
+        for file in partial.values():
+            file.unlink(missing_ok=True)
+        raise
 
 
 def read_header(file: Path) -> Header:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self, get_args
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from envs.decoding.settings import DecodingSettings
@@ -24,7 +23,7 @@ from policies.base import CommitPolicy, Decision
 from policies.calibration import Calibration, check_speed
 from policies.card import card_of
 from policies.distributions import ActionConfig, PlackettLuce
-from policies.files import check_finite, show
+from policies.files import check_finite, show, write_together
 from policies.hub import push_folder
 from policies.networks.kinds import NetworkSpec, PolicyNetwork
 
@@ -254,7 +253,6 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         check_finite(weights)
     except ValueError as error:
         raise ValueError(f"the policy is not saved to {str(folder)!r}: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         **policy.spec.as_dict(),
         "decision": policy.decision,
@@ -266,9 +264,10 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         "trained": policy.trained,
         "format_version": FORMAT_VERSION,
     }
-    save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
-    (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "README.md.tmp").write_text(card or card_of(policy))
-    for name in ("model.safetensors", "config.json", "README.md"):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    contents = {
+        "model.safetensors": to_safetensors(weights, {"format": "pt"}),
+        "config.json": (json.dumps(config, indent=2) + "\n").encode(),
+        "README.md": (card or card_of(policy)).encode(),
+    }
+    write_together(folder, contents)
     return folder

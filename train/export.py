@@ -8,7 +8,9 @@ see one block (`policies.formats.engines`); ``hub`` is a folder for the Hugging 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +24,7 @@ from train.command.config_values import PathText
 from train.command.errors import UserError
 from train.command.ranges import check_range
 from train.command.run_files import RunFiles
+from train.command.run_folder import writing
 from train.evaluation.records import Record, read_records
 
 
@@ -74,11 +77,11 @@ def main(config: ExportConfig) -> Path:
     """Convert.
 
     Raises:
-        UserError: if the folder is taken.
+        UserError: if the folder is taken, or can't be written.
         FileNotFoundError: if there is no such policy.
         ValueError: if it can't be written in this format.
     """
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+    if config.out.is_dir() and any(config.out.iterdir()):
         raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
     source = Path(config.policy)
     if config.time_period is not None and not is_checkpoint(source):
@@ -86,6 +89,13 @@ def main(config: ExportConfig) -> Path:
             f"time_period is {config.time_period}, but {config.policy!r} is no ml-rl-dllm checkpoint: leave it out"
         )
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
+    with writing(config.out), _emptied_on_failure(config.out):
+        _write(policy, source, config)
+    print(f"policy      {config.out}, {config.to}")
+    return config.out
+
+
+def _write(policy: LearnedPolicy, source: Path, config: ExportConfig) -> None:
     if config.to in ENGINES:
         check_exportable(policy)
         policy = policy.changed(any_dllm=config.any_dllm)
@@ -105,8 +115,16 @@ def main(config: ExportConfig) -> Path:
             print(f"hub         {address}")
     else:
         save(policy, config.out)
-    print(f"policy      {config.out}, {config.to}")
-    return config.out
+
+
+@contextmanager
+def _emptied_on_failure(folder: Path) -> Iterator[None]:
+    """Leave no half of an export on a full disk: the next one asks for an empty folder."""
+    try:
+        yield
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def evaluation_beside(folder: Path) -> list[Record]:

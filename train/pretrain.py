@@ -32,6 +32,7 @@ from train.command.interrupt import Interrupted, deferred
 from train.command.lock import held
 from train.command.progress import progress
 from train.command.provenance import command_line
+from train.command.run_folder import writing
 from train.pretraining.config import PretrainConfig
 from train.pretraining.loop import STATE, Pretraining
 
@@ -43,13 +44,13 @@ def pretrain(config: PretrainConfig) -> Path:
         The checkpoint folder, ``config.out / "model"``.
 
     Raises:
-        UserError: if the folder holds a run with other settings, or another process writes to it.
+        UserError: if the folder holds a run with other settings, another process writes to it, or it can't be written.
         Interrupted: if a signal asked to end; the run is saved.
         Diverged: if a loss, a gradient or a weight is not finite; what was saved before is good.
     """
     torch.set_num_threads(config.threads)
     is_main = parallel.is_main()
-    with held(config.out) if is_main else nullcontext():
+    with writing(config.out), held(config.out) if is_main else nullcontext():
         run = Pretraining(config)
         if is_main:
             size = sum(p.numel() for p in run.model.parameters())

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from envs.models.hub import is_hub_id
-from policies.files import check_finite
+from policies.card import cell
+from policies.files import check_finite, write_together
 from policies.learned import LearnedPolicy
 from policies.networks.transformer import UnmaskingNetwork
 
@@ -232,8 +233,8 @@ def write_engine(
     package.mkdir(parents=True, exist_ok=True)
     shutil.copy(SHIPPED / "block_policy.py", package / "block_policy.py")
     shutil.copy(SHIPPED / f"{engine}.py", package / "__init__.py")
-    save_file(weights, package / "policy.safetensors", metadata={"format": "pt"})
-    (package / "policy.json").write_text(json.dumps(settings, indent=2) + "\n")
+    facts = (json.dumps(settings, indent=2) + "\n").encode()
+    write_together(package, {"policy.safetensors": save(weights, {"format": "pt"}), "policy.json": facts})
     (folder / "pyproject.toml").write_text(_pyproject(engine, about))
     (folder / "README.md").write_text(_readme(engine, about, folder, settings))
     for name, text in about.extra.items():
@@ -265,15 +266,15 @@ unmasking_{engine} = ["policy.json", "policy.safetensors"]
 
 def _readme(engine: str, about: Engine, folder: Path, settings: Mapping[str, Any]) -> str:
     trained = {name: value for name, value in settings["trained"].items() if name not in ("versions", "dllm")}
-    rows = "\n".join(f"| {name} | {value} |" for name, value in trained.items())
+    rows = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in trained.items())
     model, own = trained.get("model"), ""
     usage = about.usage.format(folder=folder)
     if isinstance(model, str) and is_hub_id(model):
         usage = usage.replace(about.model, model)
     elif settings["mask_id"] is not None:
         own = f"""
-It was trained for the dLLM `{model}` and refuses others, such as the one below: export one that was trained for it with
-`configs/engine.yaml` and `--model.name`, or this one with `--any_dllm true`.
+It was trained for the dLLM `{cell(model)}` and refuses others, such as the one below: export one that was trained for
+it with `configs/engine.yaml` and `--model.name`, or this one with `--any_dllm true`.
 """
     return f"""# An unmasking policy for {about.title}
 

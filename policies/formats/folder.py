@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from envs.models.hub import is_hub_id
 from policies.base import Decision
 from policies.calibration import Calibration
+from policies.card import check_trained
 from policies.distributions import ActionConfig
-from policies.files import Header, check, check_finite, check_header, parse, read_header, read_settings
+from policies.files import MAX_NUMBER, Header, check, check_finite, check_header, parse, read_header, read_settings
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.hub import fetch_policy
 from policies.learned import FORMAT_VERSION, LearnedPolicy
@@ -82,7 +83,7 @@ class _Settings(Described):
     speed: Annotated[float, Field(ge=0, le=1)]
     calibration: list[Any] | None
     actions: dict[str, Any]
-    beta: Annotated[float, Field(gt=0)]
+    beta: Annotated[float, Field(gt=0, le=MAX_NUMBER)]
     trained: dict[str, Any]
 
 
@@ -110,6 +111,7 @@ def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
         given = data.get("format_version", "missing")
         raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
     found: _Settings = check(_Settings, data)
+    check_trained(found.trained)
     settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "trained")}
     points = found.calibration
     settings["calibration"] = None if points is None else Calibration.from_plain(points)

@@ -14,18 +14,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from envs.readings import BEST_K
+from policies.card import check_trained
 from policies.distributions import ActionConfig, DistributionName
-from policies.files import MAX_NUMBER, MAX_SIZE, Checked, Header, check, check_finite, read_header, read_settings, show
+from policies.files import (
+    MAX_NUMBER,
+    MAX_SIZE,
+    Checked,
+    Header,
+    check,
+    check_finite,
+    read_header,
+    read_settings,
+    show,
+    write_together,
+)
 from policies.networks.dit import DiTConfig, DiTNetwork
 from policies.networks.kinds import NetworkSpec
 
@@ -156,6 +167,7 @@ class _Own(Checked):
 def _read_own(file: Path) -> dict[str, Any]:
     """Return what `write_checkpoint` left in ``config.json`` of policies here: arguments of `LearnedPolicy`."""
     own: _Own = check(_Own, read_settings(file).get(OWN, {}), OWN)
+    check_trained(own.trained or {})
     return {name: value for name, value in own if value is not None}
 
 
@@ -215,7 +227,6 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
     check_finite(network.state_dict())
     import transformers
 
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {PREFIX + name: values.float().contiguous() for name, values in network.state_dict().items()}
     about: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
@@ -224,11 +235,12 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
         "transformers_version": transformers.__version__,
         OWN: {"decision": policy.decision, "threshold": policy.threshold, "trained": policy.trained},
     }
-    save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
-    (folder / "config.json.tmp").write_text(json.dumps(about, indent=2) + "\n")
-    (folder / "policy.yaml.tmp").write_text(_yaml(config, policy.actions))
-    for name in ("model.safetensors", "config.json", "policy.yaml"):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    contents = {
+        "model.safetensors": save(weights, {"format": "pt"}),
+        "config.json": (json.dumps(about, indent=2) + "\n").encode(),
+        "policy.yaml": _yaml(config, policy.actions).encode(),
+    }
+    write_together(folder, contents)
     return folder
 
 

@@ -308,6 +308,7 @@ def test_a_policy_yaml_that_says_what_can_not_be(tmp_path: Path, text: str, mess
         (5, "unmasking_policies is 5: it must be a valid dictionary"),
         ({"threshold": 1.5}, "unmasking_policies.threshold is 1.5: it must be less than 1"),
         ({"decision": "guess"}, "unmasking_policies.decision is 'guess': it must be 'sample' or 'deterministic'"),
+        ({"trained": {"block_lengths": 8}}, "trained.block_lengths is 8: it must be a valid list"),
         ({"colour": 1}, "'unmasking_policies.colour' is no field that is known"),
     ],
 )

@@ -21,6 +21,7 @@ from kills import differences, results
 from train.command import checkpoint
 from train.command.config import ROOT
 from train.command.interrupt import Interrupted, deferred, raised
+from train.command.lock import LOCK
 from train.tracking.history import STEP
 
 UPDATE = 64
@@ -147,14 +148,17 @@ def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(t
     assert not out.exists()
 
 
-def test_processes_that_train_together_end_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_processes_that_train_together_end_together(tmp_path: Path, signum: signal.Signals) -> None:
+    """Also where torchrun can't tell them any more."""
     out = tmp_path / "run"
     flags = ["--nproc-per-node=2", str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS]
     with started("torchrun", *flags, f"--total_timesteps={2000 * UPDATE}") as process:
         wait_for(lambda: len(steps_of(out)) >= 2)
-        process.send_signal(signal.SIGTERM)
-        _, shown = process.communicate()
-    assert shown.count("error: interrupted by") == 1, shown
+        process.send_signal(signum)
+        _, shown = process.communicate(timeout=60)
+    assert shown.count("error: interrupted by SIGTERM; saved after") == 1, shown
+    assert not (out / LOCK).exists()
     assert "go on with: torchrun --nproc-per-node 2" in shown
     state = checkpoint.read(out / "checkpoints" / "latest.safetensors")
     saved = state["counters"]["num_timesteps"]

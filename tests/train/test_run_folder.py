@@ -10,13 +10,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from folders import Config, Section, finish
 
+from train import export
 from train.command.cli import run
 from train.command.config import ROOT
 from train.command.errors import UserError
@@ -25,6 +26,9 @@ from train.command.lock import LOCK, read_holder
 from train.command.provenance import command_line, redact
 from train.command.run_folder import differences, has_result, open_run
 from train.command.wandb_config import WandbConfig
+from train.export import ExportConfig
+from train.pretrain import pretrain
+from train.pretraining.config import PretrainConfig
 from train.sweep import SweepConfig, main
 
 
@@ -301,10 +305,55 @@ def test_a_folder_that_can_not_be_written_is_one_sentence(small_disk: Path) -> N
             finish(config)
 
 
-def test_out_below_a_file_is_one_sentence(tmp_path: Path) -> None:
+def export_tiny(out: Path) -> object:
+    return export.main(ExportConfig("tiny", out, "folder"))
+
+
+def pretrain_roberta(out: Path) -> object:
+    return pretrain(PretrainConfig(out, steps=1, batch_size=4, group_size=4, hidden_size=16, num_layers=1))
+
+
+def pretrain_llada(out: Path) -> object:
+    config = PretrainConfig(out, steps=1, batch_size=4, group_size=4, hidden_size=32, num_layers=1)
+    return pretrain(replace(config, architecture="llada"))
+
+
+WRITERS = pytest.mark.parametrize("write", [export_tiny, pretrain_roberta, pretrain_llada])
+
+
+@WRITERS
+def test_weights_that_do_not_fit_are_one_sentence(small_disk: Path, write: Callable[[Path], object]) -> None:
+    """Of a full disk safetensors says that it can't serialise."""
+    with pytest.raises(UserError, match=r"No space left on device .*make room, then go on with: "):
+        write(small_disk / "a")
+    assert not list(small_disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    write(small_disk / "a")
+
+
+@WRITERS
+def test_weights_where_nothing_can_be_written_are_one_sentence(
+    small_disk: Path, write: Callable[[Path], object]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(UserError, match=r"Read-only file system .*make it writable, or choose another --out"):
+        write(small_disk / "a")
+
+
+@pytest.mark.parametrize("write", [export_tiny, pretrain_roberta, lambda out: finish(Config(out))])
+def test_out_in_a_file_is_one_sentence(tmp_path: Path, write: Callable[[Path], object]) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(UserError, match="lies in a file"):
-        finish(Config(tmp_path / "notes" / "a"))
+    with pytest.raises(UserError, match="lies in a file: choose another --out"):
+        write(tmp_path / "notes" / "a")
+    with pytest.raises(UserError, match="which is a file: choose another --out"):
+        write(tmp_path / "notes")
+
+
+def test_whoever_may_read_the_folder_may_read_its_weights(tmp_path: Path) -> None:
+    export_tiny(tmp_path / "a")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "a").iterdir()}
+    assert set(modes) == {"config.json", "model.safetensors", "README.md"}
+    assert len(set(modes.values())) == 1, modes
 
 
 # What is written about the start.

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from envs.names import nearest
+from policies.files import one_line
 
 PathText = Annotated[str, "path"]
 """A text that can begin with a path; ~ is the home folder there."""
@@ -116,18 +117,14 @@ def compose(text: str | bytes, what: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         # Some scanner errors carry their text in the context only.
-        raise ConfigError(f"{what}{place}: this is no YAML: {_one_line(error.problem or error.context)}") from None
+        raise ConfigError(f"{what}{place}: this is no YAML: {one_line(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         reason = f"{error.reason} at position {error.position}" if isinstance(error, yaml.reader.ReaderError) else error
-        raise ConfigError(f"{what}: this is no YAML: {_one_line(reason)}") from None
+        raise ConfigError(f"{what}: this is no YAML: {one_line(reason)}") from None
     except (RecursionError, ValueError, OverflowError) as error:
         # Deep nesting, and escapes such as "\UFFFFFFFF" that are no character.
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise ConfigError(f"{what}: this is no YAML: {reason}") from None
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 def word_node(kind: Any, word: str, flag: str) -> yaml.Node:
@@ -157,7 +154,7 @@ def read(kind: Any, node: yaml.Node, path: str) -> Any:
         ConfigError: if it is no such value.
     """
     if node.tag not in SAFE_TAGS:
-        raise ConfigError(f"{path} has the tag {_one_line(shorten(node.tag))}: leave it out")
+        raise ConfigError(f"{path} has the tag {one_line(shorten(node.tag))}: leave it out")
     kind, may_be_null = without_null(kind)
     is_null = isinstance(node, yaml.ScalarNode) and node.tag == STANDARD + "null"
     if may_be_null and is_null:

@@ -29,6 +29,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO = 1.0
 """Seconds in which torchrun passes on a Ctrl-C that the terminal has sent to every process already."""
 
+LOOK = 0.5
+"""Seconds between looks whether torchrun is still there."""
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to end.
@@ -198,6 +201,21 @@ def follow_parent() -> None:
     def watch() -> None:
         wait([parent.sentinel])
         os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def follow_launcher() -> None:
+    """Let this process be asked to end, as by SIGTERM, once the one that started it is gone.
+
+    For processes that torchrun has started: killed itself, it tells them nothing, and they would go on for days.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.command.interrupt import follow_parent, sheltered
+from train.command.interrupt import follow_launcher, follow_parent, sheltered
 
 Gathered = TypeVar("Gathered")
 
@@ -48,7 +48,7 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Connect the processes, if there are several, for as long as the context lasts.
+    """Connect the processes, if there are several, for as long as the context lasts; they end after torchrun does.
 
     Args:
         device: torch device of this process.
@@ -56,6 +56,7 @@ def process_group(device: str) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    follow_launcher()
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
         torch.cuda.set_device(device)

@@ -58,11 +58,9 @@ def open_run(folder: Path, config: Any, resume: bool | None = False, free: Colle
             later on.
     """
     settings = to_plain(config) | ({} if resume is None else {"resume": False})
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"out is {str(folder)!r}, which is a file: choose another --out")
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        with _writing(folder, resume), held(folder):
+        with writing(folder, resume), held(folder):
             before = _names(folder)
             try:
                 _check(folder, settings, resume, free)
@@ -122,8 +120,18 @@ def _leave(folder: Path, error: BaseException, before: Collection[str], resume: 
 
 
 @contextmanager
-def _writing(folder: Path, resume: bool | None) -> Iterator[None]:
-    """Turn a full disk, and a folder that can't be written, into one sentence."""
+def writing(folder: Path, resume: bool | None = None) -> Iterator[None]:
+    """Turn a full disk, and a folder that can't be written, into one sentence.
+
+    Args:
+        folder: what the command calls ``out``.
+        resume: None where the same command goes on, or begins again; else ``--resume`` does.
+
+    Raises:
+        UserError: that says what to do.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out is {str(folder)!r}, which is a file: choose another --out")
     try:
         yield
     except OSError as error:

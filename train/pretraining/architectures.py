@@ -7,10 +7,13 @@ names, so that it is loaded as the released checkpoints are. ``causal`` is the s
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -25,7 +28,7 @@ from transformers import (
 from envs.models.attention import attention, position_numbers
 from envs.models.families.llada import IN_BLOCK, TOP
 from envs.tasks import Task, vocabulary
-from train.command.files import write_json
+from train.command.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from train.pretraining.config import PretrainConfig
@@ -120,13 +123,28 @@ def answer_logits(model: PreTrainedModel, inputs: Tensor, present: Tensor, asked
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, is_llada: bool) -> None:
-    """Write a checkpoint folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
+    """Write a checkpoint folder: ``config.json``, ``model.safetensors`` and the tokenizer's files.
+
+    Raises:
+        OSError: if it can't be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     if is_llada:
         _save_llada(model, tokenizer, folder)
     else:
+        _save_native(model, folder)
+
+
+def _save_native(model: PreTrainedModel, folder: Path) -> None:
+    try:
         model.save_pretrained(folder)
+    except SafetensorError as error:
+        # Of the disk it tells in words only: "I/O error: No space left on device (os error 28)".
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
 
 
 def _save_llada(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -159,7 +177,7 @@ def _save_llada(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fold
     write_json(folder / "config.json", facts)
     tensors = {_llada_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors.pop("model.transformer.ff_out.weight")  # is the embedding
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_atomic(folder / "model.safetensors", save(tensors, {"format": "pt"}))
 
 
 def _llada_name(name: str) -> str:
