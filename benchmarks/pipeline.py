@@ -9,7 +9,7 @@ policy trained with ``configs/engine.yaml``.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,6 +28,7 @@ from envs.models.load import load_denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load
 from policies.formats.engines import write_engine
+from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.progress import progress
 from train.command.ranges import check_count
@@ -130,6 +130,8 @@ def run(
     denoiser: MaskedLMDenoiser, settings: Mapping[str, Setting], problems: Sequence[Problem], block: int
 ) -> dict[str, Result]:
     """Decode problems with the pipeline under each setting and score them."""
+    from diffusers import LLaDA2Pipeline
+
     model = Counted(denoiser.model)
     pipelines = {}
     for name, setting in settings.items():
@@ -167,6 +169,8 @@ def result_of(problems: Sequence[Problem], texts: Sequence[str], forwards: Seque
 
 def settings_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path) -> dict[str, Setting]:
     """Return the pipeline's own thresholds, the same in the exported scheduler, and the policy's places on its dial."""
+    from diffusers import BlockRefinementScheduler
+
     write_engine(policy, "diffusers", folder, denoiser.end_ids)
     sys.path.insert(0, str(folder))
     cls = importlib.import_module("unmasking_diffusers").UnmaskingPolicyScheduler
@@ -206,7 +210,13 @@ def share(policy: Result, rules: Mapping[str, Result]) -> float:
 
 
 def main(config: PipelineConfig) -> dict[str, Any]:
-    """Choose, measure, print and write."""
+    """Choose, measure, print and write.
+
+    Raises:
+        UserError: if diffusers is not installed.
+    """
+    if importlib.util.find_spec("diffusers") is None:
+        raise UserError("diffusers is not installed: pip install -c constraints.txt -e '.[serving]'")
     torch.set_num_threads(1)
     policy, denoiser, tasks = load(config.policy), load_denoiser("tiny"), make_tasks(SUITE)
     assert isinstance(denoiser, MaskedLMDenoiser)

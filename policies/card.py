@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import Field
 
+from envs.decoding.settings import BlockOrigin, Window
 from envs.models.hub import is_hub_id
 from policies.files import Checked, check
 
@@ -78,7 +79,7 @@ Chooses which masked positions of a diffusion language model to commit at each s
 ```python
 import policies
 policy = policies.load("{name}")  # decision="sample" draws instead of rounding
-policies.generate(model, tokenizer, prompts, policy)
+policies.generate({", ".join(["model", "tokenizer", "prompts", "policy", *_arguments(policy.trained)])})
 ```
 
 {_table("decoding that it is for", {**decoding, **settings})}
@@ -87,6 +88,22 @@ policies.generate(model, tokenizer, prompts, policy)
 
 {_results(evaluation)}
 """
+
+
+def _arguments(trained: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `policies.generate`, where they aren't its defaults, that decode as in training."""
+    length, blocks = trained.get("buffer_length", 64), trained.get("block_lengths")
+    found = {"buffer_length": length, "window": trained.get("window"), "block_origin": trained.get("block_origin")}
+    if isinstance(blocks, list) and blocks and length not in blocks:
+        found["block_length"] = blocks[-1]
+    # A policy's folder may be a stranger's: what is no such value is left out.
+    unsaid = {"buffer_length": 64, "window": "full", "block_origin": "buffer"}
+    known = (*get_args(Window), *get_args(BlockOrigin))
+    return [
+        f"{name}={value!r}"
+        for name, value in found.items()
+        if value != unsaid.get(name) and (type(value) is int or value in known)
+    ]
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:

@@ -23,10 +23,9 @@ def fetch_policy(name: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:  # httpx, requests, the hub's own and the system's, by version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(
-            f"policy is {name!r}: there is no such folder, and the Hugging Face hub did not give it ({reason}); give a "
-            "local folder, or run where there is network"
+            f"policy is {name!r}: there is no such folder, and the Hugging Face hub did not give it "
+            f"({_first_line(error)}); give a local folder, or run where there is network"
         ) from error
 
 
@@ -42,10 +41,23 @@ def push_folder(folder: Path, name: str, *, private: bool, token: str | None, me
 
     Returns:
         The repository's address.
+
+    Raises:
+        ConnectionError: if the hub can't be reached or does not take it.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
-    address = str(api.create_repo(name, private=private, exist_ok=True))
-    api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, allow_patterns=list(FILES))
+    try:
+        api = HfApi(token=token)
+        address = str(api.create_repo(name, private=private, exist_ok=True))
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, allow_patterns=list(FILES))
+    except Exception as error:  # as above
+        raise ConnectionError(
+            f"the Hugging Face hub did not take {name!r} ({_first_line(error)}): log in with hf auth login, as someone "
+            "who may write there, where there is network"
+        ) from error
     return address
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

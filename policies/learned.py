@@ -201,6 +201,7 @@ class LearnedPolicy(CommitPolicy):
 
         Raises:
             ValueError: if the name is no ``owner/repository``, or a weight is not finite.
+            ConnectionError: if the hub can't be reached or does not take it.
         """
         if not is_hub_id(name):
             raise ValueError(f"name is {name!r}: give owner/repository, such as 'user/my-policy'")

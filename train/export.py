@@ -80,6 +80,7 @@ def main(config: ExportConfig) -> Path:
         UserError: if the folder is taken, or can't be written.
         FileNotFoundError: if there is no such policy.
         ValueError: if it can't be written in this format.
+        ConnectionError: if the hub doesn't take it; nothing is written then.
     """
     if config.out.is_dir() and any(config.out.iterdir()):
         raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
@@ -99,8 +100,6 @@ def _write(policy: LearnedPolicy, source: Path, config: ExportConfig) -> None:
     if config.to in ENGINES:
         check_exportable(policy)
         policy = policy.changed(any_dllm=config.any_dllm)
-        if config.speed is not None:
-            policy = policy.tuned(max(policy.trained.get("block_lengths") or [32]), speed=config.speed)
         write_engine(policy, config.to, config.out, config.end_ids or own_ends(policy), config.speed)
     elif config.to == "ml_rl_dllm":
         write_checkpoint(policy, config.out)
@@ -108,11 +107,11 @@ def _write(policy: LearnedPolicy, source: Path, config: ExportConfig) -> None:
             print("decision    deterministic, which only the way back knows: ml-rl-dllm always draws")
     elif config.to == "hub":
         evaluation = evaluation_beside(source)
-        about = (config.repository or "user/name", config.license, evaluation)
-        save(policy, config.out, card_of(policy, *about))
         if config.repository is not None:
             address = policy.push_to_hub(config.repository, license=config.license, evaluation=evaluation)
             print(f"hub         {address}")
+        about = (config.repository or "user/name", config.license, evaluation)
+        save(policy, config.out, card_of(policy, *about))
     else:
         save(policy, config.out)
 

@@ -56,8 +56,8 @@ class GenerateConfig:
     prompt: list[str] = field(default_factory=list)
     """What to answer, one or more; - reads one from standard input, as no prompt at all does."""
     file: Path | None = None
-    """A file with a prompt; or, by the suffix .jsonl, with one a line: a text, or a list of messages with role and
-    content."""
+    """A file with a prompt; or, by the suffix .jsonl, with one a line: a text, a list of messages with role and
+    content, or an object that has either as its prompt or messages."""
     policy: PathText = "tiny"
     """A rule as name:knob,option=value, a policy's folder, or the name of one that ships; FOLDER@THRESHOLD and
     FOLDER@NAME=VALUE as in train/evaluate.py."""
@@ -194,6 +194,8 @@ def read_prompts(config: GenerateConfig) -> list[Prompt]:
     prompts: list[Prompt] = [_from_input() if text == "-" else text for text in config.prompt]
     if config.file is not None:
         prompts += _from_file(config.file)
+        if not prompts:
+            raise UserError(f"file is {str(config.file)!r}, which holds no prompt: write one a line")
     if not prompts:
         if sys.stdin.isatty():
             raise UserError(f"prompt is empty: write one, such as {EXAMPLE!r}, or name a --file")
@@ -212,10 +214,20 @@ def _from_file(file: Path) -> list[Prompt]:
     try:
         text = read_text(file)
         if file.suffix != ".jsonl":
-            return [text.strip("\n")]
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [prompt] if (prompt := text.strip("\n")) else []
     except (OSError, ValueError) as error:
         raise UserError(f"file is {str(file)!r}, which can't be read: {error}") from error
+    return [_from_line(line, f"{file}, line {i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _from_line(line: str, place: str) -> Prompt:
+    """Return the prompt that stands in a line of JSON, alone or as data sets have it, in an object."""
+    try:
+        prompt = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: {error}; a line must be JSON, such as {json.dumps(EXAMPLE)}") from error
+    names = [name for name in ("prompt", "messages") if isinstance(prompt, dict) and name in prompt]
+    return prompt[names[0]] if names else prompt
 
 
 class Drawing:
@@ -234,7 +246,7 @@ class Drawing:
     def show(self, step: GenerationStep) -> None:
         """Print one step."""
         if self.as_json:
-            print(json.dumps(asdict(step)), flush=True)
+            print(json.dumps({**asdict(step), "text": draw(self.denoiser, step)}), flush=True)
             return
         text = printable_lines(draw(self.denoiser, step))
         if not sys.stdout.isatty():

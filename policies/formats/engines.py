@@ -140,7 +140,9 @@ def check_exportable(policy: LearnedPolicy) -> UnmaskingNetwork:
     """
     network = policy.network
     reason = ""
-    if not isinstance(network, UnmaskingNetwork):
+    if "hidden" in policy.features:
+        reason = "it reads the dLLM's hidden states"
+    elif not isinstance(network, UnmaskingNetwork):
         reason = f"its network is a {type(network).__name__}, which is made for the whole buffer or one place in it"
     elif network.config.context != "block":
         reason = "its network sees the whole buffer (policy.context is buffer)"
@@ -157,16 +159,18 @@ def check_exportable(policy: LearnedPolicy) -> UnmaskingNetwork:
     return network
 
 
-def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str, Any]:
+def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = (), speed: float | None = None) -> dict[str, Any]:
     """Return all that a policy's decisions depend on besides its weights, as JSON can hold it.
 
     Args:
         policy: what to export; its deterministic decision is, with its threshold, beta, temperature and speed. It
             refuses a dLLM with another mask token than that of its own, unless `LearnedPolicy.any_dllm`.
         end_ids: tokens that end a text of the dLLM that it is to decode.
+        speed: on its dial, looked up at the length of the block that is served; None keeps its own place.
 
     Raises:
-        ValueError: if the policy can't be exported, or reads ends of texts and none is given.
+        ValueError: if the policy can't be exported, an end of a text is no token, it reads them and none is given, or
+            it has no dial for the speed.
     """
     config = check_exportable(policy).config
     needy = sorted(NEEDS_ENDS & set(config.features))
@@ -175,6 +179,10 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
             f"end_ids is empty, but the policy reads {needy[0]}: give the tokens that end a text of the dLLM that it "
             "is to decode, such as --end_id 156892"
         )
+    if end_ids and min(end_ids) < 0:
+        raise ValueError(f"end_ids holds {min(end_ids)}: tokens are numbered from 0")
+    if speed is not None and not policy.has_dial:
+        raise ValueError(f"speed is {speed}, but the policy has no dial: it was trained for one alpha")
     least = policy.threshold / policy.beta
     points = policy.calibration.points if policy.has_dial and policy.calibration is not None else []
     return {
@@ -186,6 +194,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
         "slope": config.slope,
         "has_dial": config.has_dial,
         "place": policy.speed,
+        "speed": speed,
         "dial": [
             [one.block_length, one.speed, policy.calibration.at(one.speed, one.block_length)]
             for one in points
@@ -195,7 +204,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = ()) -> dict[str,
         "stop_logit": policy.actions.stop_logit if policy.actions.has_stop else 0.0,
         "least_log_odds": math.log(least / (1 - least)) if least < 1 else None,
         "falls_back_on_confidence": policy.actions.is_product,
-        "end_ids": list(end_ids),
+        "end_ids": list(dict.fromkeys(end_ids)),
         "mask_id": _own_mask(policy),
         "trained": policy.trained,
     }
@@ -217,7 +226,7 @@ def write_engine(
         engine: a name of `ENGINES`.
         folder: where; it is made.
         end_ids: see `settings_of`.
-        speed: place on the dial, for an engine that reads it from a file; None leaves it to the policy.
+        speed: see `settings_of`.
 
     Returns:
         The folder, which ``pip install`` takes.
@@ -226,7 +235,7 @@ def write_engine(
         ValueError: if the policy can't run there.
     """
     about, network = ENGINES[engine], check_exportable(policy)
-    settings = settings_of(policy, end_ids)
+    settings = settings_of(policy, end_ids, speed)
     weights = {name: values.float().contiguous() for name, values in network.state_dict().items()}
     check_finite(weights)
     package = folder / f"unmasking_{engine}"

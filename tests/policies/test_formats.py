@@ -112,6 +112,9 @@ def test_a_speed_is_looked_up_as_here(packages: Path) -> None:
     for size, speed in itertools.product((4, 16, 32, 64), (0.0, 0.2, 0.6, 1.0)):
         there = module.BlockPolicy.load(packages / "unmasking_diffusers", speed)
         assert there._place(size) == policy.tuned(size, speed=speed).speed
+        # Exported with a speed it is that of the block that is served, too.
+        write_engine(policy, "lmdeploy", packages / "set", end_ids=(EOS,), speed=speed)
+        assert block_policy(packages / "set/unmasking_lmdeploy")._place(size) == there._place(size)
     with pytest.raises(ValueError, match=r"speed is 1\.5: it must be 0 \(slow\) to 1"):
         module.BlockPolicy.load(packages / "unmasking_diffusers", 1.5)
 
@@ -311,6 +314,10 @@ def test_the_options_of_sglang_are_read(sglang: dict[str, Any], packages: Path) 
     options = yaml.safe_load((packages / "unmasking.yaml").read_text())
     assert options == {"speed": 0.25}
     assert sglang_algorithm(sglang, packages, 4, **options).policy._place(4) == 0.25
+    assert sglang_algorithm(sglang, packages, 4, speed=1).policy._place(4) == 1
+    assert sglang_algorithm(sglang, packages, 4).policy._place(4) == 0.25
+    write_engine(POLICIES["dial"], "sglang", packages, end_ids=(EOS,))
+    assert yaml.safe_load((packages / "unmasking.yaml").read_text()) == {"speed": None}
     assert sglang_algorithm(sglang, packages, 4).policy._place(4) == 0.75
 
 
@@ -375,6 +382,8 @@ def test_the_dllm_plugin_commits_what_the_decoder_does(monkeypatch: pytest.Monke
 
 # What can't be exported, and the command.
 
+HIDDEN = DiTConfig(hidden_size=16, feedforward_size=8, num_probabilities=1, hidden_state_size=128)
+
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
@@ -382,6 +391,7 @@ def test_the_dllm_plugin_commits_what_the_decoder_does(monkeypatch: pytest.Monke
         (LearnedPolicy(perturbed(NetworkConfig())), r"sees the whole buffer \(policy\.context is buffer\)"),
         (policy_of(features=("changed",)), "reads changed, which compares with the step before"),
         (LearnedPolicy(DiTNetwork(DiTConfig(hidden_size=16, feedforward_size=8))), "its network is a DiTNetwork"),
+        (LearnedPolicy(DiTNetwork(HIDDEN)), "it reads the dLLM's hidden states"),
         (LearnedPolicy(BlockFilter(BlockFilterConfig(8, 4))), "its network is a BlockFilter"),
         (LearnedPolicy(UnmaskingNetwork(CONFIG, perturbed(CONFIG))), "it has a filter inside"),
     ],
@@ -409,7 +419,7 @@ def test_the_command_writes_a_package(engine: str, tmp_path: Path, capsys: pytes
         "policy.safetensors",
     }
     settings = json.loads((package / "policy.json").read_text())
-    assert settings["place"] == 0.25
+    assert (settings["place"], settings["speed"]) == (0.5, 0.25)
     assert settings["end_ids"] == list(load_denoiser("tiny").end_ids)
     about = tomllib.loads((out / "pyproject.toml").read_text())
     assert about["tool"]["setuptools"]["packages"] == [package.name]
@@ -452,7 +462,12 @@ def test_ends_of_texts_must_be_known(tmp_path: Path) -> None:
     folder = save(policy_of(features=("is_eos",)), tmp_path / "policy")
     with pytest.raises(ValueError, match="end_ids is empty, but the policy reads is_eos: give the tokens"):
         export(ExportConfig(str(folder), tmp_path / "out", "sglang"))
-    export(ExportConfig(str(folder), tmp_path / "out", "sglang", end_ids=[9, 7]))
+    with pytest.raises(ValueError, match="end_ids holds -1: tokens are numbered from 0"):
+        export(ExportConfig(str(folder), tmp_path / "out", "sglang", end_ids=[9, -1]))
+    with pytest.raises(ValueError, match=r"speed is 0\.5, but the policy has no dial"):
+        export(ExportConfig(str(folder), tmp_path / "out", "sglang", end_ids=[9], speed=0.5))
+    assert not (tmp_path / "out").exists()
+    export(ExportConfig(str(folder), tmp_path / "out", "sglang", end_ids=[9, 7, 9]))
     found = json.loads((tmp_path / "out" / "unmasking_sglang" / "policy.json").read_text())
     assert found["end_ids"] == [9, 7]
 

@@ -112,6 +112,24 @@ def test_the_card_says_what_the_policy_is_for(hub: Hub) -> None:
         assert text.count(row) == 1
 
 
+@pytest.mark.parametrize(
+    ("trained", "arguments"),
+    [
+        ({"buffer_length": 64, "block_lengths": [64, 16]}, ""),
+        ({"buffer_length": 256, "block_lengths": [32], "window": "full"}, ", buffer_length=256, block_length=32"),
+        (
+            {"buffer_length": 64, "block_lengths": [4, 64], "window": "truncated", "block_origin": "absolute"},
+            ", window='truncated', block_origin='absolute'",
+        ),
+        ({"buffer_length": "x)", "block_lengths": [[]], "window": ["full"], "block_origin": "import os"}, ""),
+        ({"buffer_length": [64], "block_lengths": "abc"}, ""),
+    ],
+)
+def test_a_card_decodes_as_in_training(trained: dict[str, Any], arguments: str) -> None:
+    text = card_of(LearnedPolicy(perturbed(NetworkConfig(hidden_size=16)), trained=trained))
+    assert f"policies.generate(model, tokenizer, prompts, policy{arguments})\n" in text
+
+
 def test_a_card_of_anything_stays_a_card() -> None:
     policy = policy_of(model="a folder | with\n---\nlines", tasks=["x|y"])
     _, front, text = card_of(policy).split("---\n", 2)
@@ -158,6 +176,23 @@ def test_export_writes_the_folder_and_pushes_it(hub: Hub, tmp_path: Path) -> Non
     words[-1] = str(tmp_path / "again")
     export(parse(ExportConfig, None, [*words, "--repository", "user/x"], positional="policy"))
     assert "87.5 %" in (hub.root / "user/x/README.md").read_text()
+
+
+def test_a_push_that_fails_is_one_sentence_and_leaves_no_folder(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(policy_of(), tmp_path / "policy")
+    config = ExportConfig(str(source), tmp_path / "out", "hub", repository="user/x")
+
+    def refuse(self: Hub, repo_id: str, **how: Any) -> str:
+        raise RuntimeError("Client error '401 Unauthorized'\nFor more information")
+
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    with pytest.raises(ConnectionError, match=r"did not take 'user/x' \(Client error '401 Unauthorized'\): log in"):
+        export(config)
+    with pytest.raises(ValueError, match="name is 'x': give owner/repository"):
+        export(replace(config, repository="x"))
+    assert not config.out.exists()
 
 
 # The dLLM that it is for.

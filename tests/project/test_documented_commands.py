@@ -65,6 +65,7 @@ NOT_RUN = {
         NEEDS_WRITING
     ),
     "pip install -c constraints.txt -e '.[harness]'": NEEDS_NETWORK,
+    "pip install -c constraints.txt -e '.[serving]'": NEEDS_NETWORK,
     "python -m train.harness --model unmasking --model_args "
     "pretrained=GSAI-ML/LLaDA-8B-Instruct,policy=runs/ppo/policy,block_length=32 --tasks gsm8k --apply_chat_template "
     "--batch_size 16": NEEDS_HUB,

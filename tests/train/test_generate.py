@@ -20,7 +20,7 @@ from envs.models.toy import ToyDenoiser
 from policies import GenerationStep, decode, make_rule
 from train.command.config import parse
 from train.command.errors import UserError
-from train.generate import GenerateConfig, draw
+from train.generate import GenerateConfig, draw, read_prompts
 from train.generate import main as generate
 
 SORT = "sort . . : d a c b . . . . . . . . . . . . ="
@@ -146,6 +146,25 @@ def test_json_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert [step["nfe"] for step in steps] == list(range(1, answer.nfe + 1))
     assert steps[-1]["is_finished"]
+    assert steps[-1]["text"] == answer.text
+
+
+def test_lines_are_as_data_sets_have_them(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "line\u2028separator"}]
+    file = tmp_path / "prompts.jsonl"
+    lines = (turns, {"messages": turns}, {"prompt": turns, "messages": "other"}, {"text": "a"}, 5)
+    file.write_text("\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    assert read_prompts(words("--file", str(file))) == [turns, turns, turns, {"text": "a"}, 5]
+    with pytest.raises(ValueError, match=r"prompts\[3\] is {'text': 'a'}: it must be a text, or a list of messages"):
+        decode(Spoken(), ["1", "1", "1", {"text": "a"}], make_rule("random"), DecodingSettings(4))  # type: ignore
+    for text, message in (
+        ('"a"\n\nsort a\n', r"prompts\.jsonl, line 3: .*; a line must be JSON, such as \"sort"),
+        ("[" * 9999, r"prompts\.jsonl, line 1: "),
+        ("\n \n", "which holds no prompt"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_prompts(words("--file", str(file)))
 
 
 def test_a_switch_leaves_the_prompt_alone() -> None:
@@ -157,7 +176,8 @@ def test_a_switch_leaves_the_prompt_alone() -> None:
 def test_prompts_come_from_files_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, lines = tmp_path / "prompt.txt", tmp_path / "prompts.jsonl"
     file.write_text(f"{SORT}\n")
-    lines.write_text(f"{json.dumps(SORT)}\n\n{json.dumps(SORT.replace('d', 'e'))}\n")
+    data = [SORT, {"prompt": SORT.replace("d", "e"), "score": 1.0}]
+    lines.write_text("\n\n".join(map(json.dumps, data)) + "\n")
     about = ["--buffer_length", "16", "--policy", "threshold:0.9"]
     assert [one.text for one in generate(words(*about, "--file", str(file)))] == ["a b c d"]
     assert [one.text for one in generate(words(SORT, *about, "--file", str(lines)))] == ["a b c d"] * 2 + ["a b c e"]

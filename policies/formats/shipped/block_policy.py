@@ -28,7 +28,8 @@ class BlockPolicy(nn.Module):
 
     Args:
         settings: of ``policy.json``.
-        speed: 0 (slow) to 1 (fast), where it has a dial; None takes the place that the settings name.
+        speed: 0 (slow) to 1 (fast), where it has a dial; None takes the one that the settings name, if they do, or
+            else their place.
 
     Raises:
         ValueError: if the speed is not in [0, 1], or given to a policy without a dial.
@@ -39,9 +40,9 @@ class BlockPolicy(nn.Module):
         if speed is not None and not settings["has_dial"]:
             raise ValueError(f"speed is {speed}, but this policy has no dial: leave it out")
         self.settings = dict(settings)
-        self.speed = speed
-        if speed is not None and not 0 <= speed <= 1:
-            raise ValueError(f"speed is {speed}: it must be 0 (slow) to 1 (fast)")
+        self.speed = settings["speed"] if speed is None else speed
+        if self.speed is not None and not 0 <= self.speed <= 1:
+            raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
         width, features = settings["hidden_size"], settings["features"]
         self.heads = settings["num_heads"]
         self.input = nn.Linear(4 + len(features), width)
