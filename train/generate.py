@@ -227,7 +227,8 @@ def _from_line(line: str, place: str) -> Prompt:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: {error}; a line must be JSON, such as {json.dumps(EXAMPLE)}") from error
     names = [name for name in ("prompt", "messages") if isinstance(prompt, dict) and name in prompt]
-    return prompt[names[0]] if names else prompt
+    found: Prompt = prompt[names[0]] if names else prompt  # what is neither is refused where it is encoded
+    return found
 
 
 class Drawing:
