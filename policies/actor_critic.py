@@ -32,12 +32,14 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         has_critic: bool = True,
         **kwargs: Any,
     ) -> None:
+        # Before SB3's own constructor, which calls `_build`.
         self.spec = network
         self.actions = actions or ActionConfig()
         self.has_critic = has_critic
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        # In place of all that SB3 builds: its orthogonal initialisation would zero the output's bias.
         network = self.spec.build()
         assert isinstance(network, CommitNetwork)
         self.network = network
@@ -52,6 +54,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
+            # SB3 saves these, and builds the policy from them again.
             **super()._get_constructor_parameters(),
             "network": self.spec,
             "actions": self.actions,

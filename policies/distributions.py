@@ -90,8 +90,10 @@ class Bernoulli:
 
     def __init__(self, logits: Tensor, eligible: Tensor) -> None:
         self.eligible = eligible
+        # 0 and not -inf, which times 0 would be NaN.
         self.logits = logits.masked_fill(~eligible, 0.0)
         self._commit = F.logsigmoid(self.logits) * eligible
+        # Not log(1 - p): where p rounds to 1 that would be -inf.
         self._keep = F.logsigmoid(-self.logits) * eligible
 
     def sample(self) -> Tensor:
@@ -158,6 +160,7 @@ class ForcedBernoulli(Bernoulli):
         action = (action != 0) & self.eligible
         action = torch.where(action.any(1, keepdim=True), action, self.best)
         plain = super().log_prob(action)
+        # Where nothing is eligible, both sets are empty and alike, and nothing was forced.
         is_forced = (action == self.best).all(1) & self.best.any(1)
         return torch.where(is_forced, torch.logaddexp(plain, self._keep.sum(1)), plain)
 
@@ -207,6 +210,7 @@ class PlackettLuce:
         own, since STOP takes part only after it.
         """
         first = (self.logits + noise[:, 0, :-1]).argmax(1, keepdim=True)
+        # Where nothing is eligible the argmax is still a position.
         is_first = torch.zeros_like(self.eligible).scatter(1, first, True) & self.eligible
         level = self.logits + noise[:, 1, :-1]
         later = (level > self.stop_logit + noise[:, 1, -1:]) & self.eligible & ~is_first

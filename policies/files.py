@@ -60,6 +60,7 @@ def read_text(file: Path, limit: int = MAX_SETTINGS) -> str:
         ValueError: if it is larger or not UTF-8.
     """
     with file.open("rb") as stream:
+        # One byte more than allowed tells that there are more, without taking memory for them.
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes, the most that is read")
@@ -110,6 +111,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def _check_extent(found: Any) -> None:
     """Refuse what grows without end as YAML's aliases are followed, or has no place in settings."""
+    # A list of what waits, not a recursion: its depth is the stranger's choice.
     waiting, entries = [(found, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -128,6 +130,7 @@ def _check_extent(found: Any) -> None:
             waiting += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list | tuple | set):
             waiting += [(inner, depth + 1) for inner in value]
+        # Half a character is never printable; of the few such texts, encoding tells.
         elif isinstance(value, str) and not value.isprintable():
             try:
                 value.encode()
@@ -176,6 +179,7 @@ def _sentence(error: ValidationError, place: str) -> str:
         return f"{name!r} is no field that is known"
     if first["type"] == "value_error":  # a check of ours
         return f"{name}: {first['ctx']['error']}"
+    # pydantic speaks of Python's classes too, which no file holds.
     allowed = re.sub(r" or instance of \w+", "", first["msg"]).replace("Input should be", "it must be", 1)
     allowed = re.sub(r"\d{20,}", lambda digits: f"{float(digits[0]):g}", allowed)  # 1e+30, not its thirty zeros
     return f"{name} is {show(first['input'])}: {allowed[:1].lower()}{allowed[1:]}"

@@ -148,6 +148,7 @@ def generate(
         block_origin,
         cache,
     )
+    # The adapter freezes the model and puts it in evaluation mode.
     with _left_as_it_was(model):
         denoiser = MaskedLMDenoiser(model, tokenizer)
         return decode(
@@ -207,6 +208,7 @@ def decode(
     policy = policy.bind(denoiser, settings)
     encoded = [_encode(denoiser, prompt, i) for i, prompt in enumerate(prompts)]
     texts = encode_all_given(denoiser, _check_given(given, len(prompts)))
+    # No more rows than answers, and one where there are none: a batch can't be empty.
     batch = DecodingBatch(denoiser, min(batch_size, max(1, samples * len(prompts))), settings)
     results: list[Generation | None] = [None] * (samples * len(prompts))
     owner = [-1] * len(batch.masked)
@@ -215,6 +217,7 @@ def decode(
 
     def start(free: Iterable[int]) -> None:
         """Let free rows take the answers that wait."""
+        # In this order: zip asks the second only where the first gave a row, so no waiting answer is lost.
         started = list(zip(free, waiting, strict=False))
         for row, answer in started:
             owner[row] = answer
@@ -238,7 +241,9 @@ def decode(
         if on_finish is not None and free:
             on_finish(len(free))
         start(free)
+        # After `start`, which writes into it; a step makes a new tensor, so this one stays.
         before = batch.commit_step
+    # None is left by now; the type checker can't know.
     return [result for result in results if result is not None]
 
 
@@ -320,6 +325,7 @@ def _check_given(given: Sequence[str | None] | None, count: int) -> list[str | N
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    # To Python, True is a whole number too.
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise ValueError(f"{name} is {value!r}: it must be a whole number of {allowed}")

@@ -223,9 +223,11 @@ class LearnedPolicy(CommitPolicy):
         """
         logits = self._log_odds(view)
         if self.decision == "deterministic":
+            # As log-odds, since float32 probabilities near 1 are all alike. At a small beta nothing reaches the bar.
             least = self.threshold / self.beta
             chosen = logits >= (math.log(least / (1 - least)) if least < 1 else math.inf)
         elif self.actions.has_stop:
+            # A stream of its own: with that of the sampled tokens, what is committed would depend on what was drawn.
             noise = gumbel(view.key, view.step, (2, logits.shape[1] + 1), stream=3)
             chosen = PlackettLuce(logits, view.eligible).sample_with(noise) > 0
         else:
@@ -249,6 +251,7 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         ValueError: if a weight is NaN or infinite: nothing is written.
     """
     folder = Path(folder)
+    # safetensors refuses tensors that are not in one piece.
     weights = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
     try:
         check_finite(weights)

@@ -112,6 +112,7 @@ class DiTBlock(nn.Module):
         self.num_heads = config.num_heads
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        # A tensor of the released checkpoints, though it could be computed.
         self.register_buffer("inv_freq", 1.0 / 10000 ** (torch.arange(0, head, 2).float() / head))
         self.linear1 = nn.Linear(width, config.feedforward_size)
         self.linear2 = nn.Linear(config.feedforward_size, width)
@@ -168,6 +169,7 @@ class DiTNetwork(nn.Module):
         self.output_proj = nn.Linear(width, 1)
         for block in self.transformer_blocks:
             assert isinstance(block, DiTBlock)
+            # At first no condition changes anything: scales and gates are 1 + 0.
             nn.init.zeros_(block.ada_conditioning.weight)
             nn.init.zeros_(block.ada_conditioning.bias)
         nn.init.constant_(self.output_proj.bias, config.bias)

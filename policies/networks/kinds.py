@@ -93,6 +93,7 @@ class NetworkSpec:
         """
         found: list[tuple[str, Any]] = []
         inner: Mapping[str, Any] | None = description
+        # A loop, not a recursion: how deep a stranger's file goes is its own choice.
         while inner is not None:
             place = "filter." * len(found)
             if len(found) == MAX_FILTERS:
@@ -103,6 +104,7 @@ class NetworkSpec:
             found.append((part.kind, parse(NETWORKS[part.kind][0], part.network, f"{place}network")))
             inner = part.filter
         spec: NetworkSpec | None = None
+        # From the innermost on, as a network is made around its filter.
         for depth, (kind, config) in reversed([*enumerate(found)]):
             if spec is not None and kind == "block_filter":
                 raise ValueError(f"{'filter.' * depth}filter is given, but a block_filter has none")
@@ -132,7 +134,7 @@ class NetworkSpec:
     @property
     def features(self) -> frozenset[str]:
         """Names of `envs.readings.READINGS` that it or a filter reads."""
-        return frozenset(name for part in self.parts() for name in part.config.readings)
+        return frozenset[str]().union(*(part.config.readings for part in self.parts()))
 
     def check_hidden(self, denoiser: Denoiser) -> None:
         """Refuse a dLLM whose hidden states have another width than those that a part reads.

@@ -118,6 +118,7 @@ def gap_above(level: Tensor, eligible: Tensor) -> Tensor:
         counts as the better.
     """
     best_first, order = level.masked_fill(~eligible, -torch.inf).sort(dim=1, descending=True, stable=True)
+    # Behind the eligible ones it is infinite or NaN, which is left out below.
     gap = F.pad(best_first[:, :-1] - best_first[:, 1:], (1, 0))
     return torch.zeros_like(level).scatter(1, order, gap).masked_fill(~eligible, 0.0)
 
@@ -180,8 +181,10 @@ class UnmaskingNetwork(nn.Module):
         nn.init.zeros_(self.condition.bias)
         if self.config.has_dial:
             nn.init.zeros_(self.dial_bias.weight)
+            # Its last layer alone: with zeros before that one too, neither would get a gradient.
             nn.init.zeros_(self.dial[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.dial[-1].bias)  # type: ignore[arg-type]
+        # So that the untrained network is the rule, or the coin, and nothing else.
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
 
@@ -200,6 +203,7 @@ class UnmaskingNetwork(nn.Module):
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
         columns = 4 + len(self.config.features)
         weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
+        # Not strict: a filter and a dial keep the weights that they have.
         self.load_state_dict(weights, strict=False)
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -217,6 +221,7 @@ class UnmaskingNetwork(nn.Module):
         place = eligible / (1 + eligible.cumsum(1) - eligible)
         level = log_odds(confidence)
         gap = gap_above(level, inputs["eligible"] > 0.5)
+        # Log-odds go to 14 either way; a quarter is of the size of the other inputs.
         columns = [level / 4, confidence, place, gap / 4]
         columns += [inputs[name].float() for name in self.config.features]
         if self.filter is not None:
@@ -228,6 +233,7 @@ class UnmaskingNetwork(nn.Module):
         row = self.time(self._embed(left if is_local else inputs["time"].float()))
         if self.config.has_dial:
             row = row + self.dial(self._embed(inputs["speed"].float()))
+        # What is eligible is masked too, so the sum numbers the three states.
         scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, row)
         seen = _see(eligible > 0.5) if is_local else None
         x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1, seen)

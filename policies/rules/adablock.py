@@ -52,8 +52,10 @@ class AdaBlock(Rule):
         ahead = view.masked & (place >= start) & (place < start + int(self.window * view.masked.shape[1]))
         ids = torch.tensor(self.delimiter_ids, dtype=torch.long, device=start.device)
         is_delimiter = ahead & torch.isin(view.prediction, ids)
+        # Where there is no delimiter, -1 passes no bar.
         best, where = view.confidence.masked_fill(~is_delimiter, -1.0).max(1)
         begins = (view.block_step == 0) & (best >= self.delimiter_threshold)
         end = torch.where(begins, where + 1, view.block_end)
+        # `view.eligible` goes by the end that the block had.
         eligible = view.masked & (place >= start) & (place < end.unsqueeze(1))
         return Action(ensure_progress(view.confidence >= self.threshold, eligible, view.confidence), block_end=end)

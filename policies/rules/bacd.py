@@ -87,9 +87,11 @@ class TCCF(Rule):
     def act(self, view: View) -> Action:
         """Set the block's end when it begins; commit by BACD."""
         before = view.positions < view.block_start.unsqueeze(1)
+        # At committed positions the prediction is the token that stands there.
         answering = (before & (view.prediction == self.marker_id)).any(1)
         size = torch.where(answering, self.fine, self.coarse)
         end = torch.where(view.block_step == 0, view.block_start + size, view.block_end)
         inside = (view.positions >= view.block_start.unsqueeze(1)) & (view.positions < end.unsqueeze(1))
+        # The running threshold is that of the block as it is from now on.
         narrowed = replace(view, block_end=end, eligible=view.masked & inside)
         return Action(adaptive_commit(narrowed, self.low, self.high), block_end=end)

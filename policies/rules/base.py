@@ -15,11 +15,13 @@ from policies.base import CommitPolicy, UnmaskingPolicy
 
 def bound(default: Any) -> Any:
     """Declare a field that `UnmaskingPolicy.bind` fills in; it is no option and not part of the name."""
+    # Not compared: tensors and models have no plain equality, and rules of the same options are the same rule.
     return field(default=default, repr=False, compare=False, kw_only=True, metadata={"bound": True})
 
 
 def _written(value: Any) -> str:
     if isinstance(value, float):
+        # A name is read again, so it is short only where nothing is lost.
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

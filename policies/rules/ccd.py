@@ -20,8 +20,10 @@ def averaged_entropy(view: View, history: int) -> tuple[Tensor, dict[str, Tensor
     """
     now = view.tensors["probabilities"]
     kept = view.memory.get("past", torch.zeros(now.shape[0], history - 1, *now.shape[1:], device=now.device))
+    # What lies before a sequence's first step are zeros, which must not count as distributions.
     available = (view.step - 1).clamp(max=history - 1)
     mean = (now + kept.sum(1)) / (1 + available).view(-1, 1, 1)
+    # 0 log 0 is 0, as of the mask token.
     entropy = -(mean * mean.clamp(min=1e-30).log()).sum(-1)
     return entropy, {"past": torch.cat([now.unsqueeze(1), kept], 1)[:, : history - 1]}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, make_tasks
 from envs.tasks.benchmarks.files import user_path
@@ -29,7 +31,8 @@ def read_corpus(denoiser: Denoiser, file: str = "") -> list[tuple[list[int], lis
     prose = [task.problem("train", 0).answer for task in make_tasks("prose")]
     can_write_prose = all(denoiser.decode(denoiser.encode_text(text)) == text for text in prose)
     suite = "prose" if can_write_prose else SUITE
-    problems = [task.problem("train", index) for task in make_tasks(suite) for index in range(EXAMPLES)]
+    places = product(make_tasks(suite), range(EXAMPLES))
+    problems = [task.problem("train", index) for task, index in places]
     return [
         (denoiser.encode_prompt(one.prompt), [*denoiser.encode_text(one.answer), denoiser.eos_id]) for one in problems
     ]

@@ -61,6 +61,7 @@ class CreditDecoding(Rule):
             # The noise that the predictions were sampled with: without credit, they are what is committed.
             noise = gumbel(view.key, view.step, tuple(fused.shape[1:]))
             token = (fused.log() + self.temperature * noise).argmax(-1)
+        # At committed positions, and in finished rows, all probabilities are 0.
         confidence = fused.gather(-1, token.unsqueeze(-1)).squeeze(-1) / fused.sum(-1).clamp(min=1e-30)
         commit = ensure_progress(confidence >= self.threshold, view.eligible, confidence)
         return Action(commit, tokens=token, memory={"credit": credit})

@@ -87,6 +87,7 @@ def find_path(
                 continue
             last = path[-1] if path else start
             for token, probability in column.items():
+                # End-of-text is a candidate even where its probability is rounded to 0.
                 score = weight * math.log(max(probability, 1e-30))
                 if bigrams is not None:
                     score += (1 - weight) * bigrams.log_probability(last, token)
@@ -153,6 +154,7 @@ class DiffuSpec(Rule):
         commit, tokens = torch.zeros_like(view.masked), view.prediction.clone()
         spent = torch.zeros_like(view.length)
         blank = torch.zeros(len(view.masked), 3, device=view.confidence.device)
+        # A copy: it is written row by row, and a view is not to be changed.
         means = view.memory.get("draft_means", blank).clone()  # texts written, accepted, and whether there are any
         firsts, paths = {}, {}
         for row in rows:
@@ -171,6 +173,7 @@ class DiffuSpec(Rule):
                 last = first + accepted
                 commit[row, first:last] = True
                 ended = accepted > 0 and paths[row][accepted - 1] in self.end_ids
+                # The guide's own next token, where there is still a mask for it.
                 if not ended and last < view.masked.shape[1] and bool(view.masked[row, last]):
                     commit[row, last], tokens[row, last] = True, own[i, last]
                 newest = torch.tensor([written, accepted, 1.0], device=means.device)

@@ -132,6 +132,7 @@ class Random(FixedStep):
 
     def score(self, view: View) -> Tensor:
         """Return random numbers, by the sequence's key and step."""
+        # A stream of its own: with that of the sampled tokens, what is committed would depend on what was drawn.
         return uniform(view.key, view.step, (view.confidence.shape[1],), stream=2)
 
 

@@ -49,6 +49,7 @@ class FreeDave(Rule):
                 added = (ranks == size) & view.eligible
                 step = (rank(seen.confidence, seen.eligible) == 0) & seen.eligible
                 same_token = (added & (seen.prediction == view.prediction)).any(1)
+                # Drafts are nested: behind the first wrong one all are.
                 right = right & same_token & (added == step).all(1)
                 choice = torch.where(right, size, choice)
             return choice

@@ -61,6 +61,7 @@ class InfoGain(Rule):
         scores = view.confidence.unsqueeze(1) + self.temperature * noise
         eligible = view.eligible.unsqueeze(1).expand_as(scores)
         drawn = top_k(scores.flatten(0, 1), eligible.flatten(0, 1), self.tokens_per_step).view_as(scores)
+        # Equal drafts are computed once, so a row that is sure pays for no look ahead.
         drafts = torch.where(sure.any(1).view(-1, 1, 1), commit.unsqueeze(1), drawn)
         sets = torch.cat([commit.unsqueeze(1), drafts], 1)
         cost = (sets * view.features["entropy"].unsqueeze(1)).sum(2)  # (N, candidates)

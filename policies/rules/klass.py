@@ -41,6 +41,7 @@ class Klass(Rule):
         before = view.memory.get("probabilities", torch.zeros_like(now))
         stable = view.memory.get("stable", torch.zeros_like(view.prediction))
         moved = (now * (now.clamp(min=1e-30).log() - before.clamp(min=1e-30).log())).sum(-1)
+        # At its first step a row has nothing to be compared with.
         is_still = (moved < self.divergence) & (view.step > 1).unsqueeze(1)
         stable = torch.where(is_still, stable + 1, 0)
         passes = (stable >= self.history) & (view.confidence > self.threshold)

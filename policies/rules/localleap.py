@@ -37,6 +37,7 @@ class LocalLeap(CommitRule):
     def select(self, view: View) -> Tensor:
         """Choose by the local threshold."""
         anchors = view.eligible & (view.confidence >= self.threshold)
+        # The maximum over r positions to either side is 1 next to an anchor.
         near = F.max_pool1d(anchors.float().unsqueeze(1), 2 * self.radius + 1, 1, self.radius).squeeze(1) > 0
         passes = anchors | (near & (view.confidence >= self.relaxed))
         return ensure_progress(passes, view.eligible, view.confidence)

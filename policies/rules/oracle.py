@@ -31,6 +31,7 @@ class References:
         chosen: UnmaskingPolicy = LowConfidence(1) if rule is None else rule
         self.denoiser, self.settings = denoiser, replace(settings, features=chosen.features)
         self.rule = chosen.bind(denoiser, self.settings)
+        # By key, which is made of the prompt, the given text and the seed.
         self._known: dict[int, Tensor] = {}
 
     def of(self, keys: Tensor, prompts: Tensor, given: Tensor, lengths: Tensor) -> Tensor:
@@ -48,12 +49,12 @@ class References:
         missing = [i for i, key in enumerate(keys.tolist()) if key not in self._known]
         if missing:
             batch = DecodingBatch(self.denoiser, len(missing), self.settings)
-            rows, blank = prompts[missing].tolist(), self.denoiser.mask_id
+            blank = self.denoiser.mask_id
             texts = [
                 [token if token >= 0 else blank for token in row[: min(length, self.settings.buffer_length)]]
                 for row, length in zip(given[missing].tolist(), lengths[missing].tolist(), strict=True)
             ]
-            prompt_ids = [[token for token in row if token >= 0] for row in rows]
+            prompt_ids = [row[row >= 0].tolist() for row in prompts[missing]]
             batch.load(range(len(missing)), prompt_ids, given=texts)
             batch.key = keys[missing].clone()  # the same random numbers at a temperature
             play_out(batch, self.rule)

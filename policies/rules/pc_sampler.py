@@ -69,6 +69,7 @@ class PCSampler(CommitRule):
                 ) from error
         else:
             counts = count_tokens(denoiser, self.frequencies)  # type: ignore[arg-type]
+        # One more each, and one entry for all tokens that the corpus lacks.
         table = torch.ones(max(counts) + 2, device=denoiser.device)
         table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=torch.float32)
         return replace(self, surprise=-(table / table.sum()).log())

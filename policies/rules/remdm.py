@@ -37,6 +37,7 @@ class ReMDM(Rule):
     def act(self, view: View) -> Action:
         """Commit the k most confident; in the loop, remask as many."""
         done = view.memory.get("loops", torch.zeros_like(view.length))
+        # Each block has a loop of its own.
         done = torch.where(view.block_step == 0, 0, done)
         committed = view.in_block & ~view.masked
         late = committed.sum(1) >= self.share * (view.in_block.sum(1) - 1)

@@ -53,6 +53,7 @@ class RhoEOS(Rule):
         density = (view.masked & (view.features["is_eos"] > 0)).sum(1) / view.masked.sum(1).clamp(min=1)
         changes = view.memory.get("changes", torch.zeros_like(view.length))
         gap = torch.maximum(density - self.high, self.low - density)
+        # Rounding must not make three segments of a gap of 0.2; four reach the largest factor, 2^3.
         segments = (gap / 0.1 - 1e-4).ceil().clamp(1, 4)
         amount = (self.unit * 2 ** (segments - 1)).long()
         may = (gap > 0) & (changes < self.most)

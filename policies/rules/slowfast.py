@@ -60,8 +60,10 @@ class SlowFast(Rule):
         end = torch.maximum(reach, first).float()
         ends = torch.where(is_fast.unsqueeze(1), ends, torch.cat([ends[:, 1:], end.unsqueeze(1)], 1))
         slow_steps = torch.where(is_fast, slow_steps, slow_steps + 1)
+        # correction=0, since the other of a window of one end is NaN.
         stands_still = (slow_steps >= self.window) & (ends.std(1, correction=0) < self.deviation)
         found = stands_still | (slow_steps >= self.limit)
+        # Of a cycle shorter than the window only its own ends count.
         counted = slow_steps.clamp(1, self.window)
         recent = torch.arange(self.window, device=place.device) >= self.window - counted.unsqueeze(1)
         mean = (ends * recent).sum(1) / counted

@@ -55,6 +55,7 @@ class Factor(CommitRule):
     def select(self, view: View) -> Tensor:
         """Choose by rank and doubt."""
         ranks = rank(view.confidence, view.eligible)
+        # Ranks count from 0, so n + 1 is two more.
         passes = view.eligible & ((ranks + 2) * (1 - view.confidence) < self.factor)
         # Both factors grow with the rank, so what passes is a prefix; the largest passing n says so explicitly.
         last = torch.where(passes, ranks, -1).amax(1, keepdim=True)
