@@ -47,6 +47,7 @@ class Experts:
         commit = torch.zeros_like(view.masked)
         for number, rule in enumerate(self.rules):
             own = (self.rule_of == number).to(commit.device)
+            # Asked about all rows and heard about its own: rows don't depend on each other.
             commit[own] = rule.act(view).commit[own]
         return order(commit, view.confidence)
 

@@ -72,6 +72,7 @@ class GroupEpisodes(Episodes):
                 )
             expert = place - (self.group_size - len(self.expert_blocks))
             block = self.expert_blocks[expert] if expert >= 0 else shared.block_length
+            # Attempts at one problem must differ where tokens are sampled.
             seed = shared.seed if place == 0 else self._draw_seed(row)
             episodes.append(replace(shared, block_length=block, seed=seed))
         return episodes

@@ -83,8 +83,13 @@ class Steps:
 
 def join(parts: Sequence[Steps]) -> Steps:
     """Put steps behind each other; at least one part."""
-    others = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Steps) if f.name != "obs"}
-    return Steps({name: torch.cat([p.obs[name] for p in parts]) for name in parts[0].obs}, **others)
+    obs: dict[str, Tensor] = {}
+    for name in parts[0].obs:
+        obs[name] = torch.cat([part.obs[name] for part in parts])
+    others: dict[str, Tensor] = {}
+    for name in (field.name for field in fields(Steps) if field.name != "obs"):
+        others[name] = torch.cat([getattr(part, name) for part in parts])
+    return Steps(obs, **others)
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Batch:
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the steps, at most `size` at a time."""
+        # Of no steps one empty chunk, so that a process without any still makes gradients, of 0.
         for index in torch.arange(len(self.steps)).split(size):
             yield Batch(self.steps.take(index), self.advantage[index], self.weight[index])
 

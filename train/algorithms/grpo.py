@@ -152,6 +152,7 @@ class GRPO(OnPolicyAlgorithm):
         watch(self.policy.optimizer)
 
     def _excluded_save_params(self) -> list[str]:
+        # A saved algorithm needs no env, no rollouts and no counts: all are made anew.
         return [*super()._excluded_save_params(), "_bound", "_batch", "_probabilities"]
 
     @property
@@ -184,6 +185,7 @@ class GRPO(OnPolicyAlgorithm):
             steps, rewards = round_
             rewards = rewards.reshape(groups, size)
             differs = is_informative(rewards)
+            # Of later rounds no more groups than are still missing: each update learns from as many.
             missing = groups - informative
             kept = np.ones_like(differs) if self.zero_variance == "keep" else differs & (differs.cumsum() <= missing)
             advantage = advantages(rewards, self.divides_by_std).flatten()
@@ -191,6 +193,7 @@ class GRPO(OnPolicyAlgorithm):
             spreads.append(group_spread(rewards))
             found.append(make_batch(steps, advantage, chosen, groups * size))
             informative, played = informative + int(differs.sum()), played + groups
+            # All processes go on until none lacks a group, so that they play equally many rounds.
             if parallel.total(informative < groups) == 0:
                 break
         self._batch = join_batches(found)
@@ -239,12 +242,15 @@ class GRPO(OnPolicyAlgorithm):
             empty += int((~(action[rows] != 0).any(1)).sum())
             parts.append(steps)
             obs, paid, dones, infos = env.step(action)
+            # NaN stays NaN, whatever is paid later.
             rewards += paid
             rewards[[row for row, info in enumerate(infos) if "score_error" in info]] = np.nan
+            # Rows that have ended take no step.
             self.num_timesteps += len(rows)
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
+            # What is logged is the policy's, not the experts'.
             own = np.flatnonzero(is_own)
             self._update_info_buffer(*scored([infos[row] for row in own], dones[own]))
         steps = join(parts)
@@ -293,6 +299,7 @@ class GRPO(OnPolicyAlgorithm):
             for chunk in self._batch.chunks(self.chunk_size):
                 loss = self._loss(chunk, sums)
                 loss.backward()
+            # Before the clip, so that all processes clip alike.
             parallel.average_gradients(self.policy.parameters())
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             norms.append(float(norm))
@@ -300,6 +307,7 @@ class GRPO(OnPolicyAlgorithm):
             self._n_updates += 1
         steps = max(1, len(self._batch.steps) * self.n_epochs)
         for name, total in sums.items():
+            # The steps' weights have made a mean of the loss already.
             self.logger.record(f"train/{name}", total / (self.n_epochs if name == "loss" else steps))
         if norms:
             self.logger.record("train/grad_norm", sum(norms) / len(norms))

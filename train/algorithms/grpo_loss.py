@@ -85,6 +85,7 @@ def grpo_loss(
             "loss": loss.detach(),
             # At least one clipped ratio of a step counts as clipped.
             "clip_fraction": ((ratio - 1).abs() > clip_range).any(1).float().sum(),
+            # As in SB3's PPO: unbiased, and never negative.
             "approx_kl": (total.exp() - 1 - total).sum(),
         }
         if entropy is not None:

@@ -37,11 +37,13 @@ class PPO(stable_baselines3.PPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        # Hooks run in the order they are made in: first the mean, of which the norm is then taken.
         parallel.average_gradients_when_made(self.policy.parameters())
         watch(self.policy.optimizer)
         self._norms = GradientNorms(self.policy.parameters(), self.policy.optimizer)
 
     def _excluded_save_params(self) -> list[str]:
+        # It holds hooks of the policy's own tensors.
         return [*super()._excluded_save_params(), "_norms"]
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[np.bool_] | None = None) -> None:
@@ -100,6 +102,7 @@ class CommitBuffer(DictRolloutBuffer):
         kept = np.ones((self.buffer_size, self.n_envs), dtype=np.bool_)
         for last, row in self._left_out:
             starts = np.flatnonzero(self.episode_starts[: last + 1, row])
+            # An episode without a start here began in an earlier rollout.
             kept[starts[-1] if len(starts) else 0 : last + 1, row] = False
         return kept
 

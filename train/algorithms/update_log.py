@@ -24,6 +24,7 @@ class GradientNorms:
         self._made: list[Tensor] = []
         for parameter in parameters:
             if parameter.requires_grad:
+                # Right after backward: a moment later SB3 clips the gradients in place.
                 parameter.register_post_accumulate_grad_hook(self._add)
         optimizer.register_step_post_hook(lambda *_: self._finish())
 
@@ -38,6 +39,7 @@ class GradientNorms:
         self._made.append(parameter.grad.norm())
 
     def _finish(self) -> None:
+        # The norm of all is the norm of their norms.
         self.norms.append(float(torch.stack(self._made).norm()))
         self._made.clear()
 

@@ -44,7 +44,7 @@ def describe(line: Line) -> Row:
     records = [replicate.record for replicate in line.replicates]
     length = line.problems.buffer_length
     known = [replicate.outcomes for replicate in line.replicates if replicate.outcomes is not None]
-    positions = [mean_interval([float(value) for value in entry["token_positions"]]) for entry in known]
+    positions = [mean_interval(entry["token_positions"]) for entry in known]
     spent = [r.get("token_positions") for r in records]
     training = [training_seconds(r.training) for r in line.replicates if r.training is not None]
     trained = [seconds for seconds in training if seconds is not None]
@@ -63,6 +63,7 @@ def describe(line: Line) -> Row:
         if length is None
         else estimate(
             [length / r["nfe"] for r in records],
+            # Fewer forwards are more positions each, so the edges change places; no answer takes less than one.
             [[length / r["nfe_ci95"][1], length / max(1.0, r["nfe_ci95"][0])] for r in records],
         ),
         "training_seconds": estimate(trained) if trained else None,

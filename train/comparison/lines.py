@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from train.comparison.runs import (
@@ -121,13 +122,15 @@ def _origin(run: Run, policy: PolicyName) -> _Origin:
     base = str(PolicyName(LEARNED, own))
     training = training_run(run, base)
     if training is None:
+        # Without the training's folder, only the endings of names tell seeds: x_s0 and x_s1 are of x.
         name = own or run.name
         stem = re.sub(r"[_.-]?s(eed)?\d+$", "", name) or name
         return f"named {run.path if own else ''} {stem}", name, "", None
     is_filter = training.kind == "Learn2PD"
     folder = policy_folders(run).get(base)
-    part = (folder.name if folder else own) if is_filter else ""
-    return fingerprint(training), training.name, f":{part}" if part else "", training
+    part = folder.name if folder else own
+    which = f":{part}" if is_filter and part else ""
+    return fingerprint(training), training.name, which, training
 
 
 class _Labels:
@@ -167,13 +170,18 @@ class _Labels:
         for details in (self._differences(alike), {key: f"in {self.places[key]}" for key in alike}):
             if len(set(details.values())) == len(alike):
                 return f"{stems[group]} [{details[group]}]".replace(" []", "")
+        # Nothing tells them apart but the order in which they came.
         return f"{stems[group]} [{chr(ord('a') + alike.index(group))}]"
 
     def _differences(self, groups: Sequence[str]) -> dict[str, str]:
         """Return in short, for each group, the settings in which they differ: two of them at most."""
         settings = [self.settings[group] for group in groups]
-        names = dict.fromkeys(name for values in settings for name in values)
-        different = [name for name in names if len({repr(values.get(name)) for values in settings}) > 1][:2]
+
+        def differs(name: str) -> bool:
+            return len({repr(values.get(name)) for values in settings}) > 1
+
+        names = dict.fromkeys(chain.from_iterable(settings))
+        different = list(filter(differs, names))[:2]
         return {
             group: ", ".join(f"{name.rpartition('.')[2]} {values.get(name)}" for name in different)
             for group, values in zip(groups, settings, strict=True)

@@ -135,7 +135,8 @@ def table_to_markdown(table: Table) -> str:
     """Write a table as Markdown."""
     lines = [[for_markdown(column.title) for column in table.columns]]
     lines.append(["---" if column.digits is None else "---:" for column in table.columns])
-    lines += [[for_markdown(cell(row.get(column.key), column)) for column in table.columns] for row in table.rows]
+    for row in table.rows:
+        lines.append([for_markdown(cell(row.get(column.key), column)) for column in table.columns])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -170,6 +171,7 @@ def _table_to_html(table: Table) -> str:
         f'<th scope="col"{_align(column)}><button type="button">{for_html(column.title)}</button></th>'
         for column in table.columns
     )
+    # Where all rows are learned policies, to mark them says nothing.
     is_mixed = not all(row.get("is_learned") for row in table.rows)
     rows = "\n".join(
         f"<tr{_highlight(row) if is_mixed else ''}>"
@@ -190,6 +192,7 @@ def _highlight(row: Mapping[str, Any]) -> str:
 
 def _cell_to_html(value: Any, column: Column) -> str:
     number = number_of(value, column)
+    # What the page sorts by: the number in full, whatever is shown of it.
     key = for_html(str(value) if number is None else repr(number))
     intervals = [for_html(text) for text in interval_texts(value, column)]
     detail = "".join(f'<span class="interval">{text}</span>' for text in intervals)

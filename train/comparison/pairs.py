@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -50,9 +51,11 @@ class Match:
 
 def matches(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Match]:
     """Return for each seed of a learned line the rule that it is set against; none where there is no rule."""
-    candidates = [r for other in same_place(line, lines) if is_rival(other, rules) for r in other.replicates]
+    rivals = [other for other in same_place(line, lines) if is_rival(other, rules)]
+    candidates = list(chain.from_iterable(rival.replicates for rival in rivals))
     if not candidates:
         return []
+    # By identity: the rival that is found is one of the very records given.
     by_record = {id(candidate.record): candidate for candidate in candidates}
     records = [candidate.record for candidate in candidates]
     found = []

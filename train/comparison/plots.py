@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def plot_curves(
         file: where.
         styles: of the labels, where other plots show them too.
     """
-    styles = styles or styles_of(group["label"] for groups in curves.values() for group in groups)
+    styles = styles or styles_of(group["label"] for group in chain.from_iterable(curves.values()))
     figure, panels = _stack(len(curves), 3.4)
     entries: dict[str, Any] = {}
     for axes, (metric, groups) in zip(panels, curves.items(), strict=True):
@@ -41,7 +42,8 @@ def plot_curves(
                 for track in group["each"]:
                     axes.plot(group["steps"], track, color=style.color, linewidth=0.6, alpha=0.6)
         # An interval over few seeds is wide; what was measured says where to look.
-        values = [value for group in groups for track in group["each"] for value in track]
+        tracks = chain.from_iterable(group["each"] for group in groups)
+        values = list(chain.from_iterable(tracks))
         margin = 0.1 * (max(values) - min(values)) + 1e-3
         axes.set_ylim(min(values) - margin, max(values) + margin)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
@@ -73,6 +75,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path, styles: Mapping[st
             entries[row["label"]] = _draw_pair(axes, row[name], row[f"rule_{name}"], height, scale, style)
         axes.set_xlabel(title)
         axes.set_yticks(range(len(tasks)), [for_plot(task, 24) for task in tasks])
+        # From above, so that the first task is on top.
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.grid(alpha=0.3)
     (entries["the rule it is set against"],) = axes.plot([], [], "o", color=GREY, markerfacecolor="none")

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,8 @@ def leads(lines: Sequence[Line], saved: Sequence[Row]) -> list[Line]:
     found = []
     for key in dict.fromkeys((line.problems, line.family) for line in lines if line.is_learned):
         own = [line for line in lines if line.is_learned and (line.problems, line.family) == key]
-        own = [line for line in own if line.block == max(o.block for o in own)]
+        largest = max(line.block for line in own)
+        own = [line for line in own if line.block == largest]
         own = [line for line in own if line.decision == "deterministic"] or own
         score = {
             i: next((r["saved"]["mean"] for r in saved if r["saved"] and identity(o).items() <= r.items()), 0.0)
@@ -81,12 +84,16 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
             families.setdefault((line.problems, line.block, line.family), []).append(line)
     rows = []
     for (problems, block, family), own in progress(families.items(), desc="resampling", unit="family", delay=SOON):
-        names = list(dict.fromkeys(r.source for line in own for r in line.replicates)) if own[0].is_learned else [""]
-        seeds = [[r for line in own for r in line.replicates if name in ("", r.source)] for name in names]
-        points = [[(r.record["accuracy"], r.record["nfe"]) for r in seed] for seed in seeds]
-        here = [r.record for line in lines if (line.problems, line.block) == (problems, block) for r in line.replicates]
-        speeds = [[(r.record["accuracy"], r.record.get("tokens_per_forward")) for r in seed] for seed in seeds]
-        is_known = all(speed is not None for seed in speeds for _, speed in seed)
+        by_source: dict[str, list[Replicate]] = {}
+        for replicate in chain.from_iterable(line.replicates for line in own):
+            # The settings of a rule are one family whoever evaluated them: no seed made them.
+            source = replicate.source if own[0].is_learned else ""
+            by_source.setdefault(source, []).append(replicate)
+        seeds = list(by_source.values())
+        beside = chain.from_iterable(line.replicates for line in same_place(own[0], lines))
+        best = max(replicate.record["accuracy"] for replicate in beside)
+        speeds = [_points(seed, "tokens_per_forward") for seed in seeds]
+        is_known = None not in [speed for _, speed in chain.from_iterable(speeds)]
         rows.append(
             {
                 "problems": problems.text,
@@ -95,16 +102,19 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
                 "is_learned": own[0].is_learned,
                 "settings": len(own),
                 "hypervolume": estimate(
-                    [hypervolume(seed, reference_accuracy) for seed in points],
+                    [hypervolume(_points(seed, "nfe"), reference_accuracy) for seed in seeds],
                     [_hypervolume_interval(seed, reference_accuracy) for seed in seeds],
                 ),
-                "aup": estimate([aup(seed, max(r["accuracy"] for r in here)) for seed in speeds], ())
-                if is_known
-                else None,
+                "aup": estimate([aup(seed, best) for seed in speeds], ()) if is_known else None,
             }
         )
     order = list(dict.fromkeys(row["problems"] for row in rows))
     return sorted(rows, key=lambda row: (order.index(row["problems"]), -row["block"], -row["hypervolume"]["mean"]))
+
+
+def _points(settings: Sequence[Replicate], measure: str) -> list[tuple[float, Any]]:
+    """Return each setting's accuracy and one of its measures, None where its record lacks it."""
+    return [(one.record["accuracy"], one.record.get(measure)) for one in settings]
 
 
 def _hypervolume_interval(settings: Sequence[Replicate], reference_accuracy: float) -> list[float] | None:
@@ -113,6 +123,7 @@ def _hypervolume_interval(settings: Sequence[Replicate], reference_accuracy: flo
     score, nfe = np.stack(_columns("score", *settings)), np.stack(_columns("nfe", *settings))
 
     def volumes(drawn: Values, axis: int = -1) -> Values:
+        # Problems are drawn by number, so that what became of one under all settings stays together.
         rows = np.atleast_2d(drawn).astype(np.int64)
         means = [(score[:, row].mean(1), nfe[:, row].mean(1)) for row in rows]
         return np.array([hypervolume(list(zip(*mean, strict=True)), reference_accuracy) for mean in means])
@@ -159,8 +170,9 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
     for kind in dict.fromkeys(run.kind for run in runs):
         own = [run for run in runs if run.kind == kind]
         flat = [flatten({**run.config, "versions": run.versions}) for run in own]
-        names = [name for name in dict.fromkeys(n for values in flat for n in values) if name not in ("out", "resume")]
-        different = [name for name in names if len({repr(values.get(name, "—")) for values in flat}) > 1]
+        names = [name for name in dict.fromkeys(chain.from_iterable(flat)) if name not in ("out", "resume")]
+        seen = {name: [repr(values.get(name, "—")) for values in flat] for name in names}
+        different = [name for name in names if len(set(seen[name])) > 1]
         if different:
             found[kind] = [
                 {"run": run.name, **{name: values.get(name, "—") for name in different}}
@@ -184,7 +196,9 @@ def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list
     for run in runs:
         if any(metric in row for row in run.progress):
             groups.setdefault(fingerprint(run), []).append(run)
-    known = {r.training.path: line.family for line in lines for r in line.replicates if r.training is not None}
+    known: dict[Path, str] = {}
+    for line in lines:
+        known |= {r.training.path: line.family for r in line.replicates if r.training is not None}
     found = []
     for own in groups.values():
         name = known.get(own[0].path) or common_name([run.name for run in own])
@@ -192,6 +206,7 @@ def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list
             np.array([(row[STEP], row[metric]) for row in run.progress if metric in row], np.float64).T for run in own
         ]
         first, last = max(track[0][0] for track in tracks), min(track[0][-1] for track in tracks)
+        # Seeds log at steps of their own: all are read at the first one's, where each has values on both sides.
         steps = tracks[0][0][(tracks[0][0] >= first) & (tracks[0][0] <= last)]
         values = [np.interp(steps, *track) for track in tracks]
         found.append(mean_curve(name, steps.tolist(), [v.tolist() for v in values]))

@@ -116,6 +116,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
         else:
             path = Path(source).parent if Path(source).name == RunFiles(Path()).evaluation.name else Path(source)
             given.append((str(path), path.resolve().name, path, ()))
+    # Reversed, and back below: of a run that is given twice, the first counts.
     found = {_identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
     names = [name for _, name, _, _ in found.values()]
     return [
@@ -286,6 +287,7 @@ def training_run(run: Run, policy: str) -> Run | None:
     folder = policy_folders(run).get(policy)
     if folder is None:
         return None
+    # A policy lies in RUN/policy, a filter in RUN/filters/NAME.
     path = folder.parent if folder.name == "policy" else folder.parent.parent
     config = RunFiles(path).config
     if not os.path.isfile(config):  # unlike Path's, False for what no name can be

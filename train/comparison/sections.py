@@ -105,7 +105,8 @@ def table(found: Mapping[str, Any], columns: Sequence[Column], rows: Sequence[Ro
     """Choose what a table shows: no column that is empty, and the set of problems only where there are several."""
     sets = {text: letter(i) for i, text in enumerate(found["problems"])}
     lettered = [{**row, "set": sets.get(row.get("problems", ""))} for row in rows]
-    shown = [c for c in columns if any(row.get(c.key) is not None for row in lettered)]
+    filled = {key for row in lettered for key, value in row.items() if value is not None}
+    shown = [column for column in columns if column.key in filled]
     return Table([column for column in shown if column is not SET or len(sets) > 1], lettered)
 
 
@@ -155,6 +156,7 @@ def _drawn(images: Sequence[str], prefix: str) -> list[str]:
 
 def _summary(found: Mapping[str, Any]) -> Section:
     beaten = {(row["problems"], row["block"], row["rule"]) for row in found["tests"]}
+    # All settings stand at the end: here only rules that a policy is set against, or all where there is none.
     rows = [
         row
         for row in found["settings"]
@@ -167,8 +169,9 @@ def _summary(found: Mapping[str, Any]) -> Section:
         "Learned policies, the rules they are compared with, and the oracle. [ ] is the 95 % interval over problems, "
         "the mean of the seeds' own; { } is Student's over seeds.",
         "NFE: forwards of the dLLM per answer. Token positions: prompt and buffer positions computed, summed over an "
-        "answer's forwards. Tokens per forward: positions of the buffer (L) divided by the mean NFE, end-of-text "
-        "included. Wall times are of whatever machine it was; evaluation: of decoding and scoring all problems.",
+        "answer's forwards. Tokens per forward: the tokens of all answers over their forwards, end-of-text and padding "
+        "not counted; with padding: positions of the buffer (L) over the mean NFE. Wall times are of whatever machine "
+        "it was; evaluation: of decoding and scoring all problems.",
     ]
     return Section("Summary", text, tables=[table(found, SUMMARY, rows)])
 
@@ -244,7 +247,10 @@ def _oracle(found: Mapping[str, Any]) -> Section:
 def _differences(found: Mapping[str, Any]) -> Section:
     text = "Fields of the configuration and versions, where runs of a kind differ; everything else is equal."
     kinds = found["differences"].values()
-    tables = [table(found, [Column(name, name) for name in rows[0]], rows) for rows in kinds]
+    tables = []
+    for rows in kinds:
+        columns = [Column(name, name) for name in rows[0]]
+        tables.append(table(found, columns, rows))
     return Section("What differs between the runs", [text], tables=tables)
 
 
@@ -302,7 +308,8 @@ def _tested(tests: Sequence[Row]) -> str:
 
 
 def _p_values(tests: Sequence[Row], name: str) -> str:
-    raw, corrected = ([t[f"{name}_{kind}"] for t in tests] for kind in ("p", "holm"))
+    raw = [test[f"{name}_p"] for test in tests]
+    corrected = [test[f"{name}_holm"] for test in tests]
     return f"p {_p_range(raw)}, corrected {_p_range(corrected)}"
 
 

@@ -121,7 +121,8 @@ def seed_tables(lines: Sequence[Line], rules: Sequence[str]) -> str:
         own = [x for x in lines if x.is_learned and (x.problems, x.policy) == (line.problems, line.policy)]
         for chosen in [["all"]] if "all" in rules else [[rule] for rule in dict.fromkeys(rules)]:
             others = [x for x in lines if x.problems == line.problems and is_rival(x, chosen)]
-            shown = [x for x in own if x.block in {other.block for other in others}]
+            blocks = {other.block for other in others}
+            shown = [x for x in own if x.block in blocks]
             if shown:
                 parts += _tables_of(line, shown, others, chosen)
     return "\n".join(parts) or f"No learned policy, or no {_named(rules)}, on the same problems.\n"

@@ -90,12 +90,14 @@ def update(folder: Path, before: Sequence[Asked], now: Sequence[Asked], suffix: 
     for one in before:
         new = today.get(one.what)
         if new is not None and new != one:
+            # Another digest is another policy, whatever its folder is called.
             names[one.named(suffix)] = new.name + suffix if new.digest == one.digest else None
     file = RunFiles(folder).evaluation
     if names and file.is_file():
         outcomes = read_outcomes(file).values()
         write_outcomes(RunFiles(folder).outcomes, _renamed(outcomes, names))
         write_json(file, _renamed(read_records(file), names))
+    # Last: killed before it, the next start does the same renaming again.
     write_json(RunFiles(folder).policies, [asdict(one) for one in now])
 
 

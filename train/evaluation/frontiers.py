@@ -32,6 +32,7 @@ def aup(points: Sequence[tuple[float, float]], best: float) -> float:
     (160.0, 240)
     """
     ordered = sorted(points, key=lambda point: point[1])
+    # Settings that buy speed by failing add no area.
     kept = [point for point in ordered if point[0] >= ordered[0][0] - AUP_RANGE - ROUNDING]
     weighed = [y * min(1.0, float(np.exp(-AUP_WEIGHT * (1 - y / best)))) if best > 0 else 0.0 for y, _ in kept]
     area = kept[0][0] * kept[0][1]

@@ -107,7 +107,7 @@ def measure(
     generations = decode_problems(
         denoiser, problems, policy, settings, samples=samples, batch_size=batch_size, seed=seed, on_finish=on_finish
     )
-    asked = [problem for problem in problems for _ in range(samples)]
+    asked = [problems[number // samples] for number in range(len(generations))]
     scores = score_problems(chosen, asked, [done.text for done in generations])
     answers = [
         _mean_answer(scores[i : i + samples], generations[i : i + samples]) for i in range(0, len(scores), samples)
@@ -235,6 +235,7 @@ def decode_problems(
 
     def decoded(size: int) -> list[Generation]:
         if finished:
+            # A smaller batch starts over: what was counted is taken back.
             count(-finished)
         return decode(denoiser, prompts, policy, settings, given=given, batch_size=size, on_finish=count, **options)
 

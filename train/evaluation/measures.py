@@ -195,6 +195,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def wilcoxon(first: Values, second: Values) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
     difference = first - second
+    # SciPy's p-value of pairs that are all equal is NaN.
     return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
@@ -206,6 +207,7 @@ def fisher(first: Record, second: Record) -> float:
     """
     sums = [record["accuracy"] * record["episodes"] for record in (first, second)]
     right = [round(value) for value in sums]
+    # A mean times its number is whole but for rounding.
     if not np.allclose(sums, right, atol=1e-6) or any(record.get("samples", 1) > 1 for record in (first, second)):
         return welch(first, second, "accuracy")
     wrong = [record["episodes"] - count for record, count in zip((first, second), right, strict=True)]
@@ -257,10 +259,12 @@ def bootstrap_interval(statistic: Callable[..., Any], *samples: Values) -> list[
         samples,
         statistic,
         n_resamples=RESAMPLES,
+        # Not all resamples at once, which would take 2000 times the samples' memory.
         batch=250,
         vectorized=True,
         paired=True,
         method="percentile",
+        # The same records give the same interval.
         random_state=0,
     ).confidence_interval
     return [float(interval.low), float(interval.high)]

@@ -108,6 +108,7 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
     if not has_setting or os.path.isdir(policy):
         return policy, {}
     name, has_name, value = setting.rpartition("=")
+    # A threshold has no name: it is what a number alone means.
     if has_name and name not in SETTINGS[1:]:
         raise ValueError(f"policy is {policy!r}: {name!r} can't be set; choose from {', '.join(SETTINGS[1:])}")
     try:

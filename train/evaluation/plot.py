@@ -143,6 +143,7 @@ def _draw_panel(
     for record in rules:
         family = _series(record)
         style, is_shown = rule_style(family), family in on_it
+        # By identity, as two settings may have equal numbers.
         is_best = any(record is one for one in frontier)
         (handle,) = axes.plot(
             record[cost],
@@ -186,12 +187,13 @@ def _draw_learned(axes: Axes, records: Sequence[Record], cost: str, styles: Mapp
         own.sort(key=lambda record: float(record[cost]))
         style = styles[series]
         accuracy = [100 * record["accuracy"] for record in own]
-        edges = [[100 * edge for edge in record["accuracy_ci95"]] for record in own]
+        edges = (100 * np.array([record["accuracy_ci95"] for record in own])).tolist()
         has_settings = len({record["policy"] for record in own}) > 1
         entries[f"{series} ({decision})"] = axes.errorbar(
             [record[cost] for record in own],
             accuracy,
             yerr=[
+                # matplotlib takes no negative bar, which rounding makes of an interval that ends at its mean.
                 [max(0.0, mean - low) for mean, (low, _) in zip(accuracy, edges, strict=True)],
                 [max(0.0, high - mean) for mean, (_, high) in zip(accuracy, edges, strict=True)],
             ],
@@ -236,8 +238,9 @@ def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     # Room for what is written beside the leftmost policy.
     margin, side = 0.06 * (top - bottom) + 0.3, 0.12 * (right - left) + 0.02 * left
+    # A little above 100 %, where markers of policies that are always right must fit.
     axes.set_ylim(bottom - margin, min(top + margin, 100.9))
-    axes.set_xlim(left / 1.25 if is_wide else left - side, 1.1 * right if is_wide else right + side / 2)
+    axes.set_xlim((left / 1.25, 1.1 * right) if is_wide else (left - side, right + side / 2))
     outside = int(((costs > right) | (accuracies < bottom - margin)).sum())
     if outside:
         what = "setting lies" if outside == 1 else "settings lie"
@@ -274,6 +277,7 @@ def _point_out(axes: Axes, arrow: Arrow) -> None:
 def _stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of some panels, one above the other."""
     figure = Figure(figsize=(WIDTH, height * count + 1.3), dpi=DPI, layout="constrained")
+    # Without pyplot, which would keep every figure alive and choose a backend for the whole process.
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 

@@ -114,6 +114,7 @@ class _OutcomesForm(Checked):
     block_length: Annotated[int, Field(ge=1)]
     seed: int
     seconds: Annotated[float, Field(ge=0)]
+    # FailFast: a damaged list of thousands would make as many errors, of which one is told.
     task: Annotated[list[str], FailFast(), Field(min_length=1)]
     index: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
     score: Annotated[list[Share], FailFast()]
@@ -131,11 +132,13 @@ class _OutcomesForm(Checked):
     @model_validator(mode="after")
     def _run_in_parallel(self) -> Self:
         for name in ("index", "score", "nfe", "token_positions", *["said"] * bool(self.said)):
+            # A list that is too short would be read as if its problems were others.
             if len(getattr(self, name)) != len(self.task):
                 raise ValueError(
                     f"its {name} has {len(getattr(self, name))} entries and its task {len(self.task)}: both must have "
                     "one a problem"
                 )
+        # Only a mean over several answers can be a fraction.
         parts = [count for count in (*self.nfe, *self.token_positions) if not count.is_integer()]
         if self.samples == 1 and parts:
             raise ValueError(f"it counts {parts[0]} forwards or positions for one answer: that must be whole")
@@ -188,6 +191,7 @@ def pass_at(scores: Sequence[float], samples: int) -> dict[str, float]:
     """
     found = {}
     for k in (2**power for power in range(samples.bit_length())):
+        # A share of n samples times n is whole but for rounding.
         wrong = [math.comb(samples - round(score * samples), k) / math.comb(samples, k) for score in scores]
         found[f"pass@{k}"] = 1 - sum(wrong) / len(wrong)
     return found
@@ -236,11 +240,13 @@ def summarise(outcomes: Outcomes) -> list[Record]:
         record = make_record(policy, decision, task, *about, own)
         record |= {name: outcomes[name] for name in COUNTING if name in outcomes}  # type: ignore[literal-required]
         if "said" in outcomes:
+            # The tokens of all answers over their forwards, which is not the mean of the answers' own ratios.
             places = zip(outcomes["said"], outcomes["task"], strict=True)
             said = sum(count for count, name in places if task in ("all", name))
             record["tokens_per_forward"] = said / sum(nfe for _, nfe, _ in own)
         if samples > 1:
             record["samples"] = samples
+            # All tasks together have pass@k only where each has it.
             if ({*by_task} - {"all"} if task == "all" else {task}) <= tested:
                 record |= pass_at([score for score, _, _ in own], samples)
         unscored = len(lost) if task == "all" else lost.count(task)
@@ -274,6 +280,7 @@ def read_outcomes(source: Path) -> dict[Key, Outcomes]:
 
 def write_outcomes(file: Path, outcomes: Iterable[Outcomes]) -> None:
     """Write outcomes atomically, one line a policy."""
+    # A number a problem and list: without spaces and line breaks half as large.
     lines = [json.dumps(entry, separators=(",", ":")) for entry in outcomes]
     write_atomic(file, "[\n" + ",\n".join(lines) + "\n]\n")
 

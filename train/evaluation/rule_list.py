@@ -31,6 +31,7 @@ def print_rules() -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("rule", "arXiv"), ratio=1 if is_long else None)
     for rule in RULES.values():
         table.add_row(*map(for_terminal, describe_rule(rule)))
+    # A file has no width, for which rich would take 80.
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     console.print(for_terminal(" "), *(for_terminal(line) for line in how_to_name()), sep="\n")

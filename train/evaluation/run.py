@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -113,6 +114,7 @@ class EvaluateConfig:
         check_count(self, "episodes", "workers", "samples", "buffer_length", "block_length", "batch_size")
         check_count(self, "first", least=0)
         check_seed(self)
+        # Made to be checked; without a block length it is full diffusion.
         for block in (None, *self.block_length):
             DecodingSettings(
                 self.buffer_length, block, self.temperature, block_origin=self.block_origin, cache=self.cache
@@ -166,9 +168,12 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
     Raises:
         ValueError: if a rule is unknown.
     """
-    expanded = [text for policy in policies for text in (sweep() if policy == "all" else [policy])]
+    expanded: list[str] = []
+    for policy in policies:
+        expanded += sweep() if policy == "all" else [policy]
     folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
     variants: list[tuple[str, str, Decision]] = []
+    # What is named twice, or beside the sweep that holds it, is evaluated once.
     for text in dict.fromkeys(expanded):
         if is_folder(text):
             folder, setting = split_setting(text)
@@ -181,7 +186,7 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))
-    return [Job(text, name, decision, block) for block in block_lengths for text, name, decision in variants]
+    return [Job(*variant, block) for block, variant in product(block_lengths, variants)]
 
 
 def run_name(folder: Path) -> str:
@@ -228,6 +233,7 @@ def warn_of_short_buffer(
     asked = Counter(task for task, _ in sizes)
     parts = ", ".join(f"{count} of {asked[task]} in {task}" for task, count in longer.items())
     enough = buffer_length
+    # Doubled, so that blocks which divide the buffer still do.
     while enough < max(size for _, size in sizes):
         enough *= 2
     print(
@@ -292,6 +298,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
     records = read_records(file) if file.is_file() else []
     suffix = suffix_of(config)
     done = {key_of(record) for record in records if record["task"] == "all"}
+    # Outcomes without their records are of a job that was killed between the two writes.
     outcomes = {key: entry for key, entry in read_outcomes(file).items() if key in done}
     planned: dict[Key, Job] = {(job.name + suffix, job.decision, job.block_length): job for job in jobs}
     waiting = [job for key, job in planned.items() if key not in done]
@@ -317,6 +324,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
                 bar.set_postfix_str(job.name, refresh=False)
                 add(run_job(config, job, bar.update))
         elif waiting:
+            # Spawned: CUDA can't be used in a process that was forked.
             numbers = get_context("spawn").SimpleQueue()
             for number in range(workers):
                 numbers.put(number)

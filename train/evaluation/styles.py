@@ -66,6 +66,7 @@ def styles_of(names: Iterable[str]) -> dict[str, Style]:
     """
     found: dict[str, Style] = {}
     for name in sorted(set(names)):
+        # Not hash(), which is salted anew in every process.
         code, used = zlib.crc32(name.encode("utf-8", "replace")), list(found.values())
         found[name] = Style(
             _least_used(PALETTE, [style.color for style in used], code),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.console import Console
 from rich.table import Table
@@ -25,9 +26,11 @@ def make_table(records: Sequence[Record], title: str = "", per_task: bool = Fals
     for column in ("accuracy %", "NFE", "token positions"):
         table.add_column(column, justify="right")
     titles = {"unscored": "left out", "tokens_per_forward": "tokens / NFE"}
-    extra = list(dict.fromkeys(name for r in records for name in r if name.startswith("pass@") or name in titles))
+    names = dict.fromkeys(chain.from_iterable(records))
+    extra = [name for name in names if name.startswith("pass@") or name in titles]
     for name in extra:
         table.add_column(titles.get(name, f"{name} %"), justify="right")
+    # The suite has no pass@k where some of its tasks have none.
     is_mixed = not any("pass@1" in record for record in records if record["task"] == "all")
     for record in records:
         if per_task or record["task"] == "all" or (is_mixed and "pass@1" in record):
@@ -57,4 +60,5 @@ def _extra_cell(record: Record, name: str) -> str:
 
 def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
     """Print `make_table`."""
+    # A file has no width, for which rich would take 80.
     Console(width=None if sys.stdout.isatty() else 120).print(make_table(records, title, per_task))

@@ -74,6 +74,7 @@ def fit(
     rng = np.random.default_rng([settings.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     watch(optimizer)
+    # A copy, since the training goes on in the same tensors.
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
     bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")
     for epoch in bar:
@@ -88,8 +89,11 @@ def fit(
                 optimizer.step()
         network.eval()
         with torch.inference_mode():
-            parts = [(weighted_loss(network(r), r, weight), r) for t in held_out for r in t.batches(4096)]
+            parts = []
+            for traces in held_out:
+                parts += [(weighted_loss(network(rows), rows, weight), rows) for rows in traces.batches(4096)]
         sizes = [float(_weights(r, weight).sum()) for _, r in parts]
+        # Batches count as their positions do, or the last and smallest would count too much.
         score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
         check_loss(score)
         bar.set_postfix(held_out=f"{score:.4f}", refresh=False)

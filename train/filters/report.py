@@ -34,6 +34,7 @@ def report(network: nn.Module, traces: Sequence[Traces], thresholds: Sequence[fl
             step_of.append(seen + eligible.nonzero()[:, 0])
             seen += len(eligible)
     p, y, step = (torch.cat(parts).numpy() for parts in (probability, final, step_of))
+    # A probability that is rounded to 1 belongs to the last bin.
     bins = np.minimum((p * 15).astype(int), 14)
     gaps = [abs(p[bins == b].mean() - y[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     found = []
@@ -70,4 +71,5 @@ def print_report(filters: dict[str, Any]) -> None:
             shares = [row[key] for key in ("precision", "recall", "false_commit_rate", "wrong_steps")]
             error = f"{100 * found['calibration_error']:.2f}"
             table.add_row(name, error, f"{row['threshold']:g}", *(f"{100 * share:.2f}" for share in shares))
+    # A file has no width, for which rich would take 80.
     Console(width=None if sys.stdout.isatty() else 110).print(table)

@@ -55,6 +55,7 @@ def learn_start(
         return [collect(one, workers) for one in wanted]
 
     train = gather("train")
+    # A tenth of all.
     held_out = gather("validation", split="validation", problems=max(1, about.problems // 9))
     for name, traces in {"training": train, "validation": held_out}.items():
         if not any(map(len, traces)):

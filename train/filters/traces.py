@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     wanted = torch.ones_like(batch.running)
     for step in play(batch, behaviour):
         view = step.view
+        # At the first step: then the references are there, and no row is recorded yet.
         if config.only_right and not columns:
             wanted = right_rows(config, problems, denoiser, oracle.reference_of(view))
         rows = view.eligible.any(1) & wanted
@@ -138,6 +140,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
             columns.setdefault(name, []).append(values[rows].cpu().numpy())
     place = config.folder / f"shard_{shard:05d}"
     partial = config.folder / f"partial_{shard:05d}"
+    # What a killed run left half written.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, parts in columns.items():
@@ -169,9 +172,11 @@ class Traces:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         names = sorted(file.stem for file in shards[0].glob("*.npy"))
-        self.columns = {name: [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in shards] for name in names}
+        self.columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+        for name in names:
+            self.columns[name] = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in shards]
         self.sizes = [len(part) for part in self.columns["oracle"]]
-        self.bytes = sum(part.nbytes for parts in self.columns.values() for part in parts)
+        self.bytes = sum(part.nbytes for part in chain.from_iterable(self.columns.values()))
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -189,6 +194,7 @@ class Traces:
         shard = np.searchsorted(starts, index, side="right") - 1
         found = {}
         for name, parts in self.columns.items():
+            # Shard by shard, as each is a file of its own; together they may exceed the memory.
             values = np.empty((len(index), *parts[0].shape[1:]), np.float32)
             for which in np.unique(shard):
                 here = shard == which

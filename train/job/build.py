@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Algorithm:
 
 def stream_seed(seed: int, stream: int, rank: int = 0) -> int:
     """Return a seed for one purpose of a run, unrelated to those of other purposes, other runs and other processes."""
+    # The first process's seeds are those of a training in one process.
     parts = [seed, stream, rank] if rank else [seed, stream]
     return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
 
@@ -153,6 +155,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
     for rule in algorithm.experts:
         features |= make_rule(rule).features
     group, experts = algorithm.group_size, len(algorithm.experts)
+    # Attempts that are compared begin together: GRPO resets all rows itself.
     mode = AutoresetMode.SAME_STEP if group is None else AutoresetMode.DISABLED
     tasks = make_tasks(env.tasks)
     weights = env.weights_of([task.name for task in tasks]) if env.task_weights else []
@@ -162,7 +165,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         rows = partial(GroupEpisodes, group_size=group + experts, expert_blocks=blocks)
     if env.problems is not None:
         endless = [task for task in tasks if task.size("train") is None]
-        again = [task.wrapped_problem("train", index) for task in endless for index in range(env.problems)]
+        places = product(endless, range(env.problems))
+        again = [task.wrapped_problem("train", index) for task, index in places]
         denoiser = remember_problems(denoiser, again, DecodingSettings(**env.decoding), env.num_envs)
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
@@ -204,6 +208,7 @@ def make_model(
         device=config.model.device,
         **algorithm.arguments,
     )
+    # The network was built from its description: the filter's weights follow.
     network, start = model.policy.network, starts_as(config, inner)
     if inner is not None and isinstance(network, UnmaskingNetwork):
         if network.filter is not None:
@@ -235,6 +240,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         return {}
     try:
         state = checkpoint.read(file)
+        # Rows that are under way can only go on where as many processes find their own parts.
         is_whole = state["processes"] == parallel.world_size()
         if is_whole and not parallel.is_main():
             part = rank_file(file, state["counters"]["num_timesteps"])

@@ -184,6 +184,7 @@ class JobConfig:
             )
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
+        # Made to be checked; without a block length it is full diffusion.
         for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
             DecodingSettings(block_length=block, **self.env.decoding)
 

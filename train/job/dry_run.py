@@ -95,6 +95,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     inner = load_filter(config)
     model = make_model(replace(config, resume=False), make_env(config, denoiser, algorithm, inner), algorithm, inner)
     assert model.env is not None
+    # By what a position takes here, all other decodings are scaled.
     rows, (step_seconds, step_positions) = model.env.num_envs, time_step(model, denoiser)
     trials, about = Trials(config, denoiser, model), evaluation_of(config, UNTRAINED)
     held_out = problems_of(about)
@@ -133,6 +134,7 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
     table = Table(title=f"dry run of {config.model.name} on {config.model.device}", title_justify="left")
     table.add_column("what")
     table.add_column("measured", justify="right")
+    # The rules are evaluated while the policy is learned.
     whole = max(estimate.job_hours, estimate.beside_hours) + estimate.evaluation_hours
     beside = (f"rules beside it, {estimate.answers_beside:,} answers", hours(estimate.beside_hours))
     largest = f"needed by a forward of {estimate.rows} rows, prompts of {estimate.longest_prompt} tokens"

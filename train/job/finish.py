@@ -65,6 +65,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
     if policy.has_dial:
         policy.calibration = calibrate(config, policy)
     save(policy, config.out / "policy")
+    # A learned policy has its network frozen and in evaluation mode: the algorithm gets it back as it was.
     model.policy.network.to(config.model.device).train().requires_grad_(True)
     inner = getattr(model.policy.network, "filter", None)
     if inner is not None:
@@ -142,6 +143,7 @@ def forget_policies(file: Path) -> None:
         return
     outcomes = [entry for entry in read_outcomes(file).values() if not is_learned(entry)]
     records = [record for record in read_records(file) if not is_learned(record)]
+    # The records first: they say what is done.
     write_json(file, records)
     write_outcomes(RunFiles(file.parent).outcomes, outcomes)
 

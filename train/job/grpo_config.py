@@ -47,6 +47,7 @@ class TrainGRPOConfig(JobConfig):
                 f"grpo.ent_coef is {self.grpo.ent_coef}: the entropy of {distribution} has no closed form; set it to 0"
             )
         if experts:
+            # Made to be checked.
             DecodingSettings(self.env.buffer_length, self.experts.block_length)
             if self.env.block_lengths:
                 raise ValueError(

@@ -70,6 +70,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         ValueError: if a field of the configuration is not possible.
     """
     torch.set_num_threads(config.model.threads)
+    # That it was resumed is nothing in which runs differ.
     settings = {**to_plain(config), "resume": False}
     own = share(config, algorithm.group_size or 1)
     check_start(config.wandb)
@@ -102,6 +103,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             if aside is not None:
                 held.callback(aside.stop)
             learn(own, model, tracker, validation, more.get("logged"))
+        # Only the first process has one; what follows is its alone.
         if tracker is None:
             return []
         export(own, model, model.num_timesteps if validation is None else validation.timesteps)

@@ -101,6 +101,7 @@ def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[flo
 
     step()
     before = denoiser.positions
+    # The fastest, as other processes only ever make it slower.
     seconds = min(timed(step, str(model.device))[1] for _ in range(TIMED_STEPS))
     return seconds, (denoiser.positions - before) / TIMED_STEPS
 
@@ -201,6 +202,7 @@ def time_update(
     model = make_model(small, make_env(small, denoiser, trial, inner), trial, inner)
     model.set_logger(Logger(folder=None, output_formats=[]))
     seconds = 0.0
+    # The rollout before the update is not to be timed.
     learn = model.train
 
     def train() -> None:
@@ -236,4 +238,5 @@ def memory_gib(device: str) -> float:
     """Return the most memory used so far, of the GPU if that is the device, else of the process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    # Linux counts it in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

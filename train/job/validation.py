@@ -85,6 +85,7 @@ class Validation:
         self.tried = self._reached(timesteps)
         if len(self.best) == 0 or is_no_worse(rewards, self.best):
             self.timesteps = timesteps
+            # Copies, since the training goes on in the network's own.
             self.weights = {name: values.detach().cpu().clone() for name, values in network.state_dict().items()}
         if len(self.best) == 0 or np.nanmean(rewards) > np.nanmean(self.best):
             self.best = rewards
@@ -99,6 +100,7 @@ class Validation:
         Returns:
             ``score``, ``nfe`` and ``reward``, means, and (R,) float64 rewards, in the order of `best`.
         """
+        # A copy: a learned policy freezes the network that it is given, and this one is decoded with on the CPU.
         config, network = self.config, copy.deepcopy(network)
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
         reward = get_reward(config.env.reward)
@@ -160,6 +162,7 @@ def is_no_worse(rewards: npt.NDArray[np.float64], best: npt.NDArray[np.float64])
     """
     difference = rewards - best
     known = difference[~np.isnan(difference)]
+    # Too few to tell: then what has learned from more is kept.
     if len(known) < 2:
         return True
     error = float(known.std(ddof=1)) / np.sqrt(len(known))

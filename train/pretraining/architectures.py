@@ -66,6 +66,7 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> P
         RobertaPreLayerNormConfig(
             **_sizes(config, tokenizer),
             intermediate_size=config.inner_size or 4 * config.hidden_size,
+            # RoBERTa numbers positions from its padding's id + 1, which is 1 here.
             max_position_embeddings=config.max_positions + 1,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -175,6 +176,7 @@ def _save_llada(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fold
         "weight_tying": True,
     }
     write_json(folder / "config.json", facts)
+    # safetensors refuses tensors that are not in one piece.
     tensors = {_llada_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors.pop("model.transformer.ff_out.weight")  # is the embedding
     write_atomic(folder / "model.safetensors", save(tensors, {"format": "pt"}))

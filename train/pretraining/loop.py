@@ -42,6 +42,7 @@ def build_optimizers(model: PreTrainedModel, config: PretrainConfig) -> list[tor
 
 def learning_rate_factor(step: int, config: PretrainConfig) -> float:
     """Return the learning rate of a step as a share of its peak: rise, plateau, fall."""
+    # Counted from 1, or the first step would learn nothing.
     rise = (step + 1) / max(1.0, config.warmup * config.steps)
     fall = (config.steps - step) / max(1.0, config.decay * config.steps)
     return min(1.0, rise, fall)
@@ -66,6 +67,7 @@ class Pretraining:
         self.step, self.seconds, self.average = 0, 0.0, math.nan
         if self._file.exists():
             self._load()
+        # The seconds of earlier starts count too.
         self._began = time.monotonic() - self.seconds
 
     @property
@@ -96,6 +98,7 @@ class Pretraining:
     def _settings(self) -> dict[str, Any]:
         """Return the settings that make this run this run, as plain values."""
         values = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        # As JSON gives them back: lists, not tuples.
         return values | {"buffer_lengths": [list(pair) for pair in self.config.buffer_lengths]}
 
     def advance(self) -> None:

@@ -57,6 +57,7 @@ class ProblemStream:
         """Draw this process's share of one step's batch, from random numbers that are the step's own."""
         rng = np.random.default_rng([self.config.seed, step, parallel.rank()])
         count = max(1, self.config.batch_size // parallel.world_size())
+        # By length, so that the sequences of a group need little padding.
         problems = sorted(self._problems(rng, count), key=lambda pair: len(pair[0]) + len(pair[1]))
         ratios = (rng.permutation(count) + 1 - rng.random()) / count  # (B,) in (0, 1], stratified
         starts = range(0, count, self.config.group_size)
@@ -102,6 +103,7 @@ class ProblemStream:
         padding = torch.tensor([widest - len(prompt) for prompt, _ in problems])
         present = torch.arange(targets.shape[1]) >= padding[:, None]
         quota = torch.from_numpy(np.ceil(ratios * length).clip(1, length)).long()
+        # Sorted twice: each position's rank in a random order.
         order = torch.from_numpy(rng.random((len(problems), length))).argsort(1).argsort(1)
         masked = torch.zeros_like(present)
         masked[:, -length:] = order < quota[:, None]

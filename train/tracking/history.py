@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class ProgressWriter(KVWriter):
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically; a column for every name that any of them has."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, sorted({key for row in rows for key in row}), lineterminator="\n")
+    writer = csv.DictWriter(text, sorted(set(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(file, text.getvalue())
@@ -80,6 +81,7 @@ def read_progress(path: Path) -> list[dict[str, float]]:
 
 def _numbers(line: int, row: Mapping[Any, Any]) -> dict[str, float]:
     """Return a row's cells; a measure that was not taken is empty or NaN, but the axes must be finite."""
+    # csv's own name for what lies beyond the header's columns.
     if None in row:
         raise ValueError(f"line {line} has more cells than there are columns")
     numbers = {}

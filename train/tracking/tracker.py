@@ -9,6 +9,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -153,9 +154,8 @@ class Tracker:
     def _log_results(self, records: Sequence[Record], plot: Path, policies: Sequence[Path]) -> None:
         outcomes = read_outcomes(self.folder)
         # Some records have more to say than others.
-        columns = list(dict.fromkeys(name for record in records for name in record))
-        values = [[record.get(name) for name in columns] for record in records]
-        rows = [[str(v) if isinstance(v, list) else v for v in row] for row in values]
+        columns = list(dict.fromkeys(chain.from_iterable(records)))
+        rows = [_cells(record, columns) for record in records]
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
         self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})
@@ -201,6 +201,12 @@ class Tracker:
         for name in self._borrowed:
             os.environ.pop(name, None)
         self._borrowed = []
+
+
+def _cells(record: Record, columns: Sequence[str]) -> list[Any]:
+    """Return a record's row in a table of W&B, whose cells hold no lists."""
+    values = [record.get(name) for name in columns]
+    return [str(value) if isinstance(value, list) else value for value in values]
 
 
 def _keep_files_in(folder: Path) -> list[str]:

@@ -37,6 +37,7 @@ class MeanWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Average one update's numbers and write them."""
+        # In every process, since each must take part in the mean.
         means = parallel.mean(key_values)
         for writer in self.writers:
             writer.write(means, key_excluded, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class _Canvas:
         self.scores = [scores[problem] for scores in show.scores]
         length = show.config.buffer_length
         eos = show.denoiser.eos_id
-        ids = [token for run in self.runs for token in run.tokens if token != eos]
+        tokens = chain.from_iterable(run.tokens for run in self.runs)
+        ids = [token for token in tokens if token != eos]
         lengths = sorted(map(len, show.denoiser.token_strings(ids)))
         is_wordy = bool(lengths) and lengths[3 * len(lengths) // 4] > LONG_WORD
         self.columns = min(8 if is_wordy else 16, length)
@@ -132,6 +134,7 @@ def _last_word(runs: Sequence[Recording], eos_id: int) -> int:
         for run in runs
         for frame in run.frames
         for i, (token, masked) in enumerate(zip(frame.tokens, frame.masked, strict=True))
+        # The first always counts, so that there is a largest one.
         if i == 0 or not (masked or token == eos_id)
     )
 
@@ -150,9 +153,11 @@ def _draw_cell(
         fill = step_color(frame.commit_step[p], last)
         ink, edge = readable_on(fill), fill
     is_thin = bottom - top <= THIN
-    draw.rectangle(box, fill, INK if fresh else edge, 3 if fresh and not is_thin else 1)
+    frame_width = 3 if fresh and not is_thin else 1
+    draw.rectangle(box, fill, INK if fresh else edge, frame_width)
     if not is_thin:
-        font = _font(14 if word == "eos" else 22 if len(word) <= 2 else 16)
+        size = 22 if len(word) <= 2 else 16
+        font = _font(14 if word == "eos" else size)
         draw.text(middle, _fitting(draw, word, font, right - left - 4), ink, font, anchor="mm")
     if frame.remasked[p]:
         draw.line((left + 7, middle[1], right - 7, middle[1]), REMASKED, 2)
@@ -212,5 +217,6 @@ def _font(size: int, bold: bool = False) -> Any:
     from matplotlib import get_data_path
     from PIL import ImageFont
 
+    # matplotlib brings it, so a picture is the same on every machine.
     name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def page_data(show: Show) -> dict[str, Any]:
         }
         for i, problem in enumerate(show.problems[:shown])
     ]
-    ids = sorted({i for runs in show.recordings for run in runs[:shown] for f in run.frames for i in _ids(f)})
+    runs = chain.from_iterable(runs[:shown] for runs in show.recordings)
+    frames = chain.from_iterable(run.frames for run in runs)
+    ids = sorted(set(chain.from_iterable(map(_ids, frames))))
     names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction", "window")
     return {
         "model": config.model.name,

@@ -149,6 +149,7 @@ def choose_players(
     if "all" in policies:
         raise ValueError(f"policy is 'all': name 1 to {MOST_POLICIES} policies to watch")
     players: list[Player] = []
+    # The variants of a policy stand next to each other in a plan.
     for text, jobs in groupby(plan(policies, [block_length]), key=lambda job: job.policy):
         variants = list(jobs)
         # A plain folder stands for both decision rules; one panel shows the saved one.
@@ -187,5 +188,8 @@ def rehearse(config: WatchConfig) -> Show:
         for player in progress(players, desc="recording", unit="policy")
     ]
     tasks = make_tasks(config.task)
-    scores = [score_problems(tasks, problems, [run.text for run in runs]) for runs in recordings]
+    scores = []
+    for runs in recordings:
+        texts = [run.text for run in runs]
+        scores.append(score_problems(tasks, problems, texts))
     return Show(config, denoiser, players, problems, recordings, scores)
