@@ -7,16 +7,18 @@ from dataclasses import fields
 from types import MappingProxyType
 
 from envs.caches.base import CacheRule, Moment
+from envs.caches.d2cache import D2Cache
 from envs.caches.dkv import DelayedKV
 from envs.caches.exact import Exact
 from envs.caches.fast_dllm import Dual, Prefix
+from envs.caches.freecache import FreeCache
 from envs.caches.none import NoCache
 from envs.names import hint
 
 __all__ = ["CACHES", "CacheRule", "Moment", "make_cache"]
 
 CACHES: Mapping[str, type[CacheRule]] = MappingProxyType(
-    {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV)}
+    {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV, D2Cache, FreeCache)}
 )
 """Every cache by name; a new one is a class and a word here."""
 

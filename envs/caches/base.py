@@ -22,23 +22,28 @@ class Moment:
             remask, a mask that was appended or is shown for the first time. They are computed whatever the cache says.
         present: (B, W) bool, True where the dLLM is shown a token.
         masked: (B, W) bool, True where the token is a mask.
+        prompt: (B,) int64, tokens before the buffer.
         start: (B,) int64, first position of the current block.
         end: (B,) int64, the position after its last.
         block_step: (B,) int64, forwards that the row has already spent in the block.
         step: (B,) int64, forwards that the row has already used.
         own_block: (B, W) int64, number of the dLLM's own block that holds the position; all 0 where all see all.
         logit_shift: see `envs.denoiser.Denoiser`.
+        confidence: (B, W) float32 in [0, 1], the last that was believed of each mask, 0 before the row's first forward;
+            of nothing but 0 for rules that don't read it.
     """
 
     stale: Tensor
     present: Tensor
     masked: Tensor
+    prompt: Tensor
     start: Tensor
     end: Tensor
     block_step: Tensor
     step: Tensor
     own_block: Tensor
     logit_shift: int
+    confidence: Tensor
 
     @property
     def positions(self) -> Tensor:
@@ -74,10 +79,12 @@ class CacheRule:
     Attributes:
         cache: its name in `envs.caches.CACHES`.
         needs_blocks: whether it is for block-causal dLLMs only.
+        reads_confidence: whether it looks at what was believed of the masks.
     """
 
     cache: ClassVar[str]
     needs_blocks: ClassVar[bool] = False
+    reads_confidence: ClassVar[bool] = False
 
     def compute(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, the positions to compute now; those not present count as False."""
@@ -89,13 +96,14 @@ class CacheRule:
         changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
         return self.cache + (":" + ",".join(changed) if changed else "")
 
-    def check_count(self, name: str, least: int) -> None:
-        """Refuse a knob that is not a whole number from `least` on.
+    def check_count(self, name: str, least: int, most: int = 2**31 - 1) -> None:
+        """Refuse a knob that is not a whole number from `least` to `most`.
 
         Raises:
             ValueError: naming it.
         """
         value = getattr(self, name)
         # To Python, True is a whole number too.
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-            raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be a whole number of {least} or more")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            allowed = f"a whole number of {least} or more" if most == 2**31 - 1 else f"{least} to {most}"
+            raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be {allowed}")

@@ -24,17 +24,24 @@ class Prefix(CacheRule):
     refresh: int = 0
     """Compute everything each so many forwards of a block; 0 only at its start, as published."""
 
+    fresh_prompt: int = 0
+    """1 computes the prompt in every forward too: a dLLM may note there what it has written, and go by it."""
+
     def __post_init__(self) -> None:
         self.check_count("refresh", 0)
+        self.check_count("fresh_prompt", 0, 1)
 
     def compute(self, moment: Moment) -> Tensor:
         """Choose all at a block's start, else what the block's masks see change."""
-        return self._starts(moment) | moment.asking(moment.behind(moment.start) & moment.present)
+        return self._always(moment) | moment.asking(moment.behind(moment.start) & moment.present)
 
-    def _starts(self, moment: Moment) -> Tensor:
-        """Return (B, W) bool, True in rows in which everything is computed."""
+    def _always(self, moment: Moment) -> Tensor:
+        """Return (B, W) bool, what is computed whatever the block: everything in some rows, perhaps the prompt."""
         into = moment.block_step % self.refresh if self.refresh else moment.block_step
-        return (into == 0).unsqueeze(1) & moment.present
+        is_full = (into == 0).unsqueeze(1)
+        if self.fresh_prompt:
+            is_full = is_full | ~moment.behind(moment.prompt)
+        return is_full & moment.present
 
 
 @dataclass(frozen=True)
@@ -51,4 +58,4 @@ class Dual(Prefix):
     def compute(self, moment: Moment) -> Tensor:
         """Choose all at a block's start, else the block."""
         block = moment.behind(moment.start) & ~moment.behind(moment.end)
-        return self._starts(moment) | moment.asking(block & moment.present)
+        return self._always(moment) | moment.asking(block & moment.present)

@@ -93,8 +93,16 @@ def _cached_beliefs(rows: Rows, layout: Layout, index: Tensor, last: View, cache
     first = rows.prompt.shape[1] - prompt.unsqueeze(1)
     tokens = padded.gather(1, (first + columns).clamp(max=padded.shape[1] - 1))
     # Before this forward is counted: a cache asks how many came before it.
-    about = (rows.block_start, rows.block_end, rows.block_step, rows.nfe)
-    texts = Texts(tokens, prompt, shown, *(values[index] for values in about))
+    texts = Texts(
+        tokens,
+        prompt,
+        shown,
+        block_start=rows.block_start[index],
+        block_end=rows.block_end[index],
+        block_step=rows.block_step[index],
+        step=rows.nfe[index],
+        confidence=last.confidence[index] if cached.rule.reads_confidence else None,
+    )
     answer = cached.run(index, texts, "hidden" in features, "token_probability" in features)
     rows.nfe[index] += 1
     rows.token_positions[index] += answer.computed

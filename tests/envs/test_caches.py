@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -15,7 +16,8 @@ from checkpoints import build
 from denoisers import same_row
 from torch import Tensor
 
-from envs.caches import CACHES, make_cache
+from envs.caches import CACHES, Moment, make_cache
+from envs.caches.d2cache import D2Cache
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
@@ -38,6 +40,7 @@ FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "
 BLOCK_CAUSAL = ("sdar", "fast_dllm_v2", "a2d_bd3lm", "wide_sdar")
 EVERYTHING = ("prefix:refresh=1", "dual:refresh=1", "dkv:refresh=1")
 """Caches that are told to compute everything in every forward."""
+APPROXIMATE = ("prefix", "dual:refresh=2", "dkv:refresh=3", "freecache:piece=2", "d2cache:masks=3,sigma=2")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,10 @@ def computed(denoiser: Any, size: int, rule: str, steps: int = 99, **settings: A
         ("prefix:refresh=2", [11, 8, 11, 8, 11, 4, 11, 4]),
         ("dual", [11, 4, 4, 4, 11, 4, 4, 4]),
         ("dual:refresh=3", [11, 4, 4, 11, 11, 4, 4, 11]),
+        ("dual:fresh_prompt=1", [11, 7, 7, 7, 11, 7, 7, 7]),
+        ("prefix:fresh_prompt=1,refresh=3", [11, 11, 11, 11, 11, 7, 7, 11]),
+        # The first piece and all after it; once it is clean, its last token and the second.
+        ("freecache:piece=4", [11, 8, 8, 8, 5, 4, 4, 4]),
         # The masks that are left, and the token of the last step.
         ("dkv:refresh=4", [11, 8, 7, 6, 11, 4, 3, 2]),
         ("dkv", [11, 8, 7, 6, 5, 4, 3, 2]),
@@ -190,7 +197,7 @@ def test_exact_believes_what_the_whole_forward_does(
 @pytest.mark.parametrize(
     ("name", "cache"),
     [
-        *[(name, cache) for name in ("llada", "dream") for cache in ("prefix", "dual:refresh=2", "dkv:refresh=3")],
+        *[(name, cache) for name in ("llada", "dream") for cache in APPROXIMATE],
         *[("fast_dllm_v2", cache) for cache in ("dual", "exact")],
     ],
 )
@@ -206,7 +213,7 @@ def test_a_row_decodes_the_same_alone_in_any_batch_and_in_any_order(
     assert decode(denoiser, PROMPTS[::-1], policy, settings, batch_size=3) == alone[::-1]
 
 
-@pytest.mark.parametrize("cache", ["dual", "dkv", "exact"])
+@pytest.mark.parametrize("cache", ["dual", "dkv", "exact", "d2cache:masks=2"])
 def test_a_batch_goes_on_from_its_state(folders: dict[str, Path], cache: str) -> None:
     denoiser, policy = load(folders, "fast_dllm_v2"), make_rule("klass:0.2")
     settings = DecodingSettings(16, 4, 1.0, policy.features, cache=cache)
@@ -304,7 +311,7 @@ def written_out(
 
 @pytest.mark.parametrize("name", ["llada", "dream"])
 @pytest.mark.parametrize("threshold", [0.15, 2.0])
-@pytest.mark.parametrize("cache", ["prefix", "dual", "dual:refresh=2", "dkv:refresh=3"])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "dual:refresh=2", "dkv:refresh=3", "freecache:piece=2"])
 def test_a_cache_decodes_as_the_loop_written_out(
     folders: dict[str, Path], name: str, threshold: float, cache: str
 ) -> None:
@@ -322,6 +329,9 @@ def test_a_cache_decodes_as_the_loop_written_out(
                 is_full, chosen = step == 0, {*block}
             elif cache == "dual:refresh=2":
                 is_full, chosen = step % 2 == 0, {*block}
+            elif cache == "freecache:piece=2":
+                first = len(everything) - 8 + (masks[0] - len(everything) + 8) // 2 * 2
+                is_full, chosen = forwards == 0, {*everything[first:], *fresh}
             else:
                 is_full, chosen = forwards % 3 == 0, {*masks, *fresh}
             if is_full:
@@ -333,6 +343,72 @@ def test_a_cache_decodes_as_the_loop_written_out(
         rule = "low_confidence:1" if threshold > 1 else f"threshold:{threshold}"
         [found] = decode(denoiser, [text], make_rule(rule), settings)
         assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, threshold)
+
+
+# d2Cache's choice.
+
+
+def moment(text: str, confidence: list[float], start: int, end: int, step: int = 1) -> Moment:
+    """Return a row: `p` prompt, `.` a mask, `x` known, `n` just committed; confidences of its masks, in order."""
+    row = list(text)
+    masked = torch.tensor([[sign == "." for sign in row]])
+    values = torch.zeros(1, len(row))
+    values[masked] = torch.tensor(confidence)
+    about = {"prompt": row.count("p"), "start": start, "end": end, "block_step": step, "step": step}
+    return Moment(
+        stale=torch.tensor([[sign == "n" for sign in row]]),
+        present=torch.ones_like(masked),
+        masked=masked,
+        own_block=torch.zeros_like(masked).long(),
+        logit_shift=0,
+        confidence=values,
+        **{name: torch.tensor([value]) for name, value in about.items()},
+    )
+
+
+def chosen(cache: str, at: Moment) -> str:
+    [row] = make_cache(cache).compute(at).tolist()
+    return "".join("#" if is_computed else "-" for is_computed in row)
+
+
+def test_d2cache_computes_the_masks_that_are_next_by_hand() -> None:
+    # Of equally confident masks those next to what is known; the newest token; nothing of later blocks.
+    at = moment("ppxn.....xx....", [0.5] * 9, 2, 11)
+    assert chosen("d2cache:masks=2,sigma=1,gap=0", at) == "---##---#------"
+    # Seen from farther, all that lies before counts for more than the two known ones after.
+    assert chosen("d2cache:masks=2,gap=0", at) == "---###---------"
+    # A mask far from everything is computed if it is sure enough.
+    sure = moment("ppxn.....xx....", [0.1, 0.1, 0.9, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9], 2, 11)
+    assert chosen("d2cache:masks=1,gap=0", sure) == "---#--#--------"
+    # Gaps between computed positions, at most two apart, are filled.
+    assert chosen("d2cache:masks=1,gap=3", sure) == "---####--------"
+    assert chosen("d2cache:masks=1,gap=2", sure) == "---#--#--------"
+    # The block's masks first, then those of later blocks, up to the end of the block with the fourth mask.
+    later = moment("ppx...xx........", [0.1, 0.1, 0.1, *[0.9] * 8], 2, 6)
+    assert chosen("d2cache:masks=4,gap=0", later) == "---###--#-------"
+    assert chosen("d2cache:masks=3,gap=0", later) == "---###----------"
+    # A row's first forward computes everything.
+    assert chosen("d2cache:masks=1", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
+
+
+def test_certainty_density_is_the_gaussian_share_of_what_is_known() -> None:
+    at = moment("px.x..", [0.0] * 3, 1, 6)
+    cache = make_cache("d2cache:sigma=1")
+    assert isinstance(cache, D2Cache)
+    weight = {d: math.exp(-(d**2) / 2) for d in range(-5, 6)}
+    known = {0, 1, 3}
+    for place, found in enumerate(cache.density(at)[0].tolist()):
+        # All before the text is known; what follows it is as its last position, a mask.
+        total = sum(w for d, w in weight.items() if place + d < 0 or place + d in known)
+        assert found == pytest.approx(total / sum(weight.values()))
+
+
+def test_freecache_computes_from_the_first_piece_with_a_mask_on() -> None:
+    assert chosen("freecache:piece=1", moment("ppxxn...", [0.5] * 3, 2, 8)) == "-----###"
+    assert chosen("freecache:piece=2", moment("ppxxn...", [0.5] * 3, 2, 8)) == "----####"
+    assert chosen("freecache:piece=2", moment("ppx.x.xx", [0.5] * 2, 2, 8)) == "--######"
+    assert chosen("freecache:piece=4", moment("ppxxxxx.", [0.5], 2, 8)) == "------##"
+    assert chosen("freecache", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
 
 
 # The parts.
@@ -359,7 +435,20 @@ def test_noise_of_chosen_positions_is_that_of_the_whole_draw() -> None:
     assert torch.equal(gumbel(keys, steps, (2, 7), skip=place * 7), expected)
 
 
-@pytest.mark.parametrize("text", ["none", "prefix", "prefix:refresh=4", "dual", "dual:refresh=8", "exact", "dkv"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none",
+        "prefix",
+        "prefix:refresh=4",
+        "dual",
+        "dual:refresh=8",
+        "exact",
+        "dkv",
+        "freecache:piece=1",
+        "d2cache:gap=0",
+    ],
+)
 def test_a_name_is_read_back(text: str) -> None:
     assert make_cache(text).name == text
 
@@ -373,14 +462,17 @@ def test_a_default_is_not_written() -> None:
     ("text", "message"),
     [
         ("duel", "cache is 'duel': did you mean dual?"),
-        ("lru", "cache is 'lru': choose from none, prefix, dual, exact, dkv"),
-        ("dual:every=8", "cache is 'dual:every=8': choose from refresh"),
+        ("lru", "cache is 'lru': choose from none, prefix, dual, exact, dkv, d2cache, freecache"),
+        ("dual:every=8", "cache is 'dual:every=8': choose from refresh, fresh_prompt"),
         ("exact:refresh=8", "cache is 'exact:refresh=8': exact has no knobs, leave it out"),
         ("dual:refresh=x", "cache is 'dual:refresh=x': refresh must be a whole number"),
-        ("dual:", "cache is 'dual:': choose from refresh"),
+        ("dual:fresh_prompt=2", "dual's fresh_prompt is 2: it must be 0 to 1"),
+        ("dual:", "cache is 'dual:': choose from refresh, fresh_prompt"),
         ("dual:refresh=1,refresh=2", "refresh is given twice"),
+        ("freecache:piece=0", "freecache's piece is 0: it must be a whole number of 1 or more"),
+        ("d2cache:sigma=0", "d2cache's sigma is 0: it must be a whole number of 1 or more"),
         ("dkv:refresh=0", "dkv's refresh is 0: it must be a whole number of 1 or more"),
-        (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv"),
+        (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv, d2cache, freecache"),
     ],
 )
 def test_impossible_caches_are_refused(text: Any, message: str) -> None:
