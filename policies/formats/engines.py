@@ -183,6 +183,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = (), speed: float
         raise ValueError(f"end_ids holds {min(end_ids)}: tokens are numbered from 0")
     if speed is not None and not policy.has_dial:
         raise ValueError(f"speed is {speed}, but the policy has no dial: it was trained for one alpha")
+    # A probability times beta reaches the threshold where the probability reaches this.
     least = policy.threshold / policy.beta
     points = policy.calibration.points if policy.has_dial and policy.calibration is not None else []
     return {
@@ -196,6 +197,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = (), speed: float
         "place": policy.speed,
         "speed": speed,
         "dial": [
+            # Looked up here: an exported policy has the table, not the rule that reads measurements.
             [one.block_length, one.speed, policy.calibration.at(one.speed, one.block_length)]
             for one in points
             if policy.calibration is not None
@@ -236,6 +238,7 @@ def write_engine(
     """
     about, network = ENGINES[engine], check_exportable(policy)
     settings = settings_of(policy, end_ids, speed)
+    # safetensors refuses tensors that are not in one piece.
     weights = {name: values.float().contiguous() for name, values in network.state_dict().items()}
     check_finite(weights)
     package = folder / f"unmasking_{engine}"

@@ -68,6 +68,7 @@ def locate(folder: str | Path, revision: str | None = None) -> Path:
     Raises:
         FileNotFoundError: if the hub does not give what is no folder.
     """
+    # An absolute folder that is joined to ours is still itself.
     if (CHECKPOINTS / folder).is_dir():
         return CHECKPOINTS / folder
     if not Path(folder).exists() and is_hub_id(str(folder)):

@@ -86,6 +86,7 @@ def infer_config(header: Header, told: Mapping[str, Any]) -> DiTConfig:
         raise _Unsupported(f"reads the best {inputs} probabilities, but policies here read {BEST_K} at most")
     return DiTConfig(
         hidden_size=width,
+        # A rotary table has an entry for each pair of a head's numbers.
         num_heads=width // (2 * size("transformer_blocks.0.inv_freq", 0)),
         feedforward_size=size("transformer_blocks.0.linear1.weight", 0),
         num_blocks=len({name.split(".")[1] for name in header if name.startswith("transformer_blocks.")}),
@@ -190,6 +191,7 @@ def _number(told: Mapping[str, Any], name: str, default: float) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    # Not "greater than", which NaN isn't.
     if isinstance(value, bool) or not abs(number) <= MAX_NUMBER:
         raise ValueError(f"policy.yaml has {name} {show(value)}: it must be a number, {MAX_NUMBER:g} at most")
     return number

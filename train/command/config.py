@@ -100,6 +100,7 @@ def find_file(name: str) -> Path:
     """
     file = Path(name).expanduser()
     shipped = ROOT / file
+    # As the documentation writes it, from whatever folder the command runs in.
     if not file.exists() and file.parts[:1] == ("configs",) and shipped.is_file():
         return shipped
     if not file.is_file():
@@ -157,6 +158,7 @@ def _build(config_class: Any, given: Mapping[str, Given], prefix: str, base: Any
             elif marker is not None or inside is not None:
                 values[name] = _build(section, given, f"{path}.", default)
     try:
+        # What is not given of a section is as its default has it, which need not be as its class does.
         return replace(base, **values) if base is not None else config_class(**values)
     except ConfigError:
         raise
@@ -178,6 +180,7 @@ def _default_of(config_class: Any, name: str) -> Any:
 
 def _located(message: str, config_class: Any, given: Mapping[str, Given], prefix: str) -> str:
     """Name a field by its dotted name, and the file and line that its value comes from."""
+    # Checks begin their sentence with the field's name.
     match = re.match(r"[\w.]+", message)
     if match is None or f"{prefix}{match[0]}" not in {**flags_of(config_class, prefix), **_sections_of(config_class)}:
         return message

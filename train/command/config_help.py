@@ -31,6 +31,7 @@ def help_text(config_class: Any, config: Any, positional: str | None = None) -> 
         config: the defaults.
         positional: the field whose flag can be left out.
     """
+    # A file that is run has no spec, a module that is run by -m has.
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = f"python {sys.argv[0]}" if module is None else f"python -m {module.name}"
     summary, examples = _docstring(config_class)
@@ -70,6 +71,7 @@ def _docstring(config_class: Any) -> tuple[str, str]:
 def _field_help(config_class: Any) -> dict[str, str]:
     """Return the string under each field, inherited ones included."""
     found: dict[str, str] = {}
+    # From the base on: a field that is declared again says something else of itself.
     for cls in reversed(config_class.__mro__[:-1]):
         for entry in docstring_parser.parse_from_object(cls).params:
             found[entry.arg_name] = " ".join((entry.description or "").split())
@@ -93,6 +95,7 @@ def _add_fields(
             if bare(kind) is bool and default is False:
                 group.add_argument(flag, action="store_true", help=text)
             else:
+                # What is on by default is only ever given to turn it off.
                 group.add_argument(flag, metavar="false" if default is True else _metavar(kind), help=text)
     for name, kind in sections:
         section = section_of(kind)

@@ -216,6 +216,7 @@ def _read_bool(text: str) -> bool:
 
 
 def _read_int(text: str) -> int:
+    # Of ASCII, though Python would take the digits of any script.
     if re.fullmatch(r"[-+]?\d+(_\d+)*", text, re.ASCII):
         value = int(text)
     else:
@@ -224,6 +225,7 @@ def _read_int(text: str) -> int:
         if not number.is_integer():
             raise ValueError(text)
         value = int(number)
+    # Tensors and arrays hold 64 bits.
     if abs(value) >= 2**63:
         raise ValueError(text)
     return value

@@ -51,6 +51,7 @@ class ModelConfig:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
         try:
+            # Whether there is such a kind, not whether it is here: a configuration may be for another machine.
             torch.device(self.device)
         except RuntimeError:
             raise ValueError(
@@ -61,6 +62,7 @@ class ModelConfig:
         """Return the fields that play no role for this model, each with the reason."""
         if names := without_effect(self.name):
             return dict.fromkeys(names, f"model.name is {self.name}, which has none")
+        # A folder of that name comes before the hub.
         if not is_hub_id(self.name) or Path(self.name).is_dir():
             return {"revision": f"model.name is {self.name}, which is no repository of the hub"}
         return {}

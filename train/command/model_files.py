@@ -77,6 +77,7 @@ def _decoding(node: yaml.Node, known: Mapping[str, Any], where: str) -> list[tup
             raise ConfigError(f"{where}: there is no field decoding.{name}: choose from {', '.join(PLACES)}")
         for path in PLACES[name]:
             if path in known:
+                # Where a command takes several lengths, the file's one is a list of one.
                 items = item_kind(known[path]) is not None
                 written = yaml.SequenceNode("tag:yaml.org,2002:seq", [value]) if items else value
                 found.append((path, (_renamed(key, path.rpartition(".")[2]), written)))
@@ -84,4 +85,5 @@ def _decoding(node: yaml.Node, known: Mapping[str, Any], where: str) -> list[tup
 
 
 def _renamed(key: yaml.Node, name: str) -> yaml.ScalarNode:
+    # Its place stays the file's, for messages.
     return yaml.ScalarNode("tag:yaml.org,2002:str", name, key.start_mark, key.end_mark)

@@ -32,6 +32,7 @@ def _gather(
     kinds = field_kinds(config_class)
     seen = set()
     for key, value in node.value:
+        # What was made here, not read, has no line.
         where = f"{what}, line {key.start_mark.line + 1}: " if key.start_mark is not None else f"{what}: "
         name = key.value if isinstance(key, yaml.ScalarNode) else show(key)
         if name in seen:

@@ -59,6 +59,7 @@ def process_group(device: str) -> Iterator[None]:
     follow_launcher()
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
+        # NCCL talks through the current device.
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo")
     try:

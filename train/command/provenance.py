@@ -41,6 +41,7 @@ def redact(text: str) -> str:
     'git clone https://***@host/x'
     """
     for name, value in os.environ.items():
+        # Shorter values would be found in any text.
         if len(value) >= 8 and re.search("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", name, re.IGNORECASE):
             text = text.replace(value, "***")
     return re.sub(r"://[^/@\s]+@", "://***@", text)
@@ -60,6 +61,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """Return the repository's commit, with ``-dirty`` if files differ from it, or ``unknown``."""
+    # By its hash alone, whatever tags there are.
     return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"
 
 

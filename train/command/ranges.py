@@ -65,6 +65,7 @@ def _interval(least: float | None, above: float | None, most: float | None, belo
 
 def check_count(config: Any, *names: str, least: int = 1, most: int = 2**31 - 1) -> None:
     """Refuse counts and sizes below 1, or another least one, and those that no machine could hold."""
+    # Two checks, so that a count of 0 is not told of a bound that nobody means to reach.
     check_range(config, *names, least=least)
     check_range(config, *names, most=most)
 

@@ -254,9 +254,3 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return files.read_settings(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{str(file)!r} can't be read ({error}): choose another --out") from error
-
-
-# One writer.
-
-
-# How it was made.

@@ -65,6 +65,7 @@ def check_start(config: WandbConfig, default: Mode = "offline") -> None:
     if mode == "disabled":
         return
     try:
+        # Made to be checked.
         wandb.Settings(
             project=_project(config), entity=config.entity, run_group=config.group, run_tags=tuple(config.tags)
         )
@@ -81,6 +82,7 @@ def _project(config: WandbConfig) -> str:
 def _reason(error: BaseException) -> str:
     """Return an error's first line; of pydantic's, the one that says what is wrong."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # pydantic says how many errors there are, then the field, then what is wrong with it.
     return lines[min(2, len(lines) - 1)] if "validation error" in lines[0] else lines[0]
 
 

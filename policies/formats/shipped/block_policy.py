@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# As in the library's transformer, which nothing here may import.
 LARGEST_BLOCK = 64
 MAX_LOG_ODDS = 14.0
 
@@ -96,6 +97,7 @@ class BlockPolicy(nn.Module):
                 f"the mask token is {mask_id}, but the policy was trained for a dLLM whose mask token is {own}: what "
                 "is certain to one is not to another; export one trained for it, or this one with --any_dllm true"
             )
+        # Only the first step tells which device the engine uses.
         if self.output.weight.device != logits.device:
             self.to(logits.device)
         tokens, readings = self._read(logits, masked, mask_id)
@@ -103,14 +105,17 @@ class BlockPolicy(nn.Module):
         cut = self.settings["least_log_odds"]
         commit = masked & (score >= (math.inf if cut is None else cut))
         fallback = readings["confidence"] if self.settings["falls_back_on_confidence"] else score
+        # A score of -inf still beats a position without a mask.
         fallback = fallback.clamp(min=torch.finfo(torch.float32).min).masked_fill(~masked, -torch.inf)
         places = torch.arange(masked.shape[1], device=masked.device)
+        # By comparison: to index by what is on the device would wait for it.
         best = places == fallback.argmax(1, keepdim=True)
         is_stuck = masked.any(1, keepdim=True) & ~commit.any(1, keepdim=True)
         return commit | (best & is_stuck), tokens, readings["confidence"]
 
     def _read(self, logits: Tensor, masked: Tensor, mask_id: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the predictions and the readings that the network takes, 0 but for the confidence where not masked."""
+        # A copy of float32 too: the logits are the engine's.
         logits = logits.to(torch.float32, copy=True)
         logits[..., mask_id] = -torch.inf
         normalizer = logits.logsumexp(-1)

@@ -56,6 +56,7 @@ class UnmaskingPolicyScheduler(BlockRefinementScheduler):
     ) -> UnmaskingPolicyScheduler:
         """Read a folder that `save_pretrained` wrote, or a repository of the hub that holds one."""
         found = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        # With return_unused_kwargs it is a pair.
         scheduler = found[0] if isinstance(found, tuple) else found
         folder = Path(str(pretrained_model_name_or_path))
         if not folder.is_dir():
@@ -69,6 +70,7 @@ class UnmaskingPolicyScheduler(BlockRefinementScheduler):
         """Write the configuration, and the policy beside it."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         for name in FILES:
+            # A file can't be copied onto itself.
             if not (Path(save_directory) / name).exists() or not self.folder.samefile(save_directory):
                 shutil.copy(self.folder / name, Path(save_directory) / name)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -117,6 +119,7 @@ class UnmaskingPolicyScheduler(BlockRefinementScheduler):
         answer = cur_x[:, prompt_length:]
         is_end, is_mask = answer == eos_token_id, answer == mask_token_id
         finished = finished | (is_end & (is_mask.cumsum(1) == 0)).any(1)
+        # In place, since it is the pipeline's own tensor that is decoded.
         answer.masked_fill_(is_mask & finished.unsqueeze(1), eos_token_id)
         return finished
 

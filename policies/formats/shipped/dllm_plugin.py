@@ -56,6 +56,7 @@ def register() -> None:
     @wraps(build)
     def with_policy(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
+        # After its own constructor, which has set another.
         self._remask_fn = PolicyRemask(None if speed is None else float(speed))
 
     DiffusionSampler.__init__ = with_policy
