@@ -72,6 +72,7 @@ class Calibration:
         check_speed(speed)
         points = self.measured(block_length)
         nearest = min(range(len(points)), key=lambda i: abs(points[i].speed - speed))
+        # The nearest may have been measured slower than one below it.
         return self.monotone(block_length)[nearest].speed
 
     def for_nfe(self, target: float, block_length: int) -> float:

@@ -138,6 +138,7 @@ class ForcedBernoulli(Bernoulli):
 
     def __init__(self, logits: Tensor, eligible: Tensor) -> None:
         super().__init__(logits, eligible)
+        # Where nothing is eligible the argmax is still a position.
         self.best = F.one_hot(logits.masked_fill(~eligible, -torch.inf).argmax(1), logits.shape[1]).bool() & eligible
 
     def sample(self) -> Tensor:

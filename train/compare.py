@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def draw_all(lines: Sequence[Line], found: Mapping[str, Any], rules: Sequence[st
     for i, text in enumerate(found["problems"]):
         here = [line for line in lines if line.problems.text == text]
         shown = [line for line in here if line.is_learned or line.family == "oracle" or is_rival(line, rules)]
-        records = [_renamed(line, replicate.record) for line in shown for replicate in line.replicates]
+        records: list[Record] = []
+        for line in shown:
+            records += [_renamed(line, replicate.record) for replicate in line.replicates]
         # Where a run did not keep a cost there is nothing to draw.
         if records and all("token_positions" in record for record in records):
             names.append(f"pareto_{letter(i)}" if several else "pareto")
@@ -107,13 +110,14 @@ def draw_all(lines: Sequence[Line], found: Mapping[str, Any], rules: Sequence[st
     if all(found["curves"].values()):
         names.append("curves")
         # Runs whose policies are not among the lines, such as those of another kind, are told apart too.
-        labels = {group["label"] for groups in found["curves"].values() for group in groups}
+        labels = {group["label"] for group in chain.from_iterable(found["curves"].values())}
         plot_curves(found["curves"], folder / "curves.png", styles | styles_of(labels - styles.keys()))
     return names
 
 
 def _arrow(row: Mapping[str, Any]) -> Arrow:
-    rule, policy = (tuple(row[f"{who}{name}"]["mean"] for name in ("nfe", "accuracy")) for who in ("rule_", ""))
+    rule = row["rule_nfe"]["mean"], row["rule_accuracy"]["mean"]
+    policy = row["nfe"]["mean"], row["accuracy"]["mean"]
     return Arrow(row["block"], row["decision"], rule, policy, row["saved"]["mean"])
 
 
@@ -189,9 +193,11 @@ def _for_wandb(table: Table) -> tuple[list[str], list[list[Any]]]:
         for row, given in zip(rows, table.rows, strict=True):
             value = given.get(column.key)
             number = number_of(value, column)
-            row.append(number if number is not None else None if value is None else main_text(value, column))
+            text = None if value is None else main_text(value, column)
+            row.append(text if number is None else number)
         for kind in ("problems", "seeds"):
-            edges = [v[kind] if isinstance(v, dict) else None for v in (given.get(column.key) for given in table.rows)]
+            values = [given.get(column.key) for given in table.rows]
+            edges = [value[kind] if isinstance(value, dict) else None for value in values]
             if any(edges):
                 columns += [f"{title}, {kind} low", f"{title}, {kind} high"]
                 for row, pair in zip(rows, edges, strict=True):

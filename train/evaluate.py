@@ -94,7 +94,8 @@ def main(config: EvaluateConfig) -> list[Record]:
 def add_jobs(before: Sequence[Asked], jobs: Sequence[Job]) -> list[Asked]:
     """Return what an evaluation was and is asked for, each once, under the names that tell all of it apart."""
     every: list[Asked | Job] = [*before, *jobs]
-    names = {(job.policy, job.decision): job.name for job in list_jobs([one.policy for one in every], [1])}
+    named = list_jobs([one.policy for one in every], [1])
+    names = {(job.policy, job.decision): job.name for job in named}
     # A policy whose folder is gone keeps its records.
     digests = {one.policy: one.digest for one in before}
     for policy in {one.policy for one in every if is_folder(one.policy)}:

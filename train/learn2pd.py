@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
     jobs = []
     for block in config.block_lengths:
         fitting = [n for n in names if n != "published" or block == config.published_block]
-        chosen = [f"{config.out / 'filters' / name}@{t:g}" for name in fitting for t in config.thresholds]
+        settings = product(fitting, config.thresholds)
+        chosen = [f"{config.out / 'filters' / name}@{threshold:g}" for name, threshold in settings]
         jobs += plan([*chosen, *config.rules], [block])
     about = EvaluateConfig(
         model=config.model,

@@ -145,8 +145,10 @@ def write_card(config: CardConfig) -> None:
             for name, policy in policies.items()
         }
     tasks = [record["task"] for record in records[next(iter(ENDS))]]
-    ends = {task: [accuracy_cell(records[name][i]) for name in ENDS] for i, task in enumerate(tasks)}
-    between = {task: [cost_cell(records[name][i]) for name in BETWEEN] for i, task in enumerate(tasks)}
+    ends, between = {}, {}
+    for i, task in enumerate(tasks):
+        ends[task] = [accuracy_cell(records[name][i]) for name in ENDS]
+        between[task] = [cost_cell(records[name][i]) for name in BETWEEN]
     text = CARD.format(
         name=config.model.name,
         kind=kind_of(denoiser),

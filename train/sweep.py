@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def last_value(folder: Path, metric: str) -> float:
         UserError: if it has no such column, naming those it has.
     """
     rows = read_progress(folder)
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns = dict.fromkeys(chain.from_iterable(rows))
     if metric not in columns:
         raise UserError(f"metric is {metric!r}: {RunFiles(folder).progress} holds {', '.join(columns) or 'nothing'}")
     return rows[-1].get(metric, math.nan)
@@ -251,7 +252,8 @@ def print_trials(sweep: Sweep, trials: list[dict[str, Any]]) -> None:
     for column in ("trial", sweep.metric, *varied):
         table.add_column(for_terminal(column), justify="right")
     for entry in sorted(trials, key=lambda entry: float(entry["result"]), reverse=sweep.is_maximized):
-        shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (entry["values"][name] for name in varied)]
+        values = [entry["values"][name] for name in varied]
+        shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
         table.add_row(str(entry["number"]), f"{entry['result']:.4f}", *map(for_terminal, shown))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

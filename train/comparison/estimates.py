@@ -34,6 +34,7 @@ def estimate(values: Sequence[float], problems: Sequence[Sequence[float] | None]
     known = [interval for interval in problems if interval is not None]
     return {
         "mean": float(np.mean(values)),
+        # Intervals of some seeds would be of others than the mean is.
         "problems": [float(edge) for edge in np.mean(known, 0)] if known and len(known) == len(values) else None,
         "seeds": mean_interval(values) if len(values) > 1 else None,
     }

@@ -77,6 +77,7 @@ class Line:
 
 def collect_lines(runs: Sequence[Run]) -> list[Line]:
     """Gather the lines of all runs, seeds together, in the order of the runs."""
+    # All policies first: how one is called depends on what the others are called.
     labels = _Labels()
     for run in runs:
         for policy in dict.fromkeys(r["policy"] for r in run.records):

@@ -202,6 +202,7 @@ def _cell_to_html(value: Any, column: Column) -> str:
 
 
 def _image_to_html(name: str, light: Path, dark: Path) -> str:
+    # In the page itself, which needs no other file and follows the reader's screen.
     for_light, for_dark = (
         "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii") for file in (light, dark)
     )

@@ -100,6 +100,7 @@ def compare_pair(line: Line, match: Match) -> Row:
         "saved": estimate([1 - first["nfe"] / second["nfe"]]) if match.is_comparable else None,
     }
     row["nfe_p"] = compare_forwards(first, second, (mine.outcomes, other.outcomes))
+    # Without outcomes of the same problems there is nothing to draw anew.
     if not accuracy.is_paired:
         return row
     right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -171,14 +171,17 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
         own = [run for run in runs if run.kind == kind]
         flat = [flatten({**run.config, "versions": run.versions}) for run in own]
         names = [name for name in dict.fromkeys(chain.from_iterable(flat)) if name not in ("out", "resume")]
-        seen = {name: [repr(values.get(name, "—")) for values in flat] for name in names}
-        different = [name for name in names if len(set(seen[name])) > 1]
+        different = [name for name in names if _differs(name, flat)]
         if different:
             found[kind] = [
                 {"run": run.name, **{name: values.get(name, "—") for name in different}}
                 for run, values in zip(own, flat, strict=True)
             ]
     return found
+
+
+def _differs(name: str, settings: Sequence[Mapping[str, Any]]) -> bool:
+    return len({repr(values.get(name, "—")) for values in settings}) > 1
 
 
 def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list[Row]:

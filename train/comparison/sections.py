@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from train.comparison.estimates import Row
@@ -105,7 +106,8 @@ def table(found: Mapping[str, Any], columns: Sequence[Column], rows: Sequence[Ro
     """Choose what a table shows: no column that is empty, and the set of problems only where there are several."""
     sets = {text: letter(i) for i, text in enumerate(found["problems"])}
     lettered = [{**row, "set": sets.get(row.get("problems", ""))} for row in rows]
-    filled = {key for row in lettered for key, value in row.items() if value is not None}
+    cells = chain.from_iterable(row.items() for row in lettered)
+    filled = {key for key, value in cells if value is not None}
     shown = [column for column in columns if column.key in filled]
     return Table([column for column in shown if column is not SET or len(sets) > 1], lettered)
 
@@ -258,6 +260,7 @@ def headlines(found: Mapping[str, Any]) -> list[str]:
     """Say the main result of each learned family in a few sentences, and nothing that the tests do not bear out."""
     texts = []
     for lead in found["leads"]:
+        # A lead is what identifies a line, which its rows hold besides all else.
         row = next((r for r in found["savings"] if lead.items() <= r.items()), None)
         if row is None:
             continue

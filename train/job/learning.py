@@ -81,9 +81,10 @@ class TrainingCallback(BaseCallback):
         own = self.model.num_timesteps - self.counted
         self.model.num_timesteps = self.num_timesteps = self.counted + int(parallel.total(own))
         episodes = list(self.model.ep_info_buffer or [])
-        means = {key: float(np.mean([e[key] for e in episodes])) for key in ("score", "nfe") if episodes}
-        for key, value in means.items():
-            self.logger.record(f"rollout/{key}", value)
+        means: dict[str, float] = {}
+        for key in ("score", "nfe") if episodes else ():
+            means[key] = float(np.mean([episode[key] for episode in episodes]))
+            self.logger.record(f"rollout/{key}", means[key])
         for key, name in (("nfe", "nfe_std"), ("r", "reward_std")):
             if episodes:
                 self.logger.record(f"rollout/{name}", float(np.std([e[key] for e in episodes])))

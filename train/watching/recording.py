@@ -139,6 +139,7 @@ def _record_batch(
     for step in play(batch, policy, before=settle):
         probabilities = policy.probabilities(step.view) if isinstance(policy, LearnedPolicy) else None
         nfe = batch.nfe.tolist()
+        # A row that has ended took no part in this forward.
         for row in (row for row, count in enumerate(nfe) if count > used[row]):
             probability = None if probabilities is None else batch.of_text(probabilities, row)
             frames[row].append(_seen(batch, step.view, row, frames[row][-1], probability))

@@ -172,6 +172,7 @@ def rehearse(config: WatchConfig) -> Show:
     """Decode all problems with all policies and record every step."""
     block = config.block_length or config.buffer_length
     players = choose_players(config.policy, block, config.model.device, config.any_dllm)
+    # Only the page has a heat map.
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
     denoiser = config.model.load()

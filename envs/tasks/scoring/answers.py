@@ -145,6 +145,7 @@ _QUANTITY = re.compile(
     rf"|(?P<number>{_NUMBER})(?:{_POWER})?)"
 )
 _CLEAN: tuple[tuple[re.Pattern[str], Any], ...] = (
+    # Ten with a raised number is a power of ten; any other raised number stays.
     (re.compile("(?<=10)[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+"), lambda power: f"^{{{digits(power[0])}}}"),
     (re.compile(r"\b(?:negative|minus)\s+(?=[\d.$\\])", re.I), "-"),
     # Thousands apart: by thin and unbreakable spaces, by apostrophes, by underscores.
@@ -152,13 +153,17 @@ _CLEAN: tuple[tuple[re.Pattern[str], Any], ...] = (
     (re.compile(r"\\[!,;:]|\{,\}(?=\d)"), lambda match: "," if match[0] == "{,}" else ""),
     (re.compile(r"\\(?:left|right|displaystyle)\b"), ""),
     (re.compile(r"\\(?:[dtcs]|nice)frac"), r"\\frac"),
+    # LaTeX lets one leave out the braces around a single digit.
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*(?=\{)"), r"\\frac{\1}"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot)|\u00d7"), "*"),
+    # A power of ten alone gets the factor that numbers with powers have.
     (re.compile(r"(?<![\d.,*]\s)(?<![\d.,*])10\s*\^(?=\s*\{?\s*-?\d)"), "1*10^"),
+    # What a quantity is said to be about is what the answer gives for it.
     (re.compile(r"\\approx|≈|\\equiv"), "="),
+    # Of "-$5" the sign belongs to the number, of "- 5" likewise below; "3 - 5" keeps it apart.
     (re.compile(r"-\s?\\?[$€£¥]\s*(?=[\d.])"), "-"),
     (re.compile(r"\\[()\[\]%$ ]|[$€£¥`~]|\*\*|__"), " "),
     (re.compile(r"(?<![\w)]\s)(?<![\w)])-\s+(?=[\d.])"), "-"),

@@ -53,8 +53,10 @@ _SAME: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
         ),
         (r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}", r"\1"),
         (r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree|\\circ(?![a-zA-Z])", ""),
+        # Percent and dollars: the question says of what the number is.
         (r"\\?[%$]", ""),
         (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""),
+        # Within brackets a comma stands between two things.
         (_THOUSANDS.pattern, lambda comma: "," if _is_in_brackets(comma.string, comma.start()) else ""),
         (r"\\le(?![a-zA-Z])", r"\\leq"),
         (r"\\ge(?![a-zA-Z])", r"\\geq"),
@@ -64,10 +66,12 @@ _SAME: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
         (r"\\frac(\d)\{", r"\\frac{\1}{"),
         (r"(\\frac\{[^{}]*\})(\d)", r"\1{\2}"),
         (r"\\sqrt(\d)", r"\\sqrt{\1}"),
+        # A base in words, or in parentheses, is the same base.
         (r"_\{?\(?(?:base)?(\d+|[a-z]{3,})\)?\}?", lambda base: f"_{_BASES.get(base[1], base[1])}"),
         # One letter or digit needs no braces, raised or lowered; several raised digits do.
         (r"([_^])\{(\w)\}", r"\1\2"),
         (r"\^(\d{2,})", r"^{\1}"),
+        # Of "x = 3" or "f(x) = ..." the answer is what follows.
         (r"^(?:[a-zA-Z]|[a-z]\([a-z]\))(?:=|\\in)", ""),
         (r"^\\\((.*)\\\)$|^\\\[(.*)\\\]$", r"\1\2"),
         (r"^(-?)\{([^{}]*)\}$", r"\1\2"),
