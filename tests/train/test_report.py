@@ -20,7 +20,7 @@ from train.comparison.page import Column, Section, Table, cell, to_html, to_mark
 from train.comparison.report import curves, differences, find
 from train.comparison.runs import read_runs, training_seconds
 from train.comparison.sections import headlines
-from train.evaluation.frontiers import aup, hypervolume
+from train.evaluation.frontiers import aup, aups, hypervolume
 from train.evaluation.measures import (
     bootstrap_interval,
     difference_of_means,
@@ -33,6 +33,7 @@ from train.evaluation.measures import (
     wilcoxon,
 )
 from train.evaluation.records import make_record, summarise
+from train.evaluation.table import print_table
 
 
 def test_mcnemar_against_published_values() -> None:
@@ -352,7 +353,7 @@ def test_accuracy_under_parallelism_by_hand() -> None:
     assert aup([(0.9, 1.0), (0.85, 2.0)], 0.9) == pytest.approx(at_the_limit)
 
 
-def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path) -> None:
+def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = [
         outcomes("threshold:0.9", [1] * 8, [4] * 8, said=[6] * 4 + [2] * 4),
         outcomes("threshold:0.5", [1] * 8, [2] * 8, said=[6] * 4 + [2] * 4),
@@ -366,6 +367,11 @@ def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path) -> None:
     assert by_task == {"copy": 1.5, "sort": 0.5, "all": 1.0}
     areas = {row["family"]: row["aup"]["mean"] for row in found["hypervolume"]}
     assert areas == pytest.approx({"threshold": 200, "low_confidence": 50})
+    # An evaluation says the same of what has several settings.
+    records = [record for entry in entries for record in summarise(entry)]
+    assert aups(records) == pytest.approx({(records[0]["block_length"], "threshold"): 200})
+    print_table(records)
+    assert f"AUP 200: threshold, blocks of {records[0]['block_length']}\n" in capsys.readouterr().out
     other = outcomes("threshold:0.5", [1] * 8, [2] * 8)
     assert "tokens_per_forward" not in summarise(other)[-1]
 

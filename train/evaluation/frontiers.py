@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from train.evaluation.measures import ROUNDING
-from train.evaluation.records import mean_interval
+from train.evaluation.naming import PolicyName
+from train.evaluation.records import Record, mean_interval
 
 AUP_WEIGHT, AUP_RANGE = 3.0, 0.05
 """Of `aup`: how steeply lost accuracy is punished, and how much of it may be lost at all."""
@@ -39,6 +40,26 @@ def aup(points: Sequence[tuple[float, float]], best: float) -> float:
     for i in range(1, len(kept)):
         area += (kept[i][1] - kept[i - 1][1]) * (weighed[i] + weighed[i - 1]) / 2
     return 100 * area
+
+
+def aups(records: Sequence[Record]) -> dict[tuple[int, str], float]:
+    """Return the accuracy under parallelism of each policy that was evaluated at several settings.
+
+    Args:
+        records: of an evaluation; only those of all tasks that hold ``tokens_per_forward`` count.
+
+    Returns:
+        By block length and family (`PolicyName.family`), as a comparison of the same records has it.
+    """
+    families: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    best: dict[int, float] = {}
+    for record in records:
+        if record["task"] == "all" and "tokens_per_forward" in record:
+            block, name = record["block_length"], PolicyName.read(record["policy"])
+            point = record["accuracy"], record["tokens_per_forward"]
+            families.setdefault((block, str(name.family)), []).append(point)
+            best[block] = max(best.get(block, 0.0), record["accuracy"])
+    return {(block, name): aup(points, best[block]) for (block, name), points in families.items() if len(points) > 1}
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference_accuracy: float) -> float:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.command.escaping import for_terminal
+from train.evaluation.frontiers import aups
 from train.evaluation.records import Record
 
 
@@ -59,6 +60,9 @@ def _extra_cell(record: Record, name: str) -> str:
 
 
 def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
-    """Print `make_table`."""
+    """Print `make_table`, and below it the accuracy under parallelism where there are several settings of a policy."""
     # A file has no width, for which rich would take 80.
-    Console(width=None if sys.stdout.isatty() else 120).print(make_table(records, title, per_task))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(make_table(records, title, per_task))
+    for (block, family), area in aups(records).items():
+        console.print(for_terminal(f"AUP {area:.0f}: {family}, blocks of {block}"))

@@ -17,6 +17,7 @@ from train.command.files import write_atomic
 from train.command.provenance import commit, git, redact
 from train.command.run_files import RunFiles
 from train.command.wandb_config import Mode, WandbConfig, _project, _reason, _refusal, chosen_mode
+from train.evaluation.frontiers import aups
 from train.evaluation.headline import headline
 from train.evaluation.records import Record, read_outcomes
 from train.tracking.artifacts import _without_others, allowed_name, policy_artifact
@@ -159,6 +160,8 @@ class Tracker:
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
         self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})
+        areas = {f"eval/block{block}/aup/{family}": area for (block, family), area in aups(records).items()}
+        self.run.summary.update(areas)
         for file in filter(Path.is_file, files_along(self.folder)):
             # A copy, because wandb would leave a link, and a run is often moved before it is synced.
             shutil.copyfile(file, Path(self.run.dir) / file.name)
