@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import train.sweep
 from train.command.config import CONFIGS, parse, to_plain
@@ -57,6 +56,9 @@ def test_names_are_no_markup(file: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def agents_command(values: dict[str, Any], program: str) -> list[str]:
     """What `wandb agent` starts for a choice of values, as `wandb_agent.Agent._command_run` puts it together."""
+    # All of launch, which takes a second to import.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     file = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
     parts: dict[str, Any] = create_sweep_command_args({"args": {n: {"value": v} for n, v in values.items()}})
     parts |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [program]}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 
 from train.command.escaping import for_plot
 from train.evaluation.plot import COSTS, _legend, _stack, _write
 from train.evaluation.styles import GREY, LETTERS, Style, styles_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @rc_context(LETTERS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy  # its stats are imported where they are first used, half a second
 
 from train.evaluation.records import Key, Outcomes, Record, is_right_or_wrong, key_of
 
@@ -189,14 +189,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
     0.1094
     """
     differing = only_first + only_second
-    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return float(scipy.stats.binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
 def wilcoxon(first: Values, second: Values) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
     difference = first - second
     # SciPy's p-value of pairs that are all equal is NaN.
-    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return float(scipy.stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def fisher(first: Record, second: Record) -> float:
@@ -211,14 +211,14 @@ def fisher(first: Record, second: Record) -> float:
     if not np.allclose(sums, right, atol=1e-6) or any(record.get("samples", 1) > 1 for record in (first, second)):
         return welch(first, second, "accuracy")
     wrong = [record["episodes"] - count for record, count in zip((first, second), right, strict=True)]
-    return float(stats.fisher_exact(np.array([right, wrong]))[1])
+    return float(scipy.stats.fisher_exact(np.array([right, wrong]))[1])
 
 
 def welch(first: Record, second: Record, name: str = "nfe") -> float:
     """Return the two-sided p-value of Welch's test of two means, of forwards unless told, on unpaired problems."""
     if all(record[f"{name}_ci95"][0] == record[f"{name}_ci95"][1] for record in (first, second)):
         return float(first[name] == second[name])  # neither varies
-    test = stats.ttest_ind_from_stats(*_moments(first, name), *_moments(second, name), equal_var=False)
+    test = scipy.stats.ttest_ind_from_stats(*_moments(first, name), *_moments(second, name), equal_var=False)
     return float(test.pvalue)
 
 
@@ -227,7 +227,7 @@ def _moments(record: Record, name: str) -> tuple[float, float, int]:
     n, edges = record["episodes"], record[f"{name}_ci95"]
     # An edge that is cut at 0 or 1 leaves the other one to tell the spread.
     half = max(edges[1] - record[name], record[name] - edges[0])
-    return record[name], half / float(stats.t.ppf(0.975, max(1, n - 1))) * float(np.sqrt(n)), n
+    return record[name], half / float(scipy.stats.t.ppf(0.975, max(1, n - 1))) * float(np.sqrt(n)), n
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -255,7 +255,7 @@ def bootstrap_interval(statistic: Callable[..., Any], *samples: Values) -> list[
     if len(samples[0]) < 2:
         value = float(statistic(*samples, axis=-1))
         return [value, value]
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         samples,
         statistic,
         n_resamples=RESAMPLES,

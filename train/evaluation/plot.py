@@ -12,13 +12,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context, rcParams
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from train.command.escaping import for_plot
 from train.evaluation.headline import gains, is_learned, is_oracle
@@ -26,6 +23,10 @@ from train.evaluation.measures import LEVEL, compare_forwards
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Key, Outcomes, Record, key_of
 from train.evaluation.styles import GREY, LETTERS, Style, rule_style, styles_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COSTS = {"nfe": "forwards per answer (NFE)", "token_positions": "token positions per answer"}
 
@@ -276,6 +277,10 @@ def _point_out(axes: Axes, arrow: Arrow) -> None:
 
 def _stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of some panels, one above the other."""
+    # Half a second that a command which draws nothing, as --help, can do without.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, height * count + 1.3), dpi=DPI, layout="constrained")
     # Without pyplot, which would keep every figure alive and choose a backend for the whole process.
     FigureCanvasAgg(figure)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
+import scipy  # its stats are imported where they are first used, half a second
 from pydantic import FailFast, Field, model_validator
-from scipy import stats
 
 from envs.decoding.settings import BlockOrigin, Window
 from policies.files import Checked, check, read_json
@@ -158,7 +158,7 @@ def accuracy_interval(scores: Sequence[float]) -> list[float]:
     """
     if not is_right_or_wrong(scores):
         return [min(max(edge, 0.0), 1.0) for edge in mean_interval(scores)]
-    interval = stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
@@ -168,8 +168,8 @@ def mean_interval(values: Sequence[float]) -> list[float]:
     >>> [round(edge, 3) for edge in mean_interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
     """
-    mean, error = float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else 0.0
-    half = float(stats.t.ppf(0.975, max(1, len(values) - 1))) * error
+    mean, error = float(np.mean(values)), float(scipy.stats.sem(values)) if len(values) > 1 else 0.0
+    half = float(scipy.stats.t.ppf(0.975, max(1, len(values) - 1))) * error
     return [mean - half, mean + half]
 
 
