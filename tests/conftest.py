@@ -1,9 +1,15 @@
+"""What every test shares: one thread, compiled packages, which tests are quick, and which come first."""
+
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 
 # Before torch is imported, and for the processes that tests start: they share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where Python is told to keep no bytecode, each of these processes would compile all of the packages anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
@@ -11,6 +17,45 @@ import torch
 from envs.models.toy import ToyDenoiser
 
 torch.set_num_threads(1)
+sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases that `each_value` leaves to the slow tests, and put the longest tests first.
+
+    Two processes that take from one queue end together only if no long test is among the last.
+    """
+    cases: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("each_value"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for family in cases.values():
+        for item in beyond_each_value(family):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: -seconds_of(item))
+
+
+def beyond_each_value(family: Sequence[pytest.Function]) -> list[pytest.Function]:
+    """Return the cases of a test that a few others make up for: together they show each value of each parameter."""
+    left, shown = list(family), set[tuple[str, int]]()
+    while left:
+        best = max(left, key=lambda item: len(values_of(item) - shown))
+        if values_of(best) <= shown:
+            break
+        shown |= values_of(best)
+        left.remove(best)
+    return left
+
+
+def values_of(item: pytest.Function) -> set[tuple[str, int]]:
+    """Return the parameters of a case, each with the identity of its value: not all of them can be hashed."""
+    return {(name, id(value)) for name, value in item.callspec.params.items()}
+
+
+def seconds_of(item: pytest.Item) -> float:
+    """Return what a long test says that it takes."""
+    return max((mark.kwargs.get("seconds", 0.0) for mark in item.iter_markers("slow")), default=0.0)
 
 
 @pytest.fixture(scope="session")

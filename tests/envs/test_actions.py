@@ -747,6 +747,7 @@ def as_bits(rows: Sequence[Chosen], length: int) -> Tensor:
     return torch.tensor([[i in row for i in range(length)] for row in rows])
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     "uses",
     [
@@ -914,6 +915,7 @@ def history(policy: Callable[[View], Action], prompts: list[list[int]], **kwargs
     return rows
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("policy", [restless, drafting])
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 @pytest.mark.parametrize("block", [8, 2])

@@ -147,6 +147,7 @@ def test_the_dllm_always_sees_whole_blocks(folders: dict[str, Path], name: str, 
     assert all(any((seen - known) % OWN[name] == 0 for known in prompts) for seen in denoiser.seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("guided", "diffuspec", "wino")])
 def test_every_rule_decodes_to_the_end_of_a_block(folders: dict[str, Path], name: str) -> None:
     denoiser, policy = load(folders, "sdar"), make_rule(name)

@@ -151,6 +151,7 @@ def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
 # Nothing else changes.
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", [*FORMATS, "tiny"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_cache_that_computes_everything_commits_what_none_does(
@@ -166,6 +167,7 @@ def test_a_cache_that_computes_everything_commits_what_none_does(
             assert decode(denoiser, prompts, policy, replace(settings, cache=cache)) == expected
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", BLOCK_CAUSAL)
 @pytest.mark.parametrize("window", ["full", "truncated"])
 @pytest.mark.parametrize("rule", ["threshold:0.1", "remdm", "rho_eos"])
@@ -194,6 +196,7 @@ def test_exact_believes_what_the_whole_forward_does(
     assert bool((cached.token_positions < plain.token_positions).all())
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("name", "cache"),
     [
@@ -309,6 +312,7 @@ def written_out(
     return text[len(asked) :], forwards, count
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["llada", "dream"])
 @pytest.mark.parametrize("threshold", [0.15, 2.0])
 @pytest.mark.parametrize("cache", ["prefix", "dual", "dual:refresh=2", "dkv:refresh=3", "freecache:piece=2"])

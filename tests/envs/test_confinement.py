@@ -191,6 +191,7 @@ def test_a_program_changes_no_file(way: str, theirs: Theirs) -> None:
     assert theirs.seen() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS, *ABOUT_FILES])
 def test_these_ways_do_work_where_nothing_stops_them(way: str, theirs: Theirs, tmp_path: Path) -> None:
     before = theirs.seen()

@@ -89,7 +89,7 @@ def test_noise_reaches_as_far_as_53_bits_do(bits: int, below_one: float, monkeyp
     assert gumbel(key, step, (1,)).item() == pytest.approx(-np.log(-np.log1p(-below_one)), abs=0.01)
 
 
-@pytest.mark.parametrize("tail", [0.01, 0.001, 0.0001])
+@pytest.mark.parametrize("tail", [0.01, 0.001, pytest.param(0.0001, marks=pytest.mark.slow)])
 def test_a_rare_tail_of_a_large_vocabulary_is_drawn_as_often_as_it_should(
     tail: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

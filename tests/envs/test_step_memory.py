@@ -95,6 +95,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not measure it")
 @pytest.mark.parametrize("family", ["a2d_mdlm", "modernbert"])
 def test_a_step_in_bfloat16_takes_what_was_computed(tmp_path: Path, family: str) -> None:

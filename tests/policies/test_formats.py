@@ -136,6 +136,7 @@ class Model(torch.nn.Module):
         return self.model(input_ids=ids, attention_mask=attention_mask)
 
 
+@pytest.mark.slow
 def test_diffusers_commits_what_the_decoder_does(packages: Path) -> None:
     pytest.importorskip("diffusers")
     scheduler = imported("trained", "diffusers", packages).UnmaskingPolicyScheduler()
@@ -146,7 +147,7 @@ def test_diffusers_commits_what_the_decoder_does(packages: Path) -> None:
         assert torch.equal(done.transfer_index, done.prev_sample != tokens)
 
 
-@pytest.mark.parametrize("block", [4, 8, 16])
+@pytest.mark.parametrize("block", [*(pytest.param(size, marks=pytest.mark.slow) for size in (4, 8)), 16])
 def test_the_pipeline_of_diffusers_writes_what_the_decoder_does(block: int, packages: Path, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     model, tokenizer = tiny_model()
@@ -264,7 +265,7 @@ def entry_point(packages: Path, group: str) -> tuple[str, str]:
     return module, function
 
 
-@pytest.mark.parametrize("is_newer", [False, True])
+@pytest.mark.parametrize("is_newer", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sglang_commits_what_the_decoder_does(is_newer: bool, sglang: dict[str, Any], packages: Path) -> None:
     write_engine(POLICIES["trained"], "sglang", packages, end_ids=(EOS,))
     for size in SIZES:

@@ -50,6 +50,7 @@ def run(denoiser: MaskedLMDenoiser, name: str, prompts: list[str], **kwargs: Any
     return decode(denoiser, prompts, rule, settings, **kwargs)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
     chat: MaskedLMDenoiser, name: str, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +71,7 @@ NOT_SAMPLED = ("guided", "diffuspec")
 """These write what their guide writes greedily, whatever the temperature."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RULES if name not in NOT_SAMPLED])
 def test_at_a_temperature_each_sample_of_a_rule_is_its_own(chat: MaskedLMDenoiser, name: str) -> None:
     rule = make_rule(name)
@@ -102,6 +104,7 @@ def test_a_shadow_stays_within_the_buffer(chat: MaskedLMDenoiser) -> None:
     assert all(chat.mask_id not in one.tokens for one in together)
 
 
+@pytest.mark.slow
 def test_delimiters_markers_and_counts_are_those_of_the_text(chat: MaskedLMDenoiser) -> None:
     """Bytes are the tokens here; a template's own newline or header is none of them."""
     settings = DecodingSettings(LENGTH, BLOCK)

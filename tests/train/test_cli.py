@@ -80,6 +80,7 @@ def test_a_mistyped_flag_is_one_line(
     assert re.fullmatch(r"error: there is no flag --episods: .*\?\n|.*lists them all\n", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_knows_ascii_only_ends_nothing() -> None:
     code = "from train.command.cli import run; from train.export import ExportConfig; "
     code += "run(lambda _: print('1 ± 2'), ExportConfig)"

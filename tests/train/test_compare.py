@@ -151,6 +151,7 @@ def test_all_rules_and_no_learned_policy(folders: list[str], tmp_path: Path) -> 
     assert "nothing to compare with" in (tmp_path / "learned" / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [["all"], ["threshold", "all"], ["threshold"], ["klass", "threshold"], ["klass"]])
 def test_every_part_of_a_report_compares_with_the_rules_that_were_asked_for(
     rules: list[str], folders: list[str], tmp_path: Path

@@ -200,6 +200,7 @@ def test_text_survives_whatever_it_looks_like(tmp_path: Path, text: str) -> None
     assert again == replace(config, resume=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text())
 def test_any_text_survives(text: str) -> None:
@@ -334,6 +335,7 @@ SCRAPS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.one_of(st.lists(SCRAPS, max_size=14).map("".join), st.text(max_size=40)))
 def test_no_file_ends_in_anything_but_a_sentence(text: str) -> None:

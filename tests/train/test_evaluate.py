@@ -264,6 +264,7 @@ def test_policies_are_added_to_an_evaluation(tmp_path: Path) -> None:
         main(EvaluateConfig(policy=["random:2"], **{**about, "episodes": 4}))
 
 
+@pytest.mark.slow
 def test_processes_change_no_record(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0.5", "random:1"],

@@ -11,6 +11,7 @@ from train.command.run_folder import open_run
 from train.evaluation.evaluated import read_asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", KINDS)
 def test_what_is_damaged_is_read_or_refused_in_one_sentence(what: str, tmp_path: Path) -> None:
     """`python tests/helpers/fuzz.py` tries thousands; that no other exception comes is what is tested."""

@@ -99,6 +99,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_is_sheltered_from_its_first_moment(tmp_path: Path) -> None:
     """The first one too: with it multiprocessing starts its tracker, and that unblocks Ctrl-C."""
     script = tmp_path / "script.py"
@@ -107,6 +108,7 @@ def test_a_process_is_sheltered_from_its_first_moment(tmp_path: Path) -> None:
         assert process.communicate(timeout=120)[0].split() == ["True", "False"] * 2
 
 
+@pytest.mark.slow
 def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "my run"
     program = str(ROOT / "train" / "ppo.py")
@@ -136,6 +138,7 @@ def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
     assert steps == [UPDATE * (i + 1) for i in range(len(steps))]
 
 
+@pytest.mark.slow
 def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ("python", str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, "--ppo.n_steps=100000")
@@ -148,7 +151,8 @@ def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(t
     assert not out.exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_that_train_together_end_together(tmp_path: Path, signum: signal.Signals) -> None:
     """Also where torchrun can't tell them any more."""
     out = tmp_path / "run"
@@ -203,6 +207,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) -> None:
     """However it ends; a terminal's Ctrl-C reaches the workers too."""
