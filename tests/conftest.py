@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where Python is told to keep no bytecode, each of these processes would compile all of the packages anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+import places
 import pytest
 import torch
 
@@ -21,15 +22,19 @@ sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that `each_value` leaves to the slow tests, and put the longest tests first.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the cases that `each_value` leaves to the slow tests, put the longest first, and leave out a missing card's.
 
     Two processes that take from one queue end together only if no long test is among the last.
     """
+    if places.card() is None:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     cases: dict[str, list[pytest.Function]] = {}
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("each_value"):
-            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            place = item.callspec.params.get("device", "")
+            cases.setdefault(f"{item.nodeid.partition('[')[0]} {place}", []).append(item)
     for family in cases.values():
         for item in beyond_each_value(family):
             item.add_marker(pytest.mark.slow)
@@ -50,7 +55,7 @@ def beyond_each_value(family: Sequence[pytest.Function]) -> list[pytest.Function
 
 def values_of(item: pytest.Function) -> set[tuple[str, int]]:
     """Return the parameters of a case, each with the identity of its value: not all of them can be hashed."""
-    return {(name, id(value)) for name, value in item.callspec.params.items()}
+    return {(name, id(value)) for name, value in item.callspec.params.items() if name != "device"}
 
 
 def seconds_of(item: pytest.Item) -> float:
@@ -58,6 +63,15 @@ def seconds_of(item: pytest.Item) -> float:
     return max((mark.kwargs.get("seconds", 0.0) for mark in item.iter_markers("slow")), default=0.0)
 
 
-@pytest.fixture(scope="session")
-def toy() -> ToyDenoiser:
-    return ToyDenoiser()
+@pytest.fixture(params=["cpu", pytest.param("card", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where a test decodes and learns: the CPU always, and a graphics card where there is one."""
+    found = torch.device("cpu") if request.param == "cpu" else places.card()
+    assert found is not None
+    monkeypatch.setattr(places, "here", found)
+    return found
+
+
+@pytest.fixture
+def toy(device: torch.device) -> ToyDenoiser:
+    return ToyDenoiser(device)

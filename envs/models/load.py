@@ -119,7 +119,8 @@ def _load(
     trust_remote_code: bool,
 ) -> Denoiser:
     if name == TOY:
-        return ToyDenoiser()
+        _check_device(device)
+        return ToyDenoiser(device)
     if name.startswith(SAPIENS):
         from envs.models.sapiens import load_sapiens
 

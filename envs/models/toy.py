@@ -24,21 +24,22 @@ class ToyDenoiser:
     max_length = 4096
     hidden_size = 1
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Make it.
+
+        Args:
+            device: where its logits are.
+        """
+        self.device = torch.device(device)
         self.words = ["[PAD]", "[MASK]", "[EOS]", *vocabulary(make_tasks(SUITE))]
         self._ids = {word: i for i, word in enumerate(self.words)}
-
-    @property
-    def device(self) -> torch.device:
-        """Always the CPU."""
-        return torch.device("cpu")
 
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward; see `envs.denoiser.Denoiser.logits`. What sees what makes no difference to the toy."""
         prompt, buffer = tokens[:, :-length], tokens[:, -length:]
         present = attention_mask if attention_mask.ndim == 2 else attention_mask.any(1)
         prompt = prompt.masked_fill(~present[:, :-length], self.pad_id)
-        place = torch.arange(length).expand_as(buffer)
+        place = torch.arange(length, device=tokens.device).expand_as(buffer)
         if position_ids is not None:
             place = (position_ids[:, -length:] - present[:, :-length].sum(1, keepdim=True)).clamp(0, length - 1)
         target = torch.full_like(buffer, self.eos_id)
@@ -46,10 +47,10 @@ class ToyDenoiser:
             words = [self.words[i] for i in ids if i != self.pad_id]
             # A form's cells stand between "task argument argument :" and "=".
             cells = [self._ids[word] for word in words[4:-1] if word != EMPTY][:length]
-            target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long)
+            target[row, : len(cells)] = torch.tensor(cells, dtype=torch.long, device=tokens.device)
         committed = ((buffer != self.mask_id) & present[:, -length:]).sum(1, keepdim=True)
         height = 1 + (7 * place + 5 * committed + prompt.sum(1, keepdim=True)) % 11
-        logits = torch.zeros(*buffer.shape, len(self.words))
+        logits = torch.zeros(*buffer.shape, len(self.words), device=tokens.device)
         return logits.scatter(-1, target.gather(1, place).unsqueeze(-1), height.unsqueeze(-1).float())
 
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -810,6 +810,7 @@ def surest(views: Sequence[View]) -> Tensor:
     return torch.stack(scores, 1).argmax(1)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("predict", [False, True])
 @pytest.mark.parametrize("block", [8, 4])
 @pytest.mark.parametrize("shown", [("full", "buffer"), ENGINE])

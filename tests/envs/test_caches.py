@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import places
 import pytest
 import torch
 from checkpoints import build
@@ -35,6 +36,8 @@ from train.evaluation.run import EvaluateConfig
 from train.job.config import EnvConfig, JobConfig
 from train.job.finish import evaluation_of
 
+pytestmark = pytest.mark.usefixtures("device")
+
 PROMPTS = ["a" * size for size in (3, 4, 5, 6, 9)]
 FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "fast_dllm_v2", "a2d_bd3lm": "a2d"}
 BLOCK_CAUSAL = ("sdar", "fast_dllm_v2", "a2d_bd3lm", "wide_sdar")
@@ -52,7 +55,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load(folders: dict[str, Path], name: str) -> MaskedLMDenoiser:
-    denoiser = load_denoiser(str(folders[name]), family=name.removeprefix("wide_"), chat_template=False)
+    denoiser = load_denoiser(
+        str(folders[name]), str(places.here), family=name.removeprefix("wide_"), chat_template=False
+    )
     assert isinstance(denoiser, MaskedLMDenoiser)
     return denoiser
 
@@ -107,7 +112,7 @@ def computed_after(denoiser: Any, committed: int) -> int:
     batch = DecodingBatch(denoiser, 1, DecodingSettings(8, 4, cache="dual", early_end=False))
     batch.load([0], [[5] * 3])
     batch.forward()
-    batch.apply(Action(torch.arange(8).unsqueeze(0) == committed))
+    batch.apply(Action(torch.arange(8, device=places.here).unsqueeze(0) == committed))
     before = int(batch.token_positions)
     batch.forward()
     return int(batch.token_positions) - before
@@ -125,7 +130,7 @@ def test_exact_computes_a_block_for_the_last_time_with_the_next_one(folders: dic
 def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
     """A commit outside the block, a remask, and masks that are appended or dropped, under a cache that leaves them."""
     batch = DecodingBatch(load(folders, "llada"), 1, DecodingSettings(12, 4, cache="dual", early_end=False))
-    place = torch.arange(12).unsqueeze(0)
+    place = torch.arange(12, device=places.here).unsqueeze(0)
     batch.load([0], [[5] * 3], length=10)
 
     def step(commit: int, **action: Any) -> int:
@@ -136,9 +141,9 @@ def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
 
     assert step(0) == 13
     assert step(7, scope=place == 7) == 4
-    assert step(1, length=torch.tensor([12])) == 5  # the block and position 7
-    assert step(2, length=torch.tensor([8])) == 6  # and two new masks
-    assert step(0, remask=place == 0, length=torch.tensor([9])) == 4
+    assert step(1, length=torch.tensor([12], device=places.here)) == 5  # the block and position 7
+    assert step(2, length=torch.tensor([8], device=places.here)) == 6  # and two new masks
+    assert step(0, remask=place == 0, length=torch.tensor([9], device=places.here)) == 4
     assert step(3) == 5  # one mask again, though it was known before it was dropped
     batch.forward()
     assert batch.view.confidence[0, 8] > 0
@@ -157,7 +162,7 @@ def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
 def test_a_cache_that_computes_everything_commits_what_none_does(
     folders: dict[str, Path], name: str, temperature: float
 ) -> None:
-    denoiser = load_denoiser("tiny") if name == "tiny" else load(folders, name)
+    denoiser = load_denoiser("tiny", str(places.here)) if name == "tiny" else load(folders, name)
     prompts = ["sort . . : c a b . . . . . . . . . . . . . =", *PROMPTS[1:3]] if name == "tiny" else PROMPTS
     for rule in ("threshold:0.3", "klass:0.3"):
         policy = make_rule(rule)
@@ -250,8 +255,8 @@ class Plain:
         config, core = self.model.config, self.model.model
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         group = heads // config.num_key_value_heads
-        hidden = core.embed_tokens(torch.tensor([tokens[position] for position in positions]))
-        angles = torch.tensor(positions).unsqueeze(1) * core.rotary_emb.inv_freq
+        hidden = core.embed_tokens(torch.tensor([tokens[position] for position in positions], device=places.here))
+        angles = torch.tensor(positions, device=places.here).unsqueeze(1) * core.rotary_emb.inv_freq
         cos, sin = torch.cat([angles, angles], 1).cos(), torch.cat([angles, angles], 1).sin()
 
         def turned(x: Tensor) -> Tensor:  # (S, heads, width)
@@ -501,7 +506,7 @@ def test_what_a_cache_cannot_give_is_refused(folders: dict[str, Path], tmp_path:
     with pytest.raises(ValueError, match="cache is 'exact': it is for block-causal dLLMs"):
         DecodingBatch(denoiser, 1, DecodingSettings(8, cache="exact"))
     with pytest.raises(ValueError, match="cache is 'dkv': this dLLM keeps no keys and values"):
-        DecodingBatch(load_denoiser("toy"), 1, DecodingSettings(8, cache="dkv"))
+        DecodingBatch(load_denoiser("toy", str(places.here)), 1, DecodingSettings(8, cache="dkv"))
     near = load_denoiser(str(build("modernbert", tmp_path / "modernbert")), chat_template=False)
     with pytest.raises(ValueError, match="can't keep keys and values, as its class in transformers"):
         DecodingBatch(near, 1, DecodingSettings(8, cache="dual"))
@@ -523,7 +528,7 @@ def test_the_table_names_every_cache_with_its_knobs_and_source() -> None:
 
 
 def test_generation_the_env_evaluation_and_training_take_a_cache(tmp_path: Path) -> None:
-    denoiser, rule = load_denoiser("tiny"), make_rule("low_confidence:1")
+    denoiser, rule = load_denoiser("tiny", str(places.here)), make_rule("low_confidence:1")
     assert isinstance(denoiser, MaskedLMDenoiser)
     asked = prompt("sort", "d b c a")
     shape: dict[str, Any] = {"buffer_length": 8, "block_length": 4, "early_end": False}

@@ -184,6 +184,7 @@ def run_with(layer: str, program: str, folder: Path) -> None:
     assert b"AssertionError" not in done.stderr
 
 
+@pytest.mark.slow
 @every_way
 def test_a_program_changes_no_file(way: str, theirs: Theirs) -> None:
     before = theirs.seen()

@@ -6,9 +6,10 @@ from functools import partial
 from itertools import permutations, product
 from typing import Any
 
+import places
 import pytest
 import torch
-from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, Mixing, V, commit, fixed, start
+from denoisers import EOS, MASK, PAD, A, B, C, D, HandWritten, Mixing, V, bits, commit, fixed, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -26,6 +27,8 @@ from envs.unmasking import UnmaskingVectorEnv
 from envs.view import Action, View, ensure_progress
 from train.algorithms.group_episodes import GroupEpisodes
 
+pytestmark = pytest.mark.usefixtures("device")
+
 # Known decodes.
 
 
@@ -38,7 +41,7 @@ def test_hand_computed_decode() -> None:
     assert view.prediction.tolist() == [[A, B, C, D]]
     assert view.masked.tolist() == view.eligible.tolist() == [[False, True, False, True]]
     assert (view.step.item(), view.time.item(), view.block_start.item()) == (2, 0.25, 0)
-    assert not batch.apply(Action(torch.zeros(1, 4, dtype=torch.bool))).item()  # nothing chosen: the most confident, 3
+    assert not batch.apply(Action(bits("...."))).item()  # nothing chosen: the most confident, 3
     assert batch.tokens(0) == [A, MASK, C, D]
     assert commit(batch, "xxxx") == [True]
     assert batch.tokens(0) == [A, B, C, D]
@@ -144,7 +147,7 @@ def test_features_is_eos_and_changed() -> None:
     view = batch.forward()
     assert view.features["is_eos"].tolist() == [[0, 0, 0, 1]] * 2
     assert view.features["changed"].tolist() == [[0, 0, 0, 0]] * 2
-    batch.apply(Action(torch.tensor([[True, False, False, False], [False, False, True, False]])))
+    batch.apply(Action(bits("x...", "..x.")))
     view = batch.forward()
     assert view.features["is_eos"].tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
     assert view.features["changed"].tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
@@ -195,7 +198,7 @@ def test_finished_rows_are_not_touched() -> None:
     assert view.prediction[0].tolist() == [A, B, C]
     assert not view.masked[0].any()
     assert not view.eligible[0].any()
-    assert batch.apply(Action(torch.ones(2, 3, dtype=torch.bool))).tolist() == [False, True]
+    assert batch.apply(Action(bits("xxx", "xxx"))).tolist() == [False, True]
     assert all(torch.equal(getattr(batch, name)[0], value) for name, value in before.items())
 
 
@@ -211,7 +214,7 @@ class Misshapen(HandWritten):
 
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Any, Any]:
         logits = self.logits(tokens, attention_mask, length)
-        return logits, self.change_hidden(torch.ones(len(tokens), length, 2))
+        return logits, self.change_hidden(torch.ones(len(tokens), length, 2, device=tokens.device))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ class Misshapen(HandWritten):
         (lambda logits: logits[0], r"logits of shape \(4, 7\)"),
         (lambda logits: logits[..., :2], r"logits of shape \(2, 4, 2\)"),
         (lambda logits: logits.long(), "logits of dtype int64"),
-        (lambda logits: logits.numpy(), "logits a ndarray"),
+        (lambda logits: logits.cpu().numpy(), "logits a ndarray"),
         (lambda logits: None, "logits a NoneType"),
     ],
 )
@@ -265,7 +268,7 @@ def test_forward_without_running_rows_is_free() -> None:
     assert view.confidence.tolist() == [[1], [1]]
     assert view.features["margin"].tolist() == [[0], [0]]
     assert not view.masked.any()
-    assert not batch.apply(Action(torch.ones(2, 1, dtype=torch.bool))).any()
+    assert not batch.apply(Action(bits("x", "x"))).any()
     assert batch.nfe.tolist() == [0, 0]
 
 
@@ -368,7 +371,7 @@ def test_seed_decides_a_sample(toy: ToyDenoiser) -> None:
 def test_each_step_samples_anew() -> None:
     batch = start(fixed(*[(A, 0.4)] * 32), [[A]], 32, temperature=1.0)
     first = batch.forward().prediction
-    batch.apply(Action(torch.arange(32).unsqueeze(0) == 0))
+    batch.apply(Action(bits("x" + "." * 31)))
     second = batch.forward().prediction
     assert first[0, 0] == second[0, 0]  # committed
     assert 5 < (first != second).sum() < 31  # two draws agree with probability 0.4**2 + 5 * 0.12**2 = 0.23
@@ -382,7 +385,7 @@ def test_samples_follow_the_tempered_distribution(temperature: float) -> None:
     for seed in range(60):
         batch.load([0], [[A]], seed)
         view = batch.forward()
-        counts += view.prediction.flatten().bincount(minlength=V)
+        counts += view.prediction.flatten().cpu().bincount(minlength=V)
         expected = torch.where(view.prediction == A, 0.4, 0.6 / 5)
         assert torch.allclose(view.confidence, expected, atol=1e-6)  # the probability without noise
     weights = torch.tensor([0.12, 0.0, 0.12, 0.4, 0.12, 0.12, 0.12]) ** (1 / temperature)
@@ -421,7 +424,7 @@ def test_ensure_progress_stays_eligible_when_every_score_is_minus_infinity() -> 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
-    toy = ToyDenoiser()
+    toy = ToyDenoiser(places.here)
     length = data.draw(st.integers(1, 8), label="L")
     block = data.draw(st.sampled_from([d for d in range(1, length + 1) if length % d == 0]), label="block_length")
     temperature = data.draw(st.sampled_from([0.0, 2.0]), label="temperature")
@@ -431,7 +434,7 @@ def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
         assert torch.equal(eligible.any(1), running)
         batch.forward()
         bits = data.draw(st.lists(st.booleans(), min_size=3 * length, max_size=3 * length), label=f"step {step + 1}")
-        finished = batch.apply(Action(torch.tensor(bits).view(3, length)))
+        finished = batch.apply(Action(torch.tensor(bits, device=places.here).view(3, length)))
         committed = batch.commit_step == step + 1
         assert torch.equal(committed.any(1), running)
         assert not (committed & ~eligible).any()

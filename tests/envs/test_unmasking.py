@@ -26,6 +26,8 @@ from envs.tasks import TASKS, split_of
 from envs.tasks.suite.form import cells_of
 from envs.view import Action
 
+pytestmark = pytest.mark.usefixtures("device")
+
 SETTINGS: list[dict[str, Any]] = [
     {"buffer_length": 16},
     {"buffer_length": 16, "block_length": 4, "features": sorted(VIEW_FEATURES), "temperature": 1.0},
@@ -259,7 +261,7 @@ def test_each_episode_draws_its_block_length() -> None:
         view = batch.view
         fresh = (view.step == 1).nonzero().squeeze(1).tolist()
         seen.update(blocks[fresh].tolist())
-        first_block = torch.arange(L) < blocks[fresh].unsqueeze(1)
+        first_block = torch.arange(L, device=blocks.device) < blocks[fresh].unsqueeze(1)
         assert torch.equal(view.eligible[fresh], first_block)
         # A row goes through its blocks like one of a batch whose only block length is that.
         for row in fresh:

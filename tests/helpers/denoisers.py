@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import places
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
@@ -24,12 +25,19 @@ V = 7
 Rule = Callable[[list[int], list[int]], list[tuple[int, float]]]
 
 
-class HandWritten:
+class Placed:
+    """Where the test runs."""
+
+    @property
+    def device(self) -> torch.device:
+        return places.here
+
+
+class HandWritten(Placed):
     """A denoiser that says for each buffer position (token, its probability), from the prompt and the buffer."""
 
     pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
     block_length, absolute_blocks, logit_shift = None, False, 0
-    device = torch.device("cpu")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -37,7 +45,7 @@ class HandWritten:
 
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
         self.seen.append((tokens.tolist(), attention_mask.tolist()))
-        logits = torch.zeros(len(tokens), length, V)
+        logits = torch.zeros(len(tokens), length, V, device=tokens.device)
         for row, ids in enumerate(tokens.tolist()):
             prompt = [i for i in ids[:-length] if i != PAD]
             for position, (token, p) in enumerate(self.rule(prompt, ids[-length:])[:length]):
@@ -52,7 +60,7 @@ def fixed(*believed: tuple[int, float]) -> Any:
     return HandWritten(lambda prompt, buffer: list(believed))
 
 
-class Mixing:
+class Mixing(Placed):
     """A denoiser whose every answer changes with every token that is present, and is exact in any batch.
 
     What it says of padding changes with the width of the batch, so that a view that shows it is not the row's alone.
@@ -60,7 +68,6 @@ class Mixing:
 
     pad_id, mask_id, eos_id, end_ids, max_length = PAD, MASK, EOS, (EOS,), 64
     block_length, absolute_blocks, logit_shift = None, False, 0
-    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[list[int]], list[list[bool]]]] = []
@@ -70,7 +77,7 @@ class Mixing:
         place = attention_mask.cumsum(1) * attention_mask
         mixed = ((tokens + 2) * place * (place + 3)).sum(1).view(-1, 1, 1)
         place = torch.where(attention_mask, place, tokens.shape[1])[:, -length:].unsqueeze(-1)
-        token = torch.arange(V)
+        token = torch.arange(V, device=tokens.device)
         logits = (mixed * (token + 3) * 7 + place * (token + 5) * 11) % 101 * 0.06
         logits[..., PAD] = -20.0
         logits[..., EOS] -= 2.0  # else hardly a row lives long
@@ -93,7 +100,7 @@ def start(denoiser: Any, prompts: Sequence[Sequence[int]], length: int, **kwargs
 
 def bits(*rows: str) -> Tensor:
     """Choices written like "x..x"."""
-    return torch.tensor([[cell == "x" for cell in row] for row in rows])
+    return torch.tensor([[cell == "x" for cell in row] for row in rows], device=places.here)
 
 
 def commit(batch: DecodingBatch, *rows: str) -> list[bool]:
@@ -136,12 +143,11 @@ def tiny_model(
     return model, tokenizer
 
 
-class Context:
+class Context(Placed):
     """A denoiser whose predictions depend on the nearest known token that a position sees."""
 
     pad_id, mask_id, eos_id, end_ids, max_length, vocabulary = 0, 1, 2, (2,), 64, 13
     block_length, absolute_blocks, logit_shift = None, False, 0
-    device = torch.device("cpu")
 
     def __init__(self, with_end: bool = True) -> None:
         self.with_end = with_end
@@ -150,7 +156,7 @@ class Context:
         width = tokens.shape[1]
         sees = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None].expand(-1, width, -1)
         numbers = (sees[:, 0].cumsum(1) - 1 if position_ids is None else position_ids).tolist()
-        logits = torch.zeros(len(tokens), length, self.vocabulary)
+        logits = torch.zeros(len(tokens), length, self.vocabulary, device=tokens.device)
         for row, ids in enumerate(tokens.tolist()):
             known = [j for j, token in enumerate(ids) if token != self.mask_id]
             for query in range(width - length, width):
@@ -158,7 +164,7 @@ class Context:
                 near = min((abs(numbers[row][j] - place), ids[j]) for j in known if seen[j])[1]
                 heights = [(31 * near + 7 * place + 13 * token * (near + token)) % 23 / 4 for token in range(3, 13)]
                 end = (5 * near + 11 * place) % 31 / 5 if self.with_end else 0.0
-                logits[row, query - width, 2:] = torch.tensor([end, *heights])
+                logits[row, query - width, 2:] = torch.tensor([end, *heights], device=tokens.device)
         return logits
 
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:

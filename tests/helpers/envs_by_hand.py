@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import places
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
+from envs.models.toy import ToyDenoiser
 
 L = 8
 
@@ -19,11 +21,13 @@ EVERYTHING = np.ones(L, dtype=np.int8)
 
 
 def single(**kwargs: Any) -> UnmaskingEnv:
-    return UnmaskingEnv(**{"denoiser": "toy", "tasks": "copy", "buffer_length": L, **kwargs})
+    return UnmaskingEnv(**{"denoiser": ToyDenoiser(places.here), "tasks": "copy", "buffer_length": L, **kwargs})
 
 
 def native(num_envs: int, **kwargs: Any) -> UnmaskingVectorEnv:
-    return UnmaskingVectorEnv(num_envs, **{"denoiser": "toy", "tasks": "copy", "buffer_length": L, **kwargs})
+    return UnmaskingVectorEnv(
+        num_envs, **{"denoiser": ToyDenoiser(places.here), "tasks": "copy", "buffer_length": L, **kwargs}
+    )
 
 
 def assert_same(one: Any, two: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import places
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def tiny(out: Path, **changes: Any) -> TrainGRPOConfig:
     config = TrainGRPOConfig(
         out=out,
         total_timesteps=150,
-        model=ModelConfig("toy"),
+        model=ModelConfig("toy", device=str(places.here)),
         env=EnvConfig(num_envs=8, tasks=["copy"], buffer_length=8),
         policy=NetworkConfig(hidden_size=8, feedforward_size=8, init="random", bias=-1.0),
         grpo=GRPOSection(group_size=4, learning_rate=1e-2),
@@ -54,7 +55,7 @@ def begun(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
 
 
 def made(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
-    env = make_env(config, denoiser or Flaky(), algorithm(config), None)
+    env = make_env(config, denoiser or Flaky(config.model.device), algorithm(config), None)
     model = make_model(config, env, algorithm(config), None)
     assert isinstance(model, GRPO)
     with torch.no_grad():

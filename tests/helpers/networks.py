@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import places
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ def perturbed(config: NetworkConfig, size: float = 0.3) -> UnmaskingNetwork:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(size * torch.randn_like(parameter))
-    return network
+    return network.to(places.here)
 
 
 def outputs(network: UnmaskingNetwork, view: View) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import places
 import pytest
 import torch
 from stable_baselines3 import PPO
@@ -46,7 +47,7 @@ class Trap(ToyDenoiser):
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
         cells = tokens[:, 4 : 4 + length]
         right = torch.where(cells == self._ids[EMPTY], self.eos_id, cells)
-        odd = (torch.arange(length) % 2 == 1).expand_as(right)
+        odd = (torch.arange(length, device=tokens.device) % 2 == 1).expand_as(right)
         evens_known = ((tokens[:, -length:] != self.mask_id) | odd).all(1, keepdim=True)
         prediction = torch.where(odd & ~evens_known, self._ids["="], right)  # "=" is in no answer
         p = torch.where(odd, 0.95, 0.6).unsqueeze(-1)
@@ -59,7 +60,7 @@ def tiny(out: Path, seed: int) -> TrainPPOConfig:
         out=out,
         seed=seed,
         total_timesteps=128,
-        model=ModelConfig("toy", threads=1),
+        model=ModelConfig("toy", device=str(places.here), threads=1),
         env=EnvConfig(num_envs=8, tasks=["copy"], buffer_length=8),
         policy=NetworkConfig(hidden_size=8, feedforward_size=8),
         ppo=PPOSection(n_steps=8, batch_size=32, n_epochs=2),

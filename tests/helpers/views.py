@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
+import places
 import torch
 from torch import Tensor
 
@@ -47,7 +48,18 @@ def make_view(
         commit_confidence=torch.zeros(rows, length),
         key=torch.arange(rows),
     )
-    return replace(view, **{name: _tensors(value) for name, value in others.items()})
+    return placed(replace(view, **{name: _tensors(value) for name, value in others.items()}))
+
+
+def placed(view: View) -> View:
+    """The view where the test runs."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(places.here)
+        return {name: tensor.to(places.here) for name, tensor in value.items()}
+
+    return View(**{f.name: moved(getattr(view, f.name)) for f in fields(View)})
 
 
 def _tensors(value: Any) -> Any:
@@ -111,31 +123,33 @@ def random_view(rows: int, length: int, seed: int = 0) -> View:
     probabilities = torch.rand(rows, length, 20, generator=generator) ** 8 * masked.unsqueeze(-1)
     probabilities = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=1e-9)
     top = probabilities.topk(TOP_K, -1)
-    return View(
-        confidence=torch.where(masked, confidence, 1.0),
-        prediction=torch.randint(5, 20, (rows, length), generator=generator),
-        masked=masked,
-        eligible=masked & in_block,
-        step=step,
-        time=(step - 1) / length,
-        block_start=block_start,
-        block_end=block_start + block,
-        block_step=torch.minimum(step - 1, torch.full_like(step, block)),
-        length=torch.full((rows,), length),
-        commit_confidence=torch.rand(rows, length, generator=generator) * ~masked,
-        key=torch.tensor([sequence_key([row], seed) for row in range(rows)]),
-        features={
-            name: torch.rand(rows, length, generator=generator) * (masked ^ (READINGS[name].holds == "committed"))
-            for name in sorted(VIEW_FEATURES)
-        },
-        tensors={
-            "probabilities": probabilities,
-            "top_probabilities": top.values,
-            "top_ids": top.indices,
-            "hidden": torch.rand(rows, length, 3, generator=generator),
-            "prompt": torch.randint(4, 20, (rows, 5), generator=generator),
-            "given": torch.full((rows, length), -1),
-        },
+    return placed(
+        View(
+            confidence=torch.where(masked, confidence, 1.0),
+            prediction=torch.randint(5, 20, (rows, length), generator=generator),
+            masked=masked,
+            eligible=masked & in_block,
+            step=step,
+            time=(step - 1) / length,
+            block_start=block_start,
+            block_end=block_start + block,
+            block_step=torch.minimum(step - 1, torch.full_like(step, block)),
+            length=torch.full((rows,), length),
+            commit_confidence=torch.rand(rows, length, generator=generator) * ~masked,
+            key=torch.tensor([sequence_key([row], seed) for row in range(rows)]),
+            features={
+                name: torch.rand(rows, length, generator=generator) * (masked ^ (READINGS[name].holds == "committed"))
+                for name in sorted(VIEW_FEATURES)
+            },
+            tensors={
+                "probabilities": probabilities,
+                "top_probabilities": top.values,
+                "top_ids": top.indices,
+                "hidden": torch.rand(rows, length, 3, generator=generator),
+                "prompt": torch.randint(4, 20, (rows, 5), generator=generator),
+                "given": torch.full((rows, length), -1),
+            },
+        )
     )
 
 

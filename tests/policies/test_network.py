@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import places
 import pytest
 import torch
 from networks import ALL_FEATURES, outputs, perturbed
@@ -14,6 +15,12 @@ from views import random_view, take
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
 from policies.networks.transformer import MAX_LOG_ODDS, log_odds, rotate
 
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def built(config: NetworkConfig) -> UnmaskingNetwork:
+    return UnmaskingNetwork(config).to(places.here)
+
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize(
@@ -21,7 +28,7 @@ from policies.networks.transformer import MAX_LOG_ODDS, log_odds, rotate
 )
 def test_untrained_network_is_the_threshold_rule(threshold: float, more: dict[str, Any]) -> None:
     view = random_view(500, 8)
-    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="threshold", threshold=threshold, **more)))
+    policy = LearnedPolicy(built(NetworkConfig(init="threshold", threshold=threshold, **more)))
     chosen = Threshold(threshold).select(view)
     assert torch.equal(policy.select(view), chosen)
     assert chosen.float().mean() > 0.05
@@ -30,8 +37,8 @@ def test_untrained_network_is_the_threshold_rule(threshold: float, more: dict[st
 @pytest.mark.parametrize("bias", [-2.0, 0.0, 1.5])
 def test_random_initialisation_is_one_coin_for_all(bias: float) -> None:
     view = random_view(20, 8)
-    policy = LearnedPolicy(UnmaskingNetwork(NetworkConfig(init="random", bias=bias)))
-    expected = torch.full((20, 8), 1 / (1 + math.exp(-bias))) * view.eligible
+    policy = LearnedPolicy(built(NetworkConfig(init="random", bias=bias)))
+    expected = 1 / (1 + math.exp(-bias)) * view.eligible
     torch.testing.assert_close(policy.probabilities(view), expected)
 
 
@@ -79,7 +86,8 @@ def test_a_network_of_blocks_decides_the_same_wherever_the_block_stands() -> Non
 def test_a_network_of_blocks_counts_the_masks_that_are_left() -> None:
     network = perturbed(NetworkConfig(init="random", context="block"))
     few, many = (
-        {name: torch.ones(1, size) for name in ("confidence", "masked", "eligible")} | {"time": torch.zeros(1, 1)}
+        {name: torch.ones(1, size, device=places.here) for name in ("confidence", "masked", "eligible")}
+        | {"time": torch.zeros(1, 1, device=places.here)}
         for size in (2, 40)
     )
     assert not torch.allclose(network(few)[0, :2], network(many)[0, :2], atol=1e-3)
@@ -156,7 +164,7 @@ def test_impossible_configurations_are_refused_by_name(fields: dict[str, Any], n
 def gradients(network: UnmaskingNetwork) -> dict[str, bool]:
     """Which parameters a loss moves."""
     view = random_view(32, 8)
-    weights = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(32, 8, generator=torch.Generator().manual_seed(1)).to(places.here)
     (network(view.inputs()) * weights * view.eligible).sum().backward()
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-8) for name, p in network.named_parameters()}
 
@@ -164,13 +172,13 @@ def gradients(network: UnmaskingNetwork) -> dict[str, bool]:
 @pytest.mark.parametrize("init", ["threshold", "random"])
 def test_at_the_start_only_the_output_layer_learns(init: Any) -> None:
     torch.manual_seed(0)
-    moved = gradients(UnmaskingNetwork(NetworkConfig(init=init, features=ALL_FEATURES)))
+    moved = gradients(built(NetworkConfig(init=init, features=ALL_FEATURES)))
     assert {name for name, moves in moved.items() if moves} == {"output.weight", "output.bias"}
 
 
 def test_then_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    network = UnmaskingNetwork(NetworkConfig(features=ALL_FEATURES))
+    network = built(NetworkConfig(features=ALL_FEATURES))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if not parameter.abs().max() > 0:

@@ -50,7 +50,7 @@ def run(denoiser: MaskedLMDenoiser, name: str, prompts: list[str], **kwargs: Any
     return decode(denoiser, prompts, rule, settings, **kwargs)
 
 
-@pytest.mark.each_value
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
     chat: MaskedLMDenoiser, name: str, monkeypatch: pytest.MonkeyPatch

@@ -33,7 +33,7 @@ class CopyGuide:
         self.toy, self.elsewhere = toy, elsewhere
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Any:
-        logits = torch.zeros(*input_ids.shape, len(self.toy.words))
+        logits = torch.zeros(*input_ids.shape, len(self.toy.words), device=input_ids.device)
         [empty] = self.toy.encode_prompt(EMPTY)
         for row, ids in enumerate(input_ids.tolist()):
             cells = [token for token in ids[4 : len(ids) - LENGTH - 1] if token != empty]

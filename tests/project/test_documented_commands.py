@@ -44,6 +44,8 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the shell it is typed into",
     "pytest -n 2": IS_THE_SUITE,
     'pytest -n 2 -m "not slow"': IS_THE_SUITE,
+    "pytest -m gpu": "needs a GPU; tests/project/test_pretended_card.py tries it without one",
+    'pytest -p pretended_card -m "gpu and not slow"': IS_THE_SUITE,
     "python tests/helpers/engines.py": NEEDS_NETWORK,
     "python tests/helpers/kills.py --kills 40": IS_IN_PART,
     "python tests/helpers/kills.py --ends 40": IS_IN_PART,
@@ -250,8 +252,14 @@ class Folder:
             self.errors.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if is_run(page)])
+LONG = {"README.md": 90.0, "docs/serving.md": 70.0, "docs/training.md": 80.0, "docs/comparing.md": 30.0}
+"""Seconds of an idle core of the longest pages, which start first."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow(seconds=LONG.get(page, 15.0))) for page in PAGES if is_run(page)],
+)
 def test_a_page_runs_as_it_stands(page: str, tmp_path: Path) -> None:
     parts = parts_of((ROOT / page).read_text())
     folder = Folder(tmp_path / "clone")

@@ -43,6 +43,8 @@ from train.job.learning import learn
 from train.tracking.history import STEP
 from train.tracking.tracker import Tracker
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def trained(config: TrainGRPOConfig, denoiser: ToyDenoiser | None = None) -> GRPO:
     env = make_env(config, denoiser or Flaky(), algorithm(config), None)
@@ -131,7 +133,7 @@ def test_the_first_gradient_is_the_policy_gradient(tmp_path: Path, distribution:
     log_prob = model._actor.commit_distribution(dict(steps.obs)).log_prob(steps.action)
     torch.testing.assert_close(log_prob.detach().unsqueeze(1), steps.log_prob)  # ratio 1
     counts = {row: (steps.rollout == row).sum().item() for row in steps.rollout.tolist()}
-    weight = torch.tensor([1 / (8 * counts[row]) for row in steps.rollout.tolist()])
+    weight = torch.tensor([1 / (8 * counts[row]) for row in steps.rollout.tolist()], device=log_prob.device)
     expected = gradient(model, -(weight * model._batch.advantage * log_prob).sum())
     found = gradient(model, model._loss(model._batch, {}))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)

@@ -100,6 +100,7 @@ def test_a_policy_looks_the_same_in_every_plot_and_hue_is_never_the_only_differe
     assert rule_style("klass+eotp") == rule_style("klass")
 
 
+@pytest.mark.slow
 def test_a_run_has_one_colour_in_all_plots_of_a_report(
     figures: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def run_of(folder: Path, seed: int = 0, alpha: float = 10.0) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_data_in_every_output(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_of(tmp_path / name.replace("/", ":"))

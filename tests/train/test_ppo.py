@@ -408,6 +408,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     return out, subprocess.run(words, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, done = whole
     assert done.returncode == 0, done.stderr
@@ -426,6 +427,7 @@ def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subproce
     assert all(torch.equal(values, weights[name]) for name, values in start.state_dict().items())
 
 
+@pytest.mark.slow
 def test_rules_evaluated_beside_the_training_are_the_same(
     whole: tuple[Path, subprocess.CompletedProcess[str]], toy: ToyDenoiser
 ) -> None:
@@ -437,6 +439,7 @@ def test_rules_evaluated_beside_the_training_are_the_same(
     assert {record["policy"] for record in records} == {"learned", "oracle:1", "threshold:0.9"}
 
 
+@pytest.mark.slow
 def test_one_seed_makes_one_run(tmp_path: Path, whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """Filter, training and evaluation: bit for bit on one thread."""
     out = tmp_path / "again"

@@ -275,7 +275,7 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     assert Pretraining(config).step == 2
 
 
-@pytest.mark.parametrize("kind", [*KINDS, {**PROSE, "precision": "bfloat16"}])
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param({**PROSE, "precision": "bfloat16"}, marks=pytest.mark.slow)])
 def test_training_learns(kind: dict[str, Any], tmp_path: Path) -> None:
     run = Pretraining(PretrainConfig(**{**kind, "batch_size": 16, "group_size": 16}, out=tmp_path, warmup=0.001))
     losses = []

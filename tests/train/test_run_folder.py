@@ -73,6 +73,7 @@ def test_a_run_that_fails_later_keeps_what_it_made(tmp_path: Path) -> None:
     finish(replace(config, resume=True))
 
 
+@pytest.mark.slow
 def test_a_killed_start_does_not_block_the_next_one(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from folders import Config\n"
     code += "from train.command.run_folder import open_run\nconfig = Config(Path(sys.argv[1]))\n"
@@ -240,6 +241,7 @@ def test_a_second_process_says_who_holds_the_folder(holder: tuple[Path, subproce
     assert not (folder / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_where_there_are_no_locks_the_process_counts(
     holder: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,7 @@ def test_a_killed_training_goes_on_under_its_id(resumed: Path) -> None:
     assert "eval/deterministic/block8/nfe" in runs[1]["summary"]
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_written(resumed: Path) -> None:
     places = (resumed, Path(os.environ["WANDB_DATA_DIR"]), Path(os.environ["WANDB_CACHE_DIR"]))
     files = [file for place in places for file in place.rglob("*") if file.is_file()]
@@ -385,6 +386,7 @@ def test_what_wandb_would_refuse_is_refused_before_the_folder_is_taken(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_a_home_all_stays_in_the_runs_folder(tmp_path: Path) -> None:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     variables |= {"HOME": "/proc/none", "PYTHONPATH": str(ROOT)}

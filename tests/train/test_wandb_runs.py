@@ -133,6 +133,7 @@ def found_in(downloads: Path, *sources: str) -> dict[str, Any]:
     return {**found, "runs": [{**row, "path": ""} for row in found["runs"]]}
 
 
+@pytest.mark.slow
 def test_a_comparison_is_the_same_from_either_side(local: list[Path], tmp_path: Path) -> None:
     here = found_in(tmp_path, *map(str, local))
     assert [row["paired"] for row in here["tests"]] == [True, True]
@@ -203,7 +204,7 @@ def test_offline_runs_are_synced_later(server: WandbServer, tmp_path: Path) -> N
     assert read_progress(found.folder) == read_progress(moved)
 
 
-@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_printed_line_sends_the_whole_history(server: WandbServer, tmp_path: Path, kills: int) -> None:
     """Killed after step 200, each time, and resumed from a checkpoint at step 100."""
     folder = tmp_path / "my run's folder"

@@ -548,6 +548,7 @@ def test_controls_in_a_browser(browser: Any, show: Show, tmp_path: Path) -> None
     assert not [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
+@pytest.mark.slow
 def test_nasty_tokens_in_a_browser(browser: Any, nasty: Show, tmp_path: Path) -> None:
     opened(browser, nasty, tmp_path)
     assert browser.find_elements("css selector", "main img, main b > *, h3 b") == []

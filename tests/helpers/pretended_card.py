@@ -1,0 +1,100 @@
+"""A graphics card that is not there: ``pytest -m gpu -p pretended_card`` runs the tests of one without it.
+
+Its tensors lie in the CPU's memory and say that they are elsewhere. As with a real card, an operation on tensors of two
+places is an error (but for single numbers, and what picks elements), and so is making an array of one; what is computed
+is what the CPU computes. It shows a tensor that was made in the wrong place, and no difference in rounding or speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend("pretended")
+# torch.tensor fills the CPU's memory first, and then moves what it filled by an operation that can be seen.
+torch._C._set_only_lift_cpu_tensors(True)
+# Inference mode counts no versions, which views of wrapped tensors need.
+vars(torch)["inference_mode"] = torch.no_grad
+
+CARD = torch.device("pretended", 0)
+MOVES = ("_to_copy", "copy_")
+PICKS = ("index", "index_put_", "_index_put_impl_", "_unsafe_index")
+"""Their indices may lie in the CPU's memory."""
+
+
+class Elsewhere(Tensor):
+    """A tensor of the card; ``held`` is what it has, on the CPU."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Self:
+        made: Self = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=CARD,
+        )
+        made.held = held
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, *args, **(kwargs or {}))
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __format__(self, how: str) -> str:
+        return format(self.cpu(), how)
+
+
+def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do an operation on the CPU, and wrap what it gives if it would be on the card."""
+    name = func.overloadpacket.__name__
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    is_here = any(isinstance(tensor, Elsewhere) for tensor in tensors)
+    strays = [tuple(tensor.shape) for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
+    if is_here and strays and name not in (*MOVES, *PICKS):
+        raise RuntimeError(f"{func}: expected all tensors on {CARD}, found on the CPU some of shapes {strays}")
+    found = func(*tree_map(held_by, args), **tree_map(held_by, kwargs))
+    if name == "copy_":
+        return args[0]
+    goes_to = kwargs.get("device")
+    if name == "_local_scalar_dense" or (goes_to is not None and torch.device(goes_to).type != CARD.type):
+        return found
+    if goes_to is None and not is_here:
+        return found
+    wrapped = tree_map(lambda value: Elsewhere(value) if isinstance(value, Tensor) else value, found)
+    # What is a view of what, and what is written in place, is as without the wrapping.
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if is_here and name not in MOVES else wrapped
+
+
+def held_by(value: Any) -> Any:
+    """Return what the CPU is to take for an argument."""
+    if isinstance(value, Elsewhere):
+        return value.held
+    return torch.device("cpu") if isinstance(value, torch.device) and value.type == CARD.type else value
+
+
+library = torch.library.Library("_", "IMPL")
+library.fallback(compute, "PrivateUse1")
+
+
+def pytest_configure() -> None:
+    """Let weights be read to the CPU: safetensors knows the devices by name."""
+    from envs.models import weights
+
+    there: Any = weights.safe_open
+    vars(weights)["safe_open"] = lambda file, framework, device: there(
+        file, framework, "cpu" if torch.device(device).type == CARD.type else device
+    )
