@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("pretended")
-# torch.tensor fills the CPU's memory first, and then moves what it filled by an operation that can be seen.
-torch._C._set_only_lift_cpu_tensors(True)
-# Inference mode counts no versions, which views of wrapped tensors need.
-vars(torch)["inference_mode"] = torch.no_grad
+NAME = "pretended"
 
-CARD = torch.device("pretended", 0)
 MOVES = ("_to_copy", "copy_")
 PICKS = ("index", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Their indices may lie in the CPU's memory."""
@@ -40,7 +36,7 @@ class Elsewhere(Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device=CARD,
+            device=torch.device(NAME, 0),
         )
         made.held = held
         return made
@@ -65,12 +61,12 @@ def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
     is_here = any(isinstance(tensor, Elsewhere) for tensor in tensors)
     strays = [tuple(tensor.shape) for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
     if is_here and strays and name not in (*MOVES, *PICKS):
-        raise RuntimeError(f"{func}: expected all tensors on {CARD}, found on the CPU some of shapes {strays}")
+        raise RuntimeError(f"{func}: expected all tensors on {NAME}, found on the CPU some of shapes {strays}")
     found = func(*tree_map(held_by, args), **tree_map(held_by, kwargs))
     if name == "copy_":
         return args[0]
     goes_to = kwargs.get("device")
-    if name == "_local_scalar_dense" or (goes_to is not None and torch.device(goes_to).type != CARD.type):
+    if name == "_local_scalar_dense" or (goes_to is not None and not is_the_card(goes_to)):
         return found
     if goes_to is None and not is_here:
         return found
@@ -83,11 +79,21 @@ def held_by(value: Any) -> Any:
     """Return what the CPU is to take for an argument."""
     if isinstance(value, Elsewhere):
         return value.held
-    return torch.device("cpu") if isinstance(value, torch.device) and value.type == CARD.type else value
+    return torch.device("cpu") if isinstance(value, torch.device) and is_the_card(value) else value
 
 
 library = torch.library.Library("_", "IMPL")
-library.fallback(compute, "PrivateUse1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Pretend, before anything of ours is imported."""
+    _setup_privateuseone_for_python_backend(NAME)
+    library.fallback(compute, "PrivateUse1")
+    # torch.tensor fills the CPU's memory first, and then moves what it filled by an operation that can be seen.
+    torch._C._set_only_lift_cpu_tensors(True)
+    # Inference mode counts no versions, which views of wrapped tensors need.
+    vars(torch)["inference_mode"] = torch.no_grad
 
 
 def pytest_configure() -> None:
@@ -96,5 +102,10 @@ def pytest_configure() -> None:
 
     there: Any = weights.safe_open
     vars(weights)["safe_open"] = lambda file, framework, device: there(
-        file, framework, "cpu" if torch.device(device).type == CARD.type else device
+        file, framework, "cpu" if is_the_card(device) else device
     )
+
+
+def is_the_card(device: Any) -> bool:
+    """Tell whether a device, or its name, is the card."""
+    return torch.device(device).type == NAME
