@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start: they share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,8 @@ import pytest
 import torch
 
 from envs.models.toy import ToyDenoiser
+
+TRAIN = Path(__file__).parent / "train"
 
 torch.set_num_threads(1)
 sys.dont_write_bytecode = False
@@ -38,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for family in cases.values():
         for item in beyond_each_value(family):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: -seconds_of(item))
+    # After them those that start commands and train, of which many take seconds; the rest is over in a moment each.
+    items.sort(key=lambda item: (-seconds_of(item), TRAIN not in item.path.parents))
 
 
 def beyond_each_value(family: Sequence[pytest.Function]) -> list[pytest.Function]:
