@@ -67,6 +67,7 @@ def test_contrasts_are_paired_by_seed() -> None:
     assert spreads == [f"{0.43589 / 2:.3f}", f"{0.52915 / 2:.3f}"]
 
 
+@pytest.mark.slow
 def test_the_comparison_of_algorithms(tmp_path: Path) -> None:
     experiment = Algorithms()
     for step in experiment.steps():

@@ -181,6 +181,7 @@ def test_llada_8b_at_sixteen_rows() -> None:
     assert 17.0e9 < parts["peak"] < 18.0e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inner", "vocabulary", "biggest"), [(2048, 64, "layer"), (64, 3000, "logits")], ids=["layer", "head"]
 )

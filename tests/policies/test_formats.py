@@ -147,7 +147,8 @@ def test_diffusers_commits_what_the_decoder_does(packages: Path) -> None:
         assert torch.equal(done.transfer_index, done.prev_sample != tokens)
 
 
-@pytest.mark.parametrize("block", [*(pytest.param(size, marks=pytest.mark.slow) for size in (4, 8)), 16])
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [4, 8, 16])
 def test_the_pipeline_of_diffusers_writes_what_the_decoder_does(block: int, packages: Path, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     model, tokenizer = tiny_model()
@@ -265,7 +266,8 @@ def entry_point(packages: Path, group: str) -> tuple[str, str]:
     return module, function
 
 
-@pytest.mark.parametrize("is_newer", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_newer", [False, True])
 def test_sglang_commits_what_the_decoder_does(is_newer: bool, sglang: dict[str, Any], packages: Path) -> None:
     write_engine(POLICIES["trained"], "sglang", packages, end_ids=(EOS,))
     for size in SIZES:
@@ -364,6 +366,7 @@ class DiffusionSampler:
         self._remask_fn: Any = None
 
 
+@pytest.mark.slow
 def test_the_dllm_plugin_commits_what_the_decoder_does(monkeypatch: pytest.MonkeyPatch, packages: Path) -> None:
     monkeypatch.setattr(DiffusionSampler, "__init__", DiffusionSampler.__init__)  # put back afterwards
     stub(monkeypatch, "dllm_plugin.sampling.diffusion_sampler", DiffusionSampler=DiffusionSampler)

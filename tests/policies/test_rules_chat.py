@@ -177,6 +177,7 @@ def test_a_guide_never_chooses_the_mask() -> None:
     torch.testing.assert_close(probabilities, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["guided", "diffuspec"])
 def test_a_guide_is_told_the_models_mask(name: str) -> None:
     tiny = load_denoiser("tiny")

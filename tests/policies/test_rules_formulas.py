@@ -109,6 +109,7 @@ def check(rule: str, rows: Sequence[Row], expected: Callable[[Row], set[int]]) -
     return action
 
 
+@pytest.mark.slow
 @many
 @given(rows=several_rows(), k=st.integers(1, 10))
 def test_ranks_and_the_best_k(rows: list[Row], k: int) -> None:

@@ -209,6 +209,7 @@ def test_main_takes_every_policy_at_every_block(tmp_path: Path, capsys: pytest.C
     assert [task.name for task in make_tasks(config.tasks)] == ["copy", "sort"]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     config = EvaluateConfig(
         policy=["threshold:0", "random:1", "low_confidence:4"],
@@ -406,6 +407,7 @@ def test_a_rules_option_may_hold_an_at_sign(tmp_path: Path) -> None:
     assert job.name == f"pc_sampler:1,frequencies={file}"
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_logged_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -443,6 +443,7 @@ def test_training_keeps_the_filter(tmp_path: Path, toy: ToyDenoiser, role: str, 
         obs = env.step(action)[0]
 
 
+@pytest.mark.slow
 def test_a_job_reads_its_filter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(on_filter(tmp_path, "both"), evaluation=EvaluationConfig(1, rules=[]))
     read: list[str] = []

@@ -225,6 +225,7 @@ def test_training_stops_early_and_leaves_the_best(tmp_path: Path) -> None:
     assert fewer["held_out_loss"] > result["held_out_loss"] == more["held_out_loss"]
 
 
+@pytest.mark.slow
 def test_several_traces_are_all_learned_from(tmp_path: Path) -> None:
     """One has only what is final, the other only what is not: from either alone there is nothing to tell apart."""
     parts = []

@@ -203,6 +203,7 @@ def test_llada_tensors_have_lladas_names(tmp_path: Path) -> None:
 # The loop.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_ends_with_the_same_weights(
     kind: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

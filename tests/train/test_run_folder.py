@@ -228,6 +228,7 @@ def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_second_process_says_who_holds_the_folder(holder: tuple[Path, subprocess.Popen[str]]) -> None:
     folder, process = holder
     assert read_holder(folder / LOCK)["pid"] == process.pid

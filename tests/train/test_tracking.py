@@ -138,6 +138,7 @@ def test_the_history_of_a_metric_reads_back(history: list[dict[str, Any]]) -> No
     assert not [row for row in history if "note" in row]
 
 
+@pytest.mark.slow
 def test_numpy_metrics_are_logged_too(history: list[dict[str, Any]]) -> None:
     assert [row["train/approx_kl"] for row in history if "train/approx_kl" in row] == [0.5, 1.0, 1.5]
 

@@ -94,6 +94,7 @@ def test_a_run_comes_back_as_it_was(local: list[Path], tmp_path: Path) -> None:
     assert policy.source_qualified_name.startswith("me/unmasking-policies/policy-toy:v")
 
 
+@pytest.mark.slow
 def test_the_workspace_shows_how_good_the_policy_is(server: WandbServer, local: list[Path]) -> None:
     run = server.runs[path_of(local[0]).rpartition("/")[2]]
     assert (run["displayName"], run["groupName"], run["jobType"], run["tags"]) == (
@@ -204,7 +205,8 @@ def test_offline_runs_are_synced_later(server: WandbServer, tmp_path: Path) -> N
     assert read_progress(found.folder) == read_progress(moved)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 2])
 def test_the_printed_line_sends_the_whole_history(server: WandbServer, tmp_path: Path, kills: int) -> None:
     """Killed after step 200, each time, and resumed from a checkpoint at step 100."""
     folder = tmp_path / "my run's folder"

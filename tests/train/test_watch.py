@@ -518,6 +518,7 @@ def test_page_in_a_browser(browser: Any, show: Show, tmp_path: Path) -> None:
     assert all(url.startswith("file://") for url in requested(browser))
 
 
+@pytest.mark.slow
 def test_controls_in_a_browser(browser: Any, show: Show, tmp_path: Path) -> None:
     opened(browser, show, tmp_path, "#problem=2&step=2&color=confidence")
     assert browser.find_element("id", "prompt").text == show.problems[1].prompt
