@@ -257,6 +257,29 @@ def test_block_end_keeps_at_least_the_first_masked_position() -> None:
     assert blocks(batch, 2) == (1, 5, 0)
 
 
+def test_block_end_keeps_the_first_mask_that_was_seen() -> None:
+    batch = start(fixed((A, 0.9), (B, 0.8), (C, 0.7), (D, 0.6)), [[A]], 4)
+    commit(batch, "x...")
+    # Of what the action itself takes back the forward has no opinion, so it alone would be no progress.
+    act(batch, "....", remask=bits("x..."), block_end=whole(1))
+    assert batch.tokens(0) == [MASK, B, MASK, MASK]
+    assert blocks(batch) == (0, 2, 2)
+
+
+def test_nothing_is_committed_or_opened_beyond_what_is_shown() -> None:
+    everywhere = torch.ones(2, 6, dtype=torch.bool)
+    batch = start(fixed(*[(A, 0.9)] * 6), [[A]] * 2, 6, block_length=2, window="truncated")
+    act(batch, "xxxxxx", "x.....", scope=everywhere, block_end=whole(4, 4))
+    assert [batch.tokens(row) for row in (0, 1)] == [[A, A] + [MASK] * 4, [A] + [MASK] * 5]
+    assert [blocks(batch, row) for row in (0, 1)] == [(2, 4, 0), (0, 2, 1)]
+    # Nor in a block of the dLLM's own that it does not see yet.
+    denoiser = fixed(*[(A, 0.9)] * 8)
+    denoiser.block_length = 4
+    batch = start(denoiser, [[A]] * 2, 8, block_length=2)
+    act(batch, "xxxxxxxx", "x......x", scope=torch.ones(2, 8, dtype=torch.bool), block_end=whole(8, 8))
+    assert [batch.tokens(row) for row in (0, 1)] == [[A] * 4 + [MASK] * 4, [A] + [MASK] * 7]
+
+
 def test_custom_blocks_follow_each_other_past_what_is_committed() -> None:
     batch = start(fixed(*[(A, 0.9)] * 12), [[A]], 12, block_length=2)
     act(batch, "xxx.xxx.....", scope=torch.ones(1, 12, dtype=torch.bool), block_end=whole(3))

@@ -126,6 +126,12 @@ def test_without_the_early_end_every_position_is_decoded() -> None:
     assert early.tokens(0)[:2] == late.tokens(0)[:2]
 
 
+def test_without_the_early_end_each_row_ends_by_itself() -> None:
+    batch = start(fixed((A, 0.9), (EOS, 0.9), (C, 0.9)), [[A], [A]], 3, early_end=False)
+    assert commit(batch, "xxx", "xx.") == [True, False]
+    assert commit(batch, "...", "..x") == [False, True]
+
+
 def test_rows_with_the_same_prompt_and_another_seed_draw_other_numbers() -> None:
     batch = DecodingBatch(Mixing(), 4, DecodingSettings(5, temperature=3.0))
     batch.load(range(4), [[A, B]] * 4, [7, 8, 7, 9])

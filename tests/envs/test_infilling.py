@@ -145,6 +145,13 @@ def test_nothing_takes_given_tokens_back_or_changes_the_length() -> None:
     assert batch.given.tolist() == [[True, False, True, False, False, False]]
 
 
+def test_a_text_of_which_the_first_token_is_given_keeps_its_length() -> None:
+    batch = fill(fixed(*[(A, 0.9)] * 6), [D, MASK, MASK])
+    assert act(batch, ".x....", length=torch.tensor([6])) == [False]
+    assert (batch.length.item(), batch.text_length.item()) == (3, 3)
+    assert batch.tokens(0) == [D, A, MASK, EOS, EOS, EOS]
+
+
 def test_readings_of_given_tokens_are_certain() -> None:
     batch = fill(Mixing(), [D, MASK, D, MASK], features=frozenset({"token_probability"}))
     commit(batch, ".x....")
