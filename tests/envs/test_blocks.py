@@ -56,6 +56,12 @@ def test_the_longest_buffer_leaves_room_for_one_token(shape: Any, longest: int) 
         Layout(shape, DecodingSettings(longest + 1, 1))
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_dllm_that_takes_next_to_nothing(most: int) -> None:
+    with pytest.raises(ValueError, match=f"buffer_length is 4: it must be {most - 1} or less"):
+        Layout(Shape(max_length=most), DecodingSettings(4))  # type: ignore[arg-type]
+
+
 def test_a_block_divides_the_dllms() -> None:
     for block in (1, 2, 4):
         check_block(FROM_BUFFER, block)  # type: ignore[arg-type]

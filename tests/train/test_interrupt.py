@@ -160,7 +160,7 @@ def test_processes_that_train_together_end_together(tmp_path: Path, signum: sign
     with started("torchrun", *flags, f"--total_timesteps={2000 * UPDATE}") as process:
         wait_for(lambda: len(steps_of(out)) >= 2)
         process.send_signal(signum)
-        _, shown = process.communicate(timeout=60)
+        _, shown = process.communicate(timeout=120)
     assert shown.count("error: interrupted by SIGTERM; saved after") == 1, shown
     assert not (out / LOCK).exists()
     assert "go on with: torchrun --nproc-per-node 2" in shown
