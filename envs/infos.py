@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.tasks import Problem
-from envs.tasks.scoring.scorer import Unscored
+from envs.tasks.scoring.scorer import Scorer, Unscored
 
 
 def commits_of(batch: DecodingBatch, step: Tensor) -> npt.NDArray[np.int64]:
@@ -38,19 +38,18 @@ def count(batch: DecodingBatch, commits: npt.NDArray[np.int64]) -> dict[str, Any
     return counts | {f"_{name}": everywhere.copy() for name in counts}
 
 
-def final_info(
-    batch: DecodingBatch, row: int, problem: Problem, text: str, score: float | Unscored, commits: int
-) -> dict[str, Any]:
-    """Return the closing info of a finished row.
+def final_info(batch: DecodingBatch, row: int, problem: Problem, scorer: Scorer, commits: int) -> dict[str, Any]:
+    """Score a finished row and return its closing info.
 
     Args:
         batch: its batch.
         row: the row.
         problem: what was asked.
-        text: what was answered.
-        score: in [0, 1], or why there is none, which is then NaN.
+        scorer: gives the answer's score in [0, 1], or says why there is none, which is then NaN.
         commits: positions that its last step committed.
     """
+    text = batch.denoiser.decode(batch.tokens(row))
+    score = scorer.score(text, problem)
     error = {"score_error": score.reason} if isinstance(score, Unscored) else {}
     return error | {
         "score": np.nan if isinstance(score, Unscored) else score,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -149,3 +149,26 @@ class Preference:
         # No dial begins at 0, so an alpha of 0 is a fixed one.
         ratio = self.fast / self.slow if self.slow else 1.0
         return self.slow * ratio ** np.asarray(speed, dtype=np.float64)
+
+
+def pay(
+    reward: Reward, running: npt.NDArray[np.bool_], finals: Mapping[int, Mapping[str, Any]], length: int, alpha: Floats
+) -> Floats:
+    """Return (N,) float, what a step pays.
+
+    Args:
+        reward: the env's.
+        running: (N,) bool, rows that took it.
+        finals: by row that it finished, its ``score``, NaN where there is none, and its ``nfe``.
+        length: L, positions of a text.
+        alpha: (N,) float, each row's weight of speed.
+    """
+    paid: Floats = np.where(running, reward.per_step(alpha), 0.0)
+    if finals:
+        rows = list(finals)
+        scores = np.array([finals[row]["score"] for row in rows])
+        nfe = np.array([finals[row]["nfe"] for row in rows])
+        final = reward.final(scores, nfe, length, alpha[rows])
+        # What has no score pays nothing for it; whoever learns leaves the episode out.
+        paid[rows] += np.where(np.isnan(scores), 0.0, final)
+    return paid

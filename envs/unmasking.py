@@ -25,7 +25,7 @@ from envs.models.load import load_denoiser
 from envs.observation import Observation, observation_space, observe, read_action
 from envs.render import render_ansi, render_rgb
 from envs.reset_options import problem_of, read_mode, read_options, read_seeds
-from envs.reward import Preference, get_reward
+from envs.reward import Preference, get_reward, pay
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer
 from envs.view import Action, View
@@ -158,16 +158,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         blocks: Sequence[int | None] = block_length if isinstance(block_length, Sequence) else [block_length]
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
+        shown = (window, block_origin, cache)
         settings = DecodingSettings(
-            buffer_length,
-            blocks[0],
-            temperature,
-            frozenset(features),
-            end_of_text_prediction,
-            early_end,
-            window,
-            block_origin,
-            cache,
+            buffer_length, blocks[0], temperature, frozenset(features), end_of_text_prediction, early_end, *shown
         )
         self.autoreset_mode = read_mode(autoreset_mode)
         # A copy: the class's dictionary is that of all envs.
@@ -198,8 +191,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         """N, what each row was last asked."""
         self._resting: list[int] = []  # rows that the next step restarts
-        self.num_envs = num_envs
-        self.render_mode = render_mode
+        self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
         self.single_action_space = spaces.MultiBinary(self.batch.masked.shape[1])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -341,23 +333,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
         terminated = self.batch.apply(action).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
-        rewards = np.where(running, self.reward.per_step(alpha), 0.0)
         # Only a closing info tells them.
         commits = commits_of(self.batch, step) if terminated.any() else step.cpu().numpy()
-        finals = {int(row): self._close(int(row), int(commits[row])) for row in np.flatnonzero(terminated)}
-        if finals:
-            rows = list(finals)
-            scores = np.array([finals[row]["score"] for row in rows])
-            nfe = np.array([finals[row]["nfe"] for row in rows])
-            final = self.reward.final(scores, nfe, self.batch.settings.buffer_length, alpha[rows])
-            rewards[rows] += np.where(np.isnan(scores), 0.0, final)
+        finals = {
+            row: final_info(self.batch, row, self.problems[row], self.scorer, int(commits[row]))
+            for row in np.flatnonzero(terminated).tolist()
+        }
+        rewards = pay(self.reward, running, finals, self.batch.settings.buffer_length, alpha)
         return rewards, terminated, finals
-
-    def _close(self, row: int, commits: int) -> dict[str, Any]:
-        """Score a finished row and return its closing info."""
-        text = self.denoiser.decode(self.batch.tokens(row))
-        score = self.scorer.score(text, self.problems[row])
-        return final_info(self.batch, row, self.problems[row], text, score, commits)
 
     def render(self) -> tuple[Any, ...]:
         """Return one picture a row: coloured text (``"ansi"``) or (H, W, 3) uint8 (``"rgb_array"``)."""

@@ -30,13 +30,14 @@ from train.command.files import write_atomic, write_json
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import Mode, WandbConfig, check_start, chosen_mode
+from train.comparison.headlines import letter
 from train.comparison.lines import Line, collect_lines
 from train.comparison.page import Section, Table, main_text, number_of, to_html, to_markdown, to_terminal
 from train.comparison.pairs import is_rival, is_shown
 from train.comparison.plots import plot_curves, plot_tasks
 from train.comparison.report import find
 from train.comparison.runs import Run, read_runs
-from train.comparison.sections import AGAINST, letter, sections_of
+from train.comparison.sections import AGAINST, sections_of
 from train.comparison.tables import seed_tables
 from train.comparison.wandb_runs import logged_policies
 from train.evaluation.plot import Arrow, plot_pareto

@@ -24,23 +24,13 @@ from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
 from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
+from train.evaluation.jobs import SWEEP_BLOCKS, Job, list_jobs, plan
 from train.evaluation.measure import check_samples, choose_problems
 from train.evaluation.naming import is_folder, split_setting
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, key_of, read_outcomes, read_records
 from train.evaluation.rule_list import print_rules
-from train.evaluation.run import (
-    SWEEP_BLOCKS,
-    EvaluateConfig,
-    Job,
-    episodes_of,
-    list_jobs,
-    plan,
-    problems_of,
-    run_jobs,
-    suffix_of,
-    warn_of_short_buffer,
-)
+from train.evaluation.run import EvaluateConfig, episodes_of, problems_of, run_jobs, suffix_of, warn_of_short_buffer
 from train.evaluation.table import print_table
 from train.tracking.tracker import Tracker
 

@@ -29,9 +29,9 @@ from train.command.errors import UserError
 from train.command.escaping import printable_lines
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
+from train.evaluation.jobs import list_jobs
 from train.evaluation.measure import check_samples
 from train.evaluation.naming import is_folder
-from train.evaluation.run import list_jobs
 
 Prompt = str | Sequence[Message]
 

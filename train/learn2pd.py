@@ -42,9 +42,10 @@ from train.command.ranges import check_count, check_range, check_seed
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import WandbConfig, check_start
+from train.evaluation.jobs import plan
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
-from train.evaluation.run import EvaluateConfig, plan, run_jobs
+from train.evaluation.run import EvaluateConfig, run_jobs
 from train.evaluation.table import print_table
 from train.filters.fit import FitSettings, fit
 from train.filters.report import print_report, report

@@ -35,9 +35,10 @@ from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.sweep_file import Sweep, read_sweep, suggest
 from train.command.wandb_config import WandbConfig, chosen_mode
+from train.evaluation.jobs import plan
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record
-from train.evaluation.run import plan, run_jobs
+from train.evaluation.run import run_jobs
 from train.evaluation.table import print_table
 from train.job.finish import evaluation_of
 from train.job.ppo_config import TrainPPOConfig

@@ -30,7 +30,8 @@ from train.command.config import ROOT, parse
 from train.command.errors import UserError
 from train.command.files import write_json
 from train.evaluation.frontiers import hypervolume
-from train.evaluation.run import EvaluateConfig, plan
+from train.evaluation.jobs import plan
+from train.evaluation.run import EvaluateConfig
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig
 from train.learn2pd import Learn2PDConfig

@@ -17,8 +17,8 @@ from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, load, make_rule, save
 from policies.calibration import Calibration, DialPoint
+from train.evaluation.jobs import plan
 from train.evaluation.naming import at_setting, split_setting
-from train.evaluation.run import plan
 
 
 def point(speed: float, accuracy: float, nfe: float, block_length: int = 64) -> DialPoint:

@@ -18,7 +18,7 @@ from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load, save
 from policies.distributions import ActionConfig, DistributionName, make_distribution
 from policies.networks.dit import DiTConfig, DiTNetwork
-from train.evaluation.run import Job, plan
+from train.evaluation.jobs import Job, plan
 
 NAMES = get_args(DistributionName)
 ROWS = 8000

@@ -22,6 +22,7 @@ from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.evaluate import main
+from train.evaluation.jobs import plan
 from train.evaluation.measure import evaluate, measure
 from train.evaluation.records import (
     COUNTING,
@@ -34,7 +35,7 @@ from train.evaluation.records import (
     summarise,
     write_outcomes,
 )
-from train.evaluation.run import EvaluateConfig, default_workers, plan, run_job, start_worker, warn_of_short_buffer
+from train.evaluation.run import EvaluateConfig, default_workers, run_job, start_worker, warn_of_short_buffer
 from train.evaluation.table import make_table
 
 

@@ -26,9 +26,9 @@ from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.kinds import NetworkSpec
 from policies.networks.transformer import gap_above, log_odds
 from train.command.errors import UserError
+from train.evaluation.jobs import plan
 from train.evaluation.measure import evaluate
 from train.evaluation.naming import is_folder, split_setting
-from train.evaluation.run import plan
 from train.job.build import load_filter, make_env, make_model, resume
 from train.job.config import EvaluationConfig, FilterSection
 from train.job.finish import export

@@ -15,11 +15,11 @@ from records import outcomes, ppo_config, write_run
 from scipy import stats
 
 from train.command.errors import UserError
+from train.comparison.headlines import headlines
 from train.comparison.lines import Line, collect_lines
 from train.comparison.page import Column, Section, Table, cell, to_html, to_markdown
 from train.comparison.report import curves, differences, find
 from train.comparison.runs import read_runs, training_seconds
-from train.comparison.sections import headlines
 from train.evaluation.frontiers import aup, aups, hypervolume
 from train.evaluation.measures import (
     bootstrap_interval,

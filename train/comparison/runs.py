@@ -21,9 +21,9 @@ from policies.files import Checked, check, read_settings, read_text
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
+from train.evaluation.jobs import run_name
 from train.evaluation.naming import LEARNED, PolicyName, is_folder, split_setting
 from train.evaluation.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
-from train.evaluation.run import run_name
 from train.tracking.history import ELAPSED, read_progress
 
 NOT_COMPARED = ("seed", "out", "resume", "wandb", "workers")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import product
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -20,8 +19,6 @@ from envs.decoding.first_forwards import remember_problems
 from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
-from policies import RULES, UnmaskingPolicy, load, make_rule
-from policies.base import Decision
 from train.command import parallel
 from train.command.config_values import PathText
 from train.command.files import write_json
@@ -30,8 +27,9 @@ from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
 from train.command.run_files import RunFiles
 from train.command.wandb_config import WandbConfig
+from train.evaluation.jobs import SWEEP_EPISODES, Job
 from train.evaluation.measure import choose_problems, measure
-from train.evaluation.naming import EOTP, LEARNED, SAMPLED_SETTINGS, PolicyName, at_setting, is_folder, split_setting
+from train.evaluation.naming import EOTP
 from train.evaluation.records import (
     Key,
     Outcomes,
@@ -42,10 +40,6 @@ from train.evaluation.records import (
     summarise,
     write_outcomes,
 )
-
-SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
-"""What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
-
 
 MANY = 16
 """Jobs from which on several processes are worth their start."""
@@ -119,85 +113,6 @@ class EvaluateConfig:
             DecodingSettings(
                 self.buffer_length, block, self.temperature, block_origin=self.block_origin, cache=self.cache
             )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One policy at one block length.
-
-    Attributes:
-        policy: a rule's text or a policy's folder.
-        name: what the records call it.
-        decision: of a learned policy.
-        block_length: of the decoding.
-    """
-
-    policy: str
-    name: str
-    decision: Decision
-    block_length: int
-
-    def make(self, device: str = "cpu", any_dllm: bool = False) -> UnmaskingPolicy:
-        """Build the policy; see `policies.load`."""
-        if not is_folder(self.policy):
-            return make_rule(self.policy)
-        folder, setting = split_setting(self.policy)
-        return at_setting(load(folder, self.decision, device, any_dllm=any_dllm), setting, self.block_length)
-
-
-def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
-    """List what to evaluate, as `list_jobs` does, and check that every folder holds a policy that can be set so.
-
-    Raises:
-        ValueError: if a rule is unknown, or a policy can't be set as asked.
-        FileNotFoundError: if a folder holds no policy.
-    """
-    jobs = list_jobs(policies, block_lengths)
-    for job in jobs:
-        if is_folder(job.policy):
-            job.make()
-    return jobs
-
-
-def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
-    """List what to evaluate; folders need not be there yet.
-
-    A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one (a beta or a
-    temperature: sampled). Several folders are told apart by their runs' names.
-
-    Raises:
-        ValueError: if a rule is unknown.
-    """
-    expanded: list[str] = []
-    for policy in policies:
-        expanded += sweep() if policy == "all" else [policy]
-    folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
-    variants: list[tuple[str, str, Decision]] = []
-    # What is named twice, or beside the sweep that holds it, is evaluated once.
-    for text in dict.fromkeys(expanded):
-        if is_folder(text):
-            folder, setting = split_setting(text)
-            name = PolicyName(LEARNED, "" if len(folders) == 1 else run_name(Path(folder)))
-            if setting:
-                decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
-                variants.append((text, str(replace(name, setting=text.rpartition("@")[2])), decision))
-            else:
-                variants += [(text, str(name), "sample"), (text, str(name), "deterministic")]
-        else:
-            rule = make_rule(text)
-            variants.append((text, rule.name, rule.decision))
-    return [Job(*variant, block) for block, variant in product(block_lengths, variants)]
-
-
-def run_name(folder: Path) -> str:
-    """Return what tells a policy's folder apart: its run's name, or its own."""
-    return folder.parent.name if folder.name == "policy" and folder.parent.name else folder.name
-
-
-def sweep() -> Iterator[str]:
-    """Yield every rule at every knob that its ``sweep`` names."""
-    for name, cls in RULES.items():
-        yield from (f"{name}:{knob:g}" for knob in cls.sweep)
 
 
 def episodes_of(config: EvaluateConfig) -> int:

@@ -25,7 +25,7 @@ from envs.noise import sequence_key
 from policies import decode, make_rule
 from policies.playing import play_out
 from train.command.progress import progress
-from train.evaluation.run import list_jobs
+from train.evaluation.jobs import list_jobs
 
 
 @register_model("unmasking")

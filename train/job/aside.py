@@ -9,7 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from train.command.interrupt import follow_parent, sheltered
-from train.evaluation.run import EvaluateConfig, Job, run_jobs
+from train.evaluation.jobs import Job
+from train.evaluation.run import EvaluateConfig, run_jobs
 
 
 class Aside:

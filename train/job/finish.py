@@ -20,9 +20,10 @@ from train.command.progress import progress
 from train.command.provenance import versions
 from train.command.run_files import RunFiles
 from train.evaluation.headline import is_learned
+from train.evaluation.jobs import plan
 from train.evaluation.measure import evaluate
 from train.evaluation.records import Record, read_outcomes, read_records, write_outcomes
-from train.evaluation.run import EvaluateConfig, plan, run_jobs
+from train.evaluation.run import EvaluateConfig, run_jobs
 from train.job.build import load_model
 from train.job.config import JobConfig
 

@@ -32,10 +32,11 @@ from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.wandb_config import check_start
+from train.evaluation.jobs import plan
 from train.evaluation.measure import choose_problems
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
-from train.evaluation.run import plan, warn_of_short_buffer
+from train.evaluation.run import warn_of_short_buffer
 from train.evaluation.table import print_table
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start

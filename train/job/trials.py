@@ -25,9 +25,10 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
 from policies.networks.kinds import PolicyNetwork
 from policies.rules import Oracle
+from train.evaluation.jobs import list_jobs
 from train.evaluation.measure import choose_problems, decode_problems, score_problems
 from train.evaluation.naming import is_folder
-from train.evaluation.run import EvaluateConfig, list_jobs
+from train.evaluation.run import EvaluateConfig
 from train.job.build import Algorithm, make_env, make_model, stream_seed
 from train.job.config import JobConfig
 from train.job.finish import blocks_of, calibration_places

@@ -16,8 +16,8 @@ from train.command.config_values import PathText
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
+from train.evaluation.jobs import plan
 from train.evaluation.measure import score_problems
-from train.evaluation.run import plan
 from train.watching.recording import Recording, record
 
 MOST_POLICIES = 6
