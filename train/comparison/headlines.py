@@ -91,4 +91,9 @@ HALF_A_POINT = "half a point"
 
 
 def plural(count: int, word: str) -> str:
+    """Return a count with its word.
+
+    >>> plural(1, "test"), plural(2, "test")
+    ('1 test', '2 tests')
+    """
     return f"{count} {word}{'' if count == 1 else 's'}"
