@@ -15,7 +15,7 @@ from envs.models.checks import (
     check_shift,
 )
 from envs.models.families.family import PLAIN, Family
-from envs.models.routes import ROUTES
+from envs.models.routes import ROUTES, Question
 from envs.models.tokenizer import find_ids, first_line
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class MaskedLMDenoiser:
     @torch.inference_mode()
     def raw_logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:
         """Return the (B, T, V) logits of all positions as the model gives them, unshifted; for checks."""
-        return self._run(tokens, attention_mask, length, tokens.shape[1], None, with_hidden=False)[0]
+        return self._route.run(self, Question(tokens, attention_mask, length, tokens.shape[1]))[0]
 
     def key_values(self, num_rows: int) -> KeyValues:
         """Return empty keys and values; see `CachingDenoiser.key_values`."""
@@ -135,20 +135,9 @@ class MaskedLMDenoiser:
             raise ValueError(
                 f"tokens has {tokens.shape[1]} columns: the first of {length} positions needs one before it"
             )
-        logits, hidden = self._run(tokens, attention_mask, length, length + shift, position_ids, with_hidden)
+        asked = Question(tokens, attention_mask, length, length + shift, position_ids, with_hidden)
+        logits, hidden = self._route.run(self, asked)
         return logits[:, :length], None if hidden is None else hidden[:, :length]
-
-    def _run(
-        self,
-        tokens: Tensor,
-        attention_mask: Tensor,
-        length: int,
-        keep: int,
-        position_ids: Tensor | None,
-        with_hidden: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run the model; returns the logits and hidden states of the last `keep` positions."""
-        return self._route.run(self, tokens, attention_mask, length, keep, position_ids, with_hidden)
 
     def check_can_be_told_who_sees_whom(self) -> None:
         """Refuse a mask of who sees whom where the family's own can't be combined with it.
