@@ -23,8 +23,7 @@ class UnmaskingPolicy(ABC):
     comes back in ``View.memory``, and random choices come from `envs.noise`, keyed by the sequence.
 
     Attributes:
-        features: names of `envs.readings.READINGS` that `act` reads; only these
-            are computed.
+        features: names of `envs.readings.READINGS` that `act` reads; only these are computed.
         drafts: whether its actions may hold drafts, which no cache can keep (`envs.caches`).
         decision: ``"deterministic"`` unless the policy draws its commits from probabilities of its own.
     """

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from policies.networks.config import PartConfig
+
 
 @dataclass(frozen=True)
-class BlockFilterConfig:
+class BlockFilterConfig(PartConfig):
     """Size of `BlockFilter`."""
 
     block_length: int = 32
     """Positions of a block; the filter works at this one only."""
     hidden_size: int = 32
     """Width of the hidden layer."""
-
-    has_dial: ClassVar[bool] = False
-    hidden_state_size: ClassVar[int] = 0
-    num_blocks: ClassVar[int] = 1
-    readings: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def only_block(self) -> int:

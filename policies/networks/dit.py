@@ -18,17 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.readings import BEST_K
+from policies.networks.config import PartConfig, check_sizes
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(PartConfig):
     """Architecture, inputs and initialisation of `DiTNetwork`; the defaults are the paper's, 331,265 parameters."""
 
     hidden_size: int = 128
@@ -55,9 +55,6 @@ class DiTConfig:
     bias: float = -2.0
     """Initial log-odds of committing a position, up to the random output weights."""
 
-    has_dial: ClassVar[bool] = False
-    only_block: ClassVar[int | None] = None
-
     @property
     def readings(self) -> frozenset[str]:
         """Name of `envs.readings.READINGS` that the network reads."""
@@ -66,14 +63,7 @@ class DiTConfig:
         return frozenset({"best_probabilities" if self.num_probabilities > 1 else "top_probability"})
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "feedforward_size", "num_blocks", "time_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
-        if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
-            )
+        check_sizes(self, "hidden_size", "num_heads", "feedforward_size", "num_blocks", "time_size")
         if not math.isfinite(self.bias):
             raise ValueError(f"bias is {self.bias}: it must be a finite number")
         if not 0 < self.time_period < math.inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from policies.files import Checked, check, parse
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.config import PartConfig
 from policies.networks.dit import DiTConfig, DiTNetwork
 from policies.networks.transformer import NetworkConfig, UnmaskingNetwork
 
@@ -38,30 +39,6 @@ PolicyNetwork = CommitNetwork | BlockFilter
 """All of them."""
 
 
-class AnyConfig(Protocol):
-    """What the configuration of a network of any kind says."""
-
-    @property
-    def has_dial(self) -> bool:
-        """Whether it reads a speed."""
-
-    @property
-    def hidden_state_size(self) -> int:
-        """Width of the dLLM's hidden states that it reads, 0 if it reads none."""
-
-    @property
-    def only_block(self) -> int | None:
-        """The one block length that it works at, None if at any."""
-
-    @property
-    def num_blocks(self) -> int:
-        """Its layers, each with tensors of its own."""
-
-    @property
-    def readings(self) -> frozenset[str]:
-        """Names of `envs.readings.READINGS` that it reads."""
-
-
 @dataclass(frozen=True)
 class NetworkSpec:
     """A network that may not have been built: its kind and sizes, and the filter in it.
@@ -73,7 +50,7 @@ class NetworkSpec:
     """
 
     kind: str
-    config: AnyConfig
+    config: PartConfig
     filter: NetworkSpec | None = None
 
     @classmethod

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from envs.names import hint
 from envs.readings import MASK_READINGS
+from policies.networks.config import PartConfig, check_sizes
 
 LARGEST_BLOCK = 64
 """Masks left in a block that count as all, to a network that sees blocks."""
@@ -40,7 +41,7 @@ MAX_LOG_ODDS = 14.0
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(PartConfig):
     """Architecture and initialisation of `UnmaskingNetwork`."""
 
     hidden_size: int = 32
@@ -65,24 +66,13 @@ class NetworkConfig:
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
 
-    hidden_state_size: ClassVar[int] = 0
-    only_block: ClassVar[int | None] = None
-    num_blocks: ClassVar[int] = 1
-
     @property
     def readings(self) -> frozenset[str]:
         """Names of `envs.readings.READINGS` that the network reads, a filter in it left out."""
         return frozenset(self.features)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_heads", "feedforward_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
-        if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}: it must be a multiple of twice num_heads, {2 * self.num_heads}"
-            )
+        check_sizes(self, "hidden_size", "num_heads", "feedforward_size")
         if self.init not in ("threshold", "random"):
             raise ValueError(f"init is {self.init!r}: choose threshold or random")
         if self.context not in ("buffer", "block"):

@@ -14,7 +14,6 @@ from envs.tasks import describe_data, make_tasks
 from policies import LearnedPolicy, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.calibration import Calibration, DialPoint
-from policies.networks.kinds import NetworkSpec
 from train.command.files import write_json
 from train.command.progress import progress
 from train.command.provenance import versions
@@ -54,7 +53,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "cache": config.env.cache,
         "reward": config.env.reward,
         "alpha": config.env.alpha_range or config.env.alpha,
-        "network": NetworkSpec.of(model.policy.network).kind,
+        "network": model.policy.spec.kind,
         "distribution": config.actions.distribution,
         "timesteps": model.num_timesteps,
         "chosen_after": model.num_timesteps if chosen_after is None else chosen_after,

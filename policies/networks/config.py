@@ -1,0 +1,54 @@
+"""What the configuration of a network of any kind says, and what all transformers' sizes must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PartConfig:
+    """What holds of a network unless its own configuration says otherwise."""
+
+    @property
+    def has_dial(self) -> bool:
+        """Whether it reads a speed."""
+        return False
+
+    @property
+    def hidden_state_size(self) -> int:
+        """Width of the dLLM's hidden states that it reads, 0 if it reads none."""
+        return 0
+
+    @property
+    def only_block(self) -> int | None:
+        """The one block length that it works at, None if at any."""
+        return None
+
+    @property
+    def num_blocks(self) -> int:
+        """Its layers, each with tensors of its own."""
+        return 1
+
+    @property
+    def readings(self) -> frozenset[str]:
+        """Names of `envs.readings.READINGS` that it reads, those of a filter in it left out."""
+        return frozenset()
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Refuse a transformer of no whole sizes, or of heads that don't divide its width into even parts.
+
+    Args:
+        config: with ``hidden_size`` and ``num_heads``.
+        names: its fields that are sizes.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
+    if config.hidden_size % (2 * config.num_heads):
+        raise ValueError(
+            f"hidden_size is {config.hidden_size}: it must be a multiple of twice num_heads, {2 * config.num_heads}"
+        )
