@@ -29,8 +29,8 @@ class Moment:
         step: (B,) int64, forwards that the row has already used.
         own_block: (B, W) int64, number of the dLLM's own block that holds the position; all 0 where all see all.
         logit_shift: see `envs.denoiser.Denoiser`.
-        confidence: (B, W) float32 in [0, 1], the last that was believed of each mask, 0 before the row's first forward;
-            of nothing but 0 for rules that don't read it.
+        confidence: (B, W) float32 in [0, 1], the last that was believed of each mask. In a row's first forward, which
+            computes everything as all of it is stale, it means nothing.
     """
 
     stale: Tensor
@@ -79,12 +79,10 @@ class CacheRule:
     Attributes:
         cache: its name in `envs.caches.CACHES`.
         needs_blocks: whether it is for block-causal dLLMs only.
-        reads_confidence: whether it looks at what was believed of the masks.
     """
 
     cache: ClassVar[str]
     needs_blocks: ClassVar[bool] = False
-    reads_confidence: ClassVar[bool] = False
 
     def compute(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, the positions to compute now; those not present count as False."""

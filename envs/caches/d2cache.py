@@ -12,7 +12,7 @@ from envs.caches.base import CacheRule, Moment
 
 @dataclass(frozen=True)
 class D2Cache(CacheRule):
-    """Everything once; then the best masks by certainty, tokens that were just committed, and small gaps between them.
+    """The best masks by certainty, tokens that were just committed, and small gaps between them.
 
     A mask's score is its last confidence times its certainty density: the share of known positions around it under a
     Gaussian, where all before the buffer is known and what lies behind it is like its last position. Masks of the
@@ -25,7 +25,6 @@ class D2Cache(CacheRule):
     """
 
     cache = "d2cache"
-    reads_confidence = True
 
     masks: int = 32
     """Masks that a forward computes at most."""
@@ -53,9 +52,7 @@ class D2Cache(CacheRule):
         # Confidence and density are at most 1 each: 2 puts the block's masks before all others.
         rank = torch.where(candidates, score + 2 * in_block, -1.0).argsort(dim=1, descending=True, stable=True)
         best = torch.zeros_like(candidates).scatter(1, rank[:, : self.masks], True) & candidates
-        chosen = self._with_gaps(best | moment.stale, place)
-        is_first = (moment.step == 0).unsqueeze(1)
-        return moment.present & (is_first | moment.asking(chosen & moment.present))
+        return moment.asking(self._with_gaps(best | moment.stale, place) & moment.present)
 
     def density(self, moment: Moment) -> Tensor:
         """Return (B, W) float64 in [0, 1], the share of known positions around each."""

@@ -29,7 +29,7 @@ class Texts:
         block_end: (B,) int64, the position after its last, likewise.
         block_step: (B,) int64, forwards spent in it so far.
         step: (B,) int64, forwards of the row so far.
-        confidence: (B, L) float32, what was last believed of the buffer's positions; None where the rule doesn't ask.
+        confidence: (B, L) float32, what was last believed of the buffer's positions.
     """
 
     tokens: Tensor
@@ -39,7 +39,7 @@ class Texts:
     block_end: Tensor
     block_step: Tensor
     step: Tensor
-    confidence: Tensor | None = None
+    confidence: Tensor
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,7 @@ class CachedForward:
         own_block = torch.zeros_like(texts.tokens) if own is None else (place - origin + 0 * prompt) // own
         # A prompt may quote the mask token; nobody asks what it hides.
         masked = present & (texts.tokens == self.denoiser.mask_id) & (place >= prompt)
-        confidence = torch.zeros(masked.shape, device=rows.device)
-        if texts.confidence is not None:
-            inside = (place - prompt).clamp(min=0, max=texts.confidence.shape[1] - 1)
-            # Before a row's first forward its view is another sequence's.
-            confidence = texts.confidence.gather(1, inside) * (masked & (texts.step > 0).unsqueeze(1))
+        inside = (place - prompt).clamp(min=0, max=texts.confidence.shape[1] - 1)
         return Moment(
             stale=present & (texts.tokens != self.tokens[rows, :width]),
             present=present,
@@ -164,7 +160,7 @@ class CachedForward:
             step=texts.step,
             own_block=own_block,
             logit_shift=self.denoiser.logit_shift,
-            confidence=confidence,
+            confidence=texts.confidence.gather(1, inside) * masked,
         )
 
     def state(self) -> dict[str, Tensor]:

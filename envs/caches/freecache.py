@@ -11,7 +11,7 @@ from envs.caches.base import CacheRule, Moment
 
 @dataclass(frozen=True)
 class FreeCache(CacheRule):
-    """Everything once; then all from the first piece of the buffer that still has a mask on.
+    """All from the first piece of the buffer that still has a mask on.
 
     The clean text before it stays as it was when its last token came in, which the forward after that computes. Blocks
     don't matter: a piece is frozen as soon as all before its end is known.
@@ -35,5 +35,4 @@ class FreeCache(CacheRule):
         place = moment.positions
         first_mask = place.masked_fill(~moment.masked, width).amin(1)
         frozen = (first_mask - moment.prompt).clamp(min=0) // self.piece * self.piece
-        is_first = (moment.step == 0).unsqueeze(1)
-        return moment.present & (is_first | moment.asking(moment.behind(moment.prompt + frozen) & moment.present))
+        return moment.asking(moment.behind(moment.prompt + frozen) & moment.present)

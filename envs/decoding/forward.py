@@ -101,7 +101,7 @@ def _cached_beliefs(rows: Rows, layout: Layout, index: Tensor, last: View, cache
         block_end=rows.block_end[index],
         block_step=rows.block_step[index],
         step=rows.nfe[index],
-        confidence=last.confidence[index] if cached.rule.reads_confidence else None,
+        confidence=last.confidence[index],
     )
     answer = cached.run(index, texts, "hidden" in features, "token_probability" in features)
     rows.nfe[index] += 1

@@ -365,7 +365,7 @@ def moment(text: str, confidence: list[float], start: int, end: int, step: int =
     values[masked] = torch.tensor(confidence)
     about = {"prompt": row.count("p"), "start": start, "end": end, "block_step": step, "step": step}
     return Moment(
-        stale=torch.tensor([[sign == "n" for sign in row]]),
+        stale=torch.tensor([[sign == "n" or step == 0 for sign in row]]),
         present=torch.ones_like(masked),
         masked=masked,
         own_block=torch.zeros_like(masked).long(),
@@ -376,7 +376,16 @@ def moment(text: str, confidence: list[float], start: int, end: int, step: int =
 
 
 def chosen(cache: str, at: Moment) -> str:
-    [row] = make_cache(cache).compute(at).tolist()
+    return signs(make_cache(cache).compute(at))
+
+
+def forwarded(cache: str, at: Moment) -> str:
+    """What `CachedForward.run` computes: whatever is stale, and what the cache says."""
+    return signs(at.asking(at.stale) | make_cache(cache).compute(at))
+
+
+def signs(computed: Tensor) -> str:
+    [row] = computed.tolist()
     return "".join("#" if is_computed else "-" for is_computed in row)
 
 
@@ -397,7 +406,7 @@ def test_d2cache_computes_the_masks_that_are_next_by_hand() -> None:
     assert chosen("d2cache:masks=4,gap=0", later) == "---###--#-------"
     assert chosen("d2cache:masks=3,gap=0", later) == "---###----------"
     # A row's first forward computes everything.
-    assert chosen("d2cache:masks=1", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
+    assert forwarded("d2cache:masks=1", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
 
 
 def test_certainty_density_is_the_gaussian_share_of_what_is_known() -> None:
@@ -417,7 +426,7 @@ def test_freecache_computes_from_the_first_piece_with_a_mask_on() -> None:
     assert chosen("freecache:piece=2", moment("ppxxn...", [0.5] * 3, 2, 8)) == "----####"
     assert chosen("freecache:piece=2", moment("ppx.x.xx", [0.5] * 2, 2, 8)) == "--######"
     assert chosen("freecache:piece=4", moment("ppxxxxx.", [0.5], 2, 8)) == "------##"
-    assert chosen("freecache", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
+    assert forwarded("freecache", moment("pp....", [0.0] * 4, 2, 6, step=0)) == "######"
 
 
 # The parts.
