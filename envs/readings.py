@@ -62,8 +62,7 @@ class Reading:
         lowest: bound of its values.
         highest: likewise.
         width: None for one number a position; else K, ``"hidden"`` for the dLLM's D, ``"other"`` for what no space
-            bounds.
-        is_observed: whether the env's observation holds it, once it is asked for.
+            bounds, which the env's observation leaves out.
     """
 
     holds: Holds
@@ -72,7 +71,6 @@ class Reading:
     lowest: float = 0.0
     highest: float = 1.0
     width: int | Literal["hidden", "other"] | None = None
-    is_observed: bool = True
 
 
 def _top_probability(logits: Logits) -> Tensor:
@@ -129,15 +127,15 @@ READINGS: Mapping[str, Reading] = MappingProxyType(
         "eos_probability": Reading("masked", "logits", _eos_probability),
         "logit_gap": Reading("masked", "logits", _logit_gap, highest=MAX_NATS),
         "token_probability": Reading("committed", "log_probabilities", _token_probability),
-        "top": Reading("masked", "log_probabilities", _top, width="other", is_observed=False),
-        "probabilities": Reading("masked", "log_probabilities", _probabilities, width="other", is_observed=False),
+        "top": Reading("masked", "log_probabilities", _top, width="other"),
+        "probabilities": Reading("masked", "log_probabilities", _probabilities, width="other"),
         "leave_one_out": Reading("committed", "forward"),
         "hidden": Reading("everywhere", "forward", lowest=-np.inf, highest=np.inf, width="hidden"),
         "is_eos": Reading("masked", "view"),
         "changed": Reading("masked", "view"),
         "repeated": Reading("masked", "view"),
-        "prompt": Reading("text", "text", width="other", is_observed=False),
-        "given": Reading("text", "text", width="other", is_observed=False),
+        "prompt": Reading("text", "text", width="other"),
+        "given": Reading("text", "text", width="other"),
     }
 )
 """Every reading by name; one that writes over the logits (``probabilities``) stands last of its stage.
@@ -182,10 +180,10 @@ MASK_READINGS = frozenset(n for n, r in READINGS.items() if r.holds == "masked" 
 VIEW_FEATURES = frozenset(name for name, reading in READINGS.items() if reading.width is None)
 """Those of shape (N, L)."""
 
-VIEW_TENSORS = READINGS.keys() - VIEW_FEATURES
+VIEW_TENSORS = frozenset(READINGS.keys() - VIEW_FEATURES)
 """Larger ones."""
 
-OBSERVED_TENSORS = frozenset(name for name in VIEW_TENSORS if READINGS[name].is_observed)
+OBSERVED_TENSORS = frozenset(name for name in VIEW_TENSORS if READINGS[name].width != "other")
 """Larger ones that the env's observation holds too, of those that were asked for."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class Rows:
             memory={},
         )
 
-    @property
+    @cached_property
     def positions(self) -> Tensor:
         """(L,) int64, 0 to L - 1."""
         return torch.arange(self.masked.shape[1], device=self.masked.device)
@@ -129,7 +130,7 @@ class Rows:
 
     def at(self, index: Tensor) -> Rows:
         """Return a copy of rows by (B,) int64 index."""
-        return Rows(**{name: _apply(value, lambda one: one[index].clone()) for name, value in self._parts()})
+        return Rows(**{name: _apply(value, lambda one: one[index]) for name, value in self._parts()})
 
     def adopt(self, other: Rows) -> None:
         """Take over the state of as many other rows."""
