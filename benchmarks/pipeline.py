@@ -34,7 +34,7 @@ from train.command.progress import progress
 from train.command.ranges import check_count
 from train.command.run_folder import open_run
 from train.evaluation.measure import choose_problems, score_problems
-from train.evaluation.measures import TOLERANCE, best_rule
+from train.evaluation.measures import best_rule
 from train.evaluation.records import accuracy_interval, mean_interval
 
 THRESHOLDS = (0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.87, 0.9, 0.95, 0.98)
@@ -197,11 +197,8 @@ def stopping_at(threshold: float, cls: Any, folder: Path) -> Any:
 
 def choose(places: Mapping[str, Result], thresholds: Mapping[str, Result]) -> str:
     """Return the cheapest place of the policy that is as accurate as the best threshold, or its most accurate one."""
-    wanted = max(one.accuracy for one in thresholds.values()) - TOLERANCE
-    enough = [name for name, one in places.items() if one.accuracy >= wanted]
-    if not enough:
-        return max(places, key=lambda name: places[name].accuracy)
-    return min(enough, key=lambda name: places[name].nfe)
+    wanted = max(one.accuracy for one in thresholds.values())
+    return str(best_rule([{"name": name, **asdict(one)} for name, one in places.items()], wanted)["name"])
 
 
 def share(policy: Result, rules: Mapping[str, Result]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from train.command.escaping import for_plot
-from train.evaluation.plot import COSTS, _legend, _stack, _write
+from train.evaluation.plot import COSTS, draw_legend, stack, write_figure
 from train.evaluation.styles import LETTERS, styles_of
 
 
@@ -22,7 +22,7 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[
         file: where.
     """
     styles = styles_of(family for families in panels.values() for family in families)
-    figure, row = _stack(len(panels), 4.2)
+    figure, row = stack(len(panels), 4.2)
     entries: dict[str, Any] = {}
     for axes, (title, families) in zip(row, panels.items(), strict=True):
         for family, seeds in families.items():
@@ -36,5 +36,5 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[
                 )
         axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, 3.2))
         axes.grid(alpha=0.3)
-    _legend(figure, entries)
-    _write(figure, file)
+    draw_legend(figure, entries)
+    write_figure(figure, file)

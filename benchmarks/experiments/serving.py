@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.base import QUICK_DIAL, Experiment, Step, Summary, find, percent, provenance, repeat, table
-from train.evaluation.measures import TOLERANCE
-from train.evaluation.naming import PolicyName
+from experiments.base import QUICK_DIAL, Experiment, Step, Summary, find, of_kind, percent, provenance, repeat, table
+from train.evaluation.measures import best_rule
+from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCKS = (4, 8, 16, 32, 64)
@@ -95,7 +95,7 @@ class Serving(Experiment):
             [block, *(_against(found["policy"][rule], found["shown"][rule]) for rule in RULES)]
             for block, found in summary["blocks"].items()
         ]
-        low, high = (f"threshold {name.partition(':')[2]}, whole buffer" for name in (RULES[0], RULES[-1]))
+        low, high = (f"threshold {PolicyName.read(name).options}, whole buffer" for name in (RULES[0], RULES[-1]))
         engines = [f"{name} ({threshold:g})" for name, threshold in OWN.items()]
         served = [
             [
@@ -115,29 +115,24 @@ held-out problems:
 {table(["block", low, "as engines show", high, "as engines show"], cost)}
 
 **What the policy saves.** `configs/engine.yaml`, one seed, {summary["steps"]:,} steps, in what engines show, beside the
-rule that each
-engine commits by unless it is told otherwise, a threshold. For each the place on the dial was chosen on validation
-problems: the cheapest that was at most half a point less accurate. Forwards as a share of the rule's, and the policy's
-accuracy % less the rule's, in points; a forward that an engine spends on keeping its cache is counted for neither:
+rule that each engine commits by unless it is told otherwise, a threshold. For each the place on the dial was chosen on
+validation problems: the cheapest that was at most half a point less accurate. Forwards as a share of the rule's, and
+the policy's accuracy % less the rule's, in points; a forward that an engine spends on keeping its cache is counted for
+neither:
 
 {table(["block", *engines], saved)}
 
 **In diffusers' own pipeline**, {count:,} other held-out problems: the policy beside the cheapest of the pipeline's own
 thresholds that is at most half a point less accurate, and beside the cheapest of the same thresholds in the exported
-scheduler,
-which spares the pipeline's last forward of a block; the place was chosen on validation problems:
+scheduler, which spares the pipeline's last forward of a block; the place was chosen on validation problems:
 
 {table([*serve, "and of those that stop as it does"], served)}"""
 
 
 def choose(choice: Sequence[Record], rule: str) -> str:
     """Return the name of the cheapest place that is as accurate as a rule, or of the most accurate one."""
-    wanted = find(choice, policy=rule)[0]["accuracy"] - TOLERANCE
-    places = [record for record in choice if PolicyName.read(record["policy"]).is_learned]
-    enough = [record for record in places if record["accuracy"] >= wanted]
-    if enough:
-        return str(min(enough, key=lambda record: record["nfe"])["policy"])
-    return str(max(places, key=lambda record: record["accuracy"])["policy"])
+    wanted = find(choice, policy=rule)[0]["accuracy"]
+    return str(best_rule(find(choice, policy=of_kind(LEARNED)), wanted)["policy"])
 
 
 def _kept(record: Record) -> Summary:
