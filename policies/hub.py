@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from envs.models.tokenizer import first_line
+
 FILES = ("config.json", "model.safetensors", "policy.yaml", "README.md")
 """What is fetched of a repository."""
 
@@ -25,7 +27,7 @@ def fetch_policy(name: str, revision: str | None = None) -> Path:
     except Exception as error:  # httpx, requests, the hub's own and the system's, by version
         raise FileNotFoundError(
             f"policy is {name!r}: there is no such folder, and the Hugging Face hub did not give it "
-            f"({_first_line(error)}); give a local folder, or run where there is network"
+            f"({first_line(error)}); give a local folder, or run where there is network"
         ) from error
 
 
@@ -53,11 +55,7 @@ def push_folder(folder: Path, name: str, *, private: bool, token: str | None, me
         api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, allow_patterns=list(FILES))
     except Exception as error:  # as above
         raise ConnectionError(
-            f"the Hugging Face hub did not take {name!r} ({_first_line(error)}): log in with hf auth login, as someone "
+            f"the Hugging Face hub did not take {name!r} ({first_line(error)}): log in with hf auth login, as someone "
             "who may write there, where there is network"
         ) from error
     return address
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
