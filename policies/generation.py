@@ -20,7 +20,7 @@ from envs.noise import sample_seed
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
 from policies.playing import play
-from policies.prompts import Message, _as_list, _as_text, _encode
+from policies.prompts import Message, as_list, as_text, encode_one
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def generate(
             text that is too long or has no blank, or a speed or target that the policy does not have.
         DenoiserError: if the model returns NaN.
     """
-    texts = [_as_text(prompt, tokenizer, i) for i, prompt in enumerate(_as_list("prompts", prompts))]
+    texts = [as_text(prompt, tokenizer, i) for i, prompt in enumerate(as_list("prompts", prompts))]
     _check_policy(policy)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {model!r}: give a transformers model; policies.decode takes a loaded dLLM by name")
@@ -196,7 +196,7 @@ def decode(
     Raises:
         ValueError: as `generate` does.
     """
-    prompts = _as_list("prompts", prompts)
+    prompts = as_list("prompts", prompts)
     _check_policy(policy)
     _check_whole("batch_size", batch_size, 1)
     _check_whole("samples", samples, 1)
@@ -206,7 +206,7 @@ def decode(
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
     check_cache(policy, settings.cache)
     policy = policy.bind(denoiser, settings)
-    encoded = [_encode(denoiser, prompt, i) for i, prompt in enumerate(prompts)]
+    encoded = [encode_one(denoiser, prompt, i) for i, prompt in enumerate(prompts)]
     texts = encode_all_given(denoiser, _check_given(given, len(prompts)))
     # No more rows than answers, and one where there are none: a batch can't be empty.
     batch = DecodingBatch(denoiser, min(batch_size, max(1, samples * len(prompts))), settings)
@@ -315,7 +315,7 @@ def _check_policy(policy: Any) -> None:
 def _check_given(given: Sequence[str | None] | None, count: int) -> list[str | None]:
     if given is None:
         return [None] * count
-    texts = _as_list("given", given)
+    texts = as_list("given", given)
     if len(texts) != count:
         raise ValueError(f"given has {len(texts)} entries: it must have one a prompt, {count}")
     for i, text in enumerate(texts):

@@ -11,14 +11,14 @@ Message = Mapping[str, str]
 """One turn of a conversation: ``{"role": "user", "content": "What is 2 + 2?"}``."""
 
 
-def _as_list(name: str, values: Any) -> list[Any]:
+def as_list(name: str, values: Any) -> list[Any]:
     """Return what an argument lists; a text lists nothing, though Python would take its letters."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ValueError(f"{name} is {values!r}: give a list, such as [{str(values)!r}]")
     return list(values)
 
 
-def _as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
+def as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
     """Return a prompt's text, of a conversation by the tokenizer's chat template."""
     if isinstance(prompt, str):
         return prompt
@@ -37,7 +37,7 @@ def _check_messages(prompt: Any, place: int) -> None:
         )
 
 
-def _encode(denoiser: Denoiser, prompt: str | Sequence[Message], place: int) -> list[int]:
+def encode_one(denoiser: Denoiser, prompt: str | Sequence[Message], place: int) -> list[int]:
     """Return the tokens of a prompt or a conversation."""
     if isinstance(prompt, str):
         return denoiser.encode_prompt(prompt)

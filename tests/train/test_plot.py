@@ -42,13 +42,13 @@ ORACLE = outcomes("oracle:1", [1] * 200, [1] * 200)
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are written, whole."""
     kept: list[Figure] = []
-    write = train.evaluation.plot._write
+    write = train.evaluation.plot.write_figure
 
     def keep(figure: Figure, file: Path) -> None:
         kept.append(figure)
         write(figure, file)
 
-    monkeypatch.setattr(train.evaluation.plot, "_write", keep)
+    monkeypatch.setattr(train.evaluation.plot, "write_figure", keep)
     return kept
 
 

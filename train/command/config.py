@@ -23,8 +23,8 @@ from train.command.config_values import (
     without_null,
 )
 from train.command.model_files import is_model_file, translate
-from train.command.nodes import _gather, _override, _sections_of, flags_of
-from train.command.words import _read_words
+from train.command.nodes import flags_of, gather, override, sections_of
+from train.command.words import read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -63,11 +63,11 @@ def parse(
         print(help_text(config_class, build(config_class, defaults), positional))
         sys.exit(0)
     is_printed = bool({"--print_config", "--print-config"} & set(words))
-    files, flags = _read_words(config_class, [word for word in words if not _is_print(word)], positional)
+    files, flags = read_words(config_class, [word for word in words if not _is_print(word)], positional)
     given = defaults
     for file in files:
-        given = _override(given, _read_file(config_class, find_file(file)))
-    given = _override(given, flags)
+        given = override(given, _read_file(config_class, find_file(file)))
+    given = override(given, flags)
     config = build(config_class, given)
     # A killed run's configuration was checked when it started; since then defaults may have changed.
     if not getattr(config, "resume", False):
@@ -122,8 +122,8 @@ def _read_file(config_class: Any, file: Path, by_default: bool = False) -> dict[
         raise ConfigError(f"{file}: it holds {show(root)}, but a configuration is lines of name: value")
     if is_model_file(root):
         root = translate(root, flags_of(config_class), str(file))
-    _gather(config_class, root, "", str(file), by_default, found)
-    optional = [f"{name}." for name, kind in _sections_of(config_class).items() if without_null(kind)[1]]
+    gather(config_class, root, "", str(file), by_default, found)
+    optional = [f"{name}." for name, kind in sections_of(config_class).items() if without_null(kind)[1]]
     required = {path for path in flags_of(config_class) if not path.startswith(tuple(optional))}
     if required <= found.keys():
         # Written by a run: it says everything, and so of nothing that it is to play a role.
@@ -182,7 +182,7 @@ def _located(message: str, config_class: Any, given: Mapping[str, Given], prefix
     """Name a field by its dotted name, and the file and line that its value comes from."""
     # Checks begin their sentence with the field's name.
     match = re.match(r"[\w.]+", message)
-    if match is None or f"{prefix}{match[0]}" not in {**flags_of(config_class, prefix), **_sections_of(config_class)}:
+    if match is None or f"{prefix}{match[0]}" not in {**flags_of(config_class, prefix), **sections_of(config_class)}:
         return message
     path = f"{prefix}{match[0]}"
     return f"{given[path].where if path in given else ''}{prefix}{message}"

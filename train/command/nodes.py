@@ -25,7 +25,7 @@ NOTHING = yaml.MappingNode("tag:yaml.org,2002:map", [])
 """``{}``: an optional section that is wanted as it is."""
 
 
-def _gather(
+def gather(
     config_class: Any, node: yaml.MappingNode, prefix: str, what: str, by_default: bool, found: dict[str, Given]
 ) -> None:
     """Add what a mapping says to what is found, by the fields' dotted names."""
@@ -60,7 +60,7 @@ def _gather_field(
     elif isinstance(node, yaml.MappingNode):
         if without_null(kind)[1]:
             found[path] = Given(NOTHING, where, by_default)
-        _gather(section, node, f"{path}.", what, by_default, found)
+        gather(section, node, f"{path}.", what, by_default, found)
     elif short is not None and isinstance(node, yaml.ScalarNode):
         found[f"{path}.{short}"] = Given(node, where, by_default)
     else:
@@ -84,17 +84,17 @@ def flags_of(config_class: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _sections_of(config_class: Any, prefix: str = "") -> dict[str, Any]:
+def sections_of(config_class: Any, prefix: str = "") -> dict[str, Any]:
     """Return the dotted names of a configuration's sections, with their types."""
     found: dict[str, Any] = {}
     for name, kind in field_kinds(config_class).items():
         section = section_of(kind)
         if section is not None:
-            found |= {f"{prefix}{name}": kind, **_sections_of(section, f"{prefix}{name}.")}
+            found |= {f"{prefix}{name}": kind, **sections_of(section, f"{prefix}{name}.")}
     return found
 
 
-def _gather_section(kind: Any, value: str, path: str, found: dict[str, Given]) -> None:
+def gather_section(kind: Any, value: str, path: str, found: dict[str, Given]) -> None:
     """Read ``--dit '{hidden_size: 32}'``, ``--dit null`` or, for a section with a short form, ``--model tiny``."""
     short = getattr(section_of(kind), "SHORT", None)
     if short is not None and not value.startswith("{"):
@@ -105,7 +105,7 @@ def _gather_section(kind: Any, value: str, path: str, found: dict[str, Given]) -
         _gather_field(kind, node, path, (f"--{path}", "", False), found)
 
 
-def _add_item(found: dict[str, Given], path: str, kind: Any, word: str) -> None:
+def add_item(found: dict[str, Given], path: str, kind: Any, word: str) -> None:
     """Add an item to a list of the command line; a list in brackets replaces what stands before it."""
     if word.startswith("[") or (word == "null" and without_null(kind)[1]):
         node = compose(word, f"--{path}")
@@ -117,7 +117,7 @@ def _add_item(found: dict[str, Given], path: str, kind: Any, word: str) -> None:
     found[path] = Given(yaml.SequenceNode("tag:yaml.org,2002:seq", [*before, word_node(item, word, f"--{path}")]))
 
 
-def _override(given: Mapping[str, Given], more: Mapping[str, Given]) -> dict[str, Given]:
+def override(given: Mapping[str, Given], more: Mapping[str, Given]) -> dict[str, Given]:
     """Let later settings replace earlier ones; an optional section that becomes null loses what it had."""
     merged = dict(given)
     for path, one in more.items():

@@ -23,10 +23,11 @@ MACHINE = ("workers", "device", "threads", "model.device", "model.threads")
 
 def command_line(*more: str) -> str:
     """Return how this program was started, as a shell takes it, with further flags unless they were given."""
-    return shlex.join([*_launcher(), *sys.argv, *(flag for flag in more if flag not in sys.argv)])
+    return shlex.join([*launcher(), *sys.argv, *(flag for flag in more if flag not in sys.argv)])
 
 
-def _launcher() -> list[str]:
+def launcher() -> list[str]:
+    """Return the words that this process was started by before its script: Python, or torchrun with its options."""
     if not dist.is_torchelastic_launched():
         return [Path(sys.executable).name]
     size, own = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])

@@ -20,7 +20,7 @@ from train.command.errors import UserError
 from train.command.files import write_atomic, write_json
 from train.command.interrupt import Interrupted
 from train.command.lock import FREE, LOCK, held
-from train.command.provenance import _launcher, command_line, redact, versions
+from train.command.provenance import command_line, launcher, redact, versions
 from train.command.run_files import RunFiles
 
 _NAMES = RunFiles(Path())
@@ -168,7 +168,7 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free:
     # A setting that this program doesn't have: it can't go on with that run whatever is said.
     if any(now is MISSING for _, now in changed.values()):
         raise UserError(f"{message}: {other}")
-    own = [*_launcher(), sys.argv[0], "--config", str(RunFiles(folder).config), "--out", str(folder), "--resume"]
+    own = [*launcher(), sys.argv[0], "--config", str(RunFiles(folder).config), "--out", str(folder), "--resume"]
     raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
 
 

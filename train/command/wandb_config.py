@@ -67,27 +67,29 @@ def check_start(config: WandbConfig, default: Mode = "offline") -> None:
     try:
         # Made to be checked.
         wandb.Settings(
-            project=_project(config), entity=config.entity, run_group=config.group, run_tags=tuple(config.tags)
+            project=project_of(config), entity=config.entity, run_group=config.group, run_tags=tuple(config.tags)
         )
         if mode == "online" and not wandb.login():
             raise wandb.Error("no login")
     except (wandb.Error, OSError, ValueError) as error:
-        raise _refusal(mode, error) from error
+        raise refusal_of(mode, error) from error
 
 
-def _project(config: WandbConfig) -> str:
+def project_of(config: WandbConfig) -> str:
+    """Return the project: as it was given, as the environment says, or this library's own."""
     return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error's first line; of pydantic's, the one that says what is wrong."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # pydantic says how many errors there are, then the field, then what is wrong with it.
     return lines[min(2, len(lines) - 1)] if "validation error" in lines[0] else lines[0]
 
 
-def _refusal(mode: Mode, error: BaseException) -> UserError:
+def refusal_of(mode: Mode, error: BaseException) -> UserError:
+    """Return what to tell a user whose run W&B does not take."""
     return UserError(
-        f"wandb.mode is {mode!r}, but W&B can't start ({_reason(error)}): log in with `wandb login`, check the "
+        f"wandb.mode is {mode!r}, but W&B can't start ({reason_of(error)}): log in with `wandb login`, check the "
         "wandb.* settings and the WANDB_* variables, or pass --wandb.mode offline or disabled"
     )

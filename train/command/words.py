@@ -14,16 +14,16 @@ from train.command.config_values import (
     shorten,
     word_node,
 )
-from train.command.nodes import _add_item, _gather_section, _sections_of, flags_of
+from train.command.nodes import add_item, flags_of, gather_section, sections_of
 
 
-def _read_words(config_class: Any, words: Sequence[str], positional: str | None) -> tuple[list[str], dict[str, Given]]:
+def read_words(config_class: Any, words: Sequence[str], positional: str | None) -> tuple[list[str], dict[str, Given]]:
     """Take a command line apart.
 
     Returns:
         The files of ``--config``, and what the other flags give, by the fields' dotted names.
     """
-    kinds, sections = flags_of(config_class), _sections_of(config_class)
+    kinds, sections = flags_of(config_class), sections_of(config_class)
     plurals = {path[:-1]: path for path in kinds if path.endswith("s") and item_kind(kinds[path]) is not None}
     files: list[str] = []
     found: dict[str, Given] = {}
@@ -35,7 +35,7 @@ def _read_words(config_class: Any, words: Sequence[str], positional: str | None)
             if positional is None:
                 raise ConfigError(_stray(word, words[: i - 1]))
             if item_kind(kinds[positional]) is not None:
-                _add_item(found, positional, kinds[positional], word)
+                add_item(found, positional, kinds[positional], word)
             elif positional in found:
                 raise ConfigError(_stray(word, words[: i - 1]))
             else:
@@ -60,9 +60,9 @@ def _read_words(config_class: Any, words: Sequence[str], positional: str | None)
         if path == "config":
             files.append(value)
         elif path in sections:
-            _gather_section(sections[path], value, path, found)
+            gather_section(sections[path], value, path, found)
         elif item_kind(kinds[path]) is not None:
-            _add_item(found, path, kinds[path], value)
+            add_item(found, path, kinds[path], value)
         else:
             found[path] = Given(word_node(kinds[path], value, f"--{path}"))
     return files, found

@@ -12,9 +12,9 @@ from train.comparison.runs import (
     NOT_COMPARED,
     Problems,
     Run,
-    _identity,
     fingerprint,
     flatten,
+    identity,
     policy_folders,
     problems_of,
     training_run,
@@ -96,7 +96,7 @@ def collect_lines(runs: Sequence[Run]) -> list[Line]:
             family, label, name, training = labels.of(run, policy)
             line = Line(problems, block, label, family, decision, PolicyName.read(policy))
             line = lines.setdefault((problems, block, label, decision), line)
-            source = _identity(run.path) + name if training is None else _identity(training.path)
+            source = identity(run.path) + name if training is None else identity(training.path)
             _add(line, Replicate(name, source, own, run.outcomes.get(key), training))
     return list(lines.values())
 

@@ -103,7 +103,7 @@ def compare_pair(line: Line, match: Match) -> Row:
     # Without outcomes of the same problems there is nothing to draw anew.
     if not accuracy.is_paired:
         return row
-    right, forwards = _columns("score", mine, other), _columns("nfe", mine, other)
+    right, forwards = matching_columns("score", mine, other), matching_columns("nfe", mine, other)
     row["accuracy_difference"]["problems"] = bootstrap_interval(difference_of_means, *right)
     row["nfe_difference"]["problems"] = bootstrap_interval(difference_of_means, *forwards)
     if row["saved"] is not None:
@@ -116,7 +116,8 @@ def is_paired(first: Replicate, second: Replicate) -> bool:
     return are_paired(first.outcomes, second.outcomes)
 
 
-def _columns(name: str, *replicates: Replicate) -> list[Values]:
+def matching_columns(name: str, *replicates: Replicate) -> list[Values]:
+    """Return one list of outcomes, such as ``score``, of each replicate that has outcomes, as float64."""
     return [np.asarray(r.outcomes[name], np.float64) for r in replicates if r.outcomes]  # type: ignore[literal-required]
 
 
@@ -175,7 +176,7 @@ def savings(lines: Sequence[Line], rules: Sequence[str], tests: Sequence[Row]) -
         chosen = [match.other.record for match in matched]
         row = describe(line)
         row["rule"] = join_rules([record["policy"] for record in chosen])
-        chosen = _once(chosen)
+        chosen = once(chosen)
         row["rule_accuracy"] = estimate([r["accuracy"] for r in chosen], [r["accuracy_ci95"] for r in chosen])
         row["rule_nfe"] = estimate([r["nfe"] for r in chosen], [r["nfe_ci95"] for r in chosen])
         row["is_comparable"] = all(match.is_comparable for match in matched)
@@ -213,7 +214,7 @@ def is_shown(row: Row) -> bool:
     return edges is not None and edges[0] > 0
 
 
-def _once(records: Sequence[Record]) -> list[Record]:
+def once(records: Sequence[Record]) -> list[Record]:
     """Return one record if all are of the same rule: nothing varies with the seed then."""
     return list(records[:1] if len({record["policy"] for record in records}) == 1 else records)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 
 from train.command.escaping import for_plot
-from train.evaluation.plot import COSTS, _legend, _stack, _write
+from train.evaluation.plot import COSTS, draw_legend, stack, write_figure
 from train.evaluation.styles import GREY, LETTERS, Style, styles_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def plot_curves(
         styles: of the labels, where other plots show them too.
     """
     styles = styles or styles_of(group["label"] for group in chain.from_iterable(curves.values()))
-    figure, panels = _stack(len(curves), 3.4)
+    figure, panels = stack(len(curves), 3.4)
     entries: dict[str, Any] = {}
     for axes, (metric, groups) in zip(panels, curves.items(), strict=True):
         for group in groups:
@@ -51,8 +51,8 @@ def plot_curves(
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         axes.set(xlabel="environment steps", title=for_plot(metric))
         axes.grid(alpha=0.3)
-    _legend(figure, entries)
-    _write(figure, file)
+    draw_legend(figure, entries)
+    write_figure(figure, file)
 
 
 @rc_context(LETTERS)
@@ -67,7 +67,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path, styles: Mapping[st
     labels = list(dict.fromkeys(row["label"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     styles = styles or styles_of(row["family"] for row in rows)
-    figure, panels = _stack(2, 0.5 + len(tasks) * (0.26 + 0.14 * len(labels)))
+    figure, panels = stack(2, 0.5 + len(tasks) * (0.26 + 0.14 * len(labels)))
     costs = (("accuracy", "accuracy %", 100), ("nfe", COSTS["nfe"], 1))
     entries: dict[str, Any] = {}
     for axes, (name, title, scale) in zip(panels, costs, strict=True):
@@ -81,8 +81,8 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path, styles: Mapping[st
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         axes.grid(alpha=0.3)
     (entries["the rule it is set against"],) = axes.plot([], [], "o", color=GREY, markerfacecolor="none")
-    _legend(figure, entries)
-    _write(figure, file)
+    draw_legend(figure, entries)
+    write_figure(figure, file)
 
 
 def _draw_pair(

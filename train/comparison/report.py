@@ -18,11 +18,11 @@ from train.comparison.lines import Line, Replicate, common_name
 from train.comparison.pairs import (
     ORACLE_TOLERANCE,
     SOON,
-    _columns,
-    _once,
     is_paired,
     is_rival,
     matches,
+    matching_columns,
+    once,
     savings,
     significance,
 )
@@ -64,7 +64,7 @@ def by_task(lines: Sequence[Line], rules: Sequence[str], chosen: Sequence[Line])
         others = [match.other for match in matches(line, lines, rules)]
         for task in line.replicates[0].tasks:
             mine = [r.tasks[task] for r in line.replicates if task in r.tasks]
-            theirs = _once([r.tasks[task] for r in others if task in r.tasks])
+            theirs = once([r.tasks[task] for r in others if task in r.tasks])
             row = {**identity(line), "task": task}
             for prefix, records in (("", mine), ("rule_", theirs)):
                 for name in ("accuracy", "nfe"):
@@ -120,7 +120,7 @@ def _points(settings: Sequence[Replicate], measure: str) -> list[tuple[float, An
 def _hypervolume_interval(settings: Sequence[Replicate], reference_accuracy: float) -> list[float] | None:
     if not all(is_paired(settings[0], other) for other in settings):
         return None
-    score, nfe = np.stack(_columns("score", *settings)), np.stack(_columns("nfe", *settings))
+    score, nfe = np.stack(matching_columns("score", *settings)), np.stack(matching_columns("nfe", *settings))
 
     def volumes(drawn: Values, axis: int = -1) -> Values:
         # Problems are drawn by number, so that what became of one under all settings stays together.

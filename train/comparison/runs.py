@@ -117,7 +117,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
             path = Path(source).parent if Path(source).name == RunFiles(Path()).evaluation.name else Path(source)
             given.append((str(path), path.resolve().name, path, ()))
     # Reversed, and back below: of a run that is given twice, the first counts.
-    found = {_identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
+    found = {identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
     names = [name for _, name, _, _ in found.values()]
     return [
         read_run(path, name if names.count(name) == 1 else source, source, artifacts)
@@ -125,7 +125,7 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
     ]
 
 
-def _identity(path: Path) -> str:
+def identity(path: Path) -> str:
     """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
     id_file = RunFiles(path).wandb_id
     try:

@@ -98,7 +98,7 @@ def plot_pareto(
         for cost in COSTS
         if cost == "nfe" or not _says_the_same([r for r in suite if r["block_length"] == block])
     ]
-    figure, rows = _stack(len(panels), 4.4)
+    figure, rows = stack(len(panels), 4.4)
     entries: dict[str, Any] = {}
     for axes, (block, cost) in zip(rows, panels, strict=True):
         here = [record for record in suite if record["block_length"] == block]
@@ -108,8 +108,8 @@ def plot_pareto(
             _point_out(axes, max(shown, key=lambda arrow: (arrow.decision == "deterministic", arrow.saved)))
         axes.set_title(f"block length {block}" if len(panels) > 1 else "", fontsize=12)
     figure.suptitle(for_plot(title, 64), fontsize=13)
-    _legend(figure, entries)
-    _write(figure, file)
+    draw_legend(figure, entries)
+    write_figure(figure, file)
 
 
 def _series(record: Record) -> str:
@@ -275,7 +275,7 @@ def _point_out(axes: Axes, arrow: Arrow) -> None:
     )
 
 
-def _stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of some panels, one above the other."""
     # Half a second that a command which draws nothing, as --help, can do without.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -287,13 +287,15 @@ def _stack(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
-def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
+def draw_legend(figure: Figure, entries: Mapping[str, Any]) -> None:
+    """Draw a legend below all panels: marks by label."""
     labels = [for_plot(label, 40) for label in entries]
     columns = 1 if max(map(len, labels), default=0) > 32 else 2
     figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _write(figure: Figure, file: Path) -> None:
+def write_figure(figure: Figure, file: Path) -> None:
+    """Write a figure as a PNG that appears whole or not at all."""
     partial = file.with_name(file.name + ".tmp")
     with warnings.catch_warnings():
         # A name may have letters that matplotlib's own font lacks: they are drawn as boxes.

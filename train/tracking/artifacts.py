@@ -38,7 +38,7 @@ def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[K
     return artifact
 
 
-def _without_others(records: Sequence[Record], name: str) -> list[Record]:
+def without_others(records: Sequence[Record], name: str) -> list[Record]:
     """Return the records of one of several learned policies, and of the rules."""
     policies = [PolicyName.read(record["policy"]) for record in records]
     return [r for r, own in zip(records, policies, strict=True) if not own.is_learned or own.options == name]

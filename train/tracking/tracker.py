@@ -16,11 +16,11 @@ from typing import Any, Self
 from train.command.files import write_atomic
 from train.command.provenance import commit, git, redact
 from train.command.run_files import RunFiles
-from train.command.wandb_config import Mode, WandbConfig, _project, _reason, _refusal, chosen_mode
+from train.command.wandb_config import Mode, WandbConfig, chosen_mode, project_of, reason_of, refusal_of
 from train.evaluation.frontiers import aups
 from train.evaluation.headline import headline
 from train.evaluation.records import Record, read_outcomes
-from train.tracking.artifacts import _without_others, allowed_name, policy_artifact
+from train.tracking.artifacts import allowed_name, policy_artifact, without_others
 from train.tracking.history import STEP
 
 
@@ -68,7 +68,7 @@ class Tracker:
 
         def start(mode: Mode) -> Any:
             return wandb.init(
-                project=_project(config),
+                project=project_of(config),
                 entity=config.entity,  # wandb reads WANDB_ENTITY, WANDB_RUN_GROUP and WANDB_TAGS where these are None
                 group=config.group,
                 tags=config.tags or None,
@@ -87,7 +87,7 @@ class Tracker:
         except (wandb.Error, OSError, ValueError) as error:
             if config.mode or os.environ.get("WANDB_MODE"):
                 self._give_back()
-                raise _refusal(mode, error) from error
+                raise refusal_of(mode, error) from error
             # Nobody asked for it.
             self._warn("starting", error)
             self.run = start("disabled")
@@ -167,7 +167,7 @@ class Tracker:
             shutil.copyfile(file, Path(self.run.dir) / file.name)
             self.run.save(f"{self.run.dir}/{file.name}", base_path=self.run.dir, policy="now")
         for policy in policies:
-            own = records if len(policies) == 1 else _without_others(records, policy.name)
+            own = records if len(policies) == 1 else without_others(records, policy.name)
             aliases = ["latest", allowed_name(self.run.name)]
             self.run.log_artifact(policy_artifact(policy, own, outcomes), aliases=aliases)
 
@@ -197,7 +197,7 @@ class Tracker:
 
     def _warn(self, doing: str, error: Exception) -> None:
         if not self.failure:
-            self.failure = _reason(error)
+            self.failure = reason_of(error)
             print(f"warning: W&B failed while {doing} ({self.failure}); the run goes on without it", file=sys.stderr)
 
     def _give_back(self) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from envs.tasks.benchmarks.files import FileTask, Row
 from envs.tasks.scoring.answers import before_end
 from envs.tasks.scoring.sandbox import WAIT, need_protection, passes
-from envs.tasks.scoring.statements import _is_stub, _statements, _used, defined, future_first
+from envs.tasks.scoring.statements import defined, future_first, is_stub, statements_of, used_names
 
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[^`\n]*$")
 _OPENED_IN_LINE = re.compile(
@@ -161,7 +161,7 @@ def find_program(text: str, names: Collection[str]) -> str | None:
     kept = []
     for place, draft in enumerate(found):
         is_another = bool(defined(draft.code) & set(names))
-        if chosen is not None and is_another and (_ALTERNATIVE.search(draft.before) or _is_stub(draft.code, names)):
+        if chosen is not None and is_another and (_ALTERNATIVE.search(draft.before) or is_stub(draft.code, names)):
             continue
         kept.append(place)
         if is_another:
@@ -173,7 +173,7 @@ def find_program(text: str, names: Collection[str]) -> str | None:
 
 def _join(programs: Sequence[str], chosen: int, names: Collection[str]) -> str:
     """Join a program with the statements of others that it needs, in the order of the text, so that the last holds."""
-    statements = [[] if place == chosen else _statements(code) for place, code in enumerate(programs)]
+    statements = [[] if place == chosen else statements_of(code) for place, code in enumerate(programs)]
     giving: dict[str, list[tuple[int, int]]] = {}
     for place, several in enumerate(statements):
         for number, statement in enumerate(several):
@@ -181,12 +181,12 @@ def _join(programs: Sequence[str], chosen: int, names: Collection[str]) -> str:
                 giving.setdefault(name, []).append((place, number))
     taken: set[tuple[int, int]] = set()
     # A star import may give any name.
-    needed = ["*", *names, *_used(programs[chosen])]
+    needed = ["*", *names, *used_names(programs[chosen])]
     while needed:
         for place, number in giving.pop(needed.pop(), []):
             if (place, number) not in taken:
                 taken.add((place, number))
-                needed += _used(statements[place][number].code)
+                needed += used_names(statements[place][number].code)
     parts = []
     for place, several in enumerate(statements):
         parts += [statement.code for number, statement in enumerate(several) if (place, number) in taken]

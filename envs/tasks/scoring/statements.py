@@ -40,7 +40,8 @@ def _parse(code: str) -> ast.Module:
         return ast.parse(code)
 
 
-def _statements(code: str) -> list[_Statement]:
+def statements_of(code: str) -> list[_Statement]:
+    """Return a program's top-level statements, each with its lines and names."""
     lines = code.split("\n")
     found = []
     for node in _parse(code).body:
@@ -60,10 +61,10 @@ def defined(code: str) -> set[str]:
     >>> sorted(defined("from math import gcd as g, pi\nf = lambda x: x\nclass A: pass"))
     ['A', 'f', 'g', 'pi']
     """
-    return set().union(*(statement.names for statement in _statements(code)))
+    return set().union(*(statement.names for statement in statements_of(code)))
 
 
-def _used(code: str) -> set[str]:
+def used_names(code: str) -> set[str]:
     """Return the global names that a program reads."""
     used: set[str] = set()
     with warnings.catch_warnings(action="ignore"):
@@ -77,7 +78,7 @@ def _used(code: str) -> set[str]:
     return used
 
 
-def _is_stub(code: str, names: Collection[str]) -> bool:
+def is_stub(code: str, names: Collection[str]) -> bool:
     """Tell whether a program has no more than the heads of these functions: `pass`, `...` or a docstring below."""
     functions = [node for node in _parse(code).body if isinstance(node, ast.FunctionDef) and node.name in names]
     lines = list(chain.from_iterable(function.body for function in functions))
