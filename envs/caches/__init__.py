@@ -13,12 +13,13 @@ from envs.caches.exact import Exact
 from envs.caches.fast_dllm import Dual, Prefix
 from envs.caches.freecache import FreeCache
 from envs.caches.none import NoCache
+from envs.caches.window import Window
 from envs.names import hint
 
 __all__ = ["CACHES", "CacheRule", "Moment", "make_cache"]
 
 CACHES: Mapping[str, type[CacheRule]] = MappingProxyType(
-    {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV, D2Cache, FreeCache)}
+    {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV, D2Cache, FreeCache, Window)}
 )
 """Every cache by name; a new one is a class and a word here."""
 

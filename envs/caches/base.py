@@ -27,6 +27,7 @@ class Moment:
         end: (B,) int64, the position after its last.
         block_step: (B,) int64, forwards that the row has already spent in the block.
         step: (B,) int64, forwards that the row has already used.
+        commit_step: (B, W) int64, the row's forward after which each token was committed, from 1; 0 at the others.
         own_block: (B, W) int64, number of the dLLM's own block that holds the position; all 0 where all see all.
         logit_shift: see `envs.denoiser.Denoiser`.
         confidence: (B, W) float32 in [0, 1], the last that was believed of each mask. In a row's first forward, which
@@ -41,6 +42,7 @@ class Moment:
     end: Tensor
     block_step: Tensor
     step: Tensor
+    commit_step: Tensor
     own_block: Tensor
     logit_shift: int
     confidence: Tensor
@@ -87,6 +89,24 @@ class CacheRule:
     def compute(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, the positions to compute now; those not present count as False."""
         raise NotImplementedError
+
+    def shows(self, masked: Tensor, commit_step: Tensor, step: Tensor) -> Tensor:
+        """Return (N, L) bool, the masks that the dLLM is shown in the next forward; here all.
+
+        Args:
+            masked: (N, L) bool, the buffer's masks before it.
+            commit_step: (N, L) int64, the row's forward after which each token was committed, from 1; 0 at the others.
+            step: (N,) int64, forwards of the row before it.
+        """
+        return masked
+
+    def opens(self, masked: Tensor) -> Tensor:
+        """Return (N, L) bool, the masks that may be committed after the next forward; here all.
+
+        Args:
+            masked: (N, L) bool, the buffer's masks before it; the first of a row must be among what is returned.
+        """
+        return masked
 
     @property
     def name(self) -> str:

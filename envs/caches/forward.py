@@ -24,21 +24,23 @@ class Texts:
     Attributes:
         tokens: (B, W) int64, prompt, then buffer, then anything.
         prompt: (B,) int64, tokens of the prompt.
-        shown: (B,) int64, positions after it that are shown.
+        present: (B, W) bool, True where the dLLM is shown a token; there is one in every row.
         block_start: (B,) int64, first position of the current block, counted from the end of the prompt.
         block_end: (B,) int64, the position after its last, likewise.
         block_step: (B,) int64, forwards spent in it so far.
         step: (B,) int64, forwards of the row so far.
+        commit_step: (B, W) int64, the row's forward after which each token was committed; 0 at the others.
         confidence: (B, L) float32, what was last believed of the buffer's positions.
     """
 
     tokens: Tensor
     prompt: Tensor
-    shown: Tensor
+    present: Tensor
     block_start: Tensor
     block_end: Tensor
     block_step: Tensor
     step: Tensor
+    commit_step: Tensor
     confidence: Tensor
 
 
@@ -123,7 +125,8 @@ class CachedForward:
         positions = chosen.int().argsort(dim=1, stable=True)[:, width - most :]
         is_real = chosen.gather(1, positions)
         about = positions + shift - texts.prompt.unsqueeze(1)
-        is_asked = is_real & (about >= 0) & (about < texts.shown.unsqueeze(1))
+        is_shown = F.pad(moment.present, (0, shift)).gather(1, positions + shift)
+        is_asked = is_real & (about >= 0) & is_shown
         # At least one, since a model's slice [:, -0:] is everything.
         keep = int((is_real & (about >= 0)).sum(1).max().clamp(min=1))
         inputs = texts.tokens.gather(1, positions).masked_fill(~is_real, self.denoiser.pad_id)
@@ -142,7 +145,7 @@ class CachedForward:
         width, prompt = texts.tokens.shape[1], texts.prompt.unsqueeze(1)
         self.tokens = F.pad(self.tokens, (0, max(0, width - self.tokens.shape[1])), value=-1)
         place = torch.arange(width, device=rows.device)
-        present = place < prompt + texts.shown.unsqueeze(1)
+        present = texts.present
         own, origin = self.denoiser.block_length, 0 if self.denoiser.absolute_blocks else prompt
         # 0 * prompt makes it a number a row, also where one origin is every row's.
         own_block = torch.zeros_like(texts.tokens) if own is None else (place - origin + 0 * prompt) // own
@@ -158,6 +161,7 @@ class CachedForward:
             end=texts.prompt + texts.block_end,
             block_step=texts.block_step,
             step=texts.step,
+            commit_step=texts.commit_step,
             own_block=own_block,
             logit_shift=self.denoiser.logit_shift,
             confidence=texts.confidence.gather(1, inside) * masked,

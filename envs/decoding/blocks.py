@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from envs.caches import CacheRule, make_cache
 from envs.decoding.rows import Rows
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
@@ -94,6 +96,11 @@ class Layout:
                 f"{self.denoiser.max_length} tokens of prompt and buffer together"
             )
 
+    @cached_property
+    def cache(self) -> CacheRule:
+        """The rule about what a forward computes anew."""
+        return make_cache(self.settings.cache)
+
     @property
     def room(self) -> int:
         """Tokens that a prompt may have."""
@@ -125,6 +132,16 @@ class Layout:
         end = rows.prompt_length + most
         rest = torch.minimum(-end % rows.block_length, (self.denoiser.max_length - end).clamp(min=0))
         return shown + torch.where(shown == most, rest, 0)
+
+    def seen(self, rows: Rows, step: Tensor) -> Tensor:
+        """Return (N, L) bool, the positions of the buffer that a forward is shown: `shown`, less what the cache hides.
+
+        Args:
+            rows: as they are before it.
+            step: (N,) int64, forwards of each row before it.
+        """
+        inside = rows.positions < self.shown(rows).unsqueeze(1)
+        return inside & (~rows.masked | self.cache.shows(rows.masked, rows.commit_step, step))
 
     def visible_end(self, rows: Rows, start: Tensor) -> Tensor:
         """Return (N,) where the dLLM's own block that holds a position ends, the buffer's end where all see all.

@@ -36,8 +36,12 @@ def believe(rows: Rows, layout: Layout, computed: Tensor, last: View, cached: Ca
     index = computed.nonzero().squeeze(1)
     if len(index) == 0:
         return blank_view(rows, layout, like=last)
-    beliefs = _beliefs(rows, layout, index) if cached is None else _cached_beliefs(rows, layout, index, last, cached)
-    return make_view(rows, layout, index, beliefs)
+    seen = layout.seen(rows, rows.nfe)
+    if cached is None:
+        beliefs = _beliefs(rows, layout, index)
+    else:
+        beliefs = _cached_beliefs(rows, layout, index, seen[index], last, cached)
+    return make_view(rows, layout, index, seen, beliefs)
 
 
 def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
@@ -83,24 +87,44 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
     return replace(beliefs, features={**beliefs.features, **readings}, tensors={**beliefs.tensors, **tensors})
 
 
-def _cached_beliefs(rows: Rows, layout: Layout, index: Tensor, last: View, cached: CachedForward) -> Beliefs:
-    """Run the dLLM on what its cache says; about the other positions the row's last view still holds."""
+def _cached_beliefs(
+    rows: Rows, layout: Layout, index: Tensor, seen: Tensor, last: View, cached: CachedForward
+) -> Beliefs:
+    """Run the dLLM on what its cache says; about the other positions the row's last view still holds.
+
+    Args:
+        rows: all rows.
+        layout: the dLLM and how its buffers are decoded.
+        index: (B,) int64, the rows to run it on.
+        seen: (B, L) bool, their positions that are shown.
+        last: the view before.
+        cached: what is kept.
+    """
     features, mask_id = layout.settings.features, layout.denoiser.mask_id
     prompt, shown = rows.prompt_length[index], layout.shown(rows)[index]
     behind = max(0, int(shown.max()) - rows.masked.shape[1])
-    padded = torch.cat([rows.prompt[index], F.pad(rows.buffer[index], (0, behind), value=mask_id)], 1)
     columns = torch.arange(int((prompt + shown).max()), device=index.device)
-    first = rows.prompt.shape[1] - prompt.unsqueeze(1)
-    tokens = padded.gather(1, (first + columns).clamp(max=padded.shape[1] - 1))
+    first, end = rows.prompt.shape[1] - prompt.unsqueeze(1), (prompt + shown).unsqueeze(1)
+    place_in_all = (first + columns).clamp(max=rows.prompt.shape[1] + rows.masked.shape[1] + behind - 1)
+
+    def text(of_prompt: Tensor, of_buffer: Tensor, after: int) -> Tensor:
+        """Return (B, W) of the rows' texts, without the padding before them."""
+        return torch.cat([of_prompt, F.pad(of_buffer, (0, behind), value=after)], 1).gather(1, place_in_all)
+
+    prompts = rows.prompt[index]
+    tokens = text(prompts, rows.buffer[index], mask_id)
+    present = text(torch.ones_like(prompts, dtype=torch.bool), seen, True) & (columns < end)
+    commit_step = text(torch.zeros_like(prompts), rows.commit_step[index], 0)
     # Before this forward is counted: a cache asks how many came before it.
     texts = Texts(
         tokens,
         prompt,
-        shown,
+        present,
         block_start=rows.block_start[index],
         block_end=rows.block_end[index],
         block_step=rows.block_step[index],
         step=rows.nfe[index],
+        commit_step=commit_step,
         confidence=last.confidence[index],
     )
     answer = cached.run(index, texts, "hidden" in features, "token_probability" in features)

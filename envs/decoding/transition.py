@@ -27,6 +27,7 @@ def write(rows: Rows, layout: Layout, view: View, action: Action) -> Tensor:
     """
     settings, mask_id = layout.settings, layout.denoiser.mask_id
     was_running = rows.running & view.masked.any(1)  # a row loaded since has no view yet
+    opened = layout.cache.opens(rows.masked)  # before masks come back
     if action.remask is not None:
         # A row that may not take another step must keep what it has, or it would never end.
         may = (rows.nfe < settings.buffer_length).unsqueeze(1) & view.in_block & was_running.unsqueeze(1)
@@ -40,7 +41,7 @@ def write(rows: Rows, layout: Layout, view: View, action: Action) -> Tensor:
         first_seen = (rows.masked & view.masked).int().argmax(1)
         end = torch.minimum(torch.maximum(action.block_end, first_seen + 1), visible)
         rows.block_end = torch.where(was_running, end, rows.block_end)
-    _commit(rows, view, action, visible, mask_id)
+    _commit(rows, view, action, opened & (rows.positions < visible.unsqueeze(1)), mask_id)
     first_eos, complete = _end_of_text(rows, layout)
     if settings.end_of_text_prediction:
         end = torch.minimum(rows.length, first_eos + 1)
@@ -55,13 +56,21 @@ def write(rows: Rows, layout: Layout, view: View, action: Action) -> Tensor:
     return finished
 
 
-def _commit(rows: Rows, view: View, action: Action, visible: Tensor, mask_id: int) -> None:
-    """Write the chosen tokens, at least one of every row that has an eligible position."""
-    seen = rows.masked & view.masked  # masks that the forward has an opinion about
+def _commit(rows: Rows, view: View, action: Action, opened: Tensor, mask_id: int) -> None:
+    """Write the chosen tokens, at least one of every row that has an eligible position.
+
+    Args:
+        rows: what is changed.
+        view: what the last forward saw.
+        action: the policy's.
+        opened: (N, L) bool, the positions that a policy may write to, in the block or not.
+        mask_id: the mask token.
+    """
+    seen = rows.masked & view.masked & opened  # masks that the forward has an opinion about
     eligible = rows.eligible() & seen
     may = eligible
     if action.scope is not None:
-        may = eligible | (action.scope & seen & (rows.positions < visible.unsqueeze(1)))
+        may = eligible | (action.scope & seen)
     wanted = action.commit & may
     chosen = wanted | ensure_progress(wanted, eligible, view.confidence) & ~wanted.any(1, keepdim=True)
     tokens = view.prediction if action.tokens is None else action.tokens

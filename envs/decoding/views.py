@@ -58,13 +58,14 @@ def blank_view(rows: Rows, layout: Layout, like: View | None = None) -> View:
     )
 
 
-def make_view(rows: Rows, layout: Layout, computed: Tensor, beliefs: Beliefs) -> View:
+def make_view(rows: Rows, layout: Layout, computed: Tensor, inside: Tensor, beliefs: Beliefs) -> View:
     """Spread the computed rows' and columns' beliefs over all rows and positions.
 
     Args:
         rows: all rows; ``previous`` becomes this view's predictions.
         layout: the dLLM and how its buffers are decoded.
         computed: (B,) int64, the rows that the beliefs are about.
+        inside: (N, L) bool, the positions that were shown.
         beliefs: about their first columns.
     """
     wanted, width = layout.settings.features, beliefs.confidence.shape[1]
@@ -75,7 +76,6 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, beliefs: Beliefs) ->
         return torch.where(where, full, blank)
 
     blank = blank_view(rows, layout)  # the large tensors come from the beliefs
-    inside = rows.positions < layout.shown(rows).unsqueeze(1)
     open_masks = rows.masked & inside  # those that this forward has an opinion about
     prediction = spread(beliefs.prediction, rows.buffer, open_masks)
     readings = dict(beliefs.features)
@@ -105,7 +105,7 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, beliefs: Beliefs) ->
         confidence=confidence,
         prediction=prediction,
         masked=rows.masked.clone(),
-        eligible=rows.eligible(),
+        eligible=rows.eligible() & layout.cache.opens(rows.masked),
         features=features,
         tensors=tensors,
     )

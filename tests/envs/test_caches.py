@@ -41,9 +41,16 @@ pytestmark = pytest.mark.usefixtures("device")
 PROMPTS = ["a" * size for size in (3, 4, 5, 6, 9)]
 FORMATS = {"llada": "llada", "dream": "dream", "sdar": "sdar", "fast_dllm_v2": "fast_dllm_v2", "a2d_bd3lm": "a2d"}
 BLOCK_CAUSAL = ("sdar", "fast_dllm_v2", "a2d_bd3lm", "wide_sdar")
-EVERYTHING = ("prefix:refresh=1", "dual:refresh=1", "dkv:refresh=1")
+EVERYTHING = ("prefix:refresh=1", "dual:refresh=1", "dkv:refresh=1", "window:refresh=1")
 """Caches that are told to compute everything in every forward."""
-APPROXIMATE = ("prefix", "dual:refresh=2", "dkv:refresh=3", "freecache:piece=2", "d2cache:masks=3,sigma=2")
+APPROXIMATE = (
+    "prefix",
+    "dual:refresh=2",
+    "dkv:refresh=3",
+    "freecache:piece=2",
+    "d2cache:masks=3,sigma=2",
+    "window:window=3,active=2,refresh=3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,10 @@ def computed(denoiser: Any, size: int, rule: str, steps: int = 99, **settings: A
         # The masks that are left, and the token of the last step.
         ("dkv:refresh=4", [11, 8, 7, 6, 11, 4, 3, 2]),
         ("dkv", [11, 8, 7, 6, 5, 4, 3, 2]),
+        # A phase shows the prompt, what is known and five masks; then two masks and what its forwards committed.
+        ("window:window=5,active=2,refresh=4", [8, 3, 4, 5, 11, 3, 4, 4]),
+        # Masks behind the window are shown before the phase ends where fewer than two are left in it.
+        ("window:window=3,active=2,refresh=4", [6, 3, 4, 5, 10, 3, 4, 4]),
     ],
 )
 def test_positions_computed_are_those_that_the_cache_says(
@@ -250,8 +261,8 @@ class Plain:
         self.kept: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in model.model.layers]
 
     @torch.inference_mode()
-    def logits(self, tokens: list[int], positions: list[int]) -> dict[int, Tensor]:
-        """Compute these positions, each of which sees all that was ever computed and is still in the text."""
+    def logits(self, tokens: list[int], positions: list[int], shown: list[int] | None = None) -> dict[int, Tensor]:
+        """Compute these positions, each of which sees all that are shown, the whole text or some; all were computed."""
         config, core = self.model.config, self.model.model
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         group = heads // config.num_key_value_heads
@@ -270,7 +281,7 @@ class Plain:
             value = attention.v_proj(normed).view(len(positions), -1, width)
             for i, position in enumerate(positions):
                 kept[position] = (key[i], value[i])
-            everywhere = range(len(tokens))
+            everywhere = range(len(tokens)) if shown is None else shown
             keys = torch.stack([kept[position][0] for position in everywhere]).repeat_interleave(group, 1)
             values = torch.stack([kept[position][1] for position in everywhere]).repeat_interleave(group, 1)
             weights = (torch.einsum("shd,thd->hst", query, keys) / width**0.5).softmax(-1)
@@ -354,6 +365,100 @@ def test_a_cache_decodes_as_the_loop_written_out(
         assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, threshold)
 
 
+def window_written_out(
+    denoiser: MaskedLMDenoiser, asked: list[int], length: int, knobs: tuple[int, int, int], threshold: float
+) -> tuple[list[int], int, int]:
+    """Decode without blocks under Window-Diffusion's cache; returns the tokens, the forwards and the positions."""
+    window, active, refresh = knobs
+    mask, shift = denoiser.mask_id, denoiser.logit_shift
+    text, plain = [*asked, *[mask] * length], Plain(denoiser.model)
+    forwards = count = 0
+    in_window: list[int] = []
+    lately: list[int] = []  # committed since the phase began
+    ever_shown: set[int] = set()
+    while mask in text:
+        masks = [i for i, token in enumerate(text) if token == mask]
+        known = [i for i, token in enumerate(text) if token != mask]
+        near = masks[:active]
+        if forwards % refresh == 0:
+            in_window, lately = masks[:window], []
+        shown = sorted({*known, *near, *[i for i in in_window if i in masks]})
+        if forwards % refresh == 0:
+            positions = shown
+        else:
+            needed = {*near, *lately, *[i for i in shown if i not in ever_shown]}
+            positions = sorted(needed | {i - shift for i in needed if i in masks})
+        ever_shown |= {*shown}
+        answers = plain.logits(text, positions, shown)
+        forwards, count = forwards + 1, count + len(positions)
+        believed: dict[int, tuple[float, int]] = {}
+        for i in near:
+            scores = answers[i - shift].clone()
+            scores[mask] = -torch.inf
+            best, token = scores.softmax(-1).max(-1)
+            believed[i] = (float(best), int(token))
+        fresh = [i for i, (best, _) in believed.items() if best >= threshold]
+        fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
+        for i in fresh:
+            text[i] = believed[i][1]
+        lately += fresh
+    return text[len(asked) :], forwards, count
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("threshold", [0.15, 2.0])
+@pytest.mark.parametrize("knobs", [(6, 3, 3), (4, 4, 2), (3, 1, 4), (16, 2, 5)])
+def test_window_decodes_as_the_loop_written_out(
+    folders: dict[str, Path], name: str, threshold: float, knobs: tuple[int, int, int]
+) -> None:
+    denoiser = load(folders, name)
+    window, active, refresh = knobs
+    cache = f"window:window={window},active={active},refresh={refresh}"
+    settings = DecodingSettings(12, early_end=False, cache=cache)
+    rule = "low_confidence:1" if threshold > 1 else f"threshold:{threshold}"
+    for text in PROMPTS[::2]:
+        [found] = decode(denoiser, [text], make_rule(rule), settings)
+        expected = window_written_out(denoiser, denoiser.encode_prompt(text), 12, knobs, threshold)
+        assert (found.tokens, found.nfe, found.token_positions) == expected
+
+
+def test_masks_behind_the_window_are_not_there(folders: dict[str, Path]) -> None:
+    """What stands behind the window can't change a belief, and is neither believed nor committed."""
+    settings = DecodingSettings(8, cache="window:window=4,active=2", early_end=False)
+    batch = DecodingBatch(load(folders, "llada"), 1, settings)
+    batch.load([0], [[5] * 3])
+    view = batch.forward()
+    assert view.masked.tolist() == [[True] * 8]
+    assert view.eligible.tolist() == [[True] * 2 + [False] * 6]
+    assert (view.confidence > 0).tolist() == [[True] * 4 + [False] * 4]
+    assert view.prediction[0, 4:].tolist() == [batch.denoiser.mask_id] * 4
+    # A text of as many masks as the window holds believes the same.
+    short = DecodingBatch(batch.denoiser, 1, replace(settings, buffer_length=4))
+    short.load([0], [[5] * 3])
+    torch.testing.assert_close(short.forward().confidence[0], view.confidence[0, :4])
+    # Whatever a policy wants, and however it says so.
+    everywhere = torch.ones_like(view.masked)
+    batch.apply(Action(everywhere, scope=everywhere))
+    assert batch.masked.tolist() == [[False] * 2 + [True] * 6]
+    batch.forward()
+    batch.apply(Action(~everywhere))
+    assert int(batch.masked.sum()) == 5
+
+
+def test_a_given_text_behind_the_window_is_seen(folders: dict[str, Path]) -> None:
+    """Far masks are left out, not what is known after them."""
+    denoiser, mask = load(folders, "llada"), load(folders, "llada").mask_id
+    settings = DecodingSettings(8, cache="window:window=2,active=1", early_end=False)
+    found = []
+    for last in (6, 7):
+        batch = DecodingBatch(denoiser, 1, settings)
+        batch.load([0], [[5] * 3], given=[[mask] * 7 + [last]])
+        found.append(batch.forward())
+        assert batch.token_positions.tolist() == [3 + 2 + 1]
+    assert (found[0].confidence[0, :2] != found[1].confidence[0, :2]).all()
+    assert found[0].confidence[0].tolist()[2:] == [0, 0, 0, 0, 0, 1]
+
+
 # d2Cache's choice.
 
 
@@ -368,6 +473,7 @@ def moment(text: str, confidence: list[float], start: int, end: int, step: int =
         stale=torch.tensor([[sign == "n" or step == 0 for sign in row]]),
         present=torch.ones_like(masked),
         masked=masked,
+        commit_step=torch.zeros_like(masked).long(),
         own_block=torch.zeros_like(masked).long(),
         logit_shift=0,
         confidence=values,
@@ -465,6 +571,7 @@ def test_noise_of_chosen_positions_is_that_of_the_whole_draw() -> None:
         "dkv",
         "freecache:piece=1",
         "d2cache:gap=0",
+        "window:window=32,active=8",
     ],
 )
 def test_a_name_is_read_back(text: str) -> None:
@@ -480,7 +587,7 @@ def test_a_default_is_not_written() -> None:
     ("text", "message"),
     [
         ("duel", "cache is 'duel': did you mean dual?"),
-        ("lru", "cache is 'lru': choose from none, prefix, dual, exact, dkv, d2cache, freecache"),
+        ("lru", "cache is 'lru': choose from none, prefix, dual, exact, dkv, d2cache, freecache, window"),
         ("dual:every=8", "cache is 'dual:every=8': choose from refresh, fresh_prompt"),
         ("exact:refresh=8", "cache is 'exact:refresh=8': exact has no knobs, leave it out"),
         ("dual:refresh=x", "cache is 'dual:refresh=x': refresh must be a whole number"),
@@ -490,7 +597,8 @@ def test_a_default_is_not_written() -> None:
         ("freecache:piece=0", "freecache's piece is 0: it must be a whole number of 1 or more"),
         ("d2cache:sigma=0", "d2cache's sigma is 0: it must be a whole number of 1 or more"),
         ("dkv:refresh=0", "dkv's refresh is 0: it must be a whole number of 1 or more"),
-        (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv, d2cache, freecache"),
+        (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv, d2cache, freecache, window"),
+        ("window:active=65", "window's active is 65: it must be 1 to 64"),
     ],
 )
 def test_impossible_caches_are_refused(text: Any, message: str) -> None:

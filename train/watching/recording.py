@@ -160,7 +160,7 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
         commit_step=[0] * length,
         commit_confidence=batch.of_text(batch.commit_confidence, row),
         remasked=[False] * length,
-        eligible=batch.of_text(batch.eligible(), row),
+        eligible=batch.of_text(batch.eligible() & batch.layout.cache.opens(batch.masked), row),
         prediction=batch.tokens(row),
         confidence=[0.0] * length,
         probability=None,
