@@ -25,6 +25,9 @@ TOP_K = 15
 MAX_NATS = 32.0
 """Upper bound of what is in nats: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
+MAX_FORWARDS = 2.0**24
+"""Upper bound of what counts forwards: as far as float32 does, and longer than any text."""
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -46,9 +49,10 @@ class Logits:
 Holds = Literal["masked", "committed", "everywhere", "text"]
 """Where a reading holds: at masks that are shown, at committed positions that are, at all that are, or whatever is."""
 
-Of = Literal["whole", "logits", "log_probabilities", "forward", "view", "text"]
+Of = Literal["whole", "logits", "log_probabilities", "forward", "cache", "view", "text"]
 """What a reading is made of, in the order of the stages: logits with the mask token; logits without it; their
-log-probabilities; another output of the forward; the predictions of the whole view; the texts alone."""
+log-probabilities; another output of the forward; what the forward computed; the predictions of the whole view; the
+texts alone."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ READINGS: Mapping[str, Reading] = MappingProxyType(
         "top": Reading("masked", "log_probabilities", _top, width="other"),
         "probabilities": Reading("masked", "log_probabilities", _probabilities, width="other"),
         "leave_one_out": Reading("committed", "forward"),
+        "age": Reading("everywhere", "cache", highest=MAX_FORWARDS),
         "hidden": Reading("everywhere", "forward", lowest=-np.inf, highest=np.inf, width="hidden"),
         "is_eos": Reading("masked", "view"),
         "changed": Reading("masked", "view"),
@@ -166,6 +171,8 @@ Of both:
 * ``best_probabilities``: (N, L, 50) float32, falling, the mask token included: the first is ``top_probability``. A
   smaller vocabulary is filled up with zeros.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
+* ``age``: the row's forwards since what is known of the position was computed, 0 for the last one: at a mask the belief
+  about it, at a token its keys and values. Without a cache (`envs.caches`) 0 everywhere.
 
 Of the texts:
 
@@ -174,8 +181,10 @@ Of the texts:
 
 In finished rows all but the last two are 0."""
 
-MASK_READINGS = frozenset(n for n, r in READINGS.items() if r.holds == "masked" and r.width is None)
-"""Those of one number a masked position."""
+MASK_READINGS = frozenset(
+    name for name, r in READINGS.items() if r.width is None and (r.holds == "masked" or r.of == "cache")
+)
+"""Those of one number a masked position that a network may read."""
 
 VIEW_FEATURES = frozenset(name for name, reading in READINGS.items() if reading.width is None)
 """Those of shape (N, L)."""

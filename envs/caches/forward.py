@@ -52,7 +52,7 @@ class Answer:
         logits: (B, S', V) float.
         hidden: (B, S', D) float where they were asked for.
         about: (B, S') int64, the buffer position that each is about; -1 is padding.
-        computed: (B,) int64, positions computed.
+        computed: (B, W) bool, the positions of the text that were computed.
     """
 
     logits: Tensor
@@ -139,7 +139,7 @@ class CachedForward:
         # What lies beyond this forward's width is shown no more.
         self.tokens[rows] = -1
         self.tokens[rows, :width] = texts.tokens.masked_fill(~moment.present, -1)
-        return Answer(logits, hidden, about.masked_fill(~is_asked, -1)[:, most - keep :], chosen.sum(1))
+        return Answer(logits, hidden, about.masked_fill(~is_asked, -1)[:, most - keep :], chosen)
 
     def _moment(self, rows: Tensor, texts: Texts) -> Moment:
         width, prompt = texts.tokens.shape[1], texts.prompt.unsqueeze(1)

@@ -129,9 +129,10 @@ def _cached_beliefs(
     )
     answer = cached.run(index, texts, "hidden" in features, "token_probability" in features)
     rows.nfe[index] += 1
-    rows.token_positions[index] += answer.computed
+    rows.token_positions[index] += answer.computed.sum(1)
     count, size = answer.about.shape
     _check_logits(layout, answer.logits, count, size)
+    readings: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
     if answer.hidden is not None and "hidden" in features:
         check_answer("hidden states", answer.hidden, count, size, 1)
@@ -156,10 +157,16 @@ def _cached_beliefs(
         full[torch.arange(count, device=index.device).unsqueeze(1), place] = values
         return full[:, :length]
 
+    if "age" in features:
+        inside = prompt.unsqueeze(1) + rows.positions
+        computed = F.pad(answer.computed, (0, length)).gather(1, inside)
+        believed = F.pad(torch.zeros_like(computed), (0, 1)).scatter(1, place, True)[:, :length]
+        is_new = torch.where(rows.masked[index], believed, computed)
+        readings["age"] = (last.features["age"][index] + 1).masked_fill(is_new, 0.0)
     return Beliefs(
         renewed(last.confidence, beliefs.confidence),
         renewed(last.prediction, beliefs.prediction),
-        {name: renewed(last.features.get(name), values) for name, values in beliefs.features.items()},
+        {**readings, **{name: renewed(last.features.get(name), values) for name, values in beliefs.features.items()}},
         {name: renewed(last.tensors.get(name), values) for name, values in {**beliefs.tensors, **tensors}.items()},
     )
 

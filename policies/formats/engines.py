@@ -150,6 +150,8 @@ def check_exportable(policy: LearnedPolicy) -> UnmaskingNetwork:
         reason = "it has a filter inside"
     elif "changed" in network.config.features:
         reason = "it reads changed, which compares with the step before"
+    elif "age" in network.config.features:
+        reason = "it reads age, which counts the steps since a belief was computed"
     if reason:
         raise ValueError(
             f"the policy can't run in a serving engine, which shows one block's logits and masks alone: {reason}; "

@@ -93,6 +93,12 @@ def log_odds(probability: Tensor) -> Tensor:
     return torch.logit(probability.float(), eps=1e-7).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
 
 
+def _sized(name: str, values: Tensor) -> Tensor:
+    """Return a reading as the network takes it, of about the size of the others."""
+    # Ages count up to the forwards of a whole text, and of old beliefs it matters little how old.
+    return values.log1p() if name == "age" else values
+
+
 def gap_above(level: Tensor, eligible: Tensor) -> Tensor:
     """Return how far each eligible position lies below the next better one.
 
@@ -213,7 +219,7 @@ class UnmaskingNetwork(nn.Module):
         gap = gap_above(level, inputs["eligible"] > 0.5)
         # Log-odds go to 14 either way; a quarter is of the size of the other inputs.
         columns = [level / 4, confidence, place, gap / 4]
-        columns += [inputs[name].float() for name in self.config.features]
+        columns += [_sized(name, inputs[name].float()) for name in self.config.features]
         if self.filter is not None:
             columns.append(self.filter(inputs).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
         is_local = self.config.context == "block"

@@ -15,6 +15,7 @@ import pytest
 import torch
 from checkpoints import build
 from denoisers import same_row
+from networks import perturbed
 from torch import Tensor
 
 from envs.caches import CACHES, Moment, make_cache
@@ -28,7 +29,8 @@ from envs.noise import gumbel
 from envs.tasks import prompt
 from envs.unmasking import UnmaskingVectorEnv
 from envs.view import Action
-from policies import decode, generate, make_rule
+from policies import LearnedPolicy, NetworkConfig, decode, generate, make_rule, save
+from policies import load as load_policy
 from train.command.config import ROOT
 from train.evaluate import main
 from train.evaluation.records import read_records
@@ -162,6 +164,72 @@ def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
     batch.load([0], [[5] * 3])
     batch.forward()
     assert batch.token_positions.tolist() == [15]
+
+
+# How old beliefs are.
+
+
+def ages(denoiser: Any, cache: str, commits: list[int], **settings: Any) -> list[list[int]]:
+    """Return the ages that each forward of a row of eight positions shows, one position committed after each."""
+    features = frozenset({"age"})
+    batch = DecodingBatch(
+        denoiser, 2, DecodingSettings(8, 4, cache=cache, early_end=False, features=features, **settings)
+    )
+    place = torch.arange(8, device=places.here).expand(2, -1)
+    batch.load([0, 1], [[5] * 3, [5] * 5])
+    found = []
+    for step, position in enumerate(commits):
+        if step == 1:
+            batch.load([1], [[6] * 4])  # which changes nothing in the other row
+        found.append(batch.forward().features["age"][0].int().tolist())
+        batch.apply(Action((place == position) & (torch.arange(2, device=places.here) == 0).unsqueeze(1)))
+    return found
+
+
+def test_ages_count_the_forwards_since_a_position_was_computed(folders: dict[str, Path]) -> None:
+    llada = load(folders, "llada")
+    assert ages(llada, "none", [0, 1, 2]) == [[0] * 8] * 3
+    assert ages(llada, "dual", [1, 0, 2, 3, 4, 5, 6]) == [
+        [0] * 8,
+        [0, 0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 2, 2, 2, 2],
+        [0, 0, 0, 0, 3, 3, 3, 3],
+        [0] * 8,
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [2, 2, 2, 2, 0, 0, 0, 0],
+    ]
+    # A token is computed once after its commit, and everything after three forwards.
+    assert ages(llada, "dkv:refresh=3", [1, 0, 2, 3]) == [
+        [0] * 8,
+        [0] * 8,
+        [0, 1, 0, 0, 0, 0, 0, 0],
+        [0] * 8,
+    ]
+    # What is not shown has no age, and is new when it is shown.
+    assert ages(llada, "window:window=5,active=2,refresh=9", [0, 1, 2, 3]) == [
+        [0] * 8,
+        [0, 0, 0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 2, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    # Where logits are shifted, a mask's belief is as old as what the position before it was computed from.
+    assert ages(load(folders, "dream"), "dual", [3, 0]) == [[0] * 8, [0, 0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_a_policy_that_reads_ages_comes_back_and_decides_by_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    policy = LearnedPolicy(perturbed(NetworkConfig(features=("age",))), threshold=0.6)
+    again = load_policy(save(policy, tmp_path / "policy"))
+    assert again.features == {"age"}
+    settings = DecodingSettings(8, 4, cache="dual:refresh=3", features=policy.features)
+    denoiser = load(folders, "llada")
+    expected = decode(denoiser, PROMPTS, policy, settings)
+    assert decode(denoiser, PROMPTS, again, settings) == expected
+    assert decode(denoiser, PROMPTS[::-1], again, settings, batch_size=2) == expected[::-1]
+    batch = DecodingBatch(denoiser, 1, settings)
+    batch.load([0], [[5] * 3])
+    view = batch.forward()
+    old = replace(view, features={"age": view.features["age"] + 20})
+    assert not torch.allclose(policy.probabilities(view), policy.probabilities(old))
 
 
 # Nothing else changes.

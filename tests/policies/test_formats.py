@@ -394,6 +394,7 @@ HIDDEN = DiTConfig(hidden_size=16, feedforward_size=8, num_probabilities=1, hidd
     [
         (LearnedPolicy(perturbed(NetworkConfig())), r"sees the whole buffer \(policy\.context is buffer\)"),
         (policy_of(features=("changed",)), "reads changed, which compares with the step before"),
+        (policy_of(features=("age",)), "reads age, which counts the steps since a belief was computed"),
         (LearnedPolicy(DiTNetwork(DiTConfig(hidden_size=16, feedforward_size=8))), "its network is a DiTNetwork"),
         (LearnedPolicy(DiTNetwork(HIDDEN)), "it reads the dLLM's hidden states"),
         (LearnedPolicy(BlockFilter(BlockFilterConfig(8, 4))), "its network is a BlockFilter"),
