@@ -16,6 +16,7 @@ import pytest
 import torch
 from checkpoints import llada_shapes
 from torch import Tensor
+from torch.nn import functional
 
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
@@ -113,6 +114,21 @@ def test_a_buffer_that_is_too_short_is_refused() -> None:
         stream(**{**PROSE, "buffer_lengths": [(20, 1.0)]}).batch(0)
 
 
+def test_lessons_come_before_the_suite() -> None:
+    lessons: list[tuple[int, list[str]]] = [(2, ["record:fewest=1,most=1"]), (3, ["trace:fewest=1,most=1", "puzzle"])]
+    source = stream(**PROSE, lessons=lessons)
+    words = {i: word for word, i in source.vocab.items()}
+    for step, expected in enumerate([{"record"}] * 2 + [{"trace", "puzzle"}] * 3):
+        rows = [(row, group) for group in source.batch(step) for row in group.targets]
+        prompts = [" ".join(words[int(i)] for i in row[: -group.length] if i != source.pad_id) for row, group in rows]
+        assert {prompt.split()[0] for prompt in prompts} <= expected
+        assert not any("2)" in prompt.split() for prompt in prompts if not prompt.startswith("puzzle"))
+    assert [task.name for task in source.tasks(5)] == [task.name for task in make_tasks("prose")]
+    plain = stream(**PROSE)
+    for taught, untaught in zip(source.batch(5), plain.batch(5), strict=True):
+        assert torch.equal(taught.inputs, untaught.inputs)
+
+
 # Losses.
 
 
@@ -184,7 +200,7 @@ def test_the_checkpoint_is_the_model_that_was_trained(kind: dict[str, Any], tmp_
     given = denoiser.logits(group.inputs, group.present, group.length)
     torch.testing.assert_close(given.flatten(0, 1), wanted, rtol=1e-4, atol=1e-5)
     assert (denoiser.mask_id, denoiser.eos_id) == (trained.stream.mask_id, trained.stream.eos_id)
-    problem = trained.stream.tasks[0].problem("test", 0)
+    problem = trained.stream.tasks(0)[0].problem("test", 0)
     assert denoiser.decode(denoiser.encode_text(problem.answer)) == problem.answer
 
 
@@ -293,6 +309,44 @@ def test_training_learns(kind: dict[str, Any], tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(reversed(settings))} is"):
         PretrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("lesson", "sentence"),
+    [
+        ((0, ["copy"]), r"lessons holds \[0, \['copy'\]\]: give 1 step or more"),
+        ((5, []), "give 1 step or more and a task or more"),
+        ((5, ["story"]), "lessons holds task 'story': "),
+        ((5, ["copy:lengths=3"]), "lengths"),
+    ],
+)
+def test_impossible_lessons_are_refused(lesson: tuple[int, list[str]], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        PretrainConfig(lessons=[lesson])
+
+
+def test_llama_attends_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PretrainConfig(**PROSE)
+    source = stream(**PROSE)
+    model = build_model(config, build_tokenizer(make_tasks("prose"), "llada"))
+    ours = model.config._attn_implementation
+    seen: list[torch.dtype] = []
+    attend = functional.scaled_dot_product_attention
+
+    def look(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+        seen.append(query.dtype)
+        return attend(query, *rest, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", look)
+    group = source.batch(0)[0]
+    with torch.no_grad():
+        expected = answer_logits(model, group.inputs, group.present, group.masked)
+        model.set_attn_implementation("sdpa")
+        assert torch.equal(answer_logits(model, group.inputs, group.present, group.masked), expected)
+        model.set_attn_implementation(ours)
+        with torch.autocast("cpu", torch.bfloat16):
+            answer_logits(model, group.inputs, group.present, group.masked)
+    assert set(seen) == {torch.float32}
 
 
 def test_tiny_is_what_pretrain_builds() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from envs.names import hint
-from envs.tasks import SUITE, SUITES
+from envs.tasks import SUITE, SUITES, make_tasks
 from train.command.ranges import check_count, check_range, check_seed
 from train.pretraining.architectures import Architecture
 
@@ -27,6 +27,15 @@ MOST_SPARE = 8
 """Most end-of-text positions that follow the longest answer of a group with a `SHORTEST` buffer."""
 
 
+def _check_lesson(steps: int, tasks: list[str], suite: str) -> None:
+    """Refuse a lesson without end or matter, or one whose words the suite's tokenizer does not have."""
+    if steps < 1 or not tasks:
+        raise ValueError(f"lessons holds {[steps, tasks]}: give 1 step or more and a task or more")
+    for task in make_tasks(tasks):
+        if task.name not in SUITES[suite]:
+            raise ValueError(f"lessons holds task {task.name!r}: {hint(task.name, SUITES[suite])}")
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """Pretrain a small dLLM on the procedural suite, or the causal model that guides one; resumes by itself.
@@ -43,6 +52,9 @@ class PretrainConfig:
     """Seed of the weights, the problems and the masks."""
     suite: str = SUITE
     """The tasks to learn: the name of an embedded suite."""
+    lessons: list[tuple[int, list[str]]] = field(default_factory=list)
+    """(steps, tasks) pairs that come before the whole suite, its own tasks with options that make them easier, such as
+    [600, ["record:fewest=1,most=2"]]: what has learned to copy learns the rest several times sooner."""
     objective: Literal["diffusion", "causal"] = "diffusion"
     """diffusion trains a dLLM, causal an autoregressive model with the same tokenizer."""
     architecture: Architecture = "roberta"
@@ -96,6 +108,8 @@ class PretrainConfig:
         check_range(self, "learning_rate", above=0)
         check_range(self, "weight_decay", least=0)
         check_range(self, "warmup", "decay", least=0, most=1)
+        for steps, tasks in self.lessons:
+            _check_lesson(steps, tasks, self.suite)
         lengths, shares = zip(*self.buffer_lengths, strict=True) if self.buffer_lengths else ((), ())
         if not lengths or min(lengths) < SHORTEST or min(shares) < 0 or not math.isclose(sum(shares), 1):
             raise ValueError(

@@ -99,7 +99,7 @@ class Pretraining:
         """Return the settings that make this run this run, as plain values."""
         values = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
         # As JSON gives them back: lists, not tuples.
-        return values | {"buffer_lengths": [list(pair) for pair in self.config.buffer_lengths]}
+        return values | {name: [list(pair) for pair in values[name]] for name in ("buffer_lengths", "lessons")}
 
     def advance(self) -> None:
         """Take one optimiser step.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from envs.tasks import make_tasks
+from envs.tasks import Task, make_tasks
 from train.command import parallel
 from train.command.errors import UserError
 from train.pretraining.config import MOST_SPARE, SHORTEST, TASK_WEIGHTS, PretrainConfig
@@ -46,19 +48,23 @@ class ProblemStream:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
-        self.tasks = make_tasks(config.suite)
+        lessons = [(steps, make_tasks(tasks)) for steps, tasks in config.lessons]
+        self.lessons = [*lessons, (math.inf, make_tasks(config.suite))]
         self.vocab = tokenizer.get_vocab()
         self.eos_id, self.mask_id, self.pad_id = tokenizer.eos_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id
         self.config = config
-        weights = np.array([TASK_WEIGHTS.get(task.name, 1.0) for task in self.tasks])
-        self.weights = weights / weights.sum()
+
+    def tasks(self, step: int) -> list[Task]:
+        """Return the tasks of the lesson that a step belongs to; the last one is the suite."""
+        ends = accumulate(steps for steps, _ in self.lessons)
+        return next(tasks for end, (_, tasks) in zip(ends, self.lessons, strict=True) if step < end)
 
     def batch(self, step: int) -> list[Group]:
         """Draw this process's share of one step's batch, from random numbers that are the step's own."""
         rng = np.random.default_rng([self.config.seed, step, parallel.rank()])
         count = max(1, self.config.batch_size // parallel.world_size())
         # By length, so that the sequences of a group need little padding.
-        problems = sorted(self._problems(rng, count), key=lambda pair: len(pair[0]) + len(pair[1]))
+        problems = sorted(self._problems(rng, self.tasks(step), count), key=lambda pair: len(pair[0]) + len(pair[1]))
         ratios = (rng.permutation(count) + 1 - rng.random()) / count  # (B,) in (0, 1], stratified
         starts = range(0, count, self.config.group_size)
         return [
@@ -66,11 +72,12 @@ class ProblemStream:
             for i in starts
         ]
 
-    def _problems(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
+    def _problems(self, rng: np.random.Generator, tasks: list[Task], count: int) -> list[tuple[list[int], list[int]]]:
         """Draw problems of the training split as the ids of prompt and answer."""
+        weights = np.array([TASK_WEIGHTS.get(task.name, 1.0) for task in tasks])
         drawn = []
-        for which in rng.choice(len(self.tasks), size=count, p=self.weights):
-            problem = self.tasks[which].problem("train", int(rng.integers(2**40)))
+        for which in rng.choice(len(tasks), size=count, p=weights / weights.sum()):
+            problem = tasks[which].problem("train", int(rng.integers(2**40)))
             drawn.append((self._ids(problem.prompt), self._ids(problem.answer)))
         return drawn
 
