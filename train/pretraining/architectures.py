@@ -48,7 +48,10 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend in float32 whatever is autocast: a CPU's backward is two to three times slower in bfloat16."""
     with torch.autocast(query.device.type, enabled=False):
-        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
+        attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **options
+        )
+        return attended
 
 
 AttentionInterface.register(_ATTENTION, _attend)
