@@ -65,11 +65,13 @@ class NetworkConfig(PartConfig):
     engines."""
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
+    hidden_state_size: int = 0
+    """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none."""
 
     @property
     def readings(self) -> frozenset[str]:
         """Names of `envs.readings.READINGS` that the network reads, a filter in it left out."""
-        return frozenset(self.features)
+        return frozenset(self.features) | ({"hidden"} if self.hidden_state_size else set())
 
     def __post_init__(self) -> None:
         check_sizes(self, "hidden_size", "num_heads", "feedforward_size")
@@ -83,6 +85,16 @@ class NetworkConfig(PartConfig):
             raise ValueError(f"slope is {self.slope}: it must be above 0")
         if not math.isfinite(self.bias):
             raise ValueError(f"bias is {self.bias}: it must be a finite number")
+        if not isinstance(self.hidden_state_size, int) or self.hidden_state_size < 0:
+            raise ValueError(
+                f"hidden_state_size is {self.hidden_state_size!r}: it must be the width of the dLLM's hidden states, "
+                "or 0 to read none"
+            )
+        if self.hidden_state_size and self.context == "block":
+            raise ValueError(
+                f"hidden_state_size is {self.hidden_state_size} and context block: no serving engine shows hidden "
+                "states; leave one out"
+            )
         unknown = sorted(set(self.features) - MASK_READINGS)
         if unknown:
             raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(MASK_READINGS))}")
@@ -155,6 +167,8 @@ class UnmaskingNetwork(nn.Module):
         self.filter = filter.requires_grad_(False) if filter is not None else None
         width = config.hidden_size
         self.input = nn.Linear(4 + len(config.features) + (filter is not None), width)
+        if config.hidden_state_size:
+            self.dllm_state = nn.Linear(config.hidden_state_size, width, bias=False)
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         if config.has_dial:
@@ -187,27 +201,32 @@ class UnmaskingNetwork(nn.Module):
     def start_as(self, other: UnmaskingNetwork) -> None:
         """Take over the weights of a network of the same configuration; what only this one has counts 0 at first.
 
-        That can be a filter's column and a dial.
+        That can be a filter's column, a dial and the dLLM's hidden states.
 
         Raises:
             ValueError: if the configurations differ, or the other network has a filter of its own.
         """
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
-        if replace(other.config, has_dial=self.config.has_dial) != self.config or other.config.has_dial:
+        own = {name: getattr(self.config, name) for name in ("has_dial", "hidden_state_size")}
+        is_more = other.config.has_dial or other.config.hidden_state_size not in (0, self.config.hidden_state_size)
+        if is_more or replace(other.config, **own) != self.config:
             raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
         columns = 4 + len(self.config.features)
         weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
         # Not strict: a filter and a dial keep the weights that they have.
         self.load_state_dict(weights, strict=False)
+        if self.config.hidden_state_size and not other.config.hidden_state_size:
+            nn.init.zeros_(self.dllm_state.weight)
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.
 
         Args:
             inputs: ``confidence``, ``masked``, ``eligible`` (B, L), ``time`` (B, 1) and the configured features
-                (B, L), all as `envs.view.View.inputs` makes them; with a dial also ``speed`` (B, 1) in [0, 1].
+                (B, L), all as `envs.view.View.inputs` makes them; with a dial also ``speed`` (B, 1) in [0, 1], and
+                where hidden states are read ``hidden`` (B, L, `NetworkConfig.hidden_state_size`).
 
         Returns:
             (B, L, D) float32.
@@ -225,6 +244,10 @@ class UnmaskingNetwork(nn.Module):
         is_local = self.config.context == "block"
         masked = eligible if is_local else inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
+        if self.config.hidden_state_size:
+            # Normalised: their scale is the dLLM's own, and says nothing that the policy needs.
+            states = F.layer_norm(inputs["hidden"].float(), (self.config.hidden_state_size,))
+            x = x + self.dllm_state(states) * masked.unsqueeze(-1)
         left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
         row = self.time(self._embed(left if is_local else inputs["time"].float()))
         if self.config.has_dial:

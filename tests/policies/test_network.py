@@ -24,7 +24,14 @@ def built(config: NetworkConfig) -> UnmaskingNetwork:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize(
-    "more", [{}, {"context": "block"}, {"slope": 0.5}, {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES}]
+    "more",
+    [
+        {},
+        {"context": "block"},
+        {"slope": 0.5},
+        {"hidden_state_size": 3},
+        {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES},
+    ],
 )
 def test_untrained_network_is_the_threshold_rule(threshold: float, more: dict[str, Any]) -> None:
     view = random_view(500, 8)
@@ -44,16 +51,17 @@ def test_random_initialisation_is_one_coin_for_all(bias: float) -> None:
 
 @pytest.mark.parametrize("init", ["threshold", "random"])
 def test_a_row_does_not_depend_on_its_batch(init: Any) -> None:
-    network, view = perturbed(NetworkConfig(init=init, features=ALL_FEATURES), 0.15), random_view(64, 10)
+    config = NetworkConfig(init=init, features=ALL_FEATURES, hidden_state_size=3)
+    network, view = perturbed(config, 0.15), random_view(64, 10)
     together = outputs(network, view)
     assert together.std() > 0.1
     alone = torch.cat([outputs(network, take(view, [row])) for row in range(64)])
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["confidence", "masked", "eligible", "time", *ALL_FEATURES])
+@pytest.mark.parametrize("name", ["confidence", "masked", "eligible", "time", "hidden", *ALL_FEATURES])
 def test_every_input_is_read(name: str) -> None:
-    network = perturbed(NetworkConfig(features=ALL_FEATURES))
+    network = perturbed(NetworkConfig(features=ALL_FEATURES, hidden_state_size=3))
     inputs = random_view(16, 10).inputs()
     changed = {**inputs, name: inputs[name].float() / 2 if name == "time" else 1 - inputs[name].float() * 0.9}
     if name in ("masked", "eligible"):
@@ -94,12 +102,15 @@ def test_a_network_of_blocks_counts_the_masks_that_are_left() -> None:
 
 
 def test_features_at_committed_positions_are_not_read() -> None:
-    network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES))
+    network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES, hidden_state_size=3))
     inputs = random_view(16, 10).inputs()
     junk = {
         name: values.where(inputs["masked"] > 0, 0.123) if name in ("confidence", *ALL_FEATURES) else values
         for name, values in inputs.items()
     }
+    # Not one value for all D: what is the same everywhere is normalised away.
+    elsewhere = torch.tensor([0.1, 0.9, 0.4], device=places.here)
+    junk["hidden"] = inputs["hidden"].where(inputs["masked"].unsqueeze(-1) > 0, elsewhere)
     torch.testing.assert_close(network(junk), network(inputs))
 
 
@@ -154,6 +165,9 @@ def test_rotated_products_depend_on_the_offset_only() -> None:
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"threshold": math.nan}, "threshold is nan"),
         ({"features": ("margin", "loudness")}, "loudness"),
+        ({"hidden_state_size": -1}, "hidden_state_size is -1"),
+        ({"hidden_state_size": 1.5}, "hidden_state_size is 1.5"),
+        ({"hidden_state_size": 8, "context": "block"}, "hidden_state_size is 8 and context block"),
     ],
 )
 def test_impossible_configurations_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
@@ -178,7 +192,7 @@ def test_at_the_start_only_the_output_layer_learns(init: Any) -> None:
 
 def test_then_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    network = built(NetworkConfig(features=ALL_FEATURES))
+    network = built(NetworkConfig(features=ALL_FEATURES, hidden_state_size=3))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if not parameter.abs().max() > 0:

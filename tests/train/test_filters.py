@@ -319,6 +319,19 @@ def test_starting_as_a_network_without_the_filter(kind: str) -> None:
     assert network.input.weight.grad[:, -1].abs().max() > 0
 
 
+def test_starting_as_a_network_that_reads_no_hidden_states() -> None:
+    source, view = perturbed(CONFIG), random_view(64, 8)
+    network = stirred(UnmaskingNetwork(replace(CONFIG, hidden_state_size=3)), 5)
+    network.start_as(source)
+    torch.testing.assert_close(outputs(network, view), outputs(source, view))
+    # They are not read yet, but can be learned to be.
+    network(view.inputs())[view.eligible].sum().backward()
+    assert network.dllm_state.weight.grad is not None
+    assert network.dllm_state.weight.grad.abs().max() > 0
+    with pytest.raises(ValueError, match="another configuration"):
+        source.start_as(network)
+
+
 @pytest.mark.parametrize("change", [{"hidden_size": 16}, {"features": ()}, {"threshold": 0.8}, {"init": "random"}])
 def test_starting_as_another_configuration_is_refused(change: dict[str, Any]) -> None:
     network = UnmaskingNetwork(CONFIG)
@@ -404,6 +417,17 @@ def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role
         assert same_weights(network.filter, source.network)
         assert not any(p.requires_grad for p in network.filter.parameters())
     assert NetworkSpec.of(network).features == {"margin"}
+
+
+def test_what_starts_as_a_filter_may_read_hidden_states(tmp_path: Path, toy: ToyDenoiser) -> None:
+    config = on_filter(tmp_path, "start")
+    config = replace(config, policy=replace(config.policy, hidden_state_size=toy.hidden_size))
+    _, network, env = begun(config, toy)
+    obs = env.reset()
+    assert network.config == replace(load(str(config.filter.folder)).network.config, hidden_state_size=toy.hidden_size)
+    assert obs["hidden"].shape[2] == toy.hidden_size
+    assert NetworkSpec.of(network).features == {"margin", "hidden"}
+    assert not network.dllm_state.weight.any()
 
 
 @pytest.mark.slow

@@ -105,6 +105,8 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
         return NetworkSpec("dit", config.dit)
     start = starts_as(config, inner)
     shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
+    # A filter learns from traces, which hold no hidden states: what starts as one may read them all the same.
+    shape = replace(shape, hidden_state_size=shape.hidden_state_size or config.policy.hidden_state_size)
     is_input = inner is not None and config.filter.role != "start"
     return NetworkSpec("transformer", shape, NetworkSpec.of(inner) if inner is not None and is_input else None)
 

@@ -175,7 +175,9 @@ def with_filter(config: JobConfig) -> JobConfig:
         workers = (os.cpu_count() or 1) if config.model.device == "cpu" else 1
         settings = FitSettings(stream_seed(config.seed, 2))
         weight = section.false_commit_weight
-        stage("filter", learn_start(folder, about, blocks_of(config), config.policy, settings, weight, workers))
+        # Traces hold no hidden states, which are a hundred times as large as all else; training learns to read them.
+        shape = replace(config.policy, hidden_state_size=0)
+        stage("filter", learn_start(folder, about, blocks_of(config), shape, settings, weight, workers))
     while not (folder / "config.json").is_file():
         time.sleep(0.5)  # the first process is at it
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
