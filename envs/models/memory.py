@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from envs.beliefs import ACCELERATOR_CHUNK, CHUNK
+from envs.caches import make_cache
 from envs.readings import BEST_K, TOP_K
 
 CAUSAL = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -41,6 +42,7 @@ def step_memory(
     features: frozenset[str] = frozenset(),
     is_sampled: bool = False,
     device: str = "cpu",
+    cache: str = "none",
 ) -> dict[str, int]:
     """Compute the peak memory of one forward and of reading its logits.
 
@@ -55,12 +57,17 @@ def step_memory(
         features: what is read of the logits; see `envs.readings.READINGS`.
         is_sampled: whether tokens are drawn (a temperature above 0).
         device: a torch device; the CPU works on smaller pieces.
+        cache: as `envs.caches.make_cache` reads it.
 
     Returns:
         Bytes of each part: ``weights``; ``layer``, the most that one layer holds; ``logits`` in the weights' dtype,
         (B, L, V), or of all B T positions in a masked language model, whose head runs on the prompt too; ``beliefs``,
         the working copies; ``hidden``, the last states, or those of every layer where a masked language model must
-        return them; ``view``, what a policy is shown; and ``peak``, of all that are there at once.
+        return them; ``view``, what a policy is shown; ``kept``, keys and values of all layers, rows and positions, 0
+        without a cache; and ``peak``, of all that are there at once.
+
+    Raises:
+        ValueError: if there is no such cache.
     """
     size, positions = dtype.itemsize, batch * (prompt + length)
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
@@ -74,8 +81,13 @@ def step_memory(
     scores = batch * length * config.vocab_size
     states = 1 if is_native or "hidden" not in features else config.num_hidden_layers + 1
     chunk = CHUNK if torch.device(device).type == "cpu" or is_sampled else ACCELERATOR_CHUNK
-    # The last step's view is still there when this one's is made.
-    view = 2 * batch * length * _shown(config, features)
+    last = batch * length * _shown(config, features)
+    # The last step's view is still there when this one's is made. What a cache leaves of it is copied, and then what
+    # the forward has said is written over the copy.
+    is_cached = make_cache(cache).cache != "none"
+    view = (3 if is_cached else 2) * last
+    # Each row has one position more, for the padding of others.
+    kept = config.num_hidden_layers * 2 * batch * (prompt + length + 1) * keys if is_cached else 0
     parts = {
         "weights": count_parameters(config) * size,
         "layer": positions * max(feed_forward, attention) * size,
@@ -83,9 +95,10 @@ def step_memory(
         "logits": (scores if is_native else positions * config.vocab_size) * size,
         "beliefs": _copies(features, is_sampled) * min(scores, max(chunk, config.vocab_size)),
         "view": view,
+        "kept": kept * size,
     }
     reading = parts["hidden"] + parts["logits"] + parts["beliefs"] + view
-    return parts | {"peak": parts["weights"] + max(parts["layer"] + view // 2, reading)}
+    return parts | {"peak": parts["weights"] + parts["kept"] + max(parts["layer"] + last, reading)}
 
 
 def _shown(config: Any, features: frozenset[str]) -> int:

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from envs import MaskedLMDenoiser, load_denoiser
 from envs.beliefs import read_beliefs
 from envs.models import FAMILIES, find_family, step_memory
+from envs.models.key_values import KeyValues
 from envs.models.memory import count_parameters
 from policies import make_rule
 from train.command.config import CONFIGS, parse
@@ -200,6 +201,56 @@ def test_a_step_takes_what_was_computed(inner: int, vocabulary: int, biggest: st
     # What the log-sum-exp holds inside is not seen here; inputs, rotary tables and masks are not in the computation.
     unseen = parts["beliefs"] // 2 if biggest == "logits" else 0
     assert live.most == pytest.approx(parts["peak"] - parts["weights"] - unseen, rel=0.1)
+
+
+def test_llada_8b_at_sixteen_rows_with_a_cache() -> None:
+    config = LlamaConfig(
+        vocab_size=126464, hidden_size=4096, intermediate_size=12288, num_hidden_layers=32, num_attention_heads=32
+    )
+    plain, cached = (
+        step_memory(config, 16, 200, 256, torch.bfloat16, device="cuda", cache=c) for c in ("none", "dual")
+    )
+    # Keys and values of 32 layers, 16 rows, 456 positions and one for padding, 4096 wide, two bytes each.
+    assert cached["kept"] == 32 * 2 * 16 * 457 * 4096 * 2 == 3_833_593_856
+    assert plain["kept"] == 0
+    # The documentation says them.
+    assert (round(plain["peak"] / 1e9, 1), round(cached["peak"] / 1e9, 1)) == (17.3, 21.1)
+    with pytest.raises(ValueError, match="cache is 'duel'"):
+        step_memory(config, 1, 1, 1, torch.bfloat16, cache="duel")
+
+
+@pytest.mark.parametrize(("layers", "inner", "groups"), [(8, 64, 1), (6, 64, 2), (2, 2048, 1)])
+@pytest.mark.parametrize("computed", ["all", "some"])
+def test_a_step_with_a_cache_takes_what_was_computed(layers: int, inner: int, groups: int, computed: str) -> None:
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4 // groups,
+        intermediate_size=inner,
+        max_position_embeddings=256,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config).eval()
+    tokens = torch.randint(0, 64, (8, 96))
+    everything = torch.arange(96).expand(8, -1)
+    parts = step_memory(config, batch=8, prompt=32, length=64, dtype=torch.float32, cache="dual")
+    gc.collect()
+    with torch.inference_mode(), Live() as live:
+        kept = KeyValues(8)
+        seen = torch.ones(8, 1, 1, 96, dtype=torch.bool)
+        kept.place(torch.arange(8), everything, 96)
+        model.base_model(input_ids=tokens, attention_mask=seen, position_ids=everything, past_key_values=kept)
+        assert sum(held.nbytes for held in (*kept.keys, *kept.values)) == parts["kept"]
+        if computed == "some":
+            # Rows that have ended are left out, so the others' keys and values are gathered.
+            live.most = live.now
+            kept.place(torch.arange(7), everything[:7], 96)
+            options = {"attention_mask": seen[:7], "position_ids": everything[:7], "past_key_values": kept}
+            model.base_model(input_ids=tokens[:7], **options)
+    room = parts["peak"] - parts["weights"]
+    assert 0.87 * room < live.most < 1.03 * room
 
 
 # Files of configs/models.

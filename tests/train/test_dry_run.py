@@ -159,6 +159,10 @@ def test_the_memory_of_the_largest_forward() -> None:
     # Twice the rows, twice all but the weights; at least the logits and the hidden states, float32.
     assert two - one == pytest.approx(one - weights, rel=0.05)
     assert per_row > 4 * (64 * tiny.model.config.vocab_size + 85 * tiny.model.config.hidden_size)
+    cached = step_gib(tiny, 1000, 21, 64, frozenset(), False, "dual") or 0.0
+    about = tiny.model.config
+    kept = about.num_hidden_layers * 2 * 4 * 1000 * 86 * about.hidden_size / 2**30
+    assert cached >= one + kept
 
 
 def test_a_dry_run_refuses_what_the_job_would(

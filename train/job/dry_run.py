@@ -121,7 +121,13 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         beside_hours=positions_beside * step_seconds / step_positions / 3600,
         longest_prompt=prompt,
         step_gib=step_gib(
-            loaded, rows, prompt, config.env.buffer_length, features_of(model), config.env.temperature > 0
+            loaded,
+            rows,
+            prompt,
+            config.env.buffer_length,
+            features_of(model),
+            config.env.temperature > 0,
+            config.env.cache,
         ),
         memory_gib=memory_gib(device),
     )

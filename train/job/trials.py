@@ -224,14 +224,20 @@ def features_of(model: OnPolicyAlgorithm) -> frozenset[str]:
 
 
 def step_gib(
-    denoiser: Denoiser, rows: int, prompt: int, length: int, features: frozenset[str], is_sampled: bool
+    denoiser: Denoiser,
+    rows: int,
+    prompt: int,
+    length: int,
+    features: frozenset[str],
+    is_sampled: bool,
+    cache: str = "none",
 ) -> float | None:
-    """Return what `step_memory` computes for a forward, the weights included; None where it can't."""
+    """Return what `step_memory` computes for a forward, weights and cache included; None where it can't."""
     if not isinstance(denoiser, MaskedLMDenoiser) or denoiser.family.runs_own_code:
         return None
     model = denoiser.model
     device = str(denoiser.device)
-    parts = step_memory(model.config, rows, prompt, length, model.dtype, features, is_sampled, device)
+    parts = step_memory(model.config, rows, prompt, length, model.dtype, features, is_sampled, device, cache)
     return parts["peak"] / 2**30
 
 
