@@ -27,7 +27,8 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, load
-from policies.formats.engines import write_engine
+from policies.formats import EXPORTERS
+from policies.formats.exporter import ExportOptions
 from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.progress import progress
@@ -171,7 +172,7 @@ def settings_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path)
     """Return the pipeline's own thresholds, the same in the exported scheduler, and the policy's places on its dial."""
     from diffusers import BlockRefinementScheduler
 
-    write_engine(policy, "diffusers", folder, denoiser.end_ids)
+    EXPORTERS["diffusers"].write(policy, folder, ExportOptions(end_ids=denoiser.end_ids))
     sys.path.insert(0, str(folder))
     cls = importlib.import_module("unmasking_diffusers").UnmaskingPolicyScheduler
     found = {f"threshold {t:g}": Setting("threshold", BlockRefinementScheduler(), {"threshold": t}) for t in THRESHOLDS}
@@ -187,11 +188,11 @@ def stopping_at(threshold: float, cls: Any, folder: Path) -> Any:
     """Return an exported scheduler with a threshold for a policy."""
     # A network that has learned nothing is the threshold that it starts as.
     rule = LearnedPolicy(UnmaskingNetwork(NetworkConfig(context="block", threshold=threshold)))
-    package = write_engine(rule, "diffusers", folder / f"threshold_{threshold:g}") / "unmasking_diffusers"
-    saved = folder / f"saved_{threshold:g}"
+    written, saved = folder / f"threshold_{threshold:g}", folder / f"saved_{threshold:g}"
+    EXPORTERS["diffusers"].write(rule, written, ExportOptions())
     cls().save_pretrained(saved)
     for name in ("policy.json", "policy.safetensors"):
-        shutil.copy(package / name, saved)
+        shutil.copy(written / "unmasking_diffusers" / name, saved)
     return cls.from_pretrained(saved)
 
 

@@ -1,7 +1,7 @@
 """Write a policy in another format: ``python train/export.py runs/x/policy --to diffusers --out runs/served``.
 
 ``diffusers``, ``sglang``, ``lmdeploy`` and ``dllm_plugin`` (vLLM's) are packages for those engines, for policies that
-see one block (`policies.formats.engines`); ``hub`` is a folder for the Hugging Face hub, uploaded with
+see one block (`policies.formats.engine`); ``hub`` is a folder for the Hugging Face hub, uploaded with
 ``--repository user/name``; ``ml_rl_dllm`` is a checkpoint of apple/ml-rl-dllm, for policies with the paper's network;
 ``folder`` is what `policies.save` writes, such as from one of those checkpoints.
 """
@@ -9,23 +9,25 @@ see one block (`policies.formats.engines`); ``hub`` is a folder for the Hugging 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from envs.models.load import CHECKPOINTS, load_denoiser
-from policies import LearnedPolicy, load, save
-from policies.card import card_of
-from policies.formats.engines import ENGINES, NEEDS_ENDS, check_exportable, write_engine
-from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint, write_checkpoint
-from train.command.config_values import PathText
+from policies import load
+from policies.formats import EXPORTERS, exporter_of
+from policies.formats.exporter import ExportOptions
+from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
+from train.command.config_values import NamedIn, PathText
 from train.command.errors import UserError
 from train.command.ranges import check_range
 from train.command.run_files import RunFiles
 from train.command.run_folder import writing
 from train.evaluation.records import Record, read_records
+
+OPTIONS = frozenset(option.name for option in fields(ExportOptions)) - {"evaluation"}
+"""Fields of the configuration that some exporters read and others don't; the evaluation is found beside the policy."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ExportConfig:
     """A policy's folder, a checkpoint of apple/ml-rl-dllm, or the name of a policy that ships."""
     out: Path = Path("runs/exported")
     """The folder to write; it must be new or empty."""
-    to: Literal["diffusers", "sglang", "lmdeploy", "dllm_plugin", "hub", "ml_rl_dllm", "folder"] = "diffusers"
+    to: Annotated[str, NamedIn(tuple(EXPORTERS))] = "diffusers"
     """A package for a serving engine, a folder for the Hugging Face hub with the evaluation of its run in the card, a
     checkpoint of apple/ml-rl-dllm, or a folder of this library."""
     repository: str | None = None
@@ -61,16 +63,18 @@ class ExportConfig:
     beside it, or 1."""
 
     def __post_init__(self) -> None:
+        exporter_of(self.to)
         check_range(self, "time_period", above=0)
         if self.speed is not None and not 0 <= self.speed <= 1:
             raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
-        found = (
-            {} if self.to in ENGINES else dict.fromkeys(("speed", "end_ids", "any_dllm"), f"to is {self.to}, no engine")
-        )
-        return found | ({} if self.to == "hub" else dict.fromkeys(("repository", "license"), f"to is {self.to}"))
+        found = {}
+        for name in OPTIONS.difference(exporter_of(self.to).reads):
+            readers = [one.name for one in EXPORTERS.values() if name in one.reads]
+            found[name] = f"to is {self.to}; it is for {', '.join(readers)}"
+        return found
 
 
 def main(config: ExportConfig) -> Path:
@@ -90,30 +94,18 @@ def main(config: ExportConfig) -> Path:
             f"time_period is {config.time_period}, but {config.policy!r} is no ml-rl-dllm checkpoint: leave it out"
         )
     policy = read_checkpoint(source, config.time_period) if is_checkpoint(source) else load(config.policy)
+    exporter = exporter_of(config.to)
+    options = ExportOptions(
+        **{name: getattr(config, name) for name in OPTIONS},
+        # A damaged one stops only those who would put it into a card.
+        evaluation=evaluation_beside(source) if "evaluation" in exporter.reads else (),
+    )
     with writing(config.out), _emptied_on_failure(config.out):
-        _write(policy, source, config)
+        told = exporter.write(policy, config.out, options)
+    for word, text in told.items():
+        print(f"{word:<12}{text}")
     print(f"policy      {config.out}, {config.to}")
     return config.out
-
-
-def _write(policy: LearnedPolicy, source: Path, config: ExportConfig) -> None:
-    if config.to in ENGINES:
-        check_exportable(policy)
-        policy = policy.changed(any_dllm=config.any_dllm)
-        write_engine(policy, config.to, config.out, config.end_ids or own_ends(policy), config.speed)
-    elif config.to == "ml_rl_dllm":
-        write_checkpoint(policy, config.out)
-        if policy.decision == "deterministic":
-            print("decision    deterministic, which only the way back knows: ml-rl-dllm always draws")
-    elif config.to == "hub":
-        evaluation = evaluation_beside(source)
-        if config.repository is not None:
-            address = policy.push_to_hub(config.repository, license=config.license, evaluation=evaluation)
-            print(f"hub         {address}")
-        about = (config.repository or "user/name", config.license, evaluation)
-        save(policy, config.out, card_of(policy, *about))
-    else:
-        save(policy, config.out)
 
 
 @contextmanager
@@ -130,14 +122,6 @@ def evaluation_beside(folder: Path) -> list[Record]:
     """Return the records of the run that a policy's folder is of; none where there are none."""
     file = RunFiles(folder.parent).evaluation
     return read_records(file) if file.is_file() else []
-
-
-def own_ends(policy: LearnedPolicy) -> Sequence[int]:
-    """Return the tokens that end a text of the dLLM that a policy was trained with, if it reads them and that ships."""
-    model = policy.trained.get("model")
-    if NEEDS_ENDS & policy.features and isinstance(model, str) and (CHECKPOINTS / model).is_dir():
-        return load_denoiser(model).end_ids
-    return ()
 
 
 if __name__ == "__main__":

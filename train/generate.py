@@ -25,6 +25,7 @@ from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
 from policies.prompts import Message
 from train.command.config_values import PathText
+from train.command.decoding_config import CacheText
 from train.command.errors import UserError
 from train.command.escaping import printable_lines
 from train.command.model_config import ModelConfig
@@ -81,8 +82,8 @@ class GenerateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
-    cache: str = "none"
-    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
+    cache: CacheText = "none"
+    """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     batch_size: int = 64
     """Sequences decoded side by side."""
     seed: int = 0

@@ -1,27 +1,39 @@
-"""Reading a policy's folder, whoever wrote it. Never a pickle."""
+"""A policy's folder: read whoever wrote it, and written as `policies.save` does. Never a pickle."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from safetensors.torch import load_file
 
 from envs.models.hub import is_hub_id
 from policies.base import Decision
 from policies.calibration import Calibration
 from policies.card import check_trained
 from policies.distributions import ActionConfig
-from policies.files import MAX_NUMBER, Header, check, check_finite, check_header, parse, read_header, read_settings
+from policies.files import MAX_NUMBER, check, parse, read_settings
+from policies.formats.exporter import Exporter, ExportOptions
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
+from policies.formats.weights import load_weights
 from policies.hub import fetch_policy
-from policies.learned import FORMAT_VERSION, LearnedPolicy
-from policies.networks.kinds import Described, NetworkSpec, PolicyNetwork
+from policies.learned import FORMAT_VERSION, LearnedPolicy, save
+from policies.networks.kinds import Described, NetworkSpec
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 """Policies that ship with the package; each folder's name is a policy's name."""
+
+
+class Folder(Exporter):
+    """What `load` reads, such as of a checkpoint of others."""
+
+    name = "folder"
+
+    def write(self, policy: LearnedPolicy, out: Path, options: ExportOptions) -> Mapping[str, str]:
+        """Save the policy."""
+        save(policy, out)
+        return {}
 
 
 def load(
@@ -118,31 +130,3 @@ def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
     settings["calibration"] = None if points is None else Calibration.from_plain(points)
     settings["actions"] = parse(ActionConfig, found.actions, "actions")
     return settings, NetworkSpec.read(data)
-
-
-def load_weights(file: Path, spec: NetworkSpec, prefix: str = "") -> PolicyNetwork:
-    """Build a network with the weights of a file; before memory is taken its header is held against the sizes.
-
-    Args:
-        file: in the safetensors format.
-        spec: the network.
-        prefix: what tensors' names begin with there.
-
-    Raises:
-        ValueError: if the file is damaged, its tensors are others than the network's, or a weight is not finite.
-    """
-    _check_sizes({name.removeprefix(prefix): about for name, about in read_header(file).items()}, spec)
-    weights = {name.removeprefix(prefix): values.float() for name, values in load_file(file).items()}
-    check_finite(weights)
-    network = spec.build()
-    network.load_state_dict(weights)
-    return network
-
-
-def _check_sizes(header: Header, spec: NetworkSpec) -> None:
-    for part in spec.parts():
-        # Each block has tensors of its own, and even without memory each takes time to make.
-        if part.config.num_blocks > len(header):
-            raise ValueError(f"it has {len(header)} tensors, but num_blocks is {part.config.num_blocks}")
-    with torch.device("meta"):
-        check_header(header, spec.build())

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from safetensors.torch import save
@@ -37,11 +37,11 @@ from policies.files import (
     show,
     write_together,
 )
+from policies.formats.exporter import Exporter, ExportOptions
+from policies.formats.weights import load_weights
+from policies.learned import LearnedPolicy
 from policies.networks.dit import DiTConfig, DiTNetwork
 from policies.networks.kinds import NetworkSpec
-
-if TYPE_CHECKING:
-    from policies.learned import LearnedPolicy
 
 PREFIX = "base_policy."
 
@@ -54,6 +54,19 @@ MODES: Mapping[str, DistributionName] = MappingProxyType(
 
 OWN = "unmasking_policies"
 """Entry of config.json, which their code does not read, for what only policies here have: the way back."""
+
+
+class MLRLDLLM(Exporter):
+    """A checkpoint that the released code loads, for policies with the paper's network."""
+
+    name = "ml_rl_dllm"
+
+    def write(self, policy: LearnedPolicy, out: Path, options: ExportOptions) -> Mapping[str, str]:
+        """Write a checkpoint; see `write_checkpoint`."""
+        write_checkpoint(policy, out)
+        if policy.decision == "deterministic":
+            return {"decision": "deterministic, which only the way back knows: ml-rl-dllm always draws"}
+        return {}
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -109,9 +122,6 @@ def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPo
     Raises:
         ValueError: if a file is damaged or of another architecture, or says something that no policy here can do.
     """
-    from policies.formats.folder import load_weights
-    from policies.learned import LearnedPolicy
-
     file = folder / "model.safetensors"
     told = _read_yaml(folder / "policy.yaml")
     if time_period is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from policies import LearnedPolicy, NetworkConfig
 from policies.distributions import ActionConfig
+from policies.formats import EXPORTERS
+from policies.formats.engine import Engine
+from policies.formats.exporter import ExportOptions
 
 FEATURES = ("is_eos", "entropy", "margin", "repeated", "eos_probability", "logit_gap")
 
@@ -26,6 +30,14 @@ ROWS = 200
 
 
 CONFIG = NetworkConfig(hidden_size=16, features=FEATURES, context="block")
+
+ENGINES = {name: one for name, one in EXPORTERS.items() if isinstance(one, Engine)}
+
+
+def write_engine(policy: LearnedPolicy, engine: str, folder: Path, **options: Any) -> Path:
+    """Export a policy for an engine; returns the folder, which pip takes."""
+    EXPORTERS[engine].write(policy, folder, ExportOptions(**options))
+    return folder
 
 
 def policy_of(**more: Any) -> LearnedPolicy:

@@ -22,12 +22,11 @@ from typing import Any
 import torch
 import yaml
 from denoisers import EOS, MASK, A, V
-from engine_blocks import POLICIES, ROWS, SIZES, Told, blocks_of, expected, load
+from engine_blocks import POLICIES, ROWS, SIZES, Told, blocks_of, expected, load, write_engine
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
-from policies.formats.engines import write_engine
 from train.command.files import write_atomic
 
 WHEELS = {"sglang": "0.5.23", "lmdeploy": "0.18.0"}

@@ -19,7 +19,19 @@ import pytest
 import torch
 import yaml
 from denoisers import EOS, MASK, PAD, A, V, tiny_model
-from engine_blocks import CONFIG, POLICIES, ROWS, SIZES, Told, blocks_of, expected, load, policy_of
+from engine_blocks import (
+    CONFIG,
+    ENGINES,
+    POLICIES,
+    ROWS,
+    SIZES,
+    Told,
+    blocks_of,
+    expected,
+    load,
+    policy_of,
+    write_engine,
+)
 from networks import perturbed
 from torch import Tensor
 
@@ -29,11 +41,12 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, save
 from policies.calibration import Calibration, DialPoint
-from policies.formats.engines import ENGINES, SHIPPED, write_engine
+from policies.formats.engine import SHIPPED
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.dit import DiTConfig, DiTNetwork
 from train.command.config import parse
 from train.command.config_values import ConfigError
+from train.command.errors import UserError
 from train.export import ExportConfig
 from train.export import main as export
 
@@ -481,5 +494,26 @@ def test_a_word_without_a_flag_is_the_policy() -> None:
     assert parse(ExportConfig, None, ["a/b", "--to", "folder"], positional="policy").policy == "a/b"
     with pytest.raises(ConfigError, match="'c' stands alone"):
         parse(ExportConfig, None, ["a/b", "c"], positional="policy")
-    with pytest.raises(ConfigError, match="speed"):
-        parse(ExportConfig, None, ["a/b", "--to", "folder", "--speed", "0.5"], positional="policy")
+
+
+def test_an_exporter_is_named_and_given_what_it_reads() -> None:
+    for words, message in (
+        ("--to sglan", r"to is 'sglan': did you mean sglang\?"),
+        ("--to onnx", "to is 'onnx': choose from diffusers, sglang, lmdeploy, dllm_plugin, hub, ml_rl_dllm, folder"),
+        (
+            "--to folder --speed 0.5",
+            "speed is given, but not used: to is folder; it is for diffusers, sglang, lmdeploy",
+        ),
+        ("--to sglang --license mit", "license is given, but not used: to is sglang; it is for hub$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(ExportConfig, None, ["a/b", *words.split()], positional="policy")
+
+
+def test_a_damaged_evaluation_stops_only_those_who_read_it(tmp_path: Path) -> None:
+    folder = save(policy_of(features=()), tmp_path / "run" / "policy")
+    (tmp_path / "run" / "evaluation.json").write_text("[{}]")
+    export(ExportConfig(str(folder), tmp_path / "engine", "sglang"))
+    with pytest.raises(UserError, match="its evaluation can't be read"):
+        export(ExportConfig(str(folder), tmp_path / "hub", "hub"))
+    assert not (tmp_path / "hub").exists()

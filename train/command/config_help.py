@@ -8,11 +8,11 @@ import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import docstring_parser
 
-from train.command.config_values import bare, field_kinds, item_kind, section_of, without_null
+from train.command.config_values import PathText, bare, field_kinds, item_kind, names_of, section_of, without_null
 
 NAMES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 """How a value is shown after its flag."""
@@ -90,7 +90,7 @@ def _add_fields(
             sections.append((field.name, kind))
         elif field.name != positional or prefix:
             default = getattr(config, field.name)
-            text = _escape(about[field.name] + _show_default(default))
+            text = _escape(about[field.name] + _show_names(kind) + _show_default(default))
             flag = f"--{prefix}{field.name}"
             if bare(kind) is bool and default is False:
                 group.add_argument(flag, action="store_true", help=text)
@@ -115,7 +115,7 @@ def _metavar(kind: Any) -> str:
     if item is not None:
         return _metavar(item)
     plain, _ = without_null(kind)
-    if get_origin(plain) is Annotated:
+    if plain == PathText:
         return NAMES[Path]
     plain = bare(kind)
     if get_origin(plain) is Literal:
@@ -123,6 +123,11 @@ def _metavar(kind: Any) -> str:
     if get_origin(plain) is tuple:
         return "[" + ",".join(_metavar(part) for part in get_args(plain)) + "]"
     return "true|false" if plain is bool else NAMES[plain]
+
+
+def _show_names(kind: Any) -> str:
+    names = names_of(kind)
+    return f" One of {', '.join(names)}." if names else ""
 
 
 def _show_default(value: Any) -> str:

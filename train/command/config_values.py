@@ -24,6 +24,18 @@ from policies.files import one_line
 PathText = Annotated[str, "path"]
 """A text that can begin with a path; ~ is the home folder there."""
 
+
+@dataclass(frozen=True)
+class NamedIn:
+    """The annotation of a text that is a name of some table, perhaps with options; ``--help`` lists the names.
+
+    Attributes:
+        names: of the table; whether a text is one of them is for the configuration to check.
+    """
+
+    names: tuple[str, ...]
+
+
 STANDARD = "tag:yaml.org,2002:"
 """What the names of YAML's own types begin with."""
 
@@ -83,6 +95,17 @@ def bare(kind: Any) -> Any:
     """Return a type without ``| None`` and annotation."""
     kind, _ = without_null(kind)
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def names_of(kind: Any) -> tuple[str, ...]:
+    """Return the names that a type's annotation lists; empty for any other type.
+
+    >>> names_of(Annotated[str, NamedIn(("none", "dual"))] | None), names_of(str)
+    (('none', 'dual'), ())
+    """
+    kind, _ = without_null(kind)
+    marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return next((mark.names for mark in marks if isinstance(mark, NamedIn)), ())
 
 
 def is_text(kind: Any) -> bool:
@@ -160,7 +183,8 @@ def read(kind: Any, node: yaml.Node, path: str) -> Any:
     if may_be_null and is_null:
         return None
     if get_origin(kind) is Annotated:
-        return _expand(str(_read_scalar(str, node, path, may_be_null)))
+        text = str(_read_scalar(str, node, path, may_be_null))
+        return _expand(text) if kind == PathText else text
     if get_origin(kind) in (list, tuple):
         return _read_items(kind, node, path, may_be_null)
     return _read_scalar(kind, node, path, may_be_null)

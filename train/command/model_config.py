@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -13,7 +13,7 @@ from envs.models import FAMILIES
 from envs.models.hub import is_hub_id
 from envs.models.load import load_denoiser, without_effect
 from envs.names import hint
-from train.command.config_values import PathText
+from train.command.config_values import NamedIn, PathText
 from train.command.ranges import check_count
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -27,8 +27,8 @@ class ModelConfig:
 
     name: PathText = "tiny"
     """A checkpoint folder, the name of a model that ships, or a repository of the Hugging Face hub."""
-    family: str | None = None
-    """A family of envs.models; null reads it from config.json."""
+    family: Annotated[str, NamedIn(tuple(FAMILIES))] | None = None
+    """Of the model; null reads it from config.json."""
     chat_template: bool | None = None
     """false for a base model; null puts prompts into the chat template where there is one."""
     revision: str | None = None
@@ -37,7 +37,7 @@ class ModelConfig:
     """Allow a family without a class in transformers to run the code of its repository."""
     device: str = "cpu"
     """Torch device of the dLLM and the policy; with cuda each process takes a GPU of its own."""
-    dtype: str = "float32"
+    dtype: Annotated[str, NamedIn(DTYPES)] = "float32"
     """Torch dtype of the dLLM; confidences are float32 whatever it is."""
     threads: int = 1
     """Torch threads of each process; keep 1 when anything else runs on the machine."""

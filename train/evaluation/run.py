@@ -21,6 +21,7 @@ from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from train.command import parallel
 from train.command.config_values import PathText
+from train.command.decoding_config import CacheText
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
@@ -87,8 +88,8 @@ class EvaluateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
-    cache: str = "none"
-    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
+    cache: CacheText = "none"
+    """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     samples: int = 1
     """Answers to each problem; its score is their mean, and tasks scored by running code have pass@k in the records."""
     batch_size: int = 64

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.names import hint
-from envs.reward import get_reward
+from envs.reward import REWARDS, get_reward
 from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
 from policies import NetworkConfig, make_rule
 from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
-from train.command.config_values import PathText
+from train.command.config_values import NamedIn, PathText
+from train.command.decoding_config import CacheText
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
@@ -46,10 +47,10 @@ class EnvConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
-    cache: str = "none"
-    """Keys and values that forwards keep: none, prefix, dual, exact or dkv, with knobs as dual:refresh=8."""
-    reward: str = "multiplicative"
-    """multiplicative, additive or forward_cost."""
+    cache: CacheText = "none"
+    """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
+    reward: Annotated[str, NamedIn(tuple(REWARDS))] = "multiplicative"
+    """How score and forwards become what is maximised; see envs.reward."""
     alpha: float = 8.0
     """Weight of speed in the reward."""
     alpha_range: list[float] = field(default_factory=list)
