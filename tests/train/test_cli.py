@@ -13,6 +13,8 @@ import pytest
 
 import train
 import train.command.cli
+from envs.caches import CACHES
+from envs.models import FAMILIES
 from train.command.config import ConfigT
 from train.export import ExportConfig
 
@@ -78,6 +80,57 @@ def test_a_mistyped_flag_is_one_line(
         start(name, ["--episods", "3"], monkeypatch)
     assert stop.value.code == 2
     assert re.fullmatch(r"error: there is no flag --episods: .*\?\n|.*lists them all\n", capsys.readouterr().err)
+
+
+def test_a_flag_that_a_section_lacks_names_those_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag, hint in (
+        ("--model.checkpoint", "choose from --model.name, --model.family, --model.chat_template, --model.revision, "),
+        ("--model.nmae", "did you mean --model.name?"),
+        ("--model.alpha", "did you mean --env.alpha?"),
+    ):
+        with pytest.raises(SystemExit):
+            start("ppo", [flag, "x"], monkeypatch)
+        assert capsys.readouterr().err.startswith(f"error: there is no flag {flag}: {hint}")
+
+
+def test_the_help_lists_what_the_tables_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("evaluate", "generate", "ppo"):
+        with pytest.raises(SystemExit):
+            start(name, ["--help"], monkeypatch)
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"One of {', '.join(CACHES)}. (default: none)" in text
+        assert f"One of {', '.join(FAMILIES)}." in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--help", "--print_config", "run"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(words: str) -> None:
+    code = "from train.command.cli import run; from train.export import ExportConfig; "
+    code += "run(lambda config: [print('x' * 99) for _ in range(9999)], ExportConfig, positional='policy')"
+    told = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" "$2" | true; exit ${PIPESTATUS[0]}', sys.executable, code, words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (told.stderr, told.returncode) == ("", 141)
+
+
+def test_a_broken_pipe_of_another_kind_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_off(config: ExportConfig) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.argv", ["export.py"])
+    with pytest.raises(SystemExit) as stop:
+        RUN(break_off, ExportConfig)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: [Errno 32] Broken pipe\n"
 
 
 @pytest.mark.slow

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import select
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from envs.beliefs import DenoiserError
@@ -28,7 +31,7 @@ def run(
     """Parse the command line and call `main`.
 
     Exit status 2 for what the user can put right, 1 for a failure of the dLLM or the machine; when
-    interrupted 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP).
+    interrupted 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP), and 141 without a word once nobody reads what it prints.
 
     Args:
         main: what the command does.
@@ -41,8 +44,12 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        with raised():
+        with raised(), _flushed():
             main(parse(config_class, default_file, positional=positional))
+    except BrokenPipeError as error:
+        # That of a worker says something; a reader such as head that has seen enough ends the command as any other.
+        unread = _unread()
+        sys.exit(_leave(unread) if unread else _complain(error, 1))
     except (UserError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error, 2))
     except (DenoiserError, ScoringError, OSError) as error:
@@ -51,6 +58,38 @@ def run(
         sys.exit(_complain(stop, stop.status) if parallel.is_main() else stop.status)
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 130))
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Write out at the end what was printed: at Python's own end nothing can be made of a reader that has gone."""
+    try:
+        yield
+    except SystemExit:
+        # What --help ends in.
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _unread() -> list[int]:
+    """Return the descriptors of what is printed to that nobody reads any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        # What stands in for them in a notebook has no descriptor.
+        with suppress(OSError):
+            # Asked for nothing, a poll still tells of a pipe without a reader.
+            poll.register(stream.fileno(), 0)
+    return [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+
+
+def _leave(unread: Iterable[int]) -> int:
+    """Let the rest of what is printed go nowhere, and return the status that a shell has for SIGPIPE."""
+    # Python writes out what it still holds when it ends, and would complain of that.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in unread:
+        os.dup2(nowhere, number)
+    return 128 + signal.SIGPIPE
 
 
 def _complain(message: object, status: int) -> int:

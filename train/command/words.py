@@ -45,9 +45,8 @@ def read_words(config_class: Any, words: Sequence[str], positional: str | None) 
         path = flag[2:].replace("-", "_")
         path = path if path in kinds else plurals.get(path, path)
         if path not in kinds and path not in sections and path != "config":
-            close = nearest_field(path, {**kinds, **sections, **plurals, "config": str, "help": str})
-            hint = f"did you mean --{_as_flag(close, sections)}?" if close else "--help lists them all"
-            raise ConfigError(f"there is no flag {shorten(flag)}: {hint}")
+            known = {**kinds, **sections, **plurals, "config": str, "help": str}
+            raise ConfigError(f"there is no flag {shorten(flag)}: {_hint(path, known, sections)}")
         if not has_value:
             is_switch = kinds.get(path) is bool
             stands_alone = i == len(words) or words[i].startswith("--")
@@ -72,6 +71,16 @@ def _stray(word: str, before: Sequence[str]) -> str:
     last = next((flag for flag in reversed(before) if flag.startswith("--")), None)
     hint = f"; for a list, repeat {last.partition('=')[0]} before each" if last is not None else ""
     return f"{shorten(word)!r} stands alone: every value follows a flag, as in --seed 3{hint}"
+
+
+def _hint(path: str, known: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
+    """Say which flag was probably meant, or which there are in its section."""
+    close = nearest_field(path, known)
+    section, _, end = path.rpartition(".")
+    # Another section's flag is meant where it has the same last word; a similar one there is chance.
+    if section in sections and not close.startswith(f"{section}.") and close.rpartition(".")[2] != end:
+        return f"choose from {', '.join(f'--{name}' for name in known if name.startswith(f'{section}.'))}"
+    return f"did you mean --{_as_flag(close, sections)}?" if close else "--help lists them all"
 
 
 def _as_flag(path: str, sections: Mapping[str, Any]) -> str:
