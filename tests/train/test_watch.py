@@ -130,7 +130,7 @@ def test_impossible_batch_size_is_named(toy: ToyDenoiser, batch_size: int) -> No
 
 def ended(commit_step: list[int]) -> Recording:
     blank = [0] * len(commit_step)
-    frame = Frame(9, 9, blank, [], commit_step, [], [], [], [], [], None)
+    frame = Frame(9, 9, blank, [], commit_step, [], [], [], [], [], [], None)
     return Recording([frame], "", blank, 9, 9)
 
 
@@ -278,6 +278,45 @@ def test_an_engine_s_decoding_can_be_watched(folder: Path) -> None:
         end = 8 - len(shown.denoiser.encode_prompt(prompt)) % 8
         assert first["eligible"] == "1" * end + "0" * (12 - end)
         assert [guess == data["mask"] for guess in first["guess"]] == [False] * end + [True] * (12 - end)
+
+
+@pytest.fixture(scope="module")
+def cached() -> Show:
+    about: dict[str, Any] = {"buffer_length": 12, "block_length": 4, "problems": 1, "heatmap_problems": 0}
+    return rehearse(WatchConfig(["low_confidence:1"], task="copy", cache="dual", **about))
+
+
+def test_what_each_forward_computed_can_be_watched(cached: Show, toy: ToyDenoiser) -> None:
+    """Under dual everything at a block's start, then the block: the marks and the counts say the same."""
+    [[run]] = cached.recordings
+    prompt = len(cached.denoiser.encode_prompt(cached.problems[0].prompt))
+    before = 0
+    for frame in run.frames[1:]:
+        block, step = divmod(frame.nfe - 1, 4)
+        expected = [True] * 12 if step == 0 else [i // 4 == block for i in range(12)]
+        assert frame.computed == expected
+        assert frame.token_positions - before == sum(expected) + (prompt if step == 0 else 0)
+        before = frame.token_positions
+    assert run.frames[0].computed == [False] * 12
+    data = data_of(page(cached))
+    assert data["cache"] == "dual"
+    assert data["problems"][0]["runs"][0]["frames"][2]["computed"] == "1" * 4 + "0" * 8
+    assert "cache dual" in cached.title
+    assert f"positions {prompt + 12 + 4:>6} (+4)" in list(ansi_frames(cached, 0))[2]
+    # Without a cache all that is shown is computed.
+    whole, truncated = (
+        record(toy, PROMPTS[:1], make_rule("low_confidence:2"), DecodingSettings(8, 4, window=window))[0]
+        for window in ("full", "truncated")
+    )
+    assert [frame.computed for frame in whole.frames[1:]] == [[True] * 8] * whole.nfe
+    assert truncated.frames[1].computed == [True] * 4 + [False] * 4
+
+
+def test_what_a_cache_cannot_show_is_refused() -> None:
+    with pytest.raises(ValueError, match="cache is 'dual', but freedave:4 drafts"):
+        rehearse(WatchConfig(["freedave:4"], cache="dual", problems=1))
+    with pytest.raises(ValueError, match="cache is 'duel'"):
+        WatchConfig(cache="duel")
 
 
 def test_another_dllm_is_watched_only_if_told(tmp_path: Path) -> None:
@@ -547,6 +586,19 @@ def test_controls_in_a_browser(browser: Any, show: Show, tmp_path: Path) -> None
     assert all(count > 5 for count in browser.execute_script(script))
     assert len(browser.find_elements("css selector", "canvas")) == 3
     assert not [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.mark.slow
+def test_what_was_computed_in_a_browser(browser: Any, cached: Show, tmp_path: Path) -> None:
+    opened(browser, cached, tmp_path, "#problem=1&step=2")
+    marked = browser.find_elements("css selector", ".panel .cell.computed")
+    assert [cell.get_attribute("data-position") for cell in marked] == ["0", "1", "2", "3"]
+    assert all(cell.find_element("css selector", ".calc").is_displayed() for cell in marked)
+    assert "4 positions computed" in browser.find_element("css selector", ".caption").text
+    tip = "return about(runs()[0], arguments[0])"
+    assert "kept as computed at step 1" in browser.execute_script(tip, 9)
+    assert "computed in this step" in browser.execute_script(tip, 0)
+    assert "thick upper edge" in browser.find_element("id", "legend").text
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ class _Canvas:
         for i in range(len(self.runs)):
             corner = (MARGIN + i % self.across * (PANEL + MARGIN), HEAD + i // self.across * self.panel_height)
             self._draw_panel(draw, i, step, corner)
-        _draw_legend(draw, self.size[1] - LEGEND + 6, self.last)
+        _draw_legend(draw, self.size[1] - LEGEND + 6, self.last, self.show.is_cached)
         return image
 
     def _draw_panel(self, draw: Any, i: int, step: int, corner: tuple[int, int]) -> None:
@@ -116,6 +116,8 @@ class _Canvas:
             word = "eos" if frame.tokens[p] == eos else words[p]
             box = (x + 1, y + 1, x + self.cell_width - 2, y + height - 2)
             _draw_cell(draw, box, frame, p, (word, old[p]), p in fresh, self.last)
+            if self.show.is_cached and step <= run.nfe and frame.computed[p]:
+                _draw_computed(draw, box)
         if not is_done:
             return
         score, foot = self.scores[i], top + PANEL_HEAD + self.tops[-1] + 6
@@ -165,6 +167,12 @@ def _draw_cell(
         draw.rectangle((left, bottom - 3, left + round(frame.probability[p] * (right - left)), bottom), "#1d6fd8")
 
 
+def _draw_computed(draw: Any, box: tuple[int, int, int, int]) -> None:
+    """Mark a cell whose position was computed in this step."""
+    left, top, right, _ = box
+    draw.rectangle((left, top, right, top + 4), INK, PAPER)
+
+
 def _fitting(draw: Any, text: str, font: Any, width: float) -> str:
     """Return a text in one line, cut short where it is too wide."""
     # Nothing this narrow shows more, and measuring a very long text takes long.
@@ -176,7 +184,7 @@ def _fitting(draw: Any, text: str, font: Any, width: float) -> str:
     return f"{text}…"
 
 
-def _draw_legend(draw: Any, top: int, last: int) -> None:
+def _draw_legend(draw: Any, top: int, last: int, is_cached: bool) -> None:
     draw.text((MARGIN, top), "committed at step", FAINT, _font(16))
     left = MARGIN + 176
     for step in sorted({*range(1, last, -(-last // 12)), last}):
@@ -184,7 +192,8 @@ def _draw_legend(draw: Any, top: int, last: int) -> None:
         draw.rectangle((left, top - 3, left + 27, top + 21), color)
         draw.text((left + 14, top + 9), str(step), readable_on(color), _font(14), anchor="mm")
         left += 28
-    draw.text((left + 16, top), "framed: in this step", FAINT, _font(16))
+    about = "framed: in this step" + (", black top: computed" if is_cached else "")
+    draw.text((left + 16, top), about, FAINT, _font(16))
 
 
 def step_color(step: int, last: int) -> str:

@@ -51,7 +51,7 @@ def page_data(show: Show) -> dict[str, Any]:
     runs = chain.from_iterable(runs[:shown] for runs in show.recordings)
     frames = chain.from_iterable(run.frames for run in runs)
     ids = sorted(set(chain.from_iterable(map(_ids, frames))))
-    names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction", "window")
+    names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction", "window", "cache")
     return {
         "model": config.model.name,
         **{name: getattr(config, name) for name in names},
@@ -94,6 +94,7 @@ def _frame_data(frame: Frame) -> dict[str, Any]:
         "eligible": bits(frame.eligible),
         "guess": frame.prediction,
         "belief": scaled(frame.confidence),
+        "computed": bits(frame.computed),
         "wish": None if frame.probability is None else scaled(frame.probability),
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
@@ -36,6 +37,7 @@ class Frame:
         eligible: True where the policy could commit, before it acted.
         prediction: ids that the dLLM would have written, before the policy acted.
         confidence: in [0, 1], the predictions' probabilities; 1 where a token stood already.
+        computed: True where the forward computed what is known of the position; a cache leaves others as they were.
         probability: in [0, 1], a learned policy's probability of committing; None for a rule, which has none.
     """
 
@@ -49,6 +51,7 @@ class Frame:
     eligible: list[bool]
     prediction: list[int]
     confidence: list[float]
+    computed: list[bool]
     probability: list[float] | None
 
     @property
@@ -106,7 +109,8 @@ def record(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be 1 or more")
-    settings = replace(settings, features=settings.features | policy.features)
+    # A position that was computed now is one whose age is 0.
+    settings = replace(settings, features=settings.features | policy.features | {"age"})
     policy = policy.bind(denoiser, settings)
     encoded = [denoiser.encode_prompt(prompt) for prompt in prompts]
     texts = encode_all_given(denoiser, [None] * len(encoded) if given is None else given)
@@ -163,6 +167,7 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
         eligible=batch.of_text(batch.eligible() & batch.layout.cache.opens(batch.masked), row),
         prediction=batch.tokens(row),
         confidence=[0.0] * length,
+        computed=[False] * length,
         probability=None,
     )
 
@@ -177,8 +182,17 @@ def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability
         eligible=batch.of_text(view.eligible, row),
         prediction=batch.of_text(view.prediction, row, batch.denoiser.eos_id),
         confidence=batch.of_text(view.confidence, row, 1.0),
+        computed=batch.of_text(_computed(batch, view), row),
         probability=probability,
     )
+
+
+def _computed(batch: DecodingBatch, view: View) -> Tensor:
+    """Return (N, L) bool, the positions that a view's forward computed, of those that it was shown."""
+    # No prediction is the mask token: such masks were hidden.
+    is_hidden = view.masked & (view.prediction == batch.denoiser.mask_id)
+    end = view.block_end if batch.settings.window == "truncated" else view.length
+    return (view.features["age"] == 0) & ~is_hidden & (view.positions < end.unsqueeze(1))
 
 
 def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequence[int]) -> None:

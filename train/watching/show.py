@@ -8,10 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from envs.caches import make_cache
 from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
+from policies.generation import check_cache
 from train.command.config_values import PathText
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
@@ -32,6 +34,7 @@ class WatchConfig:
         python train/watch.py
         python train/watch.py --policy runs/ppo/policy --policy threshold:0.9 --task replace
         python train/watch.py --policy wino:0.7 --task sort --format ansi
+        python train/watch.py --block_length 16 --cache dual
         python train/watch.py --policy runs/engine/policy --block_length 16 --window truncated --block_origin absolute
     """
 
@@ -62,6 +65,9 @@ class WatchConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    cache: str = "none"
+    """Which positions a forward computes anew, such as dual or dual:refresh=8 (docs/caches.md); those that it computed
+    are marked."""
     any_dllm: bool = False
     """Let learned policies decode with a dLLM of another kind than they were trained for."""
     seed: int = 0
@@ -74,7 +80,7 @@ class WatchConfig:
         check_seed(self)
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
-        DecodingSettings(self.buffer_length, self.block_length, block_origin=self.block_origin)
+        DecodingSettings(self.buffer_length, self.block_length, block_origin=self.block_origin, cache=self.cache)
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
@@ -129,7 +135,13 @@ class Show:
     @property
     def title(self) -> str:
         """Say what is decoded and by whom, in one line."""
-        return f"{self.config.model.name} · {self.config.task} · {self.config.split} — {self.versus}"
+        cache = f" · cache {self.config.cache}" if self.is_cached else ""
+        return f"{self.config.model.name} · {self.config.task} · {self.config.split}{cache} — {self.versus}"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether a forward may compute less than it is shown."""
+        return make_cache(self.config.cache).cache != "none"
 
     @property
     def versus(self) -> str:
@@ -172,6 +184,8 @@ def rehearse(config: WatchConfig) -> Show:
     """Decode all problems with all policies and record every step."""
     block = config.block_length or config.buffer_length
     players = choose_players(config.policy, block, config.model.device, config.any_dllm)
+    for player in players:
+        check_cache(player.policy, config.cache)
     # Only the page has a heat map.
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
@@ -182,6 +196,7 @@ def rehearse(config: WatchConfig) -> Show:
         end_of_text_prediction=config.end_of_text_prediction,
         window=config.window,
         block_origin=config.block_origin,
+        cache=config.cache,
     )
     prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
     recordings = [

@@ -28,6 +28,9 @@ def ansi_frames(show: Show, problem: int) -> Iterator[str]:
             k = min(step, run.nfe)
             frame, before = run.frames[k], run.frames[k - 1]
             counters = f"NFE {frame.nfe:>3}  positions {frame.token_positions:>6}"
+            if show.is_cached:
+                # What this step computed, as the sum alone hides it.
+                counters += f" (+{frame.token_positions - before.token_positions if step <= run.nfe else 0})"
             words = " ".join(_ansi_words(show.denoiser, frame, before, fresh=step <= run.nfe))
             lines.append(f"  {name:<{width}}  {DIM}{counters}{RESET}  {words}")
         yield "\n".join(lines)
