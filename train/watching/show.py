@@ -15,6 +15,7 @@ from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from policies.generation import check_cache
 from train.command.config_values import PathText
+from train.command.decoding_config import CacheText
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
@@ -65,7 +66,7 @@ class WatchConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
-    cache: str = "none"
+    cache: CacheText = "none"
     """Which positions a forward computes anew, such as dual or dual:refresh=8 (docs/caches.md); those that it computed
     are marked."""
     any_dllm: bool = False
