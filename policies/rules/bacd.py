@@ -17,10 +17,10 @@ from policies.rules.base import CommitRule, Rule, bound
 def adaptive_commit(view: View, low: float, high: float) -> Tensor:
     """Return (N, L) bool: what passes the block's running threshold, else the most confident.
 
-    The threshold is the mean confidence of what the block has committed so far (at its first step, the highest
-    confidence in sight), kept within [low, high].
+    The threshold is the mean confidence of what the block has committed so far (before that, the highest confidence in
+    sight), kept within [low, high]. Given tokens were believed by nobody, and don't count.
     """
-    committed = view.in_block & (view.commit_confidence > 0)
+    committed = view.in_block & (view.commit_confidence > 0) & (view.tensors["given"] < 0)
     mean = (view.commit_confidence * committed).sum(1) / committed.sum(1).clamp(min=1)
     best = view.confidence.masked_fill(~view.eligible, 0.0).amax(1)
     threshold = torch.where(committed.any(1), mean, best).clamp(low, high)
@@ -35,6 +35,7 @@ class BACD(CommitRule):
     """
 
     rule = "bacd"
+    features = frozenset({"given"})
     sweep = (0.3, 0.5, 0.6, 0.8)
 
     low: float = 0.6
@@ -60,6 +61,7 @@ class TCCF(Rule):
     """
 
     rule = "tccf"
+    features = frozenset({"given"})
     sweep = (4, 16, 64)
 
     coarse: int = 16

@@ -47,6 +47,7 @@ def make_view(
         length=torch.full((rows,), length),
         commit_confidence=torch.zeros(rows, length),
         key=torch.arange(rows),
+        tensors={"given": torch.full((rows, length), -1)},
     )
     return placed(replace(view, **{name: _tensors(value) for name, value in others.items()}))
 

@@ -237,6 +237,28 @@ def test_bacd_goes_on_with_the_mean_of_what_was_committed(rule: str, committed: 
     assert chosen(rule, view) == expected
 
 
+@pytest.mark.parametrize(
+    ("confidence", "masked", "known", "given", "expected"),
+    [
+        (
+            [0, 0, 0.85, 0.76, 0.7, 0.5],
+            "..xxxx",
+            [1, 0.7, 0, 0, 0, 0],
+            [5, -1, -1, -1, -1, -1],
+            "..xxx.",
+        ),  # the mean of 0.7
+        ([0, 0.8, 0.8, 0.7], ".xxx", [1, 0, 0, 0], [5, -1, -1, -1], ".xx."),  # none yet: the best in sight, twice
+        ([0.8, 0, 0.7, 0.65], "x.xx", [0, 1, 0, 0], [-1, 5, -1, -1], "x..."),
+    ],
+)
+def test_bacd_counts_no_token_that_was_given(
+    confidence: list[float], masked: str, known: list[float], given: list[int], expected: str
+) -> None:
+    tensors = {"given": torch.tensor([given])}
+    view = make_view([confidence], [masked], step=2, commit_confidence=[known], tensors=tensors)
+    assert chosen("bacd", view) == chosen("tccf", view) == expected
+
+
 def test_bacd_forgets_the_block_before() -> None:
     known = [[0.99, 0.99, 0.7, 0.0, 0.0]]
     view = make_view([[0, 0, 0, 0.75, 0.65]], ["...xx"], step=4, block=(2, 5), commit_confidence=known)
