@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def scored(
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups = (group["params"] for group in optimizer.param_groups)
+    return list(chain.from_iterable(groups))
 
 
 def _check(what: str, values: Iterable[Tensor | None]) -> None:

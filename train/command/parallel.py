@@ -78,8 +78,11 @@ def mean(numbers: Mapping[str, float]) -> dict[str, float]:
     if world_size() == 1:
         return dict(numbers)
     every = _gather(dict(numbers))
-    names = dict.fromkeys(name for own in every for name in own)
-    return {name: float(np.mean([own[name] for own in every if name in own])) for name in names}
+    found: dict[str, list[float]] = {}
+    for own in every:
+        for name, value in own.items():
+            found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def wait() -> None:

@@ -58,9 +58,8 @@ def _interval(least: float | None, above: float | None, most: float | None, belo
     """
     if least is not None and most is not None:
         return f"{least} to {most}"
-    low = f"{least} or more" if least is not None else f"above {above}" if above is not None else ""
-    high = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""
-    return " and ".join(part for part in (low, high) if part) or "a finite number"
+    bounds = {f"{least} or more": least, f"above {above}": above, f"at most {most}": most, f"below {below}": below}
+    return " and ".join(text for text, bound in bounds.items() if bound is not None) or "a finite number"
 
 
 def check_count(config: Any, *names: str, least: int = 1, most: int = 2**31 - 1) -> None:
