@@ -353,6 +353,24 @@ def test_accuracy_under_parallelism_by_hand() -> None:
     assert aup([(0.9, 1.0), (0.85, 2.0)], 0.9) == pytest.approx(at_the_limit)
 
 
+def test_a_policy_that_samples_and_the_same_that_rounds_are_two_curves(tmp_path: Path) -> None:
+    entries = [
+        outcomes("learned", [1] * 8, [4] * 8, said=[4] * 8, decision="sample"),
+        outcomes("learned", [1] * 8, [2] * 8, said=[4] * 8),
+    ]
+    records = [record for entry in entries for record in summarise(entry)]
+    assert aups(records) == {}  # one setting of each
+    run = write_run(tmp_path / "run", entries, ppo_config())
+    [row] = find(read_runs([str(run)]), lines_of(run), [], 0.5)["hypervolume"]
+    # Joined they would be the same here; 100 x 1 x 2 is the rectangle below the faster one.
+    assert row["aup"]["mean"] == pytest.approx(200)
+    # A slow curve that is worse takes nothing from the fast one: joined they would be below 100 x (0.5 + 0.75).
+    entries[0] = outcomes("learned", [1] * 4 + [0] * 4, [4] * 8, said=[4] * 8, decision="sample")
+    run = write_run(tmp_path / "other", entries, ppo_config())
+    [row] = find(read_runs([str(run)]), lines_of(run), [], 0.5)["hypervolume"]
+    assert row["aup"]["mean"] == pytest.approx(200)
+
+
 def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = [
         outcomes("threshold:0.9", [1] * 8, [4] * 8, said=[6] * 4 + [2] * 4),
@@ -369,9 +387,10 @@ def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path, capsys: pyt
     assert areas == pytest.approx({"threshold": 200, "low_confidence": 50})
     # An evaluation says the same of what has several settings.
     records = [record for entry in entries for record in summarise(entry)]
-    assert aups(records) == pytest.approx({(records[0]["block_length"], "threshold"): 200})
+    block = records[0]["block_length"]
+    assert aups(records) == pytest.approx({(block, "threshold", "deterministic"): 200})
     print_table(records)
-    assert f"AUP 200: threshold, blocks of {records[0]['block_length']}\n" in capsys.readouterr().out
+    assert f"AUP 200: threshold (deterministic), blocks of {block}\n" in capsys.readouterr().out
     other = outcomes("threshold:0.5", [1] * 8, [2] * 8)
     assert "tokens_per_forward" not in summarise(other)[-1]
 

@@ -49,7 +49,10 @@ TINY_RUN = [
 ROWS = [(1.0, 2, 50), (0.0, 4, 100)]
 RECORDS = [
     {**make_record(policy, decision, task, 8, 0, ROWS), "tokens_per_forward": 2.5}
-    for policy, decision in (("learned", "sample"), ("learned", "deterministic"), ("threshold:0.9", "deterministic"))
+    for policy, decision in (
+        *(("learned", "sample"), ("learned", "deterministic")),
+        *(("threshold:0.9", "deterministic"), ("threshold:0.8", "deterministic")),
+    )
     for task in ("copy", "all")
 ]
 
@@ -120,7 +123,7 @@ def test_an_offline_run_reads_back(offline: Path) -> None:
         assert summary[f"eval/{decision}/block8/nfe"] == 3
         assert summary[f"eval/{decision}/block8/forwards_saved"] == 0  # the rule did the same
         assert summary[f"eval/{decision}/block8/best_rule"] == "threshold:0.9"
-    assert summary["eval/block8/aup/learned"] == 125
+    assert summary["eval/deterministic/block8/aup/threshold"] == 125
     assert summary["rollout/score"] == {"last": 0.75, "max": 0.75}
     assert summary["evaluation"]["nrows"] == len(RECORDS)
     assert summary["evaluation"]["ncols"] == len(RECORDS[0])

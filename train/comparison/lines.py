@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from train.comparison.runs import (
+    MISSING,
     NOT_COMPARED,
     Problems,
     Run,
+    differing,
     fingerprint,
     flatten,
     identity,
@@ -177,14 +178,9 @@ class _Labels:
     def _differences(self, groups: Sequence[str]) -> dict[str, str]:
         """Return in short, for each group, the settings in which they differ: two of them at most."""
         settings = [self.settings[group] for group in groups]
-
-        def differs(name: str) -> bool:
-            return len({repr(values.get(name)) for values in settings}) > 1
-
-        names = dict.fromkeys(chain.from_iterable(settings))
-        different = list(filter(differs, names))[:2]
+        different = differing(settings)[:2]
         return {
-            group: ", ".join(f"{name.rpartition('.')[2]} {values.get(name)}" for name in different)
+            group: ", ".join(f"{name.rpartition('.')[2]} {values.get(name, MISSING)}" for name in different)
             for group, values in zip(groups, settings, strict=True)
         }
 

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from policies.base import Decision
 from train.command.progress import progress
 from train.comparison.estimates import Row, describe, estimate, identity, same_place
 from train.comparison.lines import Line, Replicate, common_name
@@ -26,7 +27,7 @@ from train.comparison.pairs import (
     savings,
     significance,
 )
-from train.comparison.runs import Run, fingerprint, flatten, problems_of
+from train.comparison.runs import MISSING, Run, differing, fingerprint, flatten, problems_of
 from train.evaluation.frontiers import aup, hypervolume, mean_curve
 from train.evaluation.measures import (
     Values,
@@ -84,16 +85,12 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
             families.setdefault((line.problems, line.block, line.family), []).append(line)
     rows = []
     for (problems, block, family), own in progress(families.items(), desc="resampling", unit="family", delay=SOON):
-        by_source: dict[str, list[Replicate]] = {}
-        for replicate in chain.from_iterable(line.replicates for line in own):
-            # The settings of a rule are one family whoever evaluated them: no seed made them.
-            source = replicate.source if own[0].is_learned else ""
-            by_source.setdefault(source, []).append(replicate)
-        seeds = list(by_source.values())
+        seeds = _seeds(own)
         beside = chain.from_iterable(line.replicates for line in same_place(own[0], lines))
         best = max(replicate.record["accuracy"] for replicate in beside)
-        speeds = [_points(seed, "tokens_per_forward") for seed in seeds]
-        is_known = None not in [speed for _, speed in chain.from_iterable(speeds)]
+        # A curve is of one way to decode as its knob turns: sampled and rounded are two.
+        curves = [[line for line in own if line.decision == decision] for decision in get_args(Decision)]
+        areas = [area for curve in curves if curve and (area := _aup(curve, best)) is not None]
         rows.append(
             {
                 "problems": problems.text,
@@ -105,11 +102,29 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
                     [hypervolume(_points(seed, "nfe"), reference_accuracy) for seed in seeds],
                     [_hypervolume_interval(seed, reference_accuracy) for seed in seeds],
                 ),
-                "aup": estimate([aup(seed, best) for seed in speeds], ()) if is_known else None,
+                "aup": max(areas, key=lambda area: area["mean"], default=None),
             }
         )
     order = list(dict.fromkeys(row["problems"] for row in rows))
     return sorted(rows, key=lambda row: (order.index(row["problems"]), -row["block"], -row["hypervolume"]["mean"]))
+
+
+def _seeds(lines: Sequence[Line]) -> list[list[Replicate]]:
+    """Return the settings of a family, a list a seed."""
+    by_source: dict[str, list[Replicate]] = {}
+    for replicate in chain.from_iterable(line.replicates for line in lines):
+        # The settings of a rule are one family whoever evaluated them: no seed made them.
+        source = replicate.source if lines[0].is_learned else ""
+        by_source.setdefault(source, []).append(replicate)
+    return list(by_source.values())
+
+
+def _aup(curve: Sequence[Line], best: float) -> Row | None:
+    """Return the accuracy under parallelism of a family's settings; None if a record says no tokens per forward."""
+    seeds = [_points(seed, "tokens_per_forward") for seed in _seeds(curve)]
+    if None in [speed for _, speed in chain.from_iterable(seeds)]:
+        return None
+    return estimate([aup(seed, best) for seed in seeds], ())
 
 
 def _points(settings: Sequence[Replicate], measure: str) -> list[tuple[float, Any]]:
@@ -170,18 +185,13 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
     for kind in dict.fromkeys(run.kind for run in runs):
         own = [run for run in runs if run.kind == kind]
         flat = [flatten({**run.config, "versions": run.versions}) for run in own]
-        names = [name for name in dict.fromkeys(chain.from_iterable(flat)) if name not in ("out", "resume")]
-        different = [name for name in names if _differs(name, flat)]
+        different = [name for name in differing(flat) if name not in ("out", "resume")]
         if different:
             found[kind] = [
-                {"run": run.name, **{name: values.get(name, "—") for name in different}}
+                {"run": run.name, **{name: values.get(name, MISSING) for name in different}}
                 for run, values in zip(own, flat, strict=True)
             ]
     return found
-
-
-def _differs(name: str, settings: Sequence[Mapping[str, Any]]) -> bool:
-    return len({repr(values.get(name, "—")) for values in settings}) > 1
 
 
 def curves(runs: Sequence[Run], metric: str, lines: Sequence[Line] = ()) -> list[Row]:

@@ -266,6 +266,21 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+MISSING = "—"
+"""Stands for a setting that a run doesn't have; that is not null, as an older run may lack the field."""
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the settings in which some runs differ, in the order in which they come.
+
+    >>> differing([{"seed": 0, "alpha": 8, "cache": None}, {"seed": 0, "alpha": 9}])
+    ['alpha', 'cache']
+    """
+    names = dict.fromkeys(itertools.chain.from_iterable(settings))
+    # As texts: equal values of other types (1 and True) were written differently.
+    return [name for name in names if len({repr(values.get(name, MISSING)) for values in settings}) > 1]
+
+
 def policy_folders(run: Run) -> dict[str, Path]:
     """Return the folders of the learned policies that a run evaluated, by the names in its records."""
     if run.kind != "evaluation":

@@ -42,24 +42,27 @@ def aup(points: Sequence[tuple[float, float]], best: float) -> float:
     return 100 * area
 
 
-def aups(records: Sequence[Record]) -> dict[tuple[int, str], float]:
+def aups(records: Sequence[Record]) -> dict[tuple[int, str, str], float]:
     """Return the accuracy under parallelism of each policy that was evaluated at several settings.
+
+    A curve is that of one way to decode as its knob turns, so a policy's sampled and deterministic decisions make two.
 
     Args:
         records: of an evaluation; only those of all tasks that hold ``tokens_per_forward`` count.
 
     Returns:
-        By block length and family (`PolicyName.family`), as a comparison of the same records has it.
+        By block length, family (`PolicyName.family`) and decision; a comparison of the same records has the larger of
+        a family's two.
     """
-    families: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    families: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
     best: dict[int, float] = {}
     for record in records:
         if record["task"] == "all" and "tokens_per_forward" in record:
             block, name = record["block_length"], PolicyName.read(record["policy"])
             point = record["accuracy"], record["tokens_per_forward"]
-            families.setdefault((block, str(name.family)), []).append(point)
+            families.setdefault((block, str(name.family), record["decision"]), []).append(point)
             best[block] = max(best.get(block, 0.0), record["accuracy"])
-    return {(block, name): aup(points, best[block]) for (block, name), points in families.items() if len(points) > 1}
+    return {key: aup(points, best[key[0]]) for key, points in families.items() if len(points) > 1}
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference_accuracy: float) -> float:

@@ -64,5 +64,5 @@ def print_table(records: Sequence[Record], title: str = "", per_task: bool = Fal
     # A file has no width, for which rich would take 80.
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(make_table(records, title, per_task))
-    for (block, family), area in aups(records).items():
-        console.print(for_terminal(f"AUP {area:.0f}: {family}, blocks of {block}"))
+    for (block, family, decision), area in aups(records).items():
+        console.print(for_terminal(f"AUP {area:.0f}: {family} ({decision}), blocks of {block}"))

@@ -160,8 +160,8 @@ class Tracker:
         self.run.log({"evaluation": self._wandb.Table(columns=columns, data=rows)})
         self.run.log({"pareto": self._wandb.Image(str(plot))})
         self.run.summary.update({f"eval/{name}": value for name, value in headline(records, outcomes).items()})
-        areas = {f"eval/block{block}/aup/{family}": area for (block, family), area in aups(records).items()}
-        self.run.summary.update(areas)
+        for (block, family, decision), area in aups(records).items():
+            self.run.summary.update({f"eval/{decision}/block{block}/aup/{family}": area})
         for file in filter(Path.is_file, files_along(self.folder)):
             # A copy, because wandb would leave a link, and a run is often moved before it is synced.
             shutil.copyfile(file, Path(self.run.dir) / file.name)
