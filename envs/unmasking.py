@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import DecodingOptions, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info
@@ -95,25 +95,21 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         denoiser: the frozen dLLM, or a name for `envs.models.load.load_denoiser`.
         tasks: names of tasks, or ``"suite"`` for all.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        buffer_length: L, positions of a text.
         block_length: positions of a block, decoded left to right; None for full diffusion (one block). Of several,
             each episode draws one.
-        temperature: of the sampled token; 0 commits the argmax.
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
             log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; those of `envs.readings.VIEW_TENSORS` that are not of
             `envs.readings.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
-        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
-        early_end: see `envs.decoding.settings.DecodingSettings`.
-        window: see `envs.decoding.settings.Window`; masks that are not shown have the confidence 0.
-        block_origin: see `envs.decoding.settings.BlockOrigin`.
-        cache: which positions a forward computes anew; see `envs.caches`.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
         episodes: makes what decides which problem, block length and alpha each row takes next, called as
             `envs.episodes.Episodes` is.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+        **decoding: ``buffer_length`` (L, positions of a text), ``temperature`` (of the sampled token; 0 commits the
+            argmax), ``end_of_text_prediction``, ``early_end``, ``window`` (masks that are not shown have the confidence
+            0), ``block_origin`` and ``cache``, as `envs.decoding.settings.DecodingSettings` explains them.
 
     Raises:
         ValueError: if an argument is not possible; the message names it.
@@ -135,21 +131,15 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         denoiser: Denoiser | str = "tiny",
         tasks: str | Sequence[str] = SUITE,
         split: Split = "train",
-        buffer_length: int = 64,
         block_length: int | Sequence[int] | None = None,
-        temperature: float = 0.0,
         reward: str = "multiplicative",
         alpha: float | Sequence[float] = 8.0,
         features: Sequence[str] = (),
-        end_of_text_prediction: bool = False,
         initial_length: int | None = None,
-        early_end: bool = True,
-        window: Window = "full",
-        block_origin: BlockOrigin = "buffer",
-        cache: str = "none",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         episodes: Callable[..., Episodes] = Episodes,
         render_mode: str | None = None,
+        **decoding: Unpack[DecodingOptions],
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
@@ -158,10 +148,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         blocks: Sequence[int | None] = block_length if isinstance(block_length, Sequence) else [block_length]
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
-        shown = (window, block_origin, cache)
-        settings = DecodingSettings(
-            buffer_length, blocks[0], temperature, frozenset(features), end_of_text_prediction, early_end, *shown
-        )
+        settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
         self.autoreset_mode = read_mode(autoreset_mode)
         # A copy: the class's dictionary is that of all envs.
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -179,7 +166,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             num_envs,
             tasks=list(self.tasks.values()),
             split=split,
-            block_lengths=[int(block or buffer_length) for block in blocks],
+            block_lengths=[int(block or settings.buffer_length) for block in blocks],
             has_dial=self.has_dial,
         )
         for block in sorted(self.episodes.possible_blocks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from envs.caches import make_cache
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import DecodingOptions, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
@@ -75,20 +75,14 @@ def generate(
     *,
     samples: int = 1,
     given: Sequence[str | None] | None = None,
-    buffer_length: int = 64,
     block_length: int | None = None,
-    temperature: float = 0.0,
     batch_size: int = 64,
     seed: int = 0,
-    end_of_text_prediction: bool = False,
-    early_end: bool = True,
-    window: Window = "full",
-    block_origin: BlockOrigin = "buffer",
-    cache: str = "none",
     speed: float | None = None,
     accuracy_target: float | None = None,
     nfe_target: float | None = None,
     on_step: Callable[[GenerationStep], object] | None = None,
+    **decoding: Unpack[DecodingOptions],
 ) -> list[Generation]:
     """Decode answers to each prompt.
 
@@ -104,20 +98,17 @@ def generate(
         policy: a rule or a learned policy.
         samples: answers to each prompt, each with random numbers of its own; the first is what one alone would be.
         given: for each prompt None, or the text to fill in, with "[MASK]" for each missing token (infilling).
-        buffer_length: L, masks to start from, or the longest given text.
         block_length: of semi-autoregressive blocks; None for full diffusion.
-        temperature: of the sampled token; 0 commits the argmax.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
-        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
-        early_end: see `envs.decoding.settings.DecodingSettings`.
-        window: see `envs.decoding.settings.DecodingSettings`.
-        block_origin: see `envs.decoding.settings.DecodingSettings`.
-        cache: which positions a forward computes anew, such as ``"dual"`` or ``"dual:refresh=8"``; see `envs.caches`.
         speed: of a policy with a dial, 0 (slow) to 1 (fast); see `policies.LearnedPolicy.tuned`.
         accuracy_target: of a policy with a dial, instead of a speed.
         nfe_target: of a policy with a dial, instead of a speed.
         on_step: called with every sequence after each of its forwards, as text fills in.
+        **decoding: ``buffer_length`` (L, masks to start from, or the longest given text), ``temperature`` (of the
+            sampled token; 0 commits the argmax), ``end_of_text_prediction``, ``early_end``, ``window``,
+            ``block_origin`` and ``cache`` (such as ``"dual:refresh=8"``), as `envs.decoding.settings.DecodingSettings`
+            explains them.
 
     Returns:
         `samples` `Generation` objects a prompt, in order, those of a prompt one after the other.
@@ -131,23 +122,11 @@ def generate(
     _check_policy(policy)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {model!r}: give a transformers model; policies.decode takes a loaded dLLM by name")
+    settings = DecodingSettings(block_length=block_length, features=policy.features, **decoding)
     if (speed, accuracy_target, nfe_target) != (None, None, None):
         if not isinstance(policy, LearnedPolicy):
             raise ValueError(f"speed or a target is given, but {policy.name} has no dial; change its knob instead")
-        policy = policy.tuned(
-            block_length or buffer_length, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target
-        )
-    settings = DecodingSettings(
-        buffer_length,
-        block_length,
-        temperature,
-        policy.features,
-        end_of_text_prediction,
-        early_end,
-        window,
-        block_origin,
-        cache,
-    )
+        policy = policy.tuned(settings.block, speed=speed, accuracy_target=accuracy_target, nfe_target=nfe_target)
     # The adapter freezes the model and puts it in evaluation mode.
     with _left_as_it_was(model):
         denoiser = MaskedLMDenoiser(model, tokenizer)

@@ -25,7 +25,7 @@ from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
 from policies.prompts import Message
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText
+from train.command.decoding_config import CacheText, decoding_of
 from train.command.errors import UserError
 from train.command.escaping import printable_lines
 from train.command.model_config import ModelConfig
@@ -95,9 +95,7 @@ class GenerateConfig:
         check_seed(self)
         if self.speed is not None and not 0 <= self.speed <= 1:
             raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
-        DecodingSettings(
-            self.buffer_length, self.block_length, self.temperature, block_origin=self.block_origin, cache=self.cache
-        )
+        DecodingSettings(block_length=self.block_length, **decoding_of(self))
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
@@ -119,15 +117,7 @@ def main(config: GenerateConfig) -> list[Generation]:
     check_samples(config.samples, config.temperature, [(config.policy, policy.decision)])
     torch.set_num_threads(config.model.threads)
     denoiser = config.model.load()
-    settings = DecodingSettings(
-        config.buffer_length,
-        config.block_length,
-        config.temperature,
-        policy.features,
-        window=config.window,
-        block_origin=config.block_origin,
-        cache=config.cache,
-    )
+    settings = DecodingSettings(block_length=config.block_length, features=policy.features, **decoding_of(config))
     drawing = Drawing(denoiser, as_json=config.json)
     try:
         answers = decode(

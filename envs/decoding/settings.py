@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from envs.caches import make_cache
 from envs.readings import READINGS
@@ -18,6 +18,18 @@ Window = Literal["full", "truncated"]
 
 BlockOrigin = Literal["buffer", "absolute"]
 """Where blocks are counted from: the end of the prompt, or its start, so that the first is partly prompt."""
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The fields of `DecodingSettings` but those that are lists elsewhere, as whatever decodes takes them by name."""
+
+    buffer_length: int
+    temperature: float
+    end_of_text_prediction: bool
+    early_end: bool
+    window: Window
+    block_origin: BlockOrigin
+    cache: str
 
 
 @dataclass(frozen=True)

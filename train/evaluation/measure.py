@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from envs.caches import make_cache
-from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import DecodingOptions, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer, ScoringError, Unscored
@@ -45,18 +45,12 @@ def measure(
     split: Split = "test",
     episodes: int = 100,
     first: int = 0,
-    buffer_length: int = 64,
     block_length: int | None = None,
-    temperature: float = 0.0,
-    end_of_text_prediction: bool = False,
-    early_end: bool = True,
-    window: Window = "full",
-    block_origin: BlockOrigin = "buffer",
-    cache: str = "none",
     samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
+    **decoding: Unpack[DecodingOptions],
 ) -> Outcomes:
     """Decode problems of a split with one policy and score each.
 
@@ -68,19 +62,14 @@ def measure(
         split: which problems.
         episodes: problems a task; all of a task that has fewer.
         first: index of the first problem.
-        buffer_length: L.
         block_length: None for full diffusion.
-        temperature: of the sampled token.
-        end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`; the records' policy ends in ``+eotp``.
-        early_end: see `envs.decoding.settings.DecodingSettings`.
-        window: see `envs.decoding.settings.DecodingSettings`.
-        block_origin: see `envs.decoding.settings.DecodingSettings`.
-        cache: see `envs.decoding.settings.DecodingSettings`.
         samples: answers to each problem, with random numbers of their own; a problem's score, NFE and token positions
             are the means over them.
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         on_finish: called with the number of answers just finished.
+        **decoding: fields of `envs.decoding.settings.DecodingSettings`; with ``end_of_text_prediction`` the records'
+            policy ends in ``+eotp``.
 
     Returns:
         What became of each problem, task by task. One with an answer that couldn't be scored is left out, and counted.
@@ -89,20 +78,10 @@ def measure(
         ScoringError: if too many have none, or all; see `envs.tasks.scoring.scorer.Scorer`.
         ValueError: if the samples are to be one and the same.
     """
-    check_samples(samples, temperature, [(name or policy.name, policy.decision)])
+    settings = DecodingSettings(block_length=block_length, features=policy.features, **decoding)
+    check_samples(samples, settings.temperature, [(name or policy.name, policy.decision)])
     chosen = make_tasks(tasks)
     problems = choose_problems(chosen, split, first, episodes)
-    settings = DecodingSettings(
-        buffer_length,
-        block_length,
-        temperature,
-        policy.features,
-        end_of_text_prediction,
-        early_end,
-        window,
-        block_origin,
-        cache,
-    )
     began = time.perf_counter()
     generations = decode_problems(
         denoiser, problems, policy, settings, samples=samples, batch_size=batch_size, seed=seed, on_finish=on_finish
@@ -116,7 +95,7 @@ def measure(
     if not known:
         raise ScoringError(f"none of the {len(scores)} answers has a score: see the warnings above")
     outcomes: Outcomes = {
-        "policy": (name or policy.name) + (EOTP if end_of_text_prediction else ""),
+        "policy": (name or policy.name) + (EOTP if settings.end_of_text_prediction else ""),
         "decision": policy.decision,
         "block_length": settings.block,
         "seed": seed,
@@ -127,10 +106,10 @@ def measure(
         "nfe": [answer.nfe for _, answer in known],
         "token_positions": [answer.token_positions for _, answer in known],
         "said": [answer.said for _, answer in known],
-        "early_end": early_end,
-        "window": window,
-        "block_origin": block_origin,
-        "cache": make_cache(cache).name,
+        "early_end": settings.early_end,
+        "window": settings.window,
+        "block_origin": settings.block_origin,
+        "cache": make_cache(settings.cache).name,
     }
     if samples > 1:
         outcomes["samples"] = samples

@@ -21,7 +21,7 @@ from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from train.command import parallel
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText
+from train.command.decoding_config import CacheText, decoding_of
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
@@ -111,9 +111,7 @@ class EvaluateConfig:
         check_seed(self)
         # Made to be checked; without a block length it is full diffusion.
         for block in (None, *self.block_length):
-            DecodingSettings(
-                self.buffer_length, block, self.temperature, block_origin=self.block_origin, cache=self.cache
-            )
+            DecodingSettings(block_length=block, **decoding_of(self))
 
 
 def episodes_of(config: EvaluateConfig) -> int:
@@ -188,18 +186,12 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         split=config.split,
         episodes=episodes_of(config),
         first=config.first,
-        buffer_length=config.buffer_length,
         block_length=job.block_length,
-        temperature=config.temperature,
-        end_of_text_prediction=config.end_of_text_prediction,
-        early_end=config.early_end,
-        window=config.window,
-        block_origin=config.block_origin,
-        cache=config.cache,
         samples=config.samples,
         batch_size=config.batch_size,
         seed=config.seed,
         on_finish=on_finish,
+        **decoding_of(config),
     )
 
 

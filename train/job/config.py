@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import BlockOrigin, DecodingOptions, DecodingSettings, Window
 from envs.names import hint
 from envs.reward import REWARDS, get_reward
 from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
@@ -15,7 +15,7 @@ from policies import NetworkConfig, make_rule
 from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
 from train.command.config_values import NamedIn, PathText
-from train.command.decoding_config import CacheText
+from train.command.decoding_config import CacheText, decoding_of
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
@@ -76,13 +76,12 @@ class EnvConfig:
                 raise ValueError(f"task_weights holds {text!r}: the weight must be a number of 0 or more")
 
     @property
-    def decoding(self) -> dict[str, Any]:
+    def decoding(self) -> DecodingOptions:
         """How it decodes, but for the block length, as `DecodingSettings`, the env and `EvaluateConfig` name it.
 
         Whatever a job decodes, it decodes so: training, tries, calibration and evaluation.
         """
-        names = ("buffer_length", "temperature", "early_end", "window", "block_origin", "cache")
-        return {name: getattr(self, name) for name in names}
+        return decoding_of(self)
 
     def weights_of(self, names: Sequence[str]) -> list[float]:
         """Return the weights of the tasks of these names."""
