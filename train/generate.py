@@ -32,7 +32,7 @@ from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
 from train.evaluation.jobs import list_jobs
 from train.evaluation.measure import check_samples
-from train.evaluation.naming import is_folder
+from train.evaluation.naming import is_folder, split_setting
 
 Prompt = str | Sequence[Message]
 
@@ -171,7 +171,7 @@ def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
         return policy
     if not is_folder(config.policy):
         raise ValueError(f"speed is {config.speed}, but {config.policy} is a rule and has no dial: change its knob")
-    if "@" in config.policy and not Path(config.policy).is_dir():
+    if split_setting(config.policy)[1]:
         raise ValueError(f"speed is given, and policy is {config.policy!r}: give one of both")
     return policy.tuned(job.block_length, speed=config.speed)  # type: ignore[attr-defined, no-any-return]
 

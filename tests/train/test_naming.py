@@ -18,6 +18,13 @@ from train.evaluation.naming import PolicyName
         # An at sign that no number follows is part of a run's name.
         ("learned:me@home", ("learned", "me@home", "", False)),
         ("learned:me@home@beta=2", ("learned", "me@home", "beta=2", False)),
+        # Runs that are called as settings are.
+        ("learned:alpha@0.5", ("learned", "alpha", "0.5", False)),
+        ("learned:alpha@0.5@", ("learned", "alpha@0.5", "", False)),
+        ("learned:alpha@0.5@speed=1", ("learned", "alpha@0.5", "speed=1", False)),
+        ("learned:alpha@0.5@+eotp", ("learned", "alpha@0.5", "", True)),
+        ("learned:with+eotp@", ("learned", "with+eotp", "", False)),
+        ("learned:at@@", ("learned", "at@", "", False)),
         ("low_confidence:1", ("low_confidence", "1", "", False)),
         ("klass+eotp", ("klass", "", "", True)),
         # What follows a rule's colon is the rule's own.
@@ -32,7 +39,8 @@ def test_a_name_is_taken_apart(text: str, parts: tuple[str, str, str, bool]) -> 
 
 
 def test_what_is_put_together_is_read_again() -> None:
-    learned = itertools.product(("learned",), ("", "a", "a@b"), ("", "0.9", "speed=0.25"), (False, True))
+    runs = ("", "a", "a@b", "a@1", "a@b=1", "@", "@0", "a@1@", "x+eotp", "@+eotp", ":")
+    learned = itertools.product(("learned",), runs, ("", "0.9", "speed=0.25"), (False, True))
     rules = itertools.product(RULES, ("", "0.5", "0.5,cap=3"), ("",), (False, True))
     for parts in (*learned, *rules):
         assert PolicyName.read(str(PolicyName(*parts))) == PolicyName(*parts)

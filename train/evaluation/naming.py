@@ -25,6 +25,10 @@ after a committed end-of-text leaves the computation."""
 class PolicyName:
     """A policy in a record: ``RULE:OPTIONS`` or ``learned:WHICH@SETTING``, perhaps with ``+eotp``.
 
+    Records, W&B, tables and what people type have it as one text, which this class alone puts together and takes apart.
+    Nothing is lost on the way: where the name of a run ends in what looks like a setting or ``+eotp``, an at sign with
+    nothing behind it says that there is no setting (``learned:alpha@0.5@``).
+
     Attributes:
         kind: the rule, or `LEARNED`.
         options: a rule's knob and options; which one of several learned policies.
@@ -49,7 +53,8 @@ class PolicyName:
         rest, setting = text.removesuffix(EOTP), ""
         # A run may have an at sign in its name, and a rule's option too: a setting ends in a number.
         before, has_setting, after = rest.rpartition("@")
-        if has_setting and before.partition(":")[0] == LEARNED and _is_number(after.rpartition("=")[2]):
+        is_setting = not after or _is_number(after.rpartition("=")[2])
+        if has_setting and before.partition(":")[0] == LEARNED and is_setting:
             rest, setting = before, after
         kind, _, options = rest.partition(":")
         return cls(kind, options, setting, text.endswith(EOTP))
@@ -57,7 +62,9 @@ class PolicyName:
     def __str__(self) -> str:
         options = f":{self.options}" if self.options else ""
         setting = f"@{self.setting}" if self.setting else ""
-        return self.kind + options + setting + (EOTP if self.has_eotp else "")
+        ending = EOTP if self.has_eotp else ""
+        text = self.kind + options + setting + ending
+        return text if PolicyName.read(text) == self or not self.is_learned else f"{self.kind}{options}@{ending}"
 
     @property
     def is_learned(self) -> bool:
