@@ -1,6 +1,7 @@
-"""Rewards: how a task's score and the forwards spent become what the policy maximises.
+"""Rewards: how a task's score and what was spent become what the policy maximises.
 
-NFE (number of function evaluations) counts the dLLM's forwards, L is the buffer length.
+NFE (number of function evaluations) counts the dLLM's forwards, L is the buffer length. What is priced are forwards, or
+by `envs.price` the positions that they computed or milliseconds, counted in forwards of the whole text all the same.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ import numpy.typing as npt
 from envs.names import hint
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 class Reward(Protocol):
     """What the env asks of a reward. alpha, the weight of speed, can differ from row to row."""
 
-    def per_step(self, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
         """Return what a step pays whatever comes of it.
 
         Args:
+            cost: (N,) float, of the step, in forwards of the whole text.
             alpha: (N,) float, 0 or more.
 
         Returns:
             (N,) float.
         """
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
+    def final(self, score: Floats, cost: Floats, buffer_length: int, alpha: Floats) -> Floats:
         """Return what the end of an episode pays on top.
 
         Args:
             score: (N,) float in [0, 1], the task's score.
-            nfe: (N,) int, forwards used, at least 1.
+            cost: (N,) float, of the episode, in forwards of the whole text: NFE where forwards are priced.
             buffer_length: L.
             alpha: (N,) float, 0 or more.
 
@@ -47,44 +48,48 @@ class Reward(Protocol):
 
 
 class Multiplicative:
-    """``score * ((L - (NFE - 1)) / L) ** alpha`` at the end: a wrong answer earns nothing, however fast.
+    """``score * ((L - (cost - 1)) / L) ** alpha`` at the end: a wrong answer earns nothing, however fast.
 
-    Source: arXiv 2512.09106, with the +1 of the released code, which keeps the factor above 0.
+    Source: arXiv 2512.09106, where the cost is the NFE, with the +1 of the released code, which keeps the factor above
+    0.
     """
 
-    def per_step(self, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
         """Pay nothing."""
         return np.zeros_like(alpha)
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
+    def final(self, score: Floats, cost: Floats, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score times the speed factor."""
         # A policy that takes tokens back, or fills a block beyond the buffer, can need more forwards than L.
-        return score * (np.maximum(buffer_length - (nfe - 1), 0) / buffer_length) ** alpha
+        return score * (np.maximum(buffer_length - (cost - 1), 0) / buffer_length) ** alpha
 
 
 class Additive:
-    """``score - alpha * NFE / L`` at the end.
+    """``score - alpha * cost / L`` at the end.
 
     Source: the ablation of arXiv 2512.09106, which finds that giving up on the answer can pay.
     """
 
-    def per_step(self, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
         """Pay nothing."""
         return np.zeros_like(alpha)
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
+    def final(self, score: Floats, cost: Floats, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score less the price of all forwards."""
-        return score - alpha * nfe / buffer_length
+        return score - alpha * cost / buffer_length
 
 
 class ForwardCost:
-    """``-alpha`` at every step and the score at the end: credit for a forward goes to the step that caused it."""
+    """``-alpha * cost`` at every step, 1 for a forward of the whole text, and the score at the end.
 
-    def per_step(self, alpha: Floats) -> Floats:
-        """Charge the price of one forward."""
-        return -alpha
+    Credit for a forward goes to the step that caused it.
+    """
 
-    def final(self, score: Floats, nfe: Ints, buffer_length: int, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
+        """Charge the price of the step."""
+        return -alpha * cost
+
+    def final(self, score: Floats, cost: Floats, buffer_length: int, alpha: Floats) -> Floats:
         """Return the score alone."""
         return score
 
@@ -152,23 +157,29 @@ class Preference:
 
 
 def pay(
-    reward: Reward, running: npt.NDArray[np.bool_], finals: Mapping[int, Mapping[str, Any]], length: int, alpha: Floats
+    reward: Reward,
+    running: npt.NDArray[np.bool_],
+    finals: Mapping[int, Mapping[str, Any]],
+    costs: tuple[Floats, Floats],
+    length: int,
+    alpha: Floats,
 ) -> Floats:
     """Return (N,) float, what a step pays.
 
     Args:
         reward: the env's.
         running: (N,) bool, rows that took it.
-        finals: by row that it finished, its ``score``, NaN where there is none, and its ``nfe``.
+        finals: by row that it finished, its ``score``, NaN where there is none.
+        costs: (N,) float each, of the episodes so far and of their last step, as `envs.price.Bill.charge` returns them.
         length: L, positions of a text.
         alpha: (N,) float, each row's weight of speed.
     """
-    paid: Floats = np.where(running, reward.per_step(alpha), 0.0)
+    total, of_step = costs
+    paid: Floats = np.where(running, reward.per_step(of_step, alpha), 0.0)
     if finals:
         rows = list(finals)
         scores = np.array([finals[row]["score"] for row in rows])
-        nfe = np.array([finals[row]["nfe"] for row in rows])
-        final = reward.final(scores, nfe, length, alpha[rows])
+        final = reward.final(scores, total[rows], length, alpha[rows])
         # What has no score pays nothing for it; whoever learns leaves the episode out.
         paid[rows] += np.where(np.isnan(scores), 0.0, final)
     return paid

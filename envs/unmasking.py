@@ -23,6 +23,7 @@ from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info
 from envs.models.load import load_denoiser
 from envs.observation import Observation, observation_space, observe, read_action
+from envs.price import Bill, Price, get_price
 from envs.render import render_ansi, render_rgb
 from envs.reset_options import problem_of, read_mode, read_options, read_seeds
 from envs.reward import Preference, get_reward, pay
@@ -98,6 +99,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         block_length: positions of a block, decoded left to right; None for full diffusion (one block). Of several,
             each episode draws one.
         reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
+        price: what speed is paid in: ``"forwards"``, ``"positions"``, or a `Price`, such as measured milliseconds.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
             log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; those of `envs.readings.VIEW_TENSORS` that are not of
@@ -133,6 +135,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         split: Split = "train",
         block_length: int | Sequence[int] | None = None,
         reward: str = "multiplicative",
+        price: str | Price = "forwards",
         alpha: float | Sequence[float] = 8.0,
         features: Sequence[str] = (),
         initial_length: int | None = None,
@@ -157,7 +160,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.scorer = Scorer(list(self.tasks.values()))
         """Takes every score, and counts the answers that have none."""
         self.split: Split = split
-        self.reward = get_reward(reward)
+        self.reward, self._bill = get_reward(reward), Bill(get_price(price), num_envs)
         self.has_dial = not isinstance(alpha, int | float)
         self.preference = Preference.of(alpha)
         self.speed = np.zeros(num_envs, dtype=np.float32)
@@ -272,6 +275,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             "scorer": self.scorer.state(),
             "problems": [asdict(problem) for problem in self.problems],
             "speed": self.speed.copy(),
+            "bill": self._bill.state(),
             "resting": list(self._resting),
         }
 
@@ -284,6 +288,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.batch.load_state(state["batch"])
         self.episodes.load_state(state["episodes"])
         self.scorer.load_state(state["scorer"])
+        self._bill.load_state(state["bill"])
         self.problems = [Problem(**problem) for problem in state["problems"]]
         self.speed, self._resting = state["speed"].copy(), list(state["resting"])
 
@@ -305,6 +310,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             block_lengths=[episode.block_length for episode in episodes],
             given=encode_all_given(self.denoiser, [episode.problem.given for episode in episodes]),
         )
+        self._bill.forget(rows)
 
     def commit(
         self, actions: npt.ArrayLike | Action
@@ -326,7 +332,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             row: final_info(self.batch, row, self.problems[row], self.scorer, int(commits[row]))
             for row in np.flatnonzero(terminated).tolist()
         }
-        rewards = pay(self.reward, running, finals, self.batch.settings.buffer_length, alpha)
+        costs = self._bill.charge(self.batch)
+        rewards = pay(self.reward, running, finals, costs, self.batch.settings.buffer_length, alpha)
         return rewards, terminated, finals
 
     def render(self) -> tuple[Any, ...]:

@@ -20,11 +20,12 @@ from train.command.cli import run
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.job.config import EnvConfig, EvaluationConfig
+from train.job.counting import CountingDenoiser
 from train.job.dry_run import dry_run
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig
 from train.job.run import check
-from train.job.trials import CountingDenoiser, step_gib, trial_rows
+from train.job.trials import step_gib, trial_rows
 
 FLAGS = ["--model.name=toy", "--env.num_envs=16", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {

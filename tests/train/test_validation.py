@@ -55,19 +55,21 @@ def test_what_is_kept(tmp_path: Path, rewards: list[npt.NDArray[np.float64]], pl
     assert chosen(tmp_path, rewards) == place
 
 
-@pytest.mark.parametrize("alpha_range", [[], [1.0, 8.0]])
+@pytest.mark.parametrize(("alpha_range", "price"), [([], "forwards"), ([1.0, 8.0], "forwards"), ([], "positions")])
 def test_a_try_measures_validation_problems(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha_range: list[float]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha_range: list[float], price: Any
 ) -> None:
     """Each at every block length, and at three places where there is a dial; its reward by hand."""
     config = tiny(tmp_path, 0)
-    env = replace(config.env, block_lengths=[4, 8], alpha_range=alpha_range, alpha=2.0)
+    env = replace(config.env, block_lengths=[4, 8], alpha_range=alpha_range, alpha=2.0, price=price)
     config = replace(config, env=env, evaluation=EvaluationConfig(validation_episodes=3))
     asked: list[Any] = []
 
     def measured(denoiser: Any, policy: Any, **about: Any) -> Any:
         asked.append((about["split"], about["block_length"], policy.speed))
-        return {"score": [1.0, 0.0], "nfe": [3.0, 1.0], "task": ["copy", "copy"], "index": [0, 2]}
+        # A prompt of 21 words: the first answer has computed as much as two forwards of all 29 positions.
+        counts: dict[str, Any] = {"nfe": [3.0, 1.0], "token_positions": [58.0, 29.0]}
+        return {"score": [1.0, 0.0], **counts, "task": ["copy", "copy"], "index": [0, 2]}
 
     monkeypatch.setattr("train.job.validation.measure", measured)
     validation = Validation(config)
@@ -75,7 +77,7 @@ def test_a_try_measures_validation_problems(
     speeds = [0.0, 0.5, 1.0] if alpha_range else [0.5]  # as a policy without a dial says
     assert asked == [("validation", block, speed) for block in (4, 8) for speed in speeds]
     alphas = [1.0, 8**0.5, 8.0] if alpha_range else [2.0]
-    right = [(6 / 8) ** alpha for alpha in alphas]
+    right = [((6 if price == "forwards" else 7) / 8) ** alpha for alpha in alphas]
     assert rewards[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
     assert found == pytest.approx({"score": 0.5, "nfe": 2.0, "reward": np.mean(right) / 2})
 

@@ -31,5 +31,7 @@ class RunFiles:
         """What each of them did on each problem."""
         self.plot = folder / "pareto.png"
         """The evaluation as a picture."""
+        self.price = folder / "price.json"
+        """What a forward costs on the machine of its training, where the reward prices milliseconds."""
         self.report = folder / "report.json"
         """What a filter's training or a comparison came to."""

@@ -31,6 +31,7 @@ from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.job.config import JobConfig
+from train.job.price import price_of
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         block_length=env.block_lengths or None,
         **env.decoding,
         reward=env.reward,
+        price=price_of(config),
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
         autoreset_mode=mode,

@@ -50,7 +50,10 @@ class EnvConfig:
     cache: CacheText = "none"
     """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     reward: Annotated[str, NamedIn(tuple(REWARDS))] = "multiplicative"
-    """How score and forwards become what is maximised; see envs.reward."""
+    """How score and cost become what is maximised; see envs.reward."""
+    price: Literal["forwards", "positions", "milliseconds"] = "forwards"
+    """What speed is paid in: forwards, positions that they compute, or milliseconds, by a cost model that is fitted on
+    this machine first; each is counted in forwards of the whole text, so that alpha means the same."""
     alpha: float = 8.0
     """Weight of speed in the reward."""
     alpha_range: list[float] = field(default_factory=list)

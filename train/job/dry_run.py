@@ -20,18 +20,18 @@ from train.command.errors import UserError
 from train.evaluation.run import problems_of
 from train.job.build import Algorithm, load_filter, load_model, make_env, make_model
 from train.job.config import JobConfig
+from train.job.counting import CountingDenoiser, timed
 from train.job.finish import evaluation_of, rules_of
+from train.job.price import without_measurement
 from train.job.run import warn_of_long_answers
 from train.job.trials import (
     UNTRAINED,
-    CountingDenoiser,
     Trials,
     features_of,
     memory_gib,
     step_gib,
     time_step,
     time_update,
-    timed,
     trial_rows,
 )
 
@@ -88,6 +88,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
             f"with --env.num_envs {config.env.num_envs // parallel.world_size()}"
         )
     torch.set_num_threads(config.model.threads)
+    config = without_measurement(config)
     device = config.model.device
     loaded, load_seconds = timed(lambda: load_model(config), device)
     warn_of_long_answers(config, loaded)

@@ -52,6 +52,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "block_origin": config.env.block_origin,
         "cache": config.env.cache,
         "reward": config.env.reward,
+        "price": config.env.price,
         "alpha": config.env.alpha_range or config.env.alpha,
         "network": model.policy.spec.kind,
         "distribution": config.actions.distribution,

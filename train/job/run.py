@@ -56,6 +56,7 @@ from train.job.build import (
 from train.job.config import JobConfig
 from train.job.finish import blocks_of, evaluate_all, evaluated_blocks, export, forget_policies, rules_of
 from train.job.learning import learn
+from train.job.price import MILLISECONDS, measure_price, without_measurement
 from train.job.validation import Validation
 from train.tracking.tracker import Tracker
 
@@ -88,6 +89,10 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             if own.filter.is_learned:
                 own = with_filter(own)
                 inner = load_filter(own)
+            if own.env.price == MILLISECONDS:
+                price = measure_price(own, load_model(own))
+                if parallel.is_main():
+                    stage("price", price)
             model = build(own, algorithm, inner)
             more = resume(own, model)
             validation = Validation(own) if parallel.is_main() and own.evaluation.validations else None
@@ -137,7 +142,7 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     # One row, and no problems remembered: this env is only to say what it can't be.
     env = replace(config.env, num_envs=algorithm.group_size or 1, problems=None)
     inner = load_filter(config)
-    make_env(replace(config, env=env), denoiser, algorithm, inner).close()
+    make_env(without_measurement(replace(config, env=env)), denoiser, algorithm, inner).close()
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
     # Tries while learning, calibration of a dial, and a filter's early stop need validation problems.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import resource
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
-from torch import Tensor
 
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
@@ -31,10 +29,8 @@ from train.evaluation.naming import is_folder
 from train.evaluation.run import EvaluateConfig
 from train.job.build import Algorithm, make_env, make_model, stream_seed
 from train.job.config import JobConfig
+from train.job.counting import CountingDenoiser, timed
 from train.job.finish import blocks_of, calibration_places
-
-Result = TypeVar("Result")
-
 
 ROLLOUTS, TIMED_STEPS = 3, 3
 """Fewest problems that the untrained policy decodes, and steps that are timed."""
@@ -42,45 +38,6 @@ ROLLOUTS, TIMED_STEPS = 3, 3
 
 UNTRAINED = "untrained"
 """Stands for the folder of the policy that the job would export."""
-
-
-class CountingDenoiser:
-    """A dLLM that counts the positions it computes, whoever asks: the oracle's references are in no record.
-
-    Args:
-        denoiser: the dLLM.
-    """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.positions = denoiser, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.denoiser, name)
-
-    def logits(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run one forward; see `Denoiser.logits`."""
-        self.positions += tokens.numel()
-        return self.denoiser.logits(tokens, *args, **kwargs)
-
-    def logits_and_hidden(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Run one forward; see `Denoiser.logits_and_hidden`."""
-        self.positions += tokens.numel()
-        return self.denoiser.logits_and_hidden(tokens, *args, **kwargs)
-
-    def logits_at(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Run one forward on some positions; see `envs.denoiser.CachingDenoiser.logits_at`."""
-        self.positions += tokens.numel()
-        answer: tuple[Tensor, Tensor | None] = self.denoiser.logits_at(tokens, *args, **kwargs)  # type: ignore[attr-defined]
-        return answer
-
-
-def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
-    """Return a call's result and its seconds, waiting for the GPU."""
-    began = time.perf_counter()
-    result = run()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - began
 
 
 def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[float, float]:

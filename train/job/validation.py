@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from envs.decoding.first_forwards import remember_problems
+from envs.decoding.infilling import encode_all_given
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.reward import Preference, get_reward
@@ -31,6 +32,7 @@ from train.evaluation.measure import choose_problems, measure
 from train.job.build import load_model
 from train.job.config import JobConfig
 from train.job.finish import blocks_of, on_validation
+from train.job.price import price_of
 
 PLACES = (0.0, 0.5, 1.0)
 """On a speed dial, where a policy that has one is tried."""
@@ -65,6 +67,15 @@ class Validation:
         # Not before the first try: a run that is resumed at its end has none.
         settings = DecodingSettings(**self.config.env.decoding)
         return remember_problems(load_model(self.config), self._problems, settings)
+
+    @cached_property
+    def _whole(self) -> npt.NDArray[np.int64]:
+        """(R,) int64, positions of each problem's prompt and text."""
+        prompts = [len(self._denoiser.encode_prompt(problem.prompt)) for problem in self._problems]
+        given = encode_all_given(self._denoiser, [problem.given for problem in self._problems])
+        texts = [self.config.env.buffer_length if text is None else len(text) for text in given]
+        whole: npt.NDArray[np.int64] = np.array(prompts) + np.array(texts)
+        return whole
 
     def is_due(self, timesteps: int) -> bool:
         """Tell whether another try should have been by now."""
@@ -103,7 +114,7 @@ class Validation:
         # A copy: a learned policy freezes the network that it is given, and this one is decoded with on the CPU.
         config, network = self.config, copy.deepcopy(network)
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
-        reward = get_reward(config.env.reward)
+        reward, price = get_reward(config.env.reward), price_of(config)
         policy = LearnedPolicy(network.cpu(), "deterministic", actions=config.actions)
         scores, forwards, rewards = [], [], []
         for block in blocks_of(config):
@@ -117,11 +128,12 @@ class Validation:
                 )
                 score, nfe = np.array(outcomes["score"]), np.array(outcomes["nfe"])
                 alpha = preference.alpha(np.full(len(score), speed))
-                final = reward.final(score, nfe, config.env.buffer_length, alpha)
                 # Problems whose answers couldn't be scored are not among the outcomes.
                 place = [self._places[key] for key in zip(outcomes["task"], outcomes["index"], strict=True)]
+                cost = price.cost(nfe, outcomes["token_positions"], self._whole[place])
+                final = reward.final(score, cost, config.env.buffer_length, alpha)
                 every = np.full(len(self._places), np.nan)
-                every[place] = final + nfe * reward.per_step(alpha)
+                every[place] = final + reward.per_step(cost, alpha)
                 scores.append(score.mean())
                 forwards.append(nfe.mean())
                 rewards.append(every)
