@@ -52,6 +52,7 @@ class Calibration:
     def measured(self, block_length: int) -> list[DialPoint]:
         """Return the measurements that count for a block length, slow to fast."""
         lengths = [point.block_length for point in self.points]
+        # In ratio, as blocks come in powers of two: 24 lies nearer to 32 than to 16.
         nearest = min(lengths, key=lambda length: (abs(math.log(length / block_length)), -length))
         return [point for point in self.points if point.block_length == nearest]
 
@@ -60,6 +61,8 @@ class Calibration:
         found: list[DialPoint] = []
         for point in self.measured(block_length):
             last = found[-1] if found else point
+            # The slower point of two is measured noise or a flaw of the dial; either way nobody who asks for speed
+            # wants it.
             found.append(point if point.nfe <= last.nfe else last)
         return found
 
@@ -86,6 +89,7 @@ class Calibration:
         if not enough:
             fewest = min(point.nfe for point in points)
             raise ValueError(f"nfe_target is {target}: this policy needs {fewest:.2f} forwards or more on validation")
+        # Of equals the cheaper: more forwards that bring nothing are no one's wish.
         return max(enough, key=lambda point: (point.accuracy, -point.nfe)).speed
 
     def for_accuracy(self, target: float, block_length: int) -> float:

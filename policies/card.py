@@ -118,6 +118,7 @@ def cell(value: Any) -> str:
 
 
 def _results(evaluation: Iterable[Mapping[str, Any]]) -> str:
+    # A card has room for a line a setting; the tasks' own records stay in evaluation.json.
     records = [record for record in evaluation if record["task"] == "all"]
     if not records:
         return (

@@ -215,6 +215,7 @@ def decode(
             text = denoiser.decode(tokens)
             counts = int(batch.nfe[row]), int(batch.token_positions[row])
             steps = batch.of_text(batch.commit_step, row)
+            # The first of any end, as a chat model may end its turn by one token and its text by another.
             said = next((i for i, token in enumerate(tokens) if token in denoiser.end_ids), len(tokens))
             results[owner[row]] = Generation(text, tokens, *counts, steps, said)
         if on_finish is not None and free:
@@ -242,6 +243,7 @@ def _tell(
         before: (N, L) int64, the batch's ``commit_step`` before the step.
         finished: (N,) bool.
     """
+    # A remasked position has changed too, to 0; it is not committed.
     changed = (batch.commit_step != before) & (batch.commit_step > 0)
     for row in (batch.running | finished).nonzero().squeeze(1).tolist():
         tokens = batch.tokens(row)
@@ -253,6 +255,7 @@ def _tell(
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Give a model back as it came, whatever happens: what is trainable, and what is in training mode."""
+    # Of each parameter and module by itself: a model may be frozen in part, and in mixed modes.
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training = [(module, module.training) for module in model.modules()]
     try:

@@ -146,6 +146,7 @@ class LearnedPolicy(CommitPolicy):
         """Return (N, L) float32 log-odds of committing at the policy's temperature, or against STOP if there is one."""
         inputs = view.inputs()
         if self.has_dial:
+            # One place for all rows; in training each episode had its own.
             inputs["speed"] = torch.full_like(inputs["time"], self.speed)
         logits: Tensor = self.network(inputs) / self.actions.temperature
         return logits - self.actions.stop_logit if self.actions.has_stop else logits
@@ -205,6 +206,7 @@ class LearnedPolicy(CommitPolicy):
         """
         if not is_hub_id(name):
             raise ValueError(f"name is {name!r}: give owner/repository, such as 'user/my-policy'")
+        # Written as any other policy's folder, so that what is uploaded is what `save` checks and `load` reads.
         with TemporaryDirectory() as folder:
             save(self, folder, card_of(self, name, license, evaluation))
             return push_folder(Path(folder), name, private=private, token=token, message=message)

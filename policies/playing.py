@@ -44,6 +44,7 @@ def play(
         if before is not None:
             before(view)
         action = policy.act(view)
+        # Applied before anyone sees it: `finished` says which rows may be loaded anew, and the next forward has them.
         yield Step(view, action, batch.apply(action))
 
 

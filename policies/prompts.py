@@ -25,6 +25,7 @@ def as_text(prompt: str | Sequence[Message], tokenizer: Any, place: int) -> str:
     _check_messages(prompt, place)
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(f"prompts[{place}] is a list of messages, but the tokenizer has no chat template: give a text")
+    # As text, not tokens: the prompt then takes the same way as one that had its template already.
     text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
     return text
 

@@ -70,6 +70,7 @@ class Engine(Exporter):
         check_finite(weights)
         package = out / self._package
         package.mkdir(parents=True, exist_ok=True)
+        # Copied, not imported: a server has no need of this library, nor of its dependencies.
         shutil.copy(SHIPPED / "block_policy.py", package / "block_policy.py")
         shutil.copy(SHIPPED / f"{self.name}.py", package / "__init__.py")
         facts = (json.dumps(settings, indent=2) + "\n").encode()
@@ -112,6 +113,8 @@ packages = ["{self._package}"]
         model, own = trained.get("model"), ""
         usage = self.usage.format(folder=folder)
         if isinstance(model, str) and is_hub_id(model):
+            # A policy of a model on the hub is shown with that; one of a model that ships is nothing an engine can
+            # serve.
             usage = usage.replace(self.model, model)
         elif settings["mask_id"] is not None:
             own = f"""

@@ -24,6 +24,7 @@ class Hub(Exporter):
             ConnectionError: if the hub doesn't take it; nothing is written then.
         """
         told = {}
+        # Before the folder is written: if the hub refuses it, nothing is left that looks like what was uploaded.
         if options.repository is not None:
             address = policy.push_to_hub(options.repository, license=options.license, evaluation=options.evaluation)
             told["hub"] = address

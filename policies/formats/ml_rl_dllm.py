@@ -135,6 +135,7 @@ def read_checkpoint(folder: Path, time_period: float | None = None) -> LearnedPo
     except ValueError as error:
         raise ValueError(f"policy file {folder / 'policy.yaml'} is damaged: {error}") from error
     try:
+        # The architecture stands in the tensors' shapes alone, so the header is read before there is a network.
         header = {name.removeprefix(PREFIX): about for name, about in read_header(file).items()}
         network = load_weights(file, NetworkSpec("dit", infer_config(header, told)), PREFIX)
     except _Unsupported as error:

@@ -62,5 +62,6 @@ class BlockFilter(nn.Module):
         block = (inputs["eligible"] > 0).int().argmax(1) // size  # of the first eligible position
         chosen = torch.arange(rows, device=confidence.device)
         inside: Tensor = self.layers(confidence.view(rows, length // size, size)[chosen, block])
+        # Elsewhere 0, a probability of a half: nothing there is eligible, so nobody reads it.
         logits = torch.zeros(rows, length // size, size, device=confidence.device)
         return logits.index_put((chosen, block), inside).view(rows, length)

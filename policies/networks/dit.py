@@ -85,6 +85,7 @@ class DiTConfig(PartConfig):
 def embed_time(time: Tensor, size: int, period: float) -> Tensor:
     """Embed (B, 1) times as (B, size) cosines, sines, and a 0 if that is odd, in bfloat16 as the released code does."""
     half = size // 2
+    # At a period of 1 the logarithm is 0 and all frequencies are 1; the released configurations have that.
     frequency = torch.exp(-math.log(period) * torch.arange(half, dtype=torch.float32, device=time.device) / half)
     angle = time.float() * frequency
     both = torch.cat([angle.cos(), angle.sin()], -1)
@@ -129,6 +130,7 @@ class DiTBlock(nn.Module):
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Turn the pairs (2i, 2i + 1) by their position's angle; the turned pairs' halves stand one after the other."""
+        # In float32 whatever the weights are: bfloat16 can't tell positions above 256 from their neighbours.
         angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * self.inv_freq
         even, odd = x[..., 0::2], x[..., 1::2]
         return torch.cat([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1)

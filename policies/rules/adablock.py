@@ -55,6 +55,7 @@ class AdaBlock(Rule):
         # Where there is no delimiter, -1 passes no bar.
         best, where = view.confidence.masked_fill(~is_delimiter, -1.0).max(1)
         begins = (view.block_step == 0) & (best >= self.delimiter_threshold)
+        # The delimiter is the last token of the block that it closes, not the first of the next.
         end = torch.where(begins, where + 1, view.block_end)
         # `view.eligible` goes by the end that the block had.
         eligible = view.masked & (place >= start) & (place < end.unsqueeze(1))

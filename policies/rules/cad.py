@@ -41,9 +41,11 @@ class CAD(CommitRule):
 
     def select(self, view: View) -> Tensor:
         """Choose a bounded number."""
+        # A frozen dLLM is often sure of end-of-text from the first step on, which would end the answer before it began.
         early = (share_committed(view) < self.eos_ratio).unsqueeze(1)
         allowed = view.eligible & ~(early & (view.features["is_eos"] > 0))
         count = (allowed & (view.confidence >= self.threshold)).sum(1).clamp(self.smallest, self.largest)
         commit = top_k(view.confidence, allowed, count)
         overdue = (view.block_step >= view.in_block.sum(1)).unsqueeze(1)
+        # The fallback may take an end-of-text that has to wait: where nothing else is left, a row would stand still.
         return ensure_progress(torch.where(overdue, view.eligible, commit), view.eligible, view.confidence)

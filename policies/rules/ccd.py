@@ -25,6 +25,7 @@ def averaged_entropy(view: View, history: int) -> tuple[Tensor, dict[str, Tensor
     mean = (now + kept.sum(1)) / (1 + available).view(-1, 1, 1)
     # 0 log 0 is 0, as of the mask token.
     entropy = -(mean * mean.clamp(min=1e-30).log()).sum(-1)
+    # Newest first, so that the oldest is what the cut drops.
     return entropy, {"past": torch.cat([now.unsqueeze(1), kept], 1)[:, : history - 1]}
 
 

@@ -53,6 +53,8 @@ class CreditDecoding(Rule):
         now = view.tensors["probabilities"]
         credit = self.decay * view.memory.get("credit", torch.zeros_like(now))
         best, token = now.max(-1)
+        # A power below 1 lifts small probabilities: a doubtful token that stays the best earns nearly what a sure one
+        # does.
         credit = credit + F.one_hot(token, now.shape[-1]) * best.pow(self.power).unsqueeze(-1)
         # Adding logs to logits multiplies the probabilities.
         fused = now * (1 + credit).pow(self.weight)

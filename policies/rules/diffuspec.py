@@ -48,6 +48,7 @@ class Bigrams:
     def log_probability(self, before: int, token: int) -> float:
         """Return nats, of the token after the one before."""
         total = sum(self.tokens.values()) + len(self.tokens) + 1
+        # A pair has, besides its count, the second token's own frequency: unseen ones are as likely as the token is.
         alone = (self.tokens.get(token, 0) + 1) / total
         return math.log((self.pairs.get((before, token), 0) + alone) / (self.before.get(before, 0) + 1))
 
@@ -92,6 +93,7 @@ def find_path(
                 if bigrams is not None:
                     score += (1 - weight) * bigrams.log_probability(last, token)
                 grown.append((total + score, [*path, token]))
+        # By the mean: a sum of log-probabilities falls with every token, so the shortest path would win.
         beam = sorted(grown, key=lambda one: -one[0] / len(one[1]))[:BEAM]
     return beam[0][1]
 
@@ -176,6 +178,7 @@ class DiffuSpec(Rule):
                 # The guide's own next token, where there is still a mask for it.
                 if not ended and last < view.masked.shape[1] and bool(view.masked[row, last]):
                     commit[row, last], tokens[row, last] = True, own[i, last]
+                # The first value stands for itself; mixed with the blank's zeros it would halve the next draft.
                 newest = torch.tensor([written, accepted, 1.0], device=means.device)
                 means[row] = newest if means[row, 2] == 0 else MEMORY * newest + (1 - MEMORY) * means[row]
         return Action(commit, scope=view.masked, tokens=tokens, extra_positions=spent, memory={"draft_means": means})
@@ -191,6 +194,7 @@ class DiffuSpec(Rule):
         """Return the first masked position, each column's candidates from there, and the length of the dLLM's text."""
         masked = view.masked[row]
         first = int(masked.int().argmax())
+        # Up to the first token that is known already: a path has no gaps.
         run = masked[first : first + length].int().cumprod(0).sum()
         columns: list[dict[int, float]] = []
         for place in range(first, first + int(run)):
@@ -199,6 +203,7 @@ class DiffuSpec(Rule):
             column: dict[int, float] = {}
             total = 0.0
             for token, probability in zip(ids, probabilities, strict=True):
+                # No probability is left for the mask, so from there on the list names tokens that are none.
                 if token == self.mask_id or (column and total >= self.mass):
                     break
                 column[token], total = probability, total + probability

@@ -35,5 +35,7 @@ class DUS(CommitRule):
         # After 64 steps any dilation is 1; the bound keeps the power finite.
         power = torch.pow(float(self.base), (view.block_step + 1).clamp(max=64).float())
         dilation = (size / power).floor().clamp(min=1).long()
+        # From the block's start, not the buffer's: the grid of every block is the same.
         offset = view.positions - view.block_start.unsqueeze(1)
+        # Where all of the grid is known already, as between given tokens, the leftmost mask goes.
         return ensure_progress(offset % dilation.unsqueeze(1) == 0, view.eligible, -offset.float())

@@ -38,6 +38,8 @@ class EBSampler(CommitRule):
         score = proxies[self.order].masked_fill(~view.eligible, -torch.inf)
         order = score.argsort(dim=1, descending=True, stable=True)
         ordered = entropy.gather(1, order)
+        # What positions committed together can get wrong is what they say of each other, at most the sum of entropies
+        # less the largest; of a single position that is 0, so the first always fits.
         within = ordered.cumsum(1) - ordered.cummax(1).values <= self.gamma
         # The bound only grows along the prefix; rounding must not open it again.
         prefix = within.int().cummin(1).values.bool()

@@ -37,10 +37,12 @@ class ETE(Rule):
 
     def act(self, view: View) -> Action:
         """Exploit, and explore where that is too little."""
+        # Blocks to come are taken to be as long as this one; beyond the buffer there is nothing masked.
         reach = view.block_end + self.ahead * (view.block_end - view.block_start)
         scope = view.masked & (view.positions < reach.unsqueeze(1))
         confident = scope & (view.confidence >= self.threshold)
         short = (confident.sum(1) < self.least).unsqueeze(1)
         doubtful = top_k(-view.confidence, view.eligible & ~confident, self.explore)
         commit = confident | (doubtful & short)
+        # No fallback: with 1 or more to explore, what is too little is never nothing.
         return Action(commit, scope=scope)

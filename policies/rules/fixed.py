@@ -55,6 +55,7 @@ class FixedStep(CommitRule):
 
     def quota(self, view: View) -> int | Tensor:
         """Return the number of positions to commit now, (N,) int64 or the same for all."""
+        # Whatever is left: fewer masks than k are all taken by `top_k`.
         if self.schedule == "linear":
             return self.tokens_per_step
         size, left = view.in_block.sum(1), (view.in_block & view.masked).sum(1)

@@ -39,12 +39,15 @@ class FreeDave(Rule):
         ranks = rank(view.confidence, view.eligible)
         sizes = torch.arange(1, self.draft_steps + 1, device=ranks.device)
         drafts = (ranks.unsqueeze(1) < sizes.view(-1, 1)) & view.eligible.unsqueeze(1)
+        # The first position is what is committed without looking: one step foresees nothing, and copies would cost a
+        # forward.
         if self.draft_steps == 1:
             return Action(drafts[:, 0])
 
         def choose(views: Sequence[View]) -> Tensor:
             right = torch.ones_like(view.step, dtype=torch.bool)
             choice = torch.zeros_like(view.step)
+            # The last view is of the longest draft, which can be found right but says nothing of a longer one.
             for size, seen in enumerate(views[:-1], start=1):
                 added = (ranks == size) & view.eligible
                 step = (rank(seen.confidence, seen.eligible) == 0) & seen.eligible

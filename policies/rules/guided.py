@@ -58,6 +58,7 @@ class Guided(Rule):
             own = probabilities.argmax(-1)
             given = probabilities.gather(-1, proposed.unsqueeze(-1)).squeeze(-1)
             accepted = (own == proposed) | (given >= self.acceptance)
+            # Behind a refusal the guide has read tokens that will not stand, so its word there counts for nothing.
             refused = masks & ~accepted
             before = refused.int().cumsum(1) - refused.int() == 0  # up to the first refusal, it included
             commit[rows] = masks & before

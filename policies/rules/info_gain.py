@@ -57,6 +57,7 @@ class InfoGain(Rule):
         if self.candidates == 1:
             return Action(commit)
         length = view.masked.shape[1]
+        # A stream of its own: from that of the sampled tokens, what is tried would depend on what was drawn.
         noise = gumbel(view.key, view.step, (self.candidates - 1, length), stream=4)
         scores = view.confidence.unsqueeze(1) + self.temperature * noise
         eligible = view.eligible.unsqueeze(1).expand_as(scores)

@@ -43,6 +43,7 @@ class Klass(Rule):
         moved = (now * (now.clamp(min=1e-30).log() - before.clamp(min=1e-30).log())).sum(-1)
         # At its first step a row has nothing to be compared with.
         is_still = (moved < self.divergence) & (view.step > 1).unsqueeze(1)
+        # A single jump starts the count anew: the paper asks for n steps in a row.
         stable = torch.where(is_still, stable + 1, 0)
         passes = (stable >= self.history) & (view.confidence > self.threshold)
         commit = ensure_progress(passes, view.eligible, view.confidence)

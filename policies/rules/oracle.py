@@ -92,6 +92,7 @@ class Oracle(CommitRule):
 
     def select(self, view: View) -> Tensor:
         """Choose what agrees, else the best."""
+        # Where no prediction agrees, as the context is no longer that of the reference, the best goes, right or wrong.
         return ensure_progress(self.agreement_with(view), view.eligible, view.confidence)
 
     def agreement_with(self, view: View) -> Tensor:

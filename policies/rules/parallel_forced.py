@@ -40,6 +40,7 @@ class ParallelForced(Rule):
         """Commit in every stream."""
         place, length = view.positions, view.length.unsqueeze(1)
         reasoning = (length - (self.summary * length).round().long()).clamp(min=1)
+        # Rounded down, so that streams differ by one position at most.
         stream = torch.where(place < reasoning, place * self.streams // reasoning, self.streams)
         is_summary = view.masked & (stream == self.streams)
         # The summary is one more stream, which begins when no other has a mask.

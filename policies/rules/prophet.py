@@ -36,6 +36,7 @@ class Prophet(Rule):
     def act(self, view: View) -> Action:
         """Commit all, or the k most confident."""
         gap = (view.features["logit_gap"] * view.masked).sum(1) / view.masked.sum(1).clamp(min=1)
+        # A finished row's share is 1, which would be a fourth third.
         third = (3 * share_committed(view)).long().clamp(max=2)
         is_clear = gap >= self.scale * torch.tensor([7.5, 5.0, 2.5], device=gap.device)[third]
         some = top_k(view.confidence, view.eligible, self.tokens_per_step)

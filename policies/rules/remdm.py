@@ -43,5 +43,6 @@ class ReMDM(Rule):
         late = committed.sum(1) >= self.share * (view.in_block.sum(1) - 1)
         in_loop = late & (done < self.loops) & (view.block_step > 0)
         commit = top_k(view.confidence, view.eligible, self.tokens_per_step)
+        # As many as are committed, so that the loop stays where it is until it has used up its steps.
         lowest = rank(-view.commit_confidence, committed) < commit.sum(1, keepdim=True)
         return Action(commit, remask=committed & lowest & in_loop.unsqueeze(1), memory={"loops": done + in_loop})

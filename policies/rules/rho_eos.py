@@ -56,6 +56,7 @@ class RhoEOS(Rule):
         # Rounding must not make three segments of a gap of 0.2; four reach the largest factor, 2^3.
         segments = (gap / 0.1 - 1e-4).ceil().clamp(1, 4)
         amount = (self.unit * 2 ** (segments - 1)).long()
+        # A bound on changes, as a dLLM whose belief swings with the length would otherwise never settle.
         may = (gap > 0) & (changes < self.most)
         wanted = view.length + torch.where(may, torch.where(density > self.high, -amount, amount), 0)
         length = wanted.clamp(1, view.masked.shape[1])

@@ -55,6 +55,7 @@ class SlowFast(Rule):
         is_fast = stretch.any(1)
         # A new cycle begins when the last one has nothing left.
         slow_steps = torch.where((cycle_end > 0) & ~is_fast, 0, slow_steps)
+        # Where nothing reaches the floor the stretch is the first mask alone, so that a cycle has something to commit.
         first = torch.where(view.eligible, place, view.masked.shape[1]).amin(1) + 1
         reach = torch.where(view.eligible & (view.confidence >= self.floor), place + 1, 0).amax(1)
         end = torch.maximum(reach, first).float()

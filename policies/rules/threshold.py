@@ -89,6 +89,7 @@ class Frechet(CommitRule):
         doubt = (1 - view.confidence.double()).masked_fill(~view.eligible, 0.0)
         order = ranks.argsort(dim=1)
         summed = torch.zeros_like(doubt).scatter(1, order, doubt.gather(1, order).cumsum(1))
+        # In doubts: the sum of n confidences less n - 1 is 1 less n doubts, and 1 - c_n is the last of them.
         passes = view.eligible & (1 - summed - doubt > self.margin)
         last = torch.where(passes, ranks, -1).amax(1, keepdim=True)
         return ensure_progress(ranks <= last, view.eligible, view.confidence)

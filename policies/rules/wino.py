@@ -47,6 +47,7 @@ class Wino(Rule):
         commit = ensure_progress(wide, view.eligible, view.confidence)
         left_out = view.features["leave_one_out"]
         doubted = view.in_block & ~view.masked & (left_out < self.keep)
+        # One fewer than are committed, or a row could take back all that it gains, step after step.
         allowed = (commit.sum(1) - 1).clamp(min=0).unsqueeze(1)
         remask = doubted & (rank(-left_out, doubted) < allowed)
         return Action(commit, remask=remask)
