@@ -171,6 +171,7 @@ def log_comparison(
             artifact.add_file(str(file))
         tracker.run.log_artifact(artifact)
         tracker.run.finish()
+    # Interrupted, too: a run on W&B that nobody closes counts as running for ever.
     except BaseException:
         tracker.abandon()
         raise
@@ -196,6 +197,7 @@ def _for_wandb(table: Table) -> tuple[list[str], list[list[Any]]]:
             number = number_of(value, column)
             text = None if value is None else main_text(value, column)
             row.append(text if number is None else number)
+        # W&B's tables hold one number a cell, so an interval takes two columns, and only where a row has one.
         for kind in ("problems", "seeds"):
             values = [given.get(column.key) for given in table.rows]
             edges = [value[kind] if isinstance(value, dict) else None for value in values]
@@ -231,6 +233,7 @@ def write_comparison(config: CompareConfig, runs: Sequence[Run]) -> dict[str, An
     )
     names = draw_all(lines, found, config.rules, config.out)
     sections = sections_of(found, config.rules, names)
+    # The page has each plot twice, for a light and for a dark screen; the files in the folder are the light ones.
     with tempfile.TemporaryDirectory() as dark, rc_context(DARK):
         draw_all(lines, found, config.rules, Path(dark))
         images = {name: (config.out / f"{name}.png", Path(dark) / f"{name}.png") for name in names}

@@ -49,6 +49,7 @@ def main(config: EvaluateConfig) -> list[Record]:
     if not config.policy:
         raise ValueError("policy is empty: name at least one, such as threshold:0.9")
     jobs = plan(config.policy, blocks)
+    # All that can be refused is, before an hour is spent on the first policy.
     check_samples(config.samples, config.temperature, ((job.name, job.decision) for job in jobs))
     denoiser = config.model.load()
     for block in blocks:
@@ -56,6 +57,7 @@ def main(config: EvaluateConfig) -> list[Record]:
     for job in jobs:
         if not is_folder(job.policy):
             check_cache(make_rule(job.policy), config.cache)
+    # Made to be checked: whether this dLLM can have the cache, and texts of this length.
     DecodingBatch(denoiser, 1, DecodingSettings(config.buffer_length, blocks[0], cache=config.cache))
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
@@ -69,11 +71,13 @@ def main(config: EvaluateConfig) -> list[Record]:
         block_length=list(dict.fromkeys(one.block_length for one in asked)),
         # Spelt out: what null means depends on the policies.
         episodes=episodes_of(config),
+        # What is stored is compared with what a later call asks for, resumption or not.
         resume=False,
     )
     file = RunFiles(config.out).evaluation
     with open_run(config.out, whole, config.resume or bool(before), free=ADDED):
         update(config.out, before, asked, suffix_of(config))
+        # By what was written, not by name: a second folder gives the first one another name.
         requested = {(job.policy, job.decision, job.block_length) for job in jobs}
         known = {key_of(record) for record in read_records(file)} if file.is_file() else set()
         # Of what was asked before, only what is there: whoever adds a rule hasn't asked for the rest of a killed sweep.
@@ -84,6 +88,7 @@ def main(config: EvaluateConfig) -> list[Record]:
 def add_jobs(before: Sequence[Asked], jobs: Sequence[Job]) -> list[Asked]:
     """Return what an evaluation was and is asked for, each once, under the names that tell all of it apart."""
     every: list[Asked | Job] = [*before, *jobs]
+    # Old and new together, as names tell several folders apart; one block length is enough for that.
     named = list_jobs([one.policy for one in every], [1])
     names = {(job.policy, job.decision): job.name for job in named}
     # A policy whose folder is gone keeps its records.

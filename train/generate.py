@@ -114,6 +114,7 @@ def main(config: GenerateConfig) -> list[Generation]:
     """
     prompts = read_prompts(config)
     policy = load_policy(config)
+    # Before the dLLM is loaded, which can take minutes.
     check_samples(config.samples, config.temperature, [(config.policy, policy.decision)])
     torch.set_num_threads(config.model.threads)
     denoiser = config.model.load()
@@ -140,7 +141,9 @@ def main(config: GenerateConfig) -> list[Generation]:
     forwards, positions = sum(one.nfe for one in answers), sum(one.token_positions for one in answers)
     counts = (len(answers), "answer"), (forwards, "forward"), (positions, "position")
     told = ", ".join(f"{number} {what}{'s' * (number != 1)}" for number, what in counts)
+    # On stderr: standard output holds answers and nothing else, for whoever reads it.
     print(f"{told} computed", file=sys.stderr)
+    # A language model takes any text; the embedded one answers nonsense to all that isn't a problem of its suite.
     if config.model.name == "tiny":
         warn_of_strange_prompts(prompts)
     return answers
@@ -182,6 +185,7 @@ def read_prompts(config: GenerateConfig) -> list[Prompt]:
     Raises:
         UserError: if there is none, or the file holds something else.
     """
+    # In the order of the command line, where - can stand among others.
     prompts: list[Prompt] = [_from_input() if text == "-" else text for text in config.prompt]
     if config.file is not None:
         prompts += _from_file(config.file)

@@ -35,6 +35,7 @@ def learning_rate(section: GRPOSection) -> Callable[[float], float]:
         done = 1 - remaining
         if done < warmup:
             return peak * done / warmup
+        # What remains after the warm-up, from 1 to 0.
         left = remaining / (1 - warmup)
         return peak * ((1 - math.cos(math.pi * left)) / 2 if is_cosine else left)
 
@@ -44,6 +45,7 @@ def learning_rate(section: GRPOSection) -> Callable[[float], float]:
 def algorithm(config: TrainGRPOConfig) -> Algorithm:
     """Return GRPO as the configuration says."""
     arguments = asdict(config.grpo)
+    # Arguments of the optimizer, not of the algorithm; the learning rate is the schedule below.
     optimizer = {name: arguments.pop(name) for name in ("weight_decay", "betas")}
     for name in ("schedule", "warmup"):
         del arguments[name]

@@ -157,6 +157,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
         print(f"traces {name}: {len(traces):,} steps, {traces.bytes / 2**20:.1f} MiB")
         return traces
 
+    # One problem to say when to stop for nine to learn from.
     held_out_problems = max(1, config.problems // 9)
     blocks = config.block_lengths
     train = {b: gather(f"train_block{b}", config.problems, block_length=b) for b in blocks}
@@ -200,6 +201,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     for name, weight in (("transformer", 1.0), ("weighted", config.false_commit_weight)):
         network = UnmaskingNetwork(shape)
         folder = finish(name, network, fit(network, steps, stops, settings, weight), config.block_lengths)
+    # Traces of the rule alone show a filter no state that its own mistakes lead to.
     own = [
         gather(f"own_block{b}", config.problems, block_length=b, behaviour=folder, threshold=0.5)
         for b in config.block_lengths
@@ -223,6 +225,7 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
     """
     jobs = []
     for block in config.block_lengths:
+        # A perceptron over one block has that many inputs and no more.
         fitting = [n for n in names if n != "published" or block == config.published_block]
         settings = product(fitting, config.thresholds)
         chosen = [f"{config.out / 'filters' / name}@{threshold:g}" for name, threshold in settings]

@@ -36,7 +36,9 @@ def algorithm(config: TrainPPOConfig) -> Algorithm:
         raise ValueError(
             f"ppo.target_kl is {config.ppo.target_kl}: processes would stop at different times; leave it out"
         )
+    # Each process takes its part of a minibatch; their gradients are averaged to that of the whole.
     arguments["batch_size"] //= processes
+    # Falls to 0 with the steps that remain, which is what Stable-Baselines3 calls a schedule with.
     peak = arguments.pop("learning_rate")
     arguments |= {"learning_rate": lambda remaining: peak * remaining, "rollout_buffer_class": CommitBuffer}
     # As few steps as fill a minibatch.

@@ -49,6 +49,7 @@ def write(config: WatchConfig, show: Show) -> None:
         write_atomic(config.out / "watch.html", page(show))
         print(f"page        {config.out / 'watch.html'}")
         return
+    # A file a problem: a GIF has no way to choose.
     for problem, about in enumerate(show.problems):
         file = config.out / f"{about.task}_{about.index}.gif"
         draw_gif(show, problem, file)

@@ -45,6 +45,7 @@ def describe(line: Line) -> Row:
     records = [replicate.record for replicate in line.replicates]
     length = line.problems.buffer_length
     known = [replicate.outcomes for replicate in line.replicates if replicate.outcomes is not None]
+    # Records of older runs have the mean alone.
     positions = [mean_interval(entry["token_positions"]) for entry in known]
     spent = [r.get("token_positions") for r in records]
     training = [training_seconds(r.training) for r in line.replicates if r.training is not None]

@@ -51,6 +51,8 @@ class Match:
 
 def matches(line: Line, lines: Sequence[Line], rules: Sequence[str]) -> list[Match]:
     """Return for each seed of a learned line the rule that it is set against; none where there is no rule."""
+    # At the same block length: in smaller blocks every rule takes more forwards, and any policy in large ones would
+    # win.
     rivals = [other for other in same_place(line, lines) if is_rival(other, rules)]
     candidates = list(chain.from_iterable(rival.replicates for rival in rivals))
     if not candidates:
@@ -84,6 +86,7 @@ def compare_pair(line: Line, match: Match) -> Row:
     """
     mine, other = match.mine, match.other
     first, second = mine.record, other.record
+    # The problems pair the two: what both get right or wrong says nothing of which is better.
     accuracy = compare_accuracy(first, second, (mine.outcomes, other.outcomes))
     row: Row = {
         **identity(line),
@@ -129,6 +132,8 @@ def significance(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
     rows = []
     for line in progress([line for line in lines if line.is_learned], desc="testing", unit="policy", delay=SOON):
         rows += [compare_pair(line, match) for match in matches(line, lines, rules)]
+    # Each of accuracy and forwards is a family of tests: joined, the tests of one would make it harder
+    # to show anything of the other.
     for name in ("accuracy", "nfe"):
         for row, adjusted in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
             row[f"{name}_holm"] = adjusted
@@ -185,6 +190,7 @@ def savings(lines: Sequence[Line], rules: Sequence[str], tests: Sequence[Row]) -
         row["is_less_accurate"] = any(
             p < LEVEL and t["accuracy_difference"]["mean"] < 0 for p, t in zip(worse, own, strict=True)
         )
+        # Fewer forwards at a lower accuracy are for sale anywhere: any rule's knob gives them.
         is_claimed = row["is_comparable"] and not row["is_less_accurate"]
         row["saved"] = (
             estimate([t["saved"]["mean"] for t in own], [t["saved"]["problems"] for t in own]) if is_claimed else None
@@ -210,6 +216,7 @@ def is_shown(row: Row) -> bool:
 
     That is the one over seeds where there are several, else the one over problems; without either nothing is known.
     """
+    # Over seeds first: what holds of one trained policy on all problems need not hold of the next.
     edges = row["saved"]["seeds"] or row["saved"]["problems"]
     return edges is not None and edges[0] > 0
 

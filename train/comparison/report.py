@@ -87,6 +87,7 @@ def hypervolumes(lines: Sequence[Line], rules: Sequence[str], reference_accuracy
     for (problems, block, family), own in progress(families.items(), desc="resampling", unit="family", delay=SOON):
         seeds = _seeds(own)
         beside = chain.from_iterable(line.replicates for line in same_place(own[0], lines))
+        # Of any policy or rule there: AUP is relative to the best that is known on these problems.
         best = max(replicate.record["accuracy"] for replicate in beside)
         # A curve is of one way to decode as its knob turns: sampled and rounded are two.
         curves = [[line for line in own if line.decision == decision] for decision in get_args(Decision)]

@@ -47,6 +47,7 @@ def compare(
     seeds = learned_policies(suite)
     settings = dict.fromkeys((r["block_length"], r["decision"]) for r in suite if r["policy"] in seeds)
     for block, decision in sorted(settings, reverse=True):
+        # The best rule of the same blocks, as anywhere in a comparison.
         here = _rules_among([record for record in suite if record["block_length"] == block], rules)
         own = [r for r in suite if (r["block_length"], r["decision"]) == (block, decision) and r["policy"] in seeds]
         gains = [gain(record, here, outcomes) for record in own]
@@ -98,6 +99,7 @@ def per_task(records: Sequence[Record], rules: Sequence[str] = ("threshold",)) -
     others = _rules_among(here, rules)
     for seed in learned_policies(here):
         learned = {r["task"]: r for r in here if r["policy"] == seed and r["decision"] == "deterministic"}
+        # Of the whole suite, not of each task: a knob chosen anew for every task is none that one could deploy.
         rival = find_rival([r for r in others if r["task"] == "all"], learned["all"]["accuracy"]).record["policy"]
         theirs = {r["task"]: r for r in others if r["policy"] == rival}
         for task, mine in learned.items():
@@ -121,6 +123,7 @@ def seed_tables(lines: Sequence[Line], rules: Sequence[str]) -> str:
         own = [x for x in lines if x.is_learned and (x.problems, x.policy) == (line.problems, line.policy)]
         for chosen in [["all"]] if "all" in rules else [[rule] for rule in dict.fromkeys(rules)]:
             others = [x for x in lines if x.problems == line.problems and is_rival(x, chosen)]
+            # A block length that no rule was measured at has nothing to stand against.
             blocks = {other.block for other in others}
             shown = [x for x in own if x.block in blocks]
             if shown:
@@ -141,6 +144,7 @@ def _tables_of(line: Line, own: Sequence[Line], others: Sequence[Line], rules: S
     about = f"{line.policy} against {_named(rules)}, {line.problems.text}. Mean ± half the interval over seeds."
     tables = [for_markdown(about) + "\n", compare(records, rules, outcomes)]
     largest = max(record["block_length"] for record in records)
+    # The last table is of the deterministic decision in the largest blocks, which may not have been evaluated.
     if any(x.decision == "deterministic" and x.block == largest for x in own):
         tables.append(per_task(records, rules))
     return tables
