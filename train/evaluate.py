@@ -4,7 +4,8 @@
 ``evaluation.json``, ``outcomes.json`` (problem by problem, for `train/compare.py`) and ``pareto.png`` to the run's
 folder. ``--policy all`` sweeps the knob of every rule, in full diffusion and in blocks, on as many processes as there
 are cores; ``--policy list`` prints a table of the rules, and how to name a policy. ``--resume`` goes on where a killed
-evaluation stopped.
+evaluation stopped. ``torchrun --nproc-per-node 8 train/evaluate.py`` shares the problems of each policy out over a
+process a GPU, on one machine or several, and leaves the records that one process would.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from envs.tasks import make_tasks
 from policies import make_rule
 from policies.formats.folder import locate
 from policies.generation import check_cache
+from train.command import parallel
 from train.command.config import to_plain
 from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
@@ -30,7 +32,16 @@ from train.evaluation.naming import is_folder, split_setting
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, key_of, read_outcomes, read_records
 from train.evaluation.rule_list import print_rules
-from train.evaluation.run import EvaluateConfig, episodes_of, problems_of, run_jobs, suffix_of, warn_of_short_buffer
+from train.evaluation.run import (
+    EvaluateConfig,
+    assist,
+    episodes_of,
+    on_own_device,
+    problems_of,
+    run_jobs,
+    suffix_of,
+    warn_of_short_buffer,
+)
 from train.evaluation.table import print_table
 from train.tracking.tracker import Tracker
 
@@ -46,12 +57,17 @@ def main(config: EvaluateConfig) -> list[Record]:
     blocks = config.block_length or (
         [b for b in SWEEP_BLOCKS if b <= config.buffer_length] if "all" in config.policy else [config.buffer_length]
     )
+    if parallel.world_size() > 1 and config.workers is not None:
+        raise ValueError(
+            f"workers is {config.workers}, but torchrun's {parallel.world_size()} processes share the problems out: "
+            "leave it out"
+        )
     if not config.policy:
         raise ValueError("policy is empty: name at least one, such as threshold:0.9")
     jobs = plan(config.policy, blocks)
     # All that can be refused is, before an hour is spent on the first policy.
     check_samples(config.samples, config.temperature, ((job.name, job.decision) for job in jobs))
-    denoiser = config.model.load()
+    denoiser = on_own_device(config).model.load()
     for block in blocks:
         check_block(denoiser, block)
     for job in jobs:
@@ -61,7 +77,21 @@ def main(config: EvaluateConfig) -> list[Record]:
     DecodingBatch(denoiser, 1, DecodingSettings(config.buffer_length, blocks[0], cache=config.cache))
     # Before the run's folder is taken: is there data, and a problem at `first`?
     choose_problems(make_tasks(config.tasks), config.split, config.first, 1)
-    warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
+    # What the processes tell each other are answers, not what lies on their devices.
+    with parallel.process_group("cpu"):
+        if not parallel.is_main():
+            assist()
+            return []
+        warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
+        return evaluate(config, jobs)
+
+
+def evaluate(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
+    """Evaluate what is asked for and not there yet.
+
+    Returns:
+        The records of ``evaluation.json``.
+    """
     check_start(config.wandb, "disabled")
     before = read_asked(config.out) if has_result(config.out) else []
     asked = add_jobs(before, jobs)
@@ -111,7 +141,7 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         The records of ``evaluation.json``.
     """
     with Tracker(config.wandb, config.out, to_plain(config), "evaluate", "disabled") as tracker:
-        records = run_jobs(config, jobs, RunFiles(config.out).evaluation)
+        records = run_jobs(config, jobs, RunFiles(config.out).evaluation, is_shared=parallel.world_size() > 1)
         counts = sorted({record["episodes"] for record in records if record["task"] != "all"})
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from policies import load
 from train.algorithms.group_rollouts import Batch
 from train.algorithms.ppo import PPOSection
 from train.command import parallel
-from train.command.config import ROOT
+from train.command.config import ROOT, parse
 from train.command.errors import UserError
 from train.command.model_config import ModelConfig
+from train.evaluate import main as evaluate
+from train.evaluation.run import EvaluateConfig
 from train.grpo import train
 from train.job.build import share
 from train.job.ppo_config import TrainPPOConfig
@@ -68,6 +71,47 @@ def test_minibatches_are_shared_out(two: None) -> None:
         ppo_algorithm(TrainPPOConfig(ppo=PPOSection(batch_size=5)))
     with pytest.raises(ValueError, match=r"target_kl is 0\.1: processes would stop at different times"):
         ppo_algorithm(TrainPPOConfig(ppo=PPOSection(target_kl=0.1)))
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 2), (2, 3), (6, 3), (0, 2)])
+def test_what_is_dealt_comes_back_in_order(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
+    items, shares = list(range(count)), []
+    monkeypatch.setattr(parallel, "world_size", lambda: size)
+    for number in range(size):
+        monkeypatch.setattr(parallel, "rank", lambda number=number: number)
+        shares.append(parallel.deal(items))
+    assert sorted(item for share in shares for item in share) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    made = [[str(item) for item in share] for share in shares]
+    monkeypatch.setattr(parallel, "_gather", lambda own: made)
+    assert parallel.collect(made[0]) == [str(item) for item in items]
+
+
+def test_processes_leave_workers_out(two: None) -> None:
+    with pytest.raises(ValueError, match="workers is 2, but torchrun's 2 processes share the problems out"):
+        evaluate(EvaluateConfig(workers=2))
+    with pytest.raises(ValueError, match=r"model\.device is 'cuda:0': with 2 processes give 'cuda'"):
+        evaluate(EvaluateConfig(model=ModelConfig("toy", device="cuda:0")))
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_shared_out_is_that_of_one_process(tmp_path: Path) -> None:
+    """Records and outcomes of two processes, with sampled answers, an odd number of problems and a cache."""
+    flags = ["--tasks", "[copy, sort, reverse]", "--episodes", "3", "--buffer_length", "16", "--block_length", "[8]"]
+    flags += ["--policy", "threshold:0.9", "--policy", "random:4", "--temperature", "1", "--cache", "dual"]
+
+    def found(folder: Path) -> Any:
+        records, outcomes = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "outcomes.json"))
+        for entry in outcomes:
+            assert entry.pop("seconds") > 0
+        return records, outcomes
+
+    done = launch("train/evaluate.py", *flags, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    evaluate(parse(EvaluateConfig, None, [*flags, "--out", str(tmp_path / "alone")]))
+    assert found(tmp_path / "two") == found(tmp_path / "alone")
+    assert len(found(tmp_path / "two")[1][0]["score"]) == 9
+    assert done.stdout.count("evaluation  ") == 1  # one table, not two
 
 
 GRADIENTS = """

@@ -1,6 +1,6 @@
-"""Several processes: data-parallel training, and pools of workers.
+"""Several processes: data-parallel training, evaluation that is shared out, and pools of workers.
 
-``torchrun --nproc-per-node 8 train/grpo.py`` trains in one process a GPU.
+``torchrun --nproc-per-node 8 train/grpo.py`` trains in one process a GPU, ``train/evaluate.py`` decodes so.
 
 Each process has its share of the rows, plays episodes of its own, and takes the same optimiser steps as the others, on
 the mean of all gradients: so the weights stay equal without being sent. The first process also writes the run's folder.
@@ -89,6 +89,44 @@ def wait() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def broadcast(value: Gathered) -> Gathered:
+    """Return the first process's value, in all of them."""
+    if world_size() == 1:
+        return value
+    sent = [value]
+    dist.broadcast_object_list(sent)
+    return sent[0]
+
+
+def deal(items: Sequence[Gathered]) -> list[Gathered]:
+    """Return this process's share of what all have: every so many-th, so that each gets some of each kind."""
+    return list(items[rank() :: world_size()])
+
+
+def collect(own: Sequence[Gathered]) -> list[Gathered]:
+    """Return, in all processes, what each made of its share by `deal`, in the order of what was dealt."""
+    every = _gather(list(own))
+    count = sum(map(len, every))
+    return [every[i % len(every)][i // len(every)] for i in range(count)]
+
+
+def own_device(device: str) -> str:
+    """Return the torch device that is this process's.
+
+    Args:
+        device: of the configuration; with several processes on GPUs each takes one of its own.
+
+    Raises:
+        ValueError: if it is one that processes can't share.
+    """
+    if world_size() == 1:
+        return device
+    asked = torch.device(device)
+    if asked.index is not None:
+        raise ValueError(f"model.device is {device!r}: with {world_size()} processes give {asked.type!r}")
+    return f"cuda:{local_rank()}" if asked.type == "cuda" else device
 
 
 def _gather(value: Gathered) -> Sequence[Gathered]:

@@ -13,6 +13,7 @@ from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer, ScoringError, Unscored
 from policies import Generation, UnmaskingPolicy, decode
 from policies.base import Decision
+from train.command import parallel
 from train.evaluation.fitting import with_memory
 from train.evaluation.naming import EOTP
 from train.evaluation.records import (
@@ -50,6 +51,7 @@ def measure(
     batch_size: int = 64,
     seed: int = 0,
     on_finish: Callable[[int], object] | None = None,
+    is_shared: bool = False,
     **decoding: Unpack[DecodingOptions],
 ) -> Outcomes:
     """Decode problems of a split with one policy and score each.
@@ -68,6 +70,7 @@ def measure(
         batch_size: sequences decoded side by side.
         seed: of every random choice.
         on_finish: called with the number of answers just finished.
+        is_shared: whether all processes of torchrun call this to share the problems out; each then returns all.
         **decoding: fields of `envs.decoding.settings.DecodingSettings`; with ``end_of_text_prediction`` the records'
             policy ends in ``+eotp``.
 
@@ -83,17 +86,20 @@ def measure(
     chosen = make_tasks(tasks)
     problems = choose_problems(chosen, split, first, episodes)
     began = time.perf_counter()
+    mine = parallel.deal(problems) if is_shared else problems
     generations = decode_problems(
-        denoiser, problems, policy, settings, samples=samples, batch_size=batch_size, seed=seed, on_finish=on_finish
+        denoiser, mine, policy, settings, samples=samples, batch_size=batch_size, seed=seed, on_finish=on_finish
     )
-    asked = [problems[number // samples] for number in range(len(generations))]
+    asked = [mine[number // samples] for number in range(len(generations))]
     scores = score_problems(chosen, asked, [done.text for done in generations])
     answers = [
         _mean_answer(scores[i : i + samples], generations[i : i + samples]) for i in range(0, len(scores), samples)
     ]
+    if is_shared:
+        answers = parallel.collect(answers)
     known = [(problem, answer) for problem, answer in zip(problems, answers, strict=True) if answer is not None]
     if not known:
-        raise ScoringError(f"none of the {len(scores)} answers has a score: see the warnings above")
+        raise ScoringError(f"none of the {len(answers) * samples} answers has a score: see the warnings above")
     outcomes: Outcomes = {
         "policy": (name or policy.name) + (EOTP if settings.end_of_text_prediction else ""),
         "decision": policy.decision,

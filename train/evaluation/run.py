@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -166,20 +166,31 @@ def remembering(
     episodes: int,
     settings: DecodingSettings,
     batch_size: int,
+    is_shared: bool,
 ) -> Denoiser:
     """Load the dLLM with the first forwards of some problems computed, which all policies share; kept for a process."""
     problems = choose_problems(make_tasks(list(tasks)), split, first, episodes)
+    problems = parallel.deal(problems) if is_shared else problems
     return remember_problems(model.load(), problems, settings, batch_size)
 
 
-def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None) -> Outcomes:
-    """Evaluate one policy at one block length; the dLLM is loaded once a process."""
+def run_job(
+    config: EvaluateConfig, job: Job, on_finish: Callable[[int], object] | None = None, is_shared: bool = False
+) -> Outcomes:
+    """Evaluate one policy at one block length; the dLLM is loaded once a process.
+
+    Args:
+        config: of the evaluation.
+        job: the policy and the block length.
+        on_finish: called with the number of answers just finished.
+        is_shared: see `measure`.
+    """
     torch.set_num_threads(config.model.threads)
     about = (config.model, tuple(config.tasks), config.split, config.first, episodes_of(config))
     # Nothing of the policy: all share the first forwards.
     settings = DecodingSettings(config.buffer_length, window=config.window, cache=config.cache)
     return measure(
-        remembering(*about, settings, config.batch_size),
+        remembering(*about, settings, config.batch_size, is_shared),
         job.make(config.model.device, config.any_dllm),
         name=job.name,
         tasks=config.tasks,
@@ -191,14 +202,39 @@ def run_job(config: EvaluateConfig, job: Job, on_finish: Callable[[int], object]
         batch_size=config.batch_size,
         seed=config.seed,
         on_finish=on_finish,
+        is_shared=is_shared,
         **decoding_of(config),
     )
 
 
-def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Record]:
+def assist() -> None:
+    """Decode this process's share of every job of the first process's `run_jobs`."""
+    found: tuple[EvaluateConfig, list[Job]] | None = parallel.broadcast(None)
+    assert found is not None
+    config, jobs = found
+    for job in jobs:
+        run_job(on_own_device(config), job, is_shared=True)
+
+
+def on_own_device(config: EvaluateConfig) -> EvaluateConfig:
+    """Return the configuration with this process's device.
+
+    Raises:
+        ValueError: if it is one that processes can't share.
+    """
+    return replace(config, model=replace(config.model, device=parallel.own_device(config.model.device)))
+
+
+def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path, is_shared: bool = False) -> list[Record]:
     """Evaluate what a file of records lacks, adding to it job by job.
 
     What became of each problem goes to ``outcomes.json`` beside the file.
+
+    Args:
+        config: of the evaluation.
+        jobs: what is asked for.
+        file: of the records.
+        is_shared: whether the other processes of torchrun `assist`.
 
     Returns:
         All records, in the order of the jobs.
@@ -227,7 +263,15 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> list[Re
     problems = len(problems_of(config)) * config.samples
     total, done_before = len(planned) * problems, (len(planned) - len(waiting)) * problems
     with progress(total=total, initial=done_before, desc="evaluating", unit="problem") as bar:
-        if workers == 1:
+        if is_shared:
+            parallel.broadcast((config, waiting))
+            for job in waiting:
+                bar.set_postfix_str(job.name, refresh=False)
+                begun = bar.n
+                # The others are about as far; where they weren't, the next line puts it right.
+                add(run_job(on_own_device(config), job, lambda n: bar.update(n * parallel.world_size()), True))
+                bar.update(begun + problems - bar.n)
+        elif workers == 1:
             for job in waiting:
                 bar.set_postfix_str(job.name, refresh=False)
                 add(run_job(config, job, bar.update))

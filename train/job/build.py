@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
@@ -127,7 +126,7 @@ def share(config: JobConfig, group_size: int = 1) -> JobConfig:
     Raises:
         ValueError: if the rows can't be shared out, or the device is one that processes can't share.
     """
-    size, device = parallel.world_size(), torch.device(config.model.device)
+    size = parallel.world_size()
     if size == 1:
         return config
     if config.env.num_envs % (size * group_size):
@@ -136,9 +135,7 @@ def share(config: JobConfig, group_size: int = 1) -> JobConfig:
             f"env.num_envs is {config.env.num_envs}: it must be a multiple of {size * group_size}, for {size} "
             f"processes{groups}"
         )
-    if device.index is not None:
-        raise ValueError(f"model.device is {config.model.device!r}: with {size} processes give {device.type!r}")
-    own = f"cuda:{parallel.local_rank()}" if device.type == "cuda" else config.model.device
+    own = parallel.own_device(config.model.device)
     rows = config.env.num_envs // size
     return replace(config, model=replace(config.model, device=own), env=replace(config.env, num_envs=rows))
 
