@@ -109,6 +109,7 @@ def make_task(text: str) -> Task:
     build = TASKS.get(name) or PROSE.get(name) or BENCHMARKS.get(name)
     if build is None:
         raise ValueError(f"task is {name!r}: {hint(name, [*SUITES, *TASKS, *PROSE, *BENCHMARKS])}")
+    # A task's options are the arguments that it is made with: there is no second list of them.
     options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
     values: dict[str, Any] = {}
     for place, part in enumerate(rest.split(",") if rest else []):

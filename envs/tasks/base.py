@@ -60,6 +60,7 @@ def split_of(prompt: str) -> Split:
     >>> split_of("copy . . : a b c . . . . . . . . . . . . . =")
     'train'
     """
+    # By the prompt alone: whichever seed draws it, a test problem is never trained on.
     bucket = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big") % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]
 
@@ -178,6 +179,7 @@ class ProceduralTask(Task):
 
     def make(self, split: Split, index: int) -> Problem:
         """Draw until a prompt belongs to the split."""
+        # Of the index's own: problem 7 is the same whichever others were asked for before.
         rng = problem_generator(self.name, split, index)
         for _ in range(MOST_DRAWS):
             prompt, answer = self.sample(rng)

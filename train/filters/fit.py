@@ -46,6 +46,7 @@ def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) 
         Scalar, nats a position.
     """
     eligible, target = rows["eligible"] > 0, rows["oracle"]
+    # A commit too early is in the text for good, one too late costs a forward: they needn't weigh the same.
     weights = _weights(rows, weight)
     loss = F.binary_cross_entropy_with_logits(logits[eligible], target[eligible], reduction="none")
     return (loss * weights).sum() / weights.sum()
@@ -79,12 +80,14 @@ def fit(
     bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")
     for epoch in bar:
         network.train()
+        # Block length by block length: a batch of several would mix kinds of decoding.
         for traces in train:
             for rows in traces.batches(settings.batch_size, rng):
                 loss = weighted_loss(network(rows), rows, weight)
                 check_loss(loss.item())
                 optimizer.zero_grad()
                 loss.backward()
+                # Rows are steps of few texts; one odd text's gradient must not undo an epoch.
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
         network.eval()

@@ -31,6 +31,7 @@ def report(network: nn.Module, traces: Sequence[Traces], thresholds: Sequence[fl
             eligible = rows["eligible"] > 0
             probability.append(network(rows).sigmoid()[eligible])
             final.append(rows["oracle"][eligible] > 0)
+            # Steps are numbered on over all batches, so that a step's positions can be found again.
             step_of.append(seen + eligible.nonzero()[:, 0])
             seen += len(eligible)
     p, y, step = (torch.cat(parts).numpy() for parts in (probability, final, step_of))

@@ -48,6 +48,7 @@ def learn_start(
     if (folder / "config.json").is_file():
         return f"taken from {folder}"
     began = time.monotonic()
+    # Beside the filter, not in it: the folder is taken for a policy as soon as it has its config.json.
     place = folder.with_name(folder.name + "_traces")
 
     def gather(name: str, **changes: Any) -> list[Traces]:
@@ -84,5 +85,6 @@ def learn_start(
     }
     card = "# Learn2PD filter\n\nCommits positions that it takes to be final; the policy beside it started from it.\n"
     save(LearnedPolicy(network, "deterministic", trained, 0.9), folder, card)
+    # After the filter is written, so that a run killed in between finds one of the two.
     shutil.rmtree(place)
     return f"{steps:,} steps of decoding, {result['epochs']} epochs, {time.monotonic() - began:.0f} s"

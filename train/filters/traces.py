@@ -79,6 +79,8 @@ def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
     """Return a shard's problems, the tasks in turn."""
     tasks = make_tasks(list(config.tasks))
     numbers = range(shard * SHARD, min(config.problems, (shard + 1) * SHARD))
+    # From a number on that no training of a policy reaches, so a filter that it starts from has seen none of its
+    # problems.
     if config.split == "train":
         places = [(tasks[n % len(tasks)], FIRST_PROBLEM + n // len(tasks)) for n in numbers]
         return [task.wrapped_problem("train", place) for task, place in places]
@@ -112,6 +114,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     denoiser = config.model.load()
     own = None
     if config.behaviour is not None:
+        # Deterministic, as a filter is used: states that only sampling reaches are none that it will meet.
         own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
     settings = DecodingSettings(
@@ -134,6 +137,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         # At the first step: then the references are there, and no row is recorded yet.
         if config.only_right and not columns:
             wanted = right_rows(config, problems, denoiser, oracle.reference_of(view))
+        # A row that has ended still has a view, of which nothing is to be learned.
         rows = view.eligible.any(1) & wanted
         inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
         for name, values in inputs.items():
@@ -145,6 +149,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     partial.mkdir(parents=True)
     for name, parts in columns.items():
         np.save(partial / f"{name}.npy", np.concatenate(parts))
+    # Whole or not at all: a shard that is there is taken for done.
     os.replace(partial, place)
 
 

@@ -27,12 +27,14 @@ def policy_artifact(policy: Path, records: Sequence[Record], outcomes: Mapping[K
         records: of the policy, and of rules on the same problems.
         outcomes: of them, problem by problem, where they were kept.
     """
+    # Imported where it is used: it takes a second, which no other command should wait.
     import wandb
 
     trained = json.loads((policy / "config.json").read_text()).get("trained") or {}
     parts = ["policy", Path(str(trained.get("model", ""))).name, "" if policy.name == "policy" else policy.name]
     metadata = {"evaluation": headline(records, outcomes), "trained": trained}
     artifact = wandb.Artifact(allowed_name("-".join(part for part in parts if part)), type="policy", metadata=metadata)
+    # Sorted, as an artifact's digest goes by its files in order: the same policy is then the same version.
     for file in sorted(policy.iterdir()):
         artifact.add_file(str(file))
     return artifact

@@ -38,6 +38,7 @@ class ProgressWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Add one update's row, or what came later to the last one's, and rewrite the file."""
+        # A validation logs after the update that it is of, at the same step: one row holds both.
         if self.rows and int(self.rows[-1][STEP]) == step:
             self.rows[-1] |= key_values
         else:
@@ -48,6 +49,7 @@ class ProgressWriter(KVWriter):
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically; a column for every name that any of them has."""
     text = io.StringIO()
+    # The columns of all rows: what is only logged now and then, as validations are, has one from the start.
     writer = csv.DictWriter(text, sorted(set(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

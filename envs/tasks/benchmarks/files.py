@@ -221,6 +221,7 @@ class FileTask(Task):
         training = self.load("train")
         if training is None:
             raise ValueError(self._missing(split))
+        # Published data sets repeat problems in several splits; what is tested must not have been learned.
         reserved = {self.question(row) for row in self.load("test") or []}
         validation = self.load("validation")
         if validation is not None:
