@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported, and for the processes that tests start: they share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where Python is told to keep no bytecode, each of these processes would compile all of the packages anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-import places
 import pytest
-import torch
 
-from envs.models.toy import ToyDenoiser
+# Nothing of ours nor torch: with -n the process that only hands tests out reads this file too, before any other starts.
+if TYPE_CHECKING:
+    import torch
+
+    from envs.models.toy import ToyDenoiser
 
 TRAIN = Path(__file__).parent / "train"
 
-torch.set_num_threads(1)
 sys.dont_write_bytecode = False
 
 
@@ -30,6 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Two processes that take from one queue end together only if no long test is among the last.
     """
+    import places
+
     if places.card() is None:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
@@ -43,6 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     # After them those that start commands and train, of which many take seconds; the rest is over in a moment each.
     items.sort(key=lambda item: (-seconds_of(item), TRAIN not in item.path.parents))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there for good, modules and tests, to no further garbage collection: each would take half a second.
+
+    There are two million such objects, and tests that weigh memory, as pytest at its end, collect several times.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def beyond_each_value(family: Sequence[pytest.Function]) -> list[pytest.Function]:
@@ -67,9 +81,19 @@ def seconds_of(item: pytest.Item) -> float:
     return max((mark.kwargs.get("seconds", 0.0) for mark in item.iter_markers("slow")), default=0.0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(params=["cpu", pytest.param("card", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Where a test decodes and learns: the CPU always, and a graphics card where there is one."""
+    import places
+    import torch
+
     found = torch.device("cpu") if request.param == "cpu" else places.card()
     assert found is not None
     monkeypatch.setattr(places, "here", found)
@@ -78,4 +102,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
 @pytest.fixture
 def toy(device: torch.device) -> ToyDenoiser:
+    from envs.models.toy import ToyDenoiser
+
     return ToyDenoiser(device)

@@ -14,6 +14,7 @@ from envs.tasks import make_tasks
 from train.command.errors import UserError
 
 
+@pytest.mark.slow(seconds=3)
 def test_counts_are_those_of_every_cache_beside_none(tmp_path: Path) -> None:
     config = CachesConfig(
         policy=["low_confidence:1"],

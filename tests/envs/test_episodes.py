@@ -83,7 +83,7 @@ def test_every_autoreset_mode_is_that_of_gymnasium(mode: AutoresetMode) -> None:
     batch, rng, episodes = native(3, autoreset_mode=mode.value, **kwargs), np.random.default_rng(0), 0
     assert batch.metadata["autoreset_mode"] is mode
     assert_same(batch.reset(seed=5), sync.reset(seed=5))
-    for _ in range(100):
+    for _ in range(60):
         actions = some(rng, 3, 12)
         result = batch.step(actions)
         assert_same(result, sync.step(actions))

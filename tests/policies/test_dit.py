@@ -285,7 +285,7 @@ def test_what_would_be_lost_is_refused(tmp_path: Path) -> None:
         ("temperature_policy: 0", "temperature of the policy is 0"),
         ("a: [", "policy.yaml is damaged: it is no YAML"),
         ("- 1", r"it holds a list, \[1\], where names and values should be"),
-        ("[" * 5000, "policy.yaml is damaged: it is no YAML"),
+        ("[" * 1000, "policy.yaml is damaged: it is no YAML"),
         ("a: " + "[" * 40 + "]" * 40, "nested more than 32 levels deep"),
         ("a: 0x" + "f" * 1000, "a whole number of 4000 bits"),
         ("1: 2", "a field 1: a field's name must be a text"),

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -76,7 +76,7 @@ def test_a_block_is_decided_as_the_decoder_does(name: str, packages: Path) -> No
     write_engine(POLICIES[name], "diffusers", packages, end_ids=(EOS,))
     policy = block_policy(packages / "unmasking_diffusers")
     committed = 0
-    for size in (4, 7, 16, 33, 64):
+    for size in (4, 7, 33):
         logits, tokens, _ = blocks_of(size)
         commit, predicted, confidence = policy.decide(logits, tokens == MASK, MASK)
         assert torch.equal(torch.where(commit, predicted, tokens), expected(name, size))
@@ -86,7 +86,7 @@ def test_a_block_is_decided_as_the_decoder_does(name: str, packages: Path) -> No
         assert float(confidence.max()) <= 1
         committed += int(commit.sum())
     # What passes no threshold goes one by one.
-    assert (committed == 5 * ROWS) is (name == "never")
+    assert (committed == 3 * ROWS) is (name == "never")
 
 
 def block_policy(folder: Path) -> Any:
@@ -344,13 +344,16 @@ class DLLMModelAgentStrategy:
         self.unmasking_processor: Any = None
 
 
-def test_lmdeploy_commits_what_the_decoder_does(monkeypatch: pytest.MonkeyPatch, packages: Path) -> None:
+@pytest.mark.parametrize("sizes", [(4, 33), pytest.param(SIZES, marks=pytest.mark.slow(seconds=3))])
+def test_lmdeploy_commits_what_the_decoder_does(
+    sizes: Sequence[int], monkeypatch: pytest.MonkeyPatch, packages: Path
+) -> None:
     stub(monkeypatch, "lmdeploy.pytorch.consts", DLLM_MASKED=0, DLLM_UNMASKED=1, DLLM_CACHED=2)
     agent = stub(
         monkeypatch, "lmdeploy.pytorch.strategies.dllm.model_agent", DLLMModelAgentStrategy=DLLMModelAgentStrategy
     )
     imported("trained", "lmdeploy", packages).install()
-    for size in SIZES:
+    for size in sizes:
         logits, tokens, known = blocks_of(size)
         config = SimpleNamespace(block_length=size)
         process = agent.DLLMModelAgentStrategy(dllm_config=config, dllm_mask_token=MASK).unmasking_processor

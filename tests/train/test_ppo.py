@@ -143,6 +143,7 @@ def test_a_run_leaves_every_file(finished: Path) -> None:
     assert timesteps(finished) == [UPDATE, 2 * UPDATE, 3 * UPDATE]
 
 
+@pytest.mark.slow(seconds=7)
 def test_a_run_shows_its_results(smoke: tuple[Path, subprocess.CompletedProcess[str]], finished: Path) -> None:
     shown = smoke[1].stdout
     settings = next(line for line in shown.splitlines() if line.startswith("settings"))
