@@ -217,8 +217,10 @@ def test_ages_count_the_forwards_since_a_position_was_computed(folders: dict[str
 
 
 def test_a_policy_that_reads_ages_comes_back_and_decides_by_them(folders: dict[str, Path], tmp_path: Path) -> None:
-    policy = LearnedPolicy(perturbed(NetworkConfig(features=("age",))), threshold=0.6)
-    again = load_policy(save(policy, tmp_path / "policy"))
+    config = NetworkConfig(features=("age",))
+    policy = LearnedPolicy(perturbed(config), threshold=0.6)
+    saved = save(LearnedPolicy(perturbed(config).cpu(), threshold=0.6), tmp_path / "policy")
+    again = load_policy(saved, device=str(places.here))
     assert again.features == {"age"}
     settings = DecodingSettings(8, 4, cache="dual:refresh=3", features=policy.features)
     denoiser = load(folders, "llada")
