@@ -71,7 +71,7 @@ class PCSampler(CommitRule):
             counts = count_tokens(denoiser, self.frequencies)  # type: ignore[arg-type]
         # One more each, and one entry for all tokens that the corpus lacks.
         table = torch.ones(max(counts) + 2, device=denoiser.device)
-        table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=torch.float32)
+        table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=table.dtype, device=table.device)
         return replace(self, surprise=-(table / table.sum()).log())
 
     def select(self, view: View) -> Tensor:
