@@ -29,7 +29,10 @@ def written_by_the_guide(denoiser: MaskedLMDenoiser, prompt: str) -> list[int]:
     return answer + [denoiser.eos_id] * (LENGTH - len(answer))
 
 
-@pytest.mark.parametrize(("rule", "block"), [("diffuspec", None), ("diffuspec:1,mass=0.3,most=3", 8)])
+@pytest.mark.parametrize(
+    ("rule", "block"),
+    [pytest.param("diffuspec", None, marks=pytest.mark.slow), ("diffuspec:1,mass=0.3,most=3", 8)],
+)
 def test_the_text_is_the_guides_own_token_by_token(rule: str, block: int | None) -> None:
     denoiser = load_denoiser("tiny")
     assert isinstance(denoiser, MaskedLMDenoiser)

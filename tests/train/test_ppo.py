@@ -156,6 +156,7 @@ def test_a_run_shows_its_results(smoke: tuple[Path, subprocess.CompletedProcess[
         assert str(finished / name) in shown
 
 
+@pytest.mark.slow(seconds=7)
 def test_records_of_a_run(finished: Path, toy: ToyDenoiser) -> None:
     records = json.loads((finished / "evaluation.json").read_text())
     assert all(list(record) == [*KEYS, *COUNTING, "tokens_per_forward"] for record in records)
