@@ -170,6 +170,7 @@ def test_records_of_a_run(finished: Path, toy: ToyDenoiser) -> None:
         assert rule == evaluate(toy, make_rule("threshold:0.9"), **about_rule, seed=rule["seed"])[0]
 
 
+@pytest.mark.slow(seconds=7)
 def test_the_exported_policy_is_one_that_was_tried(finished: Path) -> None:
     policy, state = load(finished / "policy"), checkpoint.read(finished / "checkpoints" / "latest.safetensors")
     assert state["counters"]["num_timesteps"] == policy.trained["timesteps"] == 3 * UPDATE

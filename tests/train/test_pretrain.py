@@ -35,6 +35,7 @@ from train.pretraining.problems import ProblemStream
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "batch_size": 8, "group_size": 4}
 PROSE: dict[str, Any] = {**SMALL, "suite": "prose", "architecture": "llada", "buffer_lengths": [(0, 0.8), (128, 0.2)]}
 KINDS: list[dict[str, Any]] = [SMALL, PROSE, {**SMALL, "objective": "causal"}]
+BFLOAT16: dict[str, Any] = {**PROSE, "precision": "bfloat16"}
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -292,7 +293,9 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     assert Pretraining(config).step == 2
 
 
-@pytest.mark.parametrize("kind", [*KINDS, pytest.param({**PROSE, "precision": "bfloat16"}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [SMALL, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (*KINDS[1:], BFLOAT16))]
+)
 def test_training_learns(kind: dict[str, Any], tmp_path: Path) -> None:
     run = Pretraining(PretrainConfig(**{**kind, "batch_size": 16, "group_size": 16}, out=tmp_path, warmup=0.001))
     losses = []
