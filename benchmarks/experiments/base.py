@@ -118,6 +118,7 @@ def repeat(flag: str, values: Iterable[Any]) -> list[str]:
 
 def provenance(out: Path, steps: Iterable[Step]) -> Summary:
     """Return where the steps' numbers come from: commits, machines and minutes."""
+    # Of every step: a reproduction takes hours, and one that was killed may have gone on with another commit.
     versions = [json.loads(RunFiles(out / step.folder).versions.read_text()) for step in steps]
     seconds = [json.loads(marker(out, step).read_text())["seconds"] for step in steps]
     return {

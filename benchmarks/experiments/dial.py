@@ -226,6 +226,7 @@ def _nearly(here: Sequence[Record]) -> Summary:
     """Compare each seed's cheapest place that is accurate enough with the cheapest rule and the oracle."""
     suite = find(here, task="all")
     wanted = NEARLY * find(suite, policy="low_confidence:1")[0]["accuracy"]
+    # No tolerance: what is wanted is a share of an accuracy already, and must be reached.
     rule = best_rule([record for record in suite if "rules" in _families(record["policy"])], wanted, 0.0)
     oracle = {record["task"]: record["nfe"] for record in find(here, policy=of_kind("oracle"))}
     chosen = [best_rule(find(suite, policy=which(f"dial_s{seed}")), wanted, 0.0) for seed in SEEDS]
@@ -281,6 +282,7 @@ def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> S
     # The problems themselves first, then resamples of them.
     resamples = np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, RESAMPLES)
     weights = np.vstack([np.ones(problems), resamples]) / problems
+    # A resample is how often each problem was drawn, so that the means of all lines are one product.
     accuracies, forwards = weights @ score.T, weights @ nfe.T
     lines: dict[str, dict[int, list[int]]] = {}
     for i, entry in enumerate(outcomes):

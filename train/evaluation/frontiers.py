@@ -36,6 +36,7 @@ def aup(points: Sequence[tuple[float, float]], best: float) -> float:
     # Settings that buy speed by failing add no area.
     kept = [point for point in ordered if point[0] >= ordered[0][0] - AUP_RANGE - ROUNDING]
     weighed = [y * min(1.0, float(np.exp(-AUP_WEIGHT * (1 - y / best)))) if best > 0 else 0.0 for y, _ in kept]
+    # Unweighted, as in the paper: the slowest setting is what the others may lose from.
     area = kept[0][0] * kept[0][1]
     for i in range(1, len(kept)):
         area += (kept[i][1] - kept[i - 1][1]) * (weighed[i] + weighed[i - 1]) / 2

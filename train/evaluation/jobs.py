@@ -65,6 +65,7 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
     expanded: list[str] = []
     for policy in policies:
         expanded += sweep() if policy == "all" else [policy]
+    # By folder: several settings of one policy are told apart by the settings.
     folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
     variants: list[tuple[str, str, Decision]] = []
     # What is named twice, or beside the sweep that holds it, is evaluated once.
@@ -76,6 +77,8 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
                 variants.append((text, str(replace(name, setting=text.rpartition("@")[2])), decision))
             else:
+                # Sampled is how it was trained, rounded how it mostly runs; which is better differs from policy to
+                # policy.
                 variants += [(text, str(name), "sample"), (text, str(name), "deterministic")]
         else:
             rule = make_rule(text)

@@ -115,6 +115,7 @@ def measure(
         "early_end": settings.early_end,
         "window": settings.window,
         "block_origin": settings.block_origin,
+        # As the cache writes itself, so that knobs at their defaults make no other cache of it.
         "cache": make_cache(settings.cache).name,
     }
     if samples > 1:
@@ -214,6 +215,7 @@ def decode_problems(
 
     def count(number: int) -> None:
         nonlocal finished
+        # Counted here too: who decodes again in a smaller batch has to know what to take back.
         finished += number
         if on_finish is not None:
             on_finish(number)
@@ -233,6 +235,7 @@ def score_problems(tasks: Sequence[Task], problems: Sequence[Problem], texts: Se
     Raises:
         ScoringError: if too many have none; see `envs.tasks.scoring.scorer.Scorer`.
     """
+    # One for all of them, as it is the share of unknown scores that ends an evaluation.
     scorer = Scorer(tasks, len(problems))
     found = [scorer.score(text, problem) for problem, text in zip(problems, texts, strict=True)]
     return [None if isinstance(score, Unscored) else score for score in found]
