@@ -111,10 +111,12 @@ def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mappi
     """
     given = {**values, **{f"wandb.{name}": value for name, value in wandb.items() if value}, "out": str(folder)}
     words = _flags(given)
+    # A trial that was killed has its configuration already; it goes on as any training does.
     resume = ["--resume"] if RunFiles(folder).config.is_file() else []
     config = parse(TrainPPOConfig, "ppo.yaml", [*words, *resume])
     # Held-out problems are for the best trial alone, and what a rule does to them is the same after every trial.
     config = replace(config, evaluation=replace(config.evaluation, rules=[], split="validation"))
+    # By its name, when there is a trial: Stable-Baselines3 takes seconds to import, and a wrong file needs none of it.
     train: Callable[[TrainPPOConfig], Any] = importlib.import_module("train.ppo").train
     train(config)
     return last_value(folder, metric)
@@ -123,6 +125,7 @@ def run_trial(folder: Path, values: Mapping[str, Any], metric: str, wandb: Mappi
 def model_settings(config: SweepConfig) -> dict[str, Any]:
     """Return what a sweep says of its trials' dLLM and lengths beyond the defaults, by the entry point's flags."""
     model, usual = asdict(config.model), asdict(ModelConfig())
+    # Only what was asked for: all else is for ppo.yaml and the sweep's own file to say.
     found = {f"model.{name}": value for name, value in model.items() if value != usual[name]}
     for name in ("buffer_length", "block_lengths"):
         if getattr(config, name) is not None:
@@ -138,6 +141,7 @@ def evaluate_best(folder: Path, number: int, values: Mapping[str, Any]) -> list[
         number: of the trial.
         values: by the entry point's flags.
     """
+    # With the rules and the test split of the job's own defaults, which its trials were denied.
     config = parse(TrainPPOConfig, "ppo.yaml", [*_flags(values), f"--out={folder / f'trial_{number}'}"])
     about = evaluation_of(config, str(config.out / "policy"))
     file = RunFiles(folder / f"best_trial_{number}").evaluation
@@ -184,6 +188,7 @@ def read_trials(file: Path, sweep: Sweep) -> list[dict[str, Any]]:
         for line in read_text(file, MAX_TRIALS).splitlines() if file.is_file() else ():
             trial = json.loads(line)
             check(_TrialForm, trial, f"trial {len(done)}")
+            # A trial of another sweep's file would be told as one of this.
             missing = sweep.parameters.keys() - trial["values"].keys()
             if missing:
                 raise ValueError(f"trial {len(done)} has no value of {show(min(missing))}")
@@ -209,6 +214,7 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = config.out / "trials.jsonl"
     done = read_trials(file, sweep)
+    # W&B's bayes is a search by what was tried; Optuna's own of that kind is TPE.
     sampler_class = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
     direction = optuna.study.StudyDirection.MAXIMIZE if sweep.is_maximized else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler_class(seed=config.seed))

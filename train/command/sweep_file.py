@@ -78,6 +78,7 @@ def _check_parameter(name: str, spec: Mapping[str, Any]) -> None:
             f"{said}: give value, values, or min and max with distribution {', '.join(DISTRIBUTIONS[:-1])} or "
             f"{DISTRIBUTIONS[-1]}"
         )
+    # Python counts True among whole numbers, and YAML writes infinities; neither is a bound.
     numbers = int if kind == "int_uniform" else int | float
     ends = [spec["min"], spec["max"], *([spec["q"]] if "q" in spec else [])]
     if not all(isinstance(end, numbers) and not isinstance(end, bool) and abs(end) < math.inf for end in ends):

@@ -62,6 +62,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "filter": config.filter.folder and f"{config.filter.folder} as {config.filter.role}",
         "versions": versions(),
     }
+    # On the CPU, as a folder is read anywhere; deterministic, which its users can change when they load it.
     policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, actions=config.actions)
     if policy.has_dial:
         policy.calibration = calibrate(config, policy)
@@ -118,6 +119,7 @@ def evaluated_blocks(config: JobConfig) -> list[int]:
 
 def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
     """Return what the job evaluates: the policy in a folder, at each of `DIAL` if it has a dial, and the rules."""
+    # With a dial its sampled decision is left out: nine places are enough to look at.
     places = [f"{folder}@speed={speed:g}" for speed in DIAL] if config.env.alpha_range else [folder]
     return EvaluateConfig(
         policy=[*places, *config.evaluation.rules],
@@ -127,6 +129,7 @@ def evaluation_of(config: JobConfig, folder: str) -> EvaluateConfig:
         episodes=config.evaluation.episodes,
         block_length=evaluated_blocks(config),
         **config.env.decoding,
+        # The dLLM is loaded in this process, with its first forwards computed; others would load it again.
         workers=1,
         batch_size=evaluated_rows(config),
         seed=config.seed,
