@@ -19,9 +19,9 @@ class Window(CacheRule):
     window's end are seen as they were. Only active masks may be committed.
 
     Source: arXiv 2601.20332 and its released code (phases, the window, active positions). Departures: what is committed
-    is the rule's choice among the active masks, in the current block; where a rule has committed so
-    much that the window holds fewer than `active` masks, the next ones are shown before the phase ends; far masks are
-    not shown to a phase's first forward either, as in the paper and the code for Dream (that for LLaDA shows them).
+    is the rule's choice among the active masks, in the current block; where a rule has committed so much that the
+    window holds fewer than `active` masks, the next ones are shown before the phase ends; far masks are not shown to a
+    phase's first forward either, as in the paper and the code for Dream (that for LLaDA shows them).
     """
 
     cache = "window"
