@@ -216,6 +216,7 @@ def test_resuming_a_finished_run_changes_no_result(
     assert [name for name in results if after[name] != before[name]] == []
 
 
+@pytest.mark.slow(seconds=7)
 def test_a_damaged_checkpoint_is_named(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +280,7 @@ def test_out_that_is_a_file_is_refused(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow(seconds=7)
 def test_resuming_another_configuration_or_nothing_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
