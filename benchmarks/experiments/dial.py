@@ -320,9 +320,9 @@ def _covers(entry: Summary, name: str) -> list[str]:
 
 
 def _distance(place: Summary, block: Summary) -> list[str]:
-    rule = block["rule"]
+    rule, name = block["rule"], PolicyName.read(place["policy"])
     return [
-        place["policy"].removeprefix("learned:dial_").replace("@speed=", ": "),
+        f"{name.options.removeprefix('dial_')}: {name.setting.removeprefix('speed=')}",
         percent(place["accuracy"]),
         f"{place['nfe']:.2f}",
         f"{rule['nfe']:.2f} (`{rule['policy']}`)",

@@ -24,7 +24,8 @@ from experiments.base import (
     which,
 )
 from train.command.run_files import RunFiles
-from train.evaluation.records import read_records
+from train.evaluation.naming import PolicyName
+from train.evaluation.records import Record, read_records
 
 FILTERS = Step(
     "learn2pd/filters_run",
@@ -98,11 +99,10 @@ class Filters(Experiment):
             cells = [row["block_length"], percent(row["least"])]
             for kind in ("filter", "threshold"):
                 best = row[kind]
-                name = best and best["policy"].removeprefix("learned:").removeprefix("threshold:")
-                cells += [f"`{name}`", percent(best["accuracy"]), f"{best['nfe']:.2f}"] if best else ["none", "-", "-"]
+                cells += [_knob(best), percent(best["accuracy"]), f"{best['nfe']:.2f}"] if best else ["none", "-", "-"]
             rows.append(cells)
         published = "; ".join(
-            f"{percent(r['accuracy'])} % in {r['nfe']:.2f} forwards at {r['policy'].partition('@')[2]}"
+            f"{percent(r['accuracy'])} % in {r['nfe']:.2f} forwards at {PolicyName.read(r['policy']).setting}"
             for r in sorted(summary["published"], key=lambda record: float(record["nfe"]))
         )
         plain = summary["unweighted"][0]["accuracy"]
@@ -167,3 +167,9 @@ and 95 % Student interval):
 
 From the filter, {percent(start[0])} % in {start[1]:.2f} forwards; from the threshold rule with the same steps,
 {percent(none[0])} % in {none[1]:.2f}."""
+
+
+def _knob(record: Record) -> str:
+    """Return what tells a setting from others of its kind: a filter at a threshold, or a rule's threshold."""
+    name = PolicyName.read(record["policy"])
+    return f"`{name.options}@{name.setting}`" if name.is_learned else f"`{name.options}`"

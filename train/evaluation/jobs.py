@@ -9,7 +9,15 @@ from pathlib import Path
 
 from policies import RULES, UnmaskingPolicy, load, make_rule
 from policies.base import Decision
-from train.evaluation.naming import LEARNED, SAMPLED_SETTINGS, PolicyName, at_setting, is_folder, split_setting
+from train.evaluation.naming import (
+    LEARNED,
+    SAMPLED_SETTINGS,
+    PolicyName,
+    at_setting,
+    is_folder,
+    setting_text,
+    split_setting,
+)
 
 SWEEP_EPISODES, SWEEP_BLOCKS = 25, (64, 32, 16, 8)
 """What ``--policy all`` evaluates unless told otherwise: a sweep has some 160 settings a block length."""
@@ -75,7 +83,7 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
             name = PolicyName(LEARNED, "" if len(folders) == 1 else run_name(Path(folder)))
             if setting:
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
-                variants.append((text, str(replace(name, setting=text.rpartition("@")[2])), decision))
+                variants.append((text, str(replace(name, setting=setting_text(text))), decision))
             else:
                 # Sampled is how it was trained, rounded how it mostly runs; which is better differs from policy to
                 # policy.

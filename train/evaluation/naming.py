@@ -124,6 +124,11 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
         raise ValueError(f"policy is {policy!r}: write a number after the @, as in {folder}@0.9") from None
 
 
+def setting_text(policy: str) -> str:
+    """Return what stands after ``FOLDER@`` of a policy that `split_setting` finds a setting in."""
+    return policy.rpartition("@")[2]
+
+
 def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length: int) -> LearnedPolicy:
     """Return a learned policy at what `split_setting` found, for a block length."""
     if {"threshold", *SAMPLED_SETTINGS} & set(setting):
