@@ -24,6 +24,7 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
+# The embedded dLLM's own; 85 is a prompt of its suite, 21 words, with a buffer of 64.
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, LENGTH = 144, 128, 4, 4, 64, 85
 
 
@@ -43,7 +44,9 @@ def build() -> dict[str, PreTrainedModel]:
     )
     modern = ModernBertConfig(
         **sizes,
+        # A gated layer has three matrices for two, so two thirds of the width is about as many parameters.
         intermediate_size=336,
+        # Every other layer would see near positions only, and the others see all.
         global_attn_every_n_layers=1,
         bos_token_id=0,
         eos_token_id=0,
@@ -53,6 +56,7 @@ def build() -> dict[str, PreTrainedModel]:
     return {
         "BERT": BertForMaskedLM(BertConfig(**sizes, **plain)),
         "RoBERTa pre-LN": RobertaPreLayerNormForMaskedLM(RobertaPreLayerNormConfig(**sizes, **plain)),
+        # ESM's token dropout would zero the masks' embeddings, of which a dLLM is shown many.
         "ESM": EsmForMaskedLM(EsmConfig(**sizes, **plain, token_dropout=False, mask_token_id=1)),
         "DistilBERT": DistilBertForMaskedLM(distil),
         "ModernBERT": ModernBertForMaskedLM(modern),
@@ -73,6 +77,7 @@ def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
 def main() -> None:
     """Time every architecture and print the table."""
     torch.set_num_threads(1)
+    # From 4 on, so that none is padding (0), whose position ids some of the models skip.
     tokens = torch.randint(4, VOCAB, (BATCH, LENGTH))
     print(f"{'model':16}{'parameters':>12}{'forward ms':>12}{'/ BERT':>8}{'train ms':>10}{'/ BERT':>8}")
     first: tuple[float, float] | None = None

@@ -104,12 +104,14 @@ class CachesConfig:
         for name in ("policy", "cache", "buffer_length", "rows"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is an empty list: give one or more")
+        # What is not possible is refused here, before anything is measured.
         for length, cache in product(self.buffer_length, self.cache):
             DecodingSettings(length, self.block_length, cache=cache)
 
     @property
     def caches(self) -> list[str]:
         """None's name, and those of all others, once each."""
+        # As a cache writes itself, so that a knob at its default makes no second one.
         return list(dict.fromkeys([NONE, *(make_cache(cache).name for cache in self.cache)]))
 
 
@@ -183,6 +185,7 @@ def costs_of(
     for _ in range(config.repeats):
         for cache in caches:
             began, computed = time.perf_counter(), time.process_time()
+            # Of one seed: each time round has the same answers, so the last ones do.
             answers[cache] = decode_problems(
                 denoiser, problems, policy, replace(settings, cache=cache), batch_size=rows, seed=config.seed
             )
@@ -190,11 +193,13 @@ def costs_of(
     costs = []
     for cache in caches:
         scores = score_problems(make_tasks(config.tasks), problems, [one.text for one in answers[cache]])
+        # The fastest: whatever else the machine does only ever adds.
         seconds, cpu_seconds = (min(times) for times in zip(*spent[cache], strict=True))
         costs.append(
             Cost(
                 settings.buffer_length,
                 rows,
+                # A folder may be measured with both of its decisions, and `beside_none` pairs by this name.
                 job.name if policy.name != "learned" else f"{job.name}, {job.decision}",
                 cache,
                 float(np.mean([score for score in scores if score is not None])),
@@ -256,7 +261,9 @@ def show(costs: Sequence[Cost], title: str) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("policy", "cache") else "right", no_wrap=True)
     for pair in beside_none(costs):
+        # The caches come in the same order each time, so the last one ends a part of the table.
         table.add_row(*cells_of(*pair), end_section=pair[0].cache == costs[-1].cache)
+    # Eleven columns don't fit the 80 letters that rich takes a pipe to have.
     console = Console(width=max(140, Console().width))
     console.print(table)
     console.print(verdict(costs))

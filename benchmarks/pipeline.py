@@ -81,6 +81,7 @@ class Counted(torch.nn.Module):
     What it said of a sequence is kept until `forget`: several schedulers ask the same.
     """
 
+    # diffusers asks its parts for both, which a torch module doesn't have by itself.
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: Any) -> None:
@@ -90,6 +91,7 @@ class Counted(torch.nn.Module):
 
     def forward(self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Any:
         """Return the model's output."""
+        # Whether it is known or not: a scheduler by itself would have paid for it.
         self.forwards += 1
         key = ids.numpy().tobytes()
         if key not in self._known:
@@ -148,7 +150,9 @@ def run(
                 input_ids=torch.tensor([denoiser.encode_prompt(problem.prompt)]),
                 gen_length=LENGTH,
                 block_length=block,
+                # A step for each position makes one commit the least of a step; more are the threshold's doing.
                 num_inference_steps=block,
+                # Otherwise the pipeline would change committed tokens, which an exported policy never does.
                 editing_threshold=None,
                 eos_token_id=denoiser.eos_id,
                 mask_token_id=denoiser.mask_id,
@@ -173,6 +177,7 @@ def settings_of(policy: LearnedPolicy, denoiser: MaskedLMDenoiser, folder: Path)
     from diffusers import BlockRefinementScheduler
 
     EXPORTERS["diffusers"].write(policy, folder, ExportOptions(end_ids=denoiser.end_ids))
+    # As if it had been installed with pip.
     sys.path.insert(0, str(folder))
     cls = importlib.import_module("unmasking_diffusers").UnmaskingPolicyScheduler
     found = {f"threshold {t:g}": Setting("threshold", BlockRefinementScheduler(), {"threshold": t}) for t in THRESHOLDS}
@@ -190,6 +195,7 @@ def stopping_at(threshold: float, cls: Any, folder: Path) -> Any:
     rule = LearnedPolicy(UnmaskingNetwork(NetworkConfig(context="block", threshold=threshold)))
     written, saved = folder / f"threshold_{threshold:g}", folder / f"saved_{threshold:g}"
     EXPORTERS["diffusers"].write(rule, written, ExportOptions())
+    # The package is imported once, with one policy in it: another comes in by a scheduler's saved files.
     cls().save_pretrained(saved)
     for name in ("policy.json", "policy.safetensors"):
         shutil.copy(written / "unmasking_diffusers" / name, saved)
@@ -228,6 +234,7 @@ def main(config: PipelineConfig) -> dict[str, Any]:
         def of_kind(results: Mapping[str, Result], kind: Kind) -> dict[str, Result]:
             return {name: one for name, one in results.items() if settings[name].kind == kind}
 
+        # The place is chosen against the pipeline's own thresholds alone, so the others need no validation.
         tried = {name: one for name, one in settings.items() if one.kind != "stopped"}
         problems = problems_of("validation", 0, config.validation_episodes)
         found = run(denoiser, tried, problems, config.block_length)

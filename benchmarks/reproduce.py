@@ -87,6 +87,7 @@ def run_step(step: Step, out: Path, quick: bool, log: Path | None = None) -> Non
     """
     command, done = command_of(step, out, quick), marker(out, step)
     if done.is_file():
+        # A quick run's folders are called the same: its numbers must not pass for those of a full one.
         before = json.loads(done.read_text())["command"]
         if before != command:
             raise UserError(
@@ -143,11 +144,13 @@ def run_steps(steps: Sequence[Step], config: ReproduceConfig) -> None:
                 done.result()
                 print(f"done        {names[done]}", flush=True)
         except BaseException:
+            # Otherwise leaving the pool, by Ctrl-C too, would first run all that still waits.
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def _uses(step: Step, folder: str) -> bool:
+    # With the slash, so that main_job/s1 is not seen in main_job/s10.
     return any(f"{{out}}/{folder}/" in word for word in step.command)
 
 
@@ -188,6 +191,7 @@ def publish(experiments: Sequence[Experiment], results: Path) -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     names = {experiment.name for experiment in experiments}
     for file in sorted(results.iterdir()):
+        # The folder may also hold those of experiments that are not asked for now.
         if file.name.partition(".")[0] in names:
             shutil.copyfile(file, (RESULTS if file.suffix == ".json" else FIGURES) / file.name)
     for page in (RESULTS_PAGE, README):
@@ -228,6 +232,7 @@ def replace_section(text: str, name: str, content: str, page: str = "the page") 
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise UserError(f"{page} must hold '{begin}' and '{end}' once: put them where the results belong")
+    # By a function: in a text, a backslash would stand for a part of the match.
     return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)
 
 

@@ -51,6 +51,7 @@ def main(updates: int = 4) -> None:
     env = make_env(config, denoiser, algorithm(config), None)
     model = make_model(config, env, algorithm(config), None)
     per_update = config.env.num_envs * config.ppo.n_steps
+    # The first update is slower than all others, so it isn't timed.
     model.learn(per_update)
     watch = Stopwatch()
     watch.wrap(denoiser, "logits", "dLLM forward")
@@ -60,6 +61,7 @@ def main(updates: int = 4) -> None:
     began = time.perf_counter()
     model.learn(updates * per_update)
     total = time.perf_counter() - began
+    # The env calls the dLLM within its step, so its own work is what remains.
     watch.seconds["env's own work"] = watch.seconds.pop("env step, dLLM included") - watch.seconds["dLLM forward"]
     watch.seconds["rest (SB3's loop and buffers)"] = total - sum(watch.seconds.values())
     rollout = total - watch.seconds["PPO update"]

@@ -24,7 +24,7 @@ ROWS, REPEATS = 64, 15
 
 
 def half_decoded(features: frozenset[str]) -> DecodingBatch:
-    """Return 64 rows after one threshold step, most of them still running."""
+    """Return 64 rows after one step that committed eight random positions of each."""
     denoiser, tasks = load_denoiser("tiny"), make_tasks(SUITE)
     batch = DecodingBatch(denoiser, ROWS, DecodingSettings(features=features))
     prompts = [denoiser.encode_prompt(tasks[row % len(tasks)].problem("validation", row).prompt) for row in range(ROWS)]
@@ -59,6 +59,7 @@ def shares(rule: UnmaskingPolicy) -> tuple[float, float, float]:
         plain.forward,
         lambda: rule.act(view),
     )
+    # Where there are no readings, noise alone can make the difference negative.
     return forward, act / forward, max(0.0, with_readings - without) / forward
 
 

@@ -48,6 +48,7 @@ def _train(name: str, alpha: int, block: int | None, *flags: str) -> list[Step]:
 
 
 def _cells(start: str, alpha: int, block: int) -> list[Step]:
+    # The folders of the other experiment: what it has finished is not run again.
     return [cell("grpo", start, alpha, block, seed) for seed in SEEDS]
 
 
@@ -142,6 +143,7 @@ class Ablations(Experiment):
         lines = []
         for row in summary["rows"]:
             cells = [row["group"], BLOCKS[row["block_length"]], str(row["alpha"]), row["wording"]]
+            # By the multiplicative reward at the same alpha, whatever a line was trained with.
             rewards = [run["sample"]["reward"] for run in row["runs"]]
             cells += [*outcome(row["runs"], "sample"), f"{np.std(rewards, ddof=1):.3f}"]
             lines.append([*cells, over_seeds([run["learning"] for run in row["runs"]], 3)])

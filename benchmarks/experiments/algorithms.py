@@ -44,6 +44,7 @@ GRID = tuple(range(4096, STEPS + 1, 2048))
 TRAIN = ("--evaluation.episodes", "30", "--evaluation.rules", "[]", "--wandb.mode", "disabled")
 """What all runs of a comparison have in common."""
 
+# They come last on the command line, where the later of two values counts.
 TRIAL = ("--total_timesteps", "512", "--env.num_envs", "16", "--evaluation.episodes", "1")
 """Arguments that make one of these many runs short."""
 
@@ -100,6 +101,7 @@ def read_run(folder: Path, alpha: float) -> Summary:
     found: Summary = {}
     for (_, decision, _), outcome in read_outcomes(folder).items():
         score, nfe = np.array(outcome["score"]), np.array(outcome["nfe"])
+        # In blocks too, L is the whole buffer, the longest block here.
         paid = Multiplicative().final(score, nfe, max(BLOCKS), np.full(len(score), float(alpha)))
         found[decision] = {
             "accuracy": float(score.mean()),
@@ -107,7 +109,9 @@ def read_run(folder: Path, alpha: float) -> Summary:
             "reward": float(paid.mean()),
         }
     rows = read_progress(folder)
+    # The two log at steps of their own; curves are compared at the same ones.
     curve = np.interp(GRID, [row[STEP] for row in rows], [row["rollout/ep_rew_mean"] for row in rows])
+    # GRPO alone logs them.
     rates = [name for name in rows[0] if name.endswith("_rate") and name.startswith("rollout/")]
     return {
         **found,
@@ -241,6 +245,7 @@ def _contrast(entries: Sequence[Summary]) -> list[str]:
 
     def differences(name: str, decision: str | None = None) -> str:
         pairs = [np.subtract(_each(e, "grpo", name, decision), _each(e, "ppo", name, decision)) for e in entries]
+        # Over seeds, after the mean over alphas: the settings of one seed are no independent draws.
         low, high = mean_interval(np.mean(pairs, axis=0).tolist())
         return f"{np.mean(pairs):+.3f} ± {(high - low) / 2:.3f}"
 

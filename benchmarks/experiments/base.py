@@ -167,6 +167,7 @@ def fill(markdown: str) -> str:
     return "\n\n".join(
         part
         if part.startswith(("|", "!", "```"))
+        # Not at hyphens, which stand in flags and file names too.
         else textwrap.fill(" ".join(part.split()), 120, break_long_words=False, break_on_hyphens=False)
         for part in parts
     )

@@ -28,6 +28,7 @@ class EndOfText(Experiment):
             Step(
                 f"end_of_text/{length}_{shortens}",
                 [*base, "--buffer_length", str(length), "--end_of_text_prediction", shortens],
+                # All tasks in a long buffer are not quick; one is enough to see that the command works.
                 ("--episodes", "1") if length < 256 else ("--episodes", "1", "--tasks", "[copy]"),
             )
             for length in LENGTHS
@@ -47,6 +48,7 @@ class EndOfText(Experiment):
                     read_records(out / f"end_of_text/{length}_{shortens}"), task="all", policy=of_kind(rule)
                 )
             }
+        # Without the filters' step, which is another experiment's.
         return {"lengths": lengths, "provenance": provenance(out, self.steps()[1:])}
 
     def markdown(self, summary: Summary) -> str:

@@ -46,6 +46,7 @@ class MainJob(Experiment):
         training = [Step(f"main_job/s{s}", ["train/ppo.py", "--seed", str(s)], TRAIN_QUICK) for s in SEEDS]
         policies = [f"{{out}}/main_job/s{s}/policy" for s in SEEDS]
         policies += [f"threshold:{t}" for t in THRESHOLDS] + [f"eb_sampler:{b}" for b in BUDGETS]
+        # After the problems that a run itself is evaluated on, before those from 1000 on that settings were chosen on.
         fresh = ["--first", "300", "--episodes", "200", "--workers", "2"]
         frontier = ["train/evaluate.py", *repeat("--policy", policies), *repeat("--block_length", BLOCKS), *fresh]
         return [*training, Step("main_job/frontier", frontier, ("--episodes", "2"))]

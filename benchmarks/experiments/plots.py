@@ -29,11 +29,13 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[
             style = styles[family]
             for points in seeds:
                 everything = sorted((nfe, 100 * accuracy) for nfe, accuracy in points)
+                # Sorted by forwards, a point is on the frontier where it is more accurate than all that are cheaper.
                 frontier = [p for k, p in enumerate(everything) if all(p[1] > q[1] for q in everything[:k])]
                 axes.plot(*zip(*everything, strict=True), ".", color=style.color, alpha=0.25, markersize=4)
                 (entries[family],) = axes.plot(
                     *zip(*frontier, strict=True), style.line, marker=style.marker, color=style.color, markersize=5
                 )
+        # One scale for all panels, from the least that an answer can take: one forward.
         axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, 3.2))
         axes.grid(alpha=0.3)
     draw_legend(figure, entries)

@@ -46,6 +46,7 @@ class Serving(Experiment):
                 f"serving/pipeline_{block}",
                 ["benchmarks/pipeline.py", POLICY, "--block_length", str(block), "--first", "2000"],
                 ("--episodes", "1", "--validation_episodes", "1"),
+                # It can't go on with half a run, and starts anew.
                 resume=(),
             )
             for block in PIPELINES
@@ -76,6 +77,7 @@ class Serving(Experiment):
         trained = json.loads((out / ENGINE.folder / "policy/config.json").read_text())["trained"]
         return {
             "blocks": blocks,
+            # The last block's, but every block has as many.
             "problems": whole[0]["episodes"],
             "pipelines": pipelines,
             "steps": trained["timesteps"],
