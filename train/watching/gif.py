@@ -28,6 +28,7 @@ def draw_gif(show: Show, problem: int, file: Path, milliseconds: int = 900) -> N
     partial = file.with_name(file.name + ".tmp")
     durations = [milliseconds] * last + [5 * milliseconds]
     images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    # Only a whole animation gets the name, so that one that was cut short leaves none behind.
     partial.replace(file)
 
 
@@ -104,6 +105,7 @@ class _Canvas:
         frame, before = run.frames[min(step, run.nfe)], run.frames[max(0, min(step, run.nfe) - 1)]
         count = f"{frame.nfe} forward{'s' if frame.nfe != 1 else ''}"
         draw.text((left + PANEL, top + 6), count, INK, _font(20, bold=True), anchor="ra")
+        # Room for the count of forwards on the right.
         name = _fitting(draw, self.show.players[i].name, _font(20, bold=True), PANEL - 200)
         draw.text((left, top + 6), name, INK, _font(20, bold=True))
         fresh = set(frame.committed) if step <= run.nfe else set()
@@ -151,6 +153,7 @@ def _draw_cell(
         word, ink, fill, edge = words[1], REMASKED, PAPER, REMASKED
     elif frame.masked[p]:
         word, fill, edge = "", PAPER, LINE if frame.eligible[p] else FAINTER
+    # Step 0 is what was given or filled in: nobody decided it, so it stays grey.
     elif frame.commit_step[p]:
         fill = step_color(frame.commit_step[p], last)
         ink, edge = readable_on(fill), fill
@@ -187,6 +190,7 @@ def _fitting(draw: Any, text: str, font: Any, width: float) -> str:
 def _draw_legend(draw: Any, top: int, last: int, is_cached: bool) -> None:
     draw.text((MARGIN, top), "committed at step", FAINT, _font(16))
     left = MARGIN + 176
+    # At most a dozen colours or so fit beside the words, and the last step's is always one.
     for step in sorted({*range(1, last, -(-last // 12)), last}):
         color = step_color(step, last)
         draw.rectangle((left, top - 3, left + 27, top + 21), color)

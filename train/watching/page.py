@@ -46,6 +46,7 @@ def page_data(show: Show) -> dict[str, Any]:
             **{name: getattr(problem, name) for name in ("task", "index", "prompt", "answer")},
             "runs": [_run_data(runs[i], scores[i]) for runs, scores in zip(show.recordings, show.scores, strict=True)],
         }
+        # Those after them are for the heat map alone; their steps would make the page many times as large.
         for i, problem in enumerate(show.problems[:shown])
     ]
     runs = chain.from_iterable(runs[:shown] for runs in show.recordings)

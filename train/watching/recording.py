@@ -198,6 +198,7 @@ def _computed(batch: DecodingBatch, view: View) -> Tensor:
 def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequence[int]) -> None:
     """Give the last frame of every row that is at its given step the buffer as it is now."""
     for row, (history, step) in enumerate(zip(frames, steps, strict=True)):
+        # A row that has had no forward yet has no frame to complete.
         if history[-1].nfe != step or step == 0:
             continue
         before, masked = history[-2], batch.of_text(batch.masked, row)
@@ -239,6 +240,7 @@ def commit_order(recordings: Sequence[Recording]) -> CommitOrder:
     Args:
         recordings: of one buffer length; at least one.
     """
+    # The last frame's, so a commit that was taken back later isn't counted.
     steps = np.array([recording.frames[-1].commit_step for recording in recordings])  # (problems, L)
     last = int(steps.max())
     counts = np.stack([(steps == step).sum(0) for step in range(1, last + 1)])

@@ -15,7 +15,7 @@ from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from policies.generation import check_cache
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText
+from train.command.decoding_config import CacheText, decoding_of
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
@@ -81,7 +81,8 @@ class WatchConfig:
         check_seed(self)
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
-        DecodingSettings(self.buffer_length, self.block_length, block_origin=self.block_origin, cache=self.cache)
+        # Refused here, before a dLLM is loaded.
+        DecodingSettings(block_length=self.block_length, **decoding_of(self))
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
@@ -191,14 +192,7 @@ def rehearse(config: WatchConfig) -> Show:
     wanted = max(config.problems, config.heatmap_problems if config.format == "html" else 0)
     problems = choose_problems(config.task, config.split, config.first, wanted)
     denoiser = config.model.load()
-    settings = DecodingSettings(
-        config.buffer_length,
-        config.block_length,
-        end_of_text_prediction=config.end_of_text_prediction,
-        window=config.window,
-        block_origin=config.block_origin,
-        cache=config.cache,
-    )
+    settings = DecodingSettings(block_length=config.block_length, **decoding_of(config))
     prompts, given = [problem.prompt for problem in problems], [problem.given for problem in problems]
     recordings = [
         record(denoiser, prompts, player.policy, settings, given=given, seed=config.seed)

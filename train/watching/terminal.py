@@ -25,6 +25,7 @@ def ansi_frames(show: Show, problem: int) -> Iterator[str]:
     for step in range(1, last + 1):
         lines = [f"step {step} of {last}"]
         for name, run in zip(names, runs, strict=True):
+            # A policy that has finished stands as it ended while the others go on.
             k = min(step, run.nfe)
             frame, before = run.frames[k], run.frames[k - 1]
             counters = f"NFE {frame.nfe:>3}  positions {frame.token_positions:>6}"
