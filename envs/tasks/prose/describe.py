@@ -44,6 +44,7 @@ def wordings(relation: str) -> tuple[str, ...]:
     >>> wordings("home")[0]
     'the home of {who} is {what} .'
     """
+    # Not by format, which would want who and what filled in now as well.
     return (*(plain.replace("{relation}", relation) for plain in PLAIN), WORDINGS[relation])
 
 

@@ -36,6 +36,7 @@ class Puzzle(ProceduralTask):
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one puzzle and one of its solutions, all as likely."""
         grids = all_grids()
+        # From a whole grid, so there is a solution, and every one that keeps the digits was as likely.
         grid = [str(digit) for digit in grids[int(rng.integers(len(grids)))]]
         known = set(rng.permutation(SIDE * SIDE)[: between(rng, self.fewest, self.most)].tolist())
         cells = [digit if i in known else BLANK for i, digit in enumerate(grid)]

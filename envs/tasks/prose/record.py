@@ -35,6 +35,7 @@ def read_records(text: str, layouts: Sequence[str]) -> list[dict[str, str]] | No
     """
     lines: list[list[str]] = []
     for word in text.split():
+        # Only the next number begins a record, so those out of order are words like any others and match no reference.
         if len(lines) < len(MARKS) and word == MARKS[len(lines)]:
             lines.append([])
         elif lines:
@@ -53,6 +54,7 @@ def read_records(text: str, layouts: Sequence[str]) -> list[dict[str, str]] | No
 
 @cache
 def _pattern(layout: str) -> re.Pattern[str]:
+    # Escaping has put a backslash before each brace.
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\S+)", re.escape(layout)))
 
 
@@ -100,4 +102,5 @@ class Record(ProceduralTask):
         """Return 1.0 if the records are the prompt's, in their order, laid out as asked."""
         is_told = problem.prompt.split()[1] == "tell"
         layouts = WORDINGS if is_told else (FORM,)
+        # The reference can always be read, so what can't be is never the same.
         return float(read_records(text, layouts) == read_records(problem.answer, layouts))

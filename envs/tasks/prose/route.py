@@ -18,6 +18,7 @@ SIDE = 5
 SQUARES = tuple(f"{column}{row}" for row, column in product(range(1, SIDE + 1), "abcde"))
 """The squares row by row; in a prompt each stands for itself, so that a model needs no counting."""
 
+# Rows are numbered from the top, so up leads to a smaller number.
 MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 WALL = "#"
 
@@ -70,6 +71,7 @@ class Route(ProceduralTask):
         """Draw one maze and one of its shortest paths, all as likely."""
         while True:
             squares = [SQUARES[i] for i in rng.permutation(len(SQUARES))]
+            # The ends come before the walls, so they are never among them.
             start, goal, is_free = squares[0], squares[1], set(squares[self.walls + 2 :]) | set(squares[:2])
             far = _without_walls(start, goal)
             if not self.nearest <= far <= self.farthest:
@@ -87,6 +89,7 @@ class Route(ProceduralTask):
         start, _, goal, _ = ends.split()
         is_free = set(maze.split()) - {WALL}
         words = text.split()
+        # Four words a move, such as: left to b2 , where the last has a full stop for the comma.
         if len(words) % 4 or not words or words[1::4] != ["to"] * (len(words) // 4):
             return 0.0
         if words[3::4] != [","] * (len(words) // 4 - 1) + ["."]:
@@ -118,6 +121,7 @@ def shortest_path(rng: np.random.Generator, start: str, left: dict[str, int]) ->
     ways: dict[str, int] = {}
     # From the goal outwards, so that what a square's paths go on to is counted before it.
     for square in sorted(left, key=lambda square: left[square]):
+        # Nothing goes on from the goal, which is one way by itself.
         ways[square] = sum(ways[after] for after in _nearer(square, left).values()) or 1
     moves, square = [], start
     while left[square]:

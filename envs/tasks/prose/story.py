@@ -59,6 +59,7 @@ class Story(ProceduralTask):
         """Draw one problem; the wording of each step of the answer is uniform."""
         name, things = draw(rng, NAMES), draw(rng, THINGS)
         they = "he" if name in HE else "she"
+        # Sixteen at most, so that the first day's sum is within `LARGEST` too.
         bags, each = between(rng, 2, 4), between(rng, 2, 4)
         total = bags * each
         question = [f"story {name} has {bags} bags of {each} {things} on {DAYS[0]} ."]
@@ -85,11 +86,13 @@ class Story(ProceduralTask):
 
 def _event(rng: np.random.Generator, total: int) -> tuple[str, str, int]:
     """Draw what happens to `total` things: the event, its sum's operator and number, and how many there are then."""
+    # One of the two is always possible: a lone thing can only become more, the largest number only less.
     can_gain, can_lose = total < LARGEST, total > 1
     if total % 2 == 0 and total >= 4 and rng.random() < 0.25:
         return "shares half", "/ 2", total // 2
     if can_gain and (not can_lose or rng.random() < 0.5):
         number = between(rng, 1, min(LARGEST_CHANGE, LARGEST - total))
         return f"{draw(rng, GAINS)} {number}", f"+ {number}", total + number
+    # One is left at least, so that a sum is never 0.
     number = between(rng, 1, min(LARGEST_CHANGE, total - 1))
     return f"{draw(rng, LOSSES)} {number}", f"- {number}", total - number

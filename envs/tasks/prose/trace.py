@@ -32,6 +32,7 @@ class Trace(ProceduralTask):
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem."""
+        # The lower half, so that the first sums have room both ways.
         values = {name: between(rng, 0, LARGEST // 2) for name in VARIABLES}
         program, lines = [f"{self.name} {_state(values)} ."], []
         for mark in MARKS[: between(rng, self.fewest, self.most)]:

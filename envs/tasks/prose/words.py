@@ -14,6 +14,7 @@ NUMBERS = tuple(map(str, range(LARGEST + 1)))
 MARKS = tuple(f"{i})" for i in range(1, 9))
 """What numbers the lines of a list: ``1)`` to ``8)``."""
 
+# Apart, since a story goes on with he or she.
 HE = ("tom", "bob", "max", "leo")
 SHE = ("ann", "eva", "mia", "zoe")
 NAMES = HE + SHE

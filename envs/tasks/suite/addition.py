@@ -54,4 +54,5 @@ class Addition(ProceduralTask):
         addends = [text.split()[0] if text.split() else "", *text.split()[2::4]]
         if sorted(addends) != sorted(cells_of(problem.prompt)):
             return 0.0
+        # The addends are digits of the prompt by now, so int() takes them.
         return float(text.split() == work_out([int(a) for a in addends]).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# A 4x4 sudoku fills them all.
 CELLS = 16
 
 
@@ -19,6 +20,7 @@ def form(task: str, cells: Sequence[str], arguments: Sequence[str] = ()) -> str:
     >>> form("remove", ["a", "b"], ["1"])
     'remove 1 . : a b . . . . . . . . . . . . . . ='
     """
+    # Always 21 words, so that a cell's position tells which it is, however many are filled.
     head = [*arguments, EMPTY, EMPTY][:2]
     return " ".join([task, *head, ":", *cells, *[EMPTY] * (CELLS - len(cells)), "="])
 

@@ -32,5 +32,6 @@ class Replace(ListTask):
     def score(self, text: str, problem: Problem) -> float:
         """Return 1.0 if exactly one item is replaced, and by the argument."""
         given, items = text.split(), cells_of(problem.prompt)
+        # Lengths that differ are refused below.
         changed = [new for new, old in zip(given, items, strict=False) if new != old]
         return float(len(given) == len(items) and changed == arguments_of(problem.prompt))

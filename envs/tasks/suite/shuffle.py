@@ -24,6 +24,7 @@ class Shuffle(ListTask):
         """Draw one problem; its answer is uniform over the other orders."""
         items = self.draw(rng)
         order = items
+        # This ends: there are two letters at least, all different.
         while order == items:
             order = [items[i] for i in rng.permutation(len(items))]
         return form(self.name, items), " ".join(order)

@@ -30,6 +30,7 @@ def is_solved(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     side = math.isqrt(cells.shape[-1])
     box = math.isqrt(side)
     rows = cells.reshape(*cells.shape[:-1], side, side)
+    # By band, row in it, stack and column in it; with the middle two swapped, a box's cells lie together.
     boxes = rows.reshape(*cells.shape[:-1], box, box, box, box).swapaxes(-3, -2).reshape(rows.shape)
     units = np.concatenate([rows, rows.swapaxes(-1, -2), boxes], axis=-2)
     solved: npt.NDArray[np.bool_] = (np.sort(units, axis=-1) == np.arange(1, side + 1)).all(axis=(-2, -1))
@@ -64,6 +65,7 @@ class Sudoku(ProceduralTask):
     has_distinct_cells = False
 
     def __init__(self, fewest: int = 11, most: int = 12) -> None:
+        # With three digits given, every 4x4 sudoku has several solutions.
         if not 1 <= fewest <= most <= 12:
             raise ValueError(f"blanks are {fewest} to {most}: they must satisfy 1 <= fewest <= most <= 12")
         self.fewest, self.most = fewest, most
