@@ -15,6 +15,7 @@ from envs.tasks.scoring.scorer import Scorer, Unscored
 
 def commits_of(batch: DecodingBatch, step: Tensor) -> npt.NDArray[np.int64]:
     """Return (N,) int64, the positions that each row committed in its (N,) int64 step, from 1."""
+    # Step 0 stands for what was never committed, and for rows that have taken no step.
     is_committed = (batch.commit_step == step.unsqueeze(1)) & (step > 0).unsqueeze(1)
     counts: npt.NDArray[np.int64] = is_committed.sum(1).cpu().numpy()
     return counts

@@ -26,6 +26,7 @@ def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: 
         name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
     }
     boxes["time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    # Sorted: a set of texts has another order in every process.
     for name in sorted(settings.features & VIEW_FEATURES):
         boxes[name] = spaces.Box(READINGS[name].lowest, READINGS[name].highest, shape, np.float32)
     for name in sorted(settings.features & OBSERVED_TENSORS):

@@ -110,6 +110,7 @@ class Bill:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Let rows begin anew."""
+        # It may be the very array that `charge` has returned.
         self.charged = self.charged.copy()
         self.charged[list(rows)] = 0.0
 

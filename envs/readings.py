@@ -101,6 +101,7 @@ def _entropy(logits: Logits) -> Tensor:
     log_probs = logits.values - logits.log_normalizer.unsqueeze(-1)
     probabilities = log_probs.exp()
     # The mask token's probability is 0, and 0 log 0 is 0.
+    # In place, as each of them is as large as the logits.
     return -probabilities.mul_(log_probs.clamp_(min=-1e9)).sum(-1)
 
 

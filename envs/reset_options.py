@@ -55,6 +55,7 @@ def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[i
     Raises:
         ValueError: if there are not N of them.
     """
+    # As Gymnasium's own vector envs seed their rows.
     if seed is None or isinstance(seed, int | np.integer):
         return [None if seed is None else int(seed) + row for row in range(num_envs)]
     if len(seed) != num_envs:

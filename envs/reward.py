@@ -130,6 +130,7 @@ class Preference:
         for alpha in (self.slow, self.fast):
             if not 0 <= alpha < float("inf"):
                 raise ValueError(f"alpha is {alpha}: it must be 0 (speed doesn't matter) or more")
+        # On a logarithmic dial nothing lies between 0 and another alpha.
         if self.slow > self.fast or (self.slow == 0 < self.fast):
             raise ValueError(f"alpha range is {self.slow} to {self.fast}: it must rise, from above 0")
 

@@ -29,6 +29,7 @@ class SB3VecEnv(VecEnv):
         found = env.metadata.get("autoreset_mode")
         if found is not mode:
             raise ValueError(f"autoreset_mode of {env} is {found}: Stable-Baselines3 needs {mode} here")
+        # SB3 reads infos row by row, where Gymnasium's are by name.
         self.env = DictInfoToList(env)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 

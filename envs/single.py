@@ -35,6 +35,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
     }
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
+        # A single env of Gymnasium never resets itself.
         self.rows = UnmaskingVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **kwargs)
         self.render_mode = render_mode
         self.observation_space = self.rows.single_observation_space

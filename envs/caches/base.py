@@ -111,6 +111,7 @@ class CacheRule:
     @property
     def name(self) -> str:
         """The name, and ``:knob=value,...`` for each knob that differs from its default."""
+        # Defaults are left out, so that two ways to write a cache have one name.
         changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
         return self.cache + (":" + ",".join(changed) if changed else "")
 

@@ -43,6 +43,7 @@ class D2Cache(CacheRule):
         place, last = moment.positions, moment.masked.shape[1] - 1
         # The end of the block that holds the masks-th mask, or the last one.
         is_enough = moment.masked.cumsum(1) >= self.masks
+        # argmax is the first of equals, so it is where the count is reached.
         target = torch.where(is_enough.any(1), is_enough.int().argmax(1), last)
         size = (moment.end - moment.start).clamp(min=1)
         end = moment.start + ((target - moment.start).clamp(min=0) // size + 1) * size
@@ -50,6 +51,7 @@ class D2Cache(CacheRule):
         in_block = candidates & ~moment.behind(moment.end)
         score = moment.confidence.double() * self.density(moment)
         # Confidence and density are at most 1 each: 2 puts the block's masks before all others.
+        # Stable, so that of two as good the earlier one is taken, on any device.
         rank = torch.where(candidates, score + 2 * in_block, -1.0).argsort(dim=1, descending=True, stable=True)
         best = torch.zeros_like(candidates).scatter(1, rank[:, : self.masks], True) & candidates
         return moment.asking(self._with_gaps(best | moment.stale, place) & moment.present)

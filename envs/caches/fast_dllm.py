@@ -37,6 +37,7 @@ class Prefix(CacheRule):
 
     def _always(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, what is computed whatever the block: everything in some rows, perhaps the prompt."""
+        # Either way 0 in a block's first forward, so every block starts with everything.
         into = moment.block_step % self.refresh if self.refresh else moment.block_step
         is_full = (into == 0).unsqueeze(1)
         if self.fresh_prompt:

@@ -117,6 +117,7 @@ class CachedForward:
                 there is about each mask.
         """
         moment = self._moment(rows, texts)
+        # What changed is computed whatever the rule says: kept keys and values would be of another token.
         needed = moment.asking(moment.stale, everywhere=judges_tokens) | self.rule.compute(moment)
         chosen = needed & moment.present
         width, shift = chosen.shape[1], self.denoiser.logit_shift
@@ -124,6 +125,7 @@ class CachedForward:
         # Rising, padding first, so that what is asked about, in the buffer, is at the end of each row.
         positions = chosen.int().argsort(dim=1, stable=True)[:, width - most :]
         is_real = chosen.gather(1, positions)
+        # In the buffer's own numbers, in which policies ask; the prompt's are negative.
         about = positions + shift - texts.prompt.unsqueeze(1)
         is_shown = F.pad(moment.present, (0, shift)).gather(1, positions + shift)
         is_asked = is_real & (about >= 0) & is_shown

@@ -34,5 +34,6 @@ class FreeCache(CacheRule):
         width = moment.masked.shape[1]
         place = moment.positions
         first_mask = place.masked_fill(~moment.masked, width).amin(1)
+        # Whole pieces only: the one with the first mask is not frozen at all.
         frozen = (first_mask - moment.prompt).clamp(min=0) // self.piece * self.piece
         return moment.asking(moment.behind(moment.prompt + frozen) & moment.present)

@@ -41,6 +41,7 @@ class Window(CacheRule):
     def compute(self, moment: Moment) -> Tensor:
         """Choose the active positions, or all."""
         is_full = (moment.step % self.refresh == 0).unsqueeze(1)
+        # What is computed is what may be committed, so no decision rests on an old belief.
         active = self.opens(moment.masked)
         chosen = moment.asking(active) | self._is_new(moment.commit_step, moment.step)
         return moment.present & (is_full | chosen)
