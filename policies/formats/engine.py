@@ -87,6 +87,7 @@ class Engine(Exporter):
         return f"unmasking_{self.name}"
 
     def _pyproject(self) -> str:
+        # An engine that has plug-ins finds them by the entry points of what is installed.
         entry = f'[project.entry-points."{self.plugins}"]\nunmasking = "{self._package}:register"\n'
         return f"""[build-system]
 requires = ["setuptools>=77"]
@@ -215,6 +216,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = (), speed: float
         ],
         "temperature": policy.actions.temperature,
         "stop_logit": policy.actions.stop_logit if policy.actions.has_stop else 0.0,
+        # None: with a small beta no probability reaches the threshold.
         "least_log_odds": math.log(least / (1 - least)) if least < 1 else None,
         "falls_back_on_confidence": policy.actions.is_product,
         "end_ids": list(dict.fromkeys(end_ids)),
@@ -226,6 +228,7 @@ def settings_of(policy: LearnedPolicy, end_ids: Sequence[int] = (), speed: float
 def own_ends(policy: LearnedPolicy) -> Sequence[int]:
     """Return the tokens that end a text of the dLLM that a policy was trained with, if it reads them and that ships."""
     model = policy.trained.get("model")
+    # One of the hub would have to be fetched for this alone: there, --end_id says it.
     if NEEDS_ENDS & policy.features and isinstance(model, str) and (CHECKPOINTS / model).is_dir():
         return load_denoiser(model).end_ids
     return ()

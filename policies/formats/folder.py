@@ -106,6 +106,7 @@ def _read(folder: Path) -> LearnedPolicy:
     except ValueError as error:
         raise ValueError(f"policy file {folder / 'config.json'} is damaged: {error}") from error
     try:
+        # After the settings, which say what sizes its header must have.
         network = load_weights(folder / "model.safetensors", spec)
     except ValueError as error:
         raise ValueError(

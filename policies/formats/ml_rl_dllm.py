@@ -238,8 +238,10 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
             "decide otherwise there; export it with beta 1, or as a folder"
         )
     check_finite(network.state_dict())
+    # Here, not above: only who writes one needs it, for its version.
     import transformers
 
+    # safetensors refuses tensors that are not in one piece.
     weights = {PREFIX + name: values.float().contiguous() for name, values in network.state_dict().items()}
     about: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
