@@ -75,6 +75,7 @@ def _p_range(values: Sequence[float]) -> str:
     >>> _p_range([0.0078]), _p_range([0.0001, 0.04]), _p_range([0.0001])
     ('= 0.008', 'from < 0.001 to 0.040', '< 0.001')
     """
+    # Compared as they are written: two that look alike are one.
     low, high = ("< 0.001" if value < 0.001 else f"{value:.3f}" for value in (min(values), max(values)))
     if low == high:
         return low if low.startswith("<") else f"= {low}"

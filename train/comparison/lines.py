@@ -202,6 +202,7 @@ def common_name(names: Sequence[str]) -> str:
     """
     if len(names) == 1:
         return names[0]
+    # What the first and the last in order begin with, all do.
     first, last = min(names), max(names)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     stem = re.sub(r"([_.-](s|seed)?)?\d*[_.-]?$", "", first[:same])

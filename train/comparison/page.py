@@ -105,6 +105,7 @@ def interval_texts(value: Any, column: Column) -> list[str]:
 
 def _edges(interval: Sequence[float], column: Column) -> tuple[float, float]:
     """Return an interval as it is shown: scaled, and cut off where values end."""
+    # Student's interval may reach beyond what the value itself can be.
     low, high = (min(max(edge * column.scale, column.limits[0]), column.limits[1]) for edge in interval)
     return low, high
 
@@ -151,6 +152,7 @@ def to_html(title: str, sections: Sequence[Section], images: Mapping[str, tuple[
     links = "\n".join(f'<a href="#part{i}">{for_html(section.title)}</a>' for i, section in enumerate(sections))
     body = "\n".join(_section_to_html(section, i, images) for i, section in enumerate(sections))
     template = Template(Path(__file__).with_name("report.html").read_text())
+    # In one pass, so that a $ in a name is no placeholder.
     return template.substitute(title=for_html(title), links=links, body=body)
 
 

@@ -46,6 +46,7 @@ def plot_curves(
         # An interval over few seeds is wide; what was measured says where to look.
         tracks = chain.from_iterable(group["each"] for group in groups)
         values = list(chain.from_iterable(tracks))
+        # Never 0, which a curve that is level would give.
         margin = 0.1 * (max(values) - min(values)) + 1e-3
         axes.set_ylim(min(values) - margin, max(values) + margin)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
@@ -73,6 +74,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], file: Path, styles: Mapping[st
     for axes, (name, title, scale) in zip(panels, costs, strict=True):
         for row in rows:
             i, style = labels.index(row["label"]), styles[row["family"]]
+            # A task's policies share seven tenths of its line, so that tasks stand apart.
             height = tasks.index(row["task"]) + (i - (len(labels) - 1) / 2) * 0.7 / len(labels)
             entries[row["label"]] = _draw_pair(axes, row[name], row[f"rule_{name}"], height, scale, style)
         axes.set_xlabel(title)

@@ -163,6 +163,7 @@ def oracle_distances(lines: Sequence[Line], rules: Sequence[str]) -> list[Row]:
             near += [line for line in candidates if line.replicates[0].record is best]
         for line in near:
             records = [r.record for r in line.replicates]
+            # In floats 0.97 - 0.96 is a hair more than 0.01.
             is_near = abs(np.mean([r["accuracy"] for r in records]) - limit["accuracy"]) <= ORACLE_TOLERANCE + 1e-9
             ratios = [r["nfe"] / limit["nfe"] for r in records]
             rows.append(
@@ -186,6 +187,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Row]]:
     for kind in dict.fromkeys(run.kind for run in runs):
         own = [run for run in runs if run.kind == kind]
         flat = [flatten({**run.config, "versions": run.versions}) for run in own]
+        # Where a run was written says nothing of what came of it.
         different = [name for name in differing(flat) if name not in ("out", "resume")]
         if different:
             found[kind] = [

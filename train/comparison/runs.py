@@ -149,6 +149,7 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
     outcomes = read_outcomes(path) if path.is_dir() else {}
     own = {key_of(record): record for record in records if record["task"] == "all"}
     for key, entry in outcomes.items():
+        # One evaluation wrote both; otherwise one of them is left from another.
         if key in own and abs(float(np.mean(entry["score"])) - own[key]["accuracy"]) > 1e-9:
             raise UserError(
                 f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
@@ -233,6 +234,7 @@ def problems_of(run: Run) -> Problems:
         f"{episodes} {config.get('split', 'test')} problems a task, from number {config.get('first', 0)}, of "
         f"{', '.join(names)}; dLLM {name}, L = {length}, temperature {temperature:g}"
     )
+    # What is as by default is not said, so that runs from before there was such a setting compare with new ones.
     if config.get("samples", 1) > 1:
         text += f", {config['samples']} samples each"
     if not env.get("early_end", True):

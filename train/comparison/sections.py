@@ -243,6 +243,7 @@ def _differences(found: Mapping[str, Any]) -> Section:
     kinds = found["differences"].values()
     tables = []
     for rows in kinds:
+        # Every row of a kind has the same fields, whether the run has them or not.
         columns = [Column(name, name) for name in rows[0]]
         tables.append(table(found, columns, rows))
     return Section("What differs between the runs", [text], tables=tables)

@@ -88,6 +88,7 @@ def _fetch_run(run: Any, project: str, place: Path) -> FetchedRun:
     write_atomic(RunFiles(folder).wandb_id, run.id + "\n")
     rows: dict[float, dict[str, float]] = {}
     for row in run.history(samples=MAX_ROWS, pandas=False):
+        # W&B's own columns, such as _step and _runtime, begin with an underscore.
         numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not k.startswith("_")}
         if STEP in numbers:
             # A resumed run repeats what came after its checkpoint: the later value holds. And W&B gives what is logged
