@@ -62,6 +62,7 @@ def translate(root: yaml.MappingNode, known: Mapping[str, Any], file: str) -> ya
             hint = f"did you mean {close}?" if close else f"a model file has {', '.join(SECTIONS)}"
             raise ConfigError(f"{file}, line {key.start_mark.line + 1}: there is no section {name}: {hint}")
     if env:
+        # All in one section: a mapping may have a key but once.
         entries.append((_renamed(env[0][0], "env"), yaml.MappingNode("tag:yaml.org,2002:map", env)))
     return yaml.MappingNode(root.tag, entries, root.start_mark, root.end_mark)
 

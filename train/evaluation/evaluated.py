@@ -57,6 +57,7 @@ class Asked:
 
 def digest(folder: Path) -> str:
     """Return a hash of a policy's configuration and weights."""
+    # Sorted, as a folder lists its files in no certain order.
     files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

@@ -66,6 +66,7 @@ def gains(records: Sequence[Record], outcomes: Mapping[Key, Outcomes] | None = N
 
 
 def _rules_beside(record: Record, records: Sequence[Record]) -> list[Record]:
+    # In smaller blocks every rule takes more forwards, so one of other blocks would be no rival.
     here = [other for other in records if other["block_length"] == record["block_length"]]
     return [other for other in here if not is_learned(other) and not is_oracle(other)]
 

@@ -99,6 +99,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         )
         assert isinstance(found, MaskedLMDenoiser)
         self.denoiser = found
+        # The last: of a folder's two decisions, that is the deterministic one.
         [*_, job] = list_jobs([policy], [block_length or buffer_length])
         self.policy = job.make(place, any_dllm)
         self.buffer_length, self.temperature, self.seed = buffer_length, float(temperature), seed
@@ -175,6 +176,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
             tokens = self.denoiser.encode_text(request.args[0])
             most = self.denoiser.max_length - 1
             pieces = [tokens[i : i + most] for i in range(0, len(tokens), most)]
+            # A piece has no context, and a prompt can't be empty.
             found.append(sum(self.estimate([self.denoiser.eos_id], piece) for piece in pieces))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
         return found
@@ -184,9 +186,11 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         text = context.rstrip()
         continuation = context[len(text) :] + continuation
         prompt = self.denoiser.encode_text(text)
+        # Together, since what a word is cut into may depend on what stands before it.
         tokens = self.denoiser.encode_text(text + continuation)[len(prompt) :]
         if not prompt:
             prompt = [self.denoiser.eos_id]
+        # Where both are too long, the context's beginning gives way: it matters least to what follows.
         return prompt[-(self.denoiser.max_length - len(tokens)) :], tokens
 
     def estimate(self, prompt: Sequence[int], tokens: Sequence[int]) -> float:
@@ -206,6 +210,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
             return 0.0
         draws = torch.Generator().manual_seed(sequence_key([*prompt, *tokens], self.seed) % 2**63)
         counts = torch.randint(1, length + 1, (self.mc_samples,), generator=draws)
+        # Twice argsort gives ranks: the first ones of a random order are as likely to be any set of their size.
         order = torch.rand(self.mc_samples, length, generator=draws).argsort(1).argsort(1)
         masked = (order < counts.unsqueeze(1)).to(self.denoiser.device)
         text = torch.tensor(tokens, device=self.denoiser.device)

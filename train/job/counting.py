@@ -48,6 +48,7 @@ def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
     """Return a call's result and its seconds, waiting for the GPU."""
     began = time.perf_counter()
     result = run()
+    # CUDA returns from a call before its work is done.
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return result, time.perf_counter() - began

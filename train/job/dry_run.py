@@ -102,6 +102,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     held_out = problems_of(about)
     nfe, score = trials.sample()
     beside = rules_of(config) if config.evaluation.beside_training else replace(about, policy=[])
+    # What is evaluated beside the training takes no time after it.
     rest = replace(about, policy=[policy for policy in about.policy if policy not in beside.policy])
     parts = (trials.filter(), trials.calibration(), trials.evaluation(rest, len(held_out)))
     answers_beside, positions_beside = trials.evaluation(beside, len(held_out))
