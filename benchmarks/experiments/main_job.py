@@ -158,6 +158,7 @@ class FirstRun(Experiment):
 
 def _saved(seeds: Sequence[Summary], rule: str) -> str:
     """Return what is saved in percent; nothing is claimed where some seed's rule is not just as accurate."""
+    # Either way: a setting that is far more accurate is no equal either.
     apart = sum(abs(seed[rule]["accuracy"] - seed["accuracy"]) > TOLERANCE + ROUNDING for seed in seeds)
     if apart:
         return f"none claimed: no setting within half a point, {apart} of {len(seeds)} seeds"

@@ -133,6 +133,7 @@ scheduler, which spares the pipeline's last forward of a block; the place was ch
 
 def choose(choice: Sequence[Record], rule: str) -> str:
     """Return the name of the cheapest place that is as accurate as a rule, or of the most accurate one."""
+    # Of validation problems, so that what is shown of others doesn't favour the place that is chosen.
     wanted = find(choice, policy=rule)[0]["accuracy"]
     return str(best_rule(find(choice, policy=of_kind(LEARNED)), wanted)["policy"])
 
