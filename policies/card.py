@@ -94,6 +94,7 @@ def _arguments(trained: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `policies.generate`, where they aren't its defaults, that decode as in training."""
     length, blocks = trained.get("buffer_length", 64), trained.get("block_lengths")
     found = {"buffer_length": length, "window": trained.get("window"), "block_origin": trained.get("block_origin")}
+    # Full diffusion, where it was among what it was trained in, is how `generate` decodes untold.
     if isinstance(blocks, list) and blocks and length not in blocks:
         found["block_length"] = blocks[-1]
     # A policy's folder may be a stranger's: what is no such value is left out.

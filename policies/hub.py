@@ -23,6 +23,7 @@ def fetch_policy(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
+        # No more than a policy's files: a repository may hold anything.
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:  # httpx, requests, the hub's own and the system's, by version
         raise FileNotFoundError(

@@ -48,6 +48,7 @@ def check_sizes(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more")
+    # Rotary embeddings turn a head's numbers in pairs.
     if config.hidden_size % (2 * config.num_heads):
         raise ValueError(
             f"hidden_size is {config.hidden_size}: it must be a multiple of twice num_heads, {2 * config.num_heads}"

@@ -30,6 +30,7 @@ NEEDED = ("d_model", "n_heads", "n_layers", "vocab_size")
 TOP = {
     "transformer.wte.weight": "model.embed_tokens.weight",
     "transformer.ln_f.weight": "model.norm.weight",
+    # Within a block the same name is the feedforward's.
     "transformer.ff_out.weight": "lm_head.weight",
 }
 
