@@ -111,6 +111,7 @@ class Learn2PDConfig:
         check_seed(self)
         if self.published_block not in self.block_lengths:
             raise ValueError(f"published_block is {self.published_block}: it must be one of {self.block_lengths}")
+        # Made to be checked, as all that follows.
         NetworkConfig(features=tuple(self.features))
         make_tasks(self.tasks)
         for rule in self.rules:

@@ -113,6 +113,7 @@ class FilterSection:
     def __post_init__(self) -> None:
         check_count(self, "problems")
         check_range(self, "false_commit_weight", above=0)
+        # Made to be checked.
         make_rule(self.reference)
 
     @property
