@@ -253,8 +253,8 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         ValueError: if a weight is NaN or infinite: nothing is written.
     """
     folder = Path(folder)
-    # safetensors refuses tensors that are not in one piece.
-    weights = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
+    # From a card, and in one piece: safetensors refuses others.
+    weights = {name: tensor.cpu().contiguous() for name, tensor in policy.network.state_dict().items()}
     try:
         check_finite(weights)
     except ValueError as error:

@@ -66,7 +66,7 @@ class Engine(Exporter):
         policy = policy.changed(any_dllm=options.any_dllm or policy.any_dllm)
         settings = settings_of(policy, options.end_ids or own_ends(policy), options.speed)
         # safetensors refuses tensors that are not in one piece.
-        weights = {name: values.float().contiguous() for name, values in network.state_dict().items()}
+        weights = {name: values.float().cpu().contiguous() for name, values in network.state_dict().items()}
         check_finite(weights)
         package = out / self._package
         package.mkdir(parents=True, exist_ok=True)
