@@ -241,7 +241,7 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
     # Here, not above: only who writes one needs it, for its version.
     import transformers
 
-# From a card, and in one piece: safetensors refuses others.
+    # From a card, and in one piece: safetensors refuses others.
     weights = {PREFIX + name: values.float().cpu().contiguous() for name, values in network.state_dict().items()}
     about: dict[str, Any] = {
         "architectures": [ARCHITECTURE],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import places
 import pytest
 import torch
 import yaml
@@ -206,7 +207,7 @@ def test_another_dllm_is_refused_unless_told_otherwise(toy: ToyDenoiser, tmp_pat
     decode(load_denoiser("tiny"), ["copy a"], policy, DecodingSettings(4))
     with pytest.raises(ValueError, match=r"trained for a dLLM with \w+ .*, but that of this one is .*set any_dllm"):
         decode(toy, ["copy a"], policy, DecodingSettings(4))
-    decode(toy, ["copy a"], load(folder, any_dllm=True), DecodingSettings(4))
+    decode(toy, ["copy a"], load(folder, device=str(places.here), any_dllm=True), DecodingSettings(4))
     # One that does not say which is for all, as policies of earlier releases are.
     decode(toy, ["copy a"], policy_of(), DecodingSettings(4))
     # What strangers wrote there is compared, and nothing else.
