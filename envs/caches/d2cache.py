@@ -74,6 +74,7 @@ class D2Cache(CacheRule):
         if self.gap == 0:
             return chosen
         width = chosen.shape[1]
-        before = torch.where(chosen, place, -width).cummax(1).values
-        after = torch.where(chosen, place, 2 * width).flip(1).cummin(1).values.flip(1)
+        # Where there is none, one that is too far for any gap.
+        before = torch.where(chosen, place, -width - self.gap).cummax(1).values
+        after = torch.where(chosen, place, 2 * width + self.gap).flip(1).cummin(1).values.flip(1)
         return chosen | (after - before <= self.gap)

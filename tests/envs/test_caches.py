@@ -577,6 +577,8 @@ def test_d2cache_computes_the_masks_that_are_next_by_hand() -> None:
     # Gaps between computed positions, at most two apart, are filled.
     assert chosen("d2cache:masks=1,gap=3", sure) == "---####--------"
     assert chosen("d2cache:masks=1,gap=2", sure) == "---#--#--------"
+    # Before the first and behind the last there is no gap, however far it may reach.
+    assert chosen("d2cache:masks=1,gap=1000", sure) == "---####--------"
     # The block's masks first, then those of later blocks, up to the end of the block with the fourth mask.
     later = moment("ppx...xx........", [0.1, 0.1, 0.1, *[0.9] * 8], 2, 6)
     assert chosen("d2cache:masks=4,gap=0", later) == "---###--#-------"

@@ -110,6 +110,17 @@ def test_a_likelihood_is_the_mean_over_every_masking() -> None:
     assert model.estimate(prompt, []) == 0.0
 
 
+@pytest.mark.parametrize(("extra", "kept"), [(-2, 2), (-1, 1), (0, 1), (5, 1)])
+def test_a_pair_that_is_too_long_loses_its_beginning(extra: int, kept: int) -> None:
+    model = UnmaskingLM()
+    length = model.denoiser.max_length
+    written = " ".join("abcd"[i % 4] for i in range(length + extra))
+    prompt, tokens = model._encode_pair("copy a b c =", f" {written}")
+    assert (len(prompt), len(prompt) + len(tokens)) == (kept, length)
+    assert prompt == model.denoiser.encode_text("copy a b c =")[-kept:]
+    assert tokens == model.denoiser.encode_text(written)[-len(tokens) :]
+
+
 def test_likelihoods_tell_right_answers_from_wrong_ones() -> None:
     model = UnmaskingLM(mc_samples=32, check_greedy=True)
     context = "sort . . : d a c b . . . . . . . . . . . . ="

@@ -190,7 +190,8 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         tokens = self.denoiser.encode_text(text + continuation)[len(prompt) :]
         if not prompt:
             prompt = [self.denoiser.eos_id]
-        # Where both are too long, the context's beginning gives way: it matters least to what follows.
+        # What is too long loses its beginning, as in lm-eval's own models: it matters least to what follows.
+        tokens = tokens[-(self.denoiser.max_length - 1) :]
         return prompt[-(self.denoiser.max_length - len(tokens)) :], tokens
 
     def estimate(self, prompt: Sequence[int], tokens: Sequence[int]) -> float:
