@@ -185,3 +185,13 @@ class Context(Placed):
 
 
 NUMBERS = [" ".join(str((i * k) % 10) for k in (1, 3, 7)[: 1 + i % 3]) for i in range(18)]
+
+
+def whole(*values: int) -> Tensor:
+    """Whole numbers, one a row."""
+    return torch.tensor(values)
+
+
+def blocks(batch: DecodingBatch, row: int = 0) -> tuple[int, int, int]:
+    """Where a row's block begins and ends, and the steps that it has had."""
+    return int(batch.block_start[row]), int(batch.block_end[row]), int(batch.block_step[row])
