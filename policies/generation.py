@@ -277,7 +277,7 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
     Raises:
         ValueError: if it drafts or reads ``leave_one_out``, and there is a cache.
     """
-    if make_cache(cache).cache == "none":
+    if not make_cache(cache).keeps:
         return
     for needed, what in ((policy.drafts, "drafts"), ("leave_one_out" in policy.features, "reads leave_one_out")):
         if needed:

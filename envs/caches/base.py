@@ -81,10 +81,12 @@ class CacheRule:
     Attributes:
         cache: its name in `envs.caches.CACHES`.
         needs_blocks: whether it is for block-causal dLLMs only.
+        keeps: whether a forward may leave positions as they were.
     """
 
     cache: ClassVar[str]
     needs_blocks: ClassVar[bool] = False
+    keeps: ClassVar[bool] = True
 
     def compute(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, the positions to compute now; those not present count as False."""

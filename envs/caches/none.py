@@ -14,6 +14,7 @@ class NoCache(CacheRule):
     """Compute everything in every forward and keep nothing."""
 
     cache = "none"
+    keeps = False
 
     def compute(self, moment: Moment) -> Tensor:
         """Choose all."""

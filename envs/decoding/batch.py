@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.caches import make_cache
 from envs.caches.forward import CachedForward
 from envs.decoding.blocks import Layout, buffer_width
 from envs.decoding.drafts import settle
@@ -53,8 +52,8 @@ class DecodingBatch(Rows):
         width, length = buffer_width(denoiser, settings.buffer_length), settings.buffer_length
         blank = Rows.blank(num_rows, width, length, settings.block, denoiser.eos_id, denoiser.device)
         super().__init__(**vars(blank))
-        rule = make_cache(settings.cache)
-        self._cached = None if rule.cache == "none" else CachedForward(denoiser, rule, num_rows)
+        rule = self.layout.cache
+        self._cached = CachedForward(denoiser, rule, num_rows) if rule.keeps else None
         self._drafted: Action | None = None
         self.view = blank_view(self, self.layout)
         """What the last `forward` saw, finished rows blank."""

@@ -114,7 +114,7 @@ def remember_problems(
         settings: how they will be decoded.
         batch_size: sequences of a forward.
     """
-    if settings.window != "full" or make_cache(settings.cache).cache != "none":
+    if settings.window != "full" or make_cache(settings.cache).keeps:
         return denoiser
     known = FirstForwards(denoiser)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]

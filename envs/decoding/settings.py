@@ -104,7 +104,7 @@ class DecodingSettings:
             raise ValueError(
                 "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"
             )
-        if make_cache(self.cache).cache != "none" and "leave_one_out" in self.features:
+        if make_cache(self.cache).keeps and "leave_one_out" in self.features:
             raise ValueError(
                 f"cache is {self.cache!r} and features hold leave_one_out: its shadow block can't be kept; use cache "
                 "none or another policy"

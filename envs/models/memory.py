@@ -84,7 +84,7 @@ def step_memory(
     last = batch * length * _shown(config, features)
     # The last step's view is still there when this one's is made. What a cache leaves of it is copied, and then what
     # the forward has said is written over the copy.
-    is_cached = make_cache(cache).cache != "none"
+    is_cached = make_cache(cache).keeps
     view = (3 if is_cached else 2) * last
     # Each row has one position more, for the padding of others.
     kept = config.num_hidden_layers * 2 * batch * (prompt + length + 1) * keys if is_cached else 0

@@ -143,7 +143,7 @@ class Show:
     @property
     def is_cached(self) -> bool:
         """Whether a forward may compute less than it is shown."""
-        return make_cache(self.config.cache).cache != "none"
+        return make_cache(self.config.cache).keeps
 
     @property
     def versus(self) -> str:
