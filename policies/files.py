@@ -259,6 +259,17 @@ def read_header(file: Path) -> Header:
         raise ValueError(f"it is no whole safetensors file: {one_line(error)}") from None
 
 
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights as safetensors takes them: on the CPU, each in one piece.
+
+    Raises:
+        ValueError: if one of them is not finite.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    check_finite(weights)
+    return weights
+
+
 def check_header(header: Header, network: nn.Module) -> None:
     """Refuse tensors that are not those of a network, by a header alone; the network can be on the meta device.
 

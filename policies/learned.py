@@ -23,7 +23,7 @@ from policies.base import CommitPolicy, Decision
 from policies.calibration import Calibration, check_speed
 from policies.card import card_of
 from policies.distributions import ActionConfig, PlackettLuce
-from policies.files import check_finite, show, write_together
+from policies.files import plain_weights, show, write_together
 from policies.hub import push_folder
 from policies.networks.kinds import NetworkSpec, PolicyNetwork
 
@@ -253,10 +253,8 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         ValueError: if a weight is NaN or infinite: nothing is written.
     """
     folder = Path(folder)
-    # From a card, and in one piece: safetensors refuses others.
-    weights = {name: tensor.cpu().contiguous() for name, tensor in policy.network.state_dict().items()}
     try:
-        check_finite(weights)
+        weights = plain_weights(policy.network)
     except ValueError as error:
         raise ValueError(f"the policy is not saved to {str(folder)!r}: {error}") from error
     config = {

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from envs.models.hub import is_hub_id
 from envs.models.load import CHECKPOINTS, load_denoiser
 from policies.card import cell
-from policies.files import check_finite, write_together
+from policies.files import plain_weights, write_together
 from policies.formats.exporter import Exporter, ExportOptions
 from policies.learned import LearnedPolicy
 from policies.networks.transformer import UnmaskingNetwork
@@ -65,9 +65,7 @@ class Engine(Exporter):
         network = check_exportable(policy)
         policy = policy.changed(any_dllm=options.any_dllm or policy.any_dllm)
         settings = settings_of(policy, options.end_ids or own_ends(policy), options.speed)
-        # safetensors refuses tensors that are not in one piece.
-        weights = {name: values.float().cpu().contiguous() for name, values in network.state_dict().items()}
-        check_finite(weights)
+        weights = {name: values.float() for name, values in plain_weights(network).items()}
         package = out / self._package
         package.mkdir(parents=True, exist_ok=True)
         # Copied, not imported: a server has no need of this library, nor of its dependencies.

@@ -31,7 +31,7 @@ from policies.files import (
     Checked,
     Header,
     check,
-    check_finite,
+    plain_weights,
     read_header,
     read_settings,
     show,
@@ -237,12 +237,10 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
             f"the policy has beta {policy.beta}: ml-rl-dllm has no field for that, so it would be lost and the policy "
             "decide otherwise there; export it with beta 1, or as a folder"
         )
-    check_finite(network.state_dict())
+    weights = {PREFIX + name: values.float() for name, values in plain_weights(network).items()}
     # Here, not above: only who writes one needs it, for its version.
     import transformers
 
-    # From a card, and in one piece: safetensors refuses others.
-    weights = {PREFIX + name: values.float().cpu().contiguous() for name, values in network.state_dict().items()}
     about: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
         "model_type": "policy",
