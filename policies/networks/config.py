@@ -34,6 +34,22 @@ class PartConfig:
         return frozenset()
 
 
+def check_hidden_state_size(size: int, otherwise: str) -> None:
+    """Refuse what is no width of hidden states, nor 0.
+
+    Args:
+        size: the field's value.
+        otherwise: what 0 stands for.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(
+            f"hidden_state_size is {size!r}: it must be the width of the dLLM's hidden states, or 0 to {otherwise}"
+        )
+
+
 def check_sizes(config: Any, *names: str) -> None:
     """Refuse a transformer of no whole sizes, or of heads that don't divide its width into even parts.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.readings import BEST_K
-from policies.networks.config import PartConfig, check_sizes
+from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ class DiTConfig(PartConfig):
             raise ValueError(f"time_period is {self.time_period}: it must be above 0")
         if not 1 <= self.num_probabilities <= BEST_K:
             raise ValueError(f"num_probabilities is {self.num_probabilities}: it must be 1 to {BEST_K}")
-        if self.hidden_state_size < 0:
-            raise ValueError(
-                f"hidden_state_size is {self.hidden_state_size}: it must be the width of the dLLM's hidden states, or "
-                "0 to read probabilities"
-            )
+        check_hidden_state_size(self.hidden_state_size, "read probabilities")
         if self.hidden_state_size and self.num_probabilities > 1:
             raise ValueError(
                 f"num_probabilities is {self.num_probabilities} and hidden_state_size {self.hidden_state_size}: the "

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from envs.names import hint
 from envs.readings import MASK_READINGS
-from policies.networks.config import PartConfig, check_sizes
+from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
 
 LARGEST_BLOCK = 64
 """Masks left in a block that count as all, to a network that sees blocks."""
@@ -85,11 +85,7 @@ class NetworkConfig(PartConfig):
             raise ValueError(f"slope is {self.slope}: it must be above 0")
         if not math.isfinite(self.bias):
             raise ValueError(f"bias is {self.bias}: it must be a finite number")
-        if not isinstance(self.hidden_state_size, int) or self.hidden_state_size < 0:
-            raise ValueError(
-                f"hidden_state_size is {self.hidden_state_size!r}: it must be the width of the dLLM's hidden states, "
-                "or 0 to read none"
-            )
+        check_hidden_state_size(self.hidden_state_size, "read none")
         if self.hidden_state_size and self.context == "block":
             raise ValueError(
                 f"hidden_state_size is {self.hidden_state_size} and context block: no serving engine shows hidden "
