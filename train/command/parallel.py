@@ -10,10 +10,12 @@ Without torchrun there is one process, and nothing here does anything.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,6 +91,12 @@ def wait() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def await_file(file: Path) -> None:
+    """Wait until the first process has written a file, on disks that all of them see."""
+    while not file.is_file():
+        time.sleep(0.5)
 
 
 def broadcast(value: Gathered) -> Gathered:

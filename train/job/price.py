@@ -7,13 +7,14 @@ after, so that a resumed run pays the same.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
@@ -21,8 +22,10 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.price import Price, get_price
 from envs.tasks import make_tasks
+from envs.view import View
 from policies import make_rule
 from policies.files import read_json
+from policies.playing import play
 from train.command import parallel
 from train.command.files import write_json
 from train.command.run_files import RunFiles
@@ -81,10 +84,33 @@ def measure_price(config: JobConfig, denoiser: Denoiser) -> str:
         # Positions are whole numbers, and what is timed has no more digits than these.
         listed = [[int(positions), round(float(spent), 4)] for positions, spent in samples]
         write_json(file, about | {"error": round(error, 4), "samples": listed})
-    while not file.is_file():
-        time.sleep(0.5)  # the first process is at it
+    parallel.await_file(file)
     price = read_price(file)
     return f"a forward costs {price.forward:.3g} ms and {1000 * price.position:.3g} us a position"
+
+
+class _TimedBatch(DecodingBatch):
+    """Rows whose forwards are timed.
+
+    Args:
+        denoiser: the dLLM, counting.
+        settings: how they are decoded.
+        num_rows: N.
+        device: the dLLM's.
+    """
+
+    def __init__(self, denoiser: CountingDenoiser, settings: DecodingSettings, num_rows: int, device: str) -> None:
+        super().__init__(denoiser, num_rows, settings)
+        self._counting, self._device = denoiser, device
+        self.forwards: list[tuple[int, float]] = []
+        """Of each so far, the positions that it computed, padding included, and its milliseconds."""
+
+    def forward(self, rows: Tensor | None = None) -> View:
+        """Run the dLLM; see `DecodingBatch.forward`."""
+        run, before = super().forward, self._counting.positions
+        view, seconds = timed(lambda: run(rows), self._device)
+        self.forwards.append((self._counting.positions - before, 1000 * seconds))
+        return view
 
 
 def sample_forwards(denoiser: Denoiser, config: JobConfig) -> npt.NDArray[np.float64]:
@@ -104,21 +130,15 @@ def sample_forwards(denoiser: Denoiser, config: JobConfig) -> npt.NDArray[np.flo
         chosen = [problems[i % len(problems)] for i in range(count)]
         prompts = [denoiser.encode_prompt(problem.prompt) for problem in chosen]
         given = encode_all_given(denoiser, [problem.given for problem in chosen])
-        fastest: dict[int, tuple[int, float]] = {}
+        repeats: list[list[tuple[int, float]]] = []
         for _ in range(REPEATS):
-            batch = DecodingBatch(counting, count, settings)
+            batch = _TimedBatch(counting, settings, count, config.model.device)
             batch.load(range(count), prompts, given=given)
-            policy = rule.bind(counting, settings)
-            # Decoded alike each time, so a forward of one repeat is that of the others.
-            for step in range(MOST_FORWARDS):
-                if not bool(batch.running.any()):
-                    break
-                before = counting.positions
-                view, seconds = timed(batch.forward, config.model.device)
-                computed = counting.positions - before
-                fastest[step] = computed, min(1000 * seconds, fastest.get(step, (0, np.inf))[1])
-                batch.apply(policy.act(view))
-        samples += list(fastest.values())
+            for _ in islice(play(batch, rule.bind(counting, settings)), MOST_FORWARDS):
+                pass
+            repeats.append(batch.forwards)
+        # Decoded alike each time, so a forward of one repeat is that of the others.
+        samples += [min(same) for same in zip(*repeats, strict=True)]
     return np.array(samples, dtype=np.float64)
 
 

@@ -12,7 +12,6 @@ The algorithm is any of Stable-Baselines3's family whose policy is `UnmaskingAct
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -183,8 +182,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         # Traces hold no hidden states, which are a hundred times as large as all else; training learns to read them.
         shape = replace(config.policy, hidden_state_size=0)
         stage("filter", learn_start(folder, about, blocks_of(config), shape, settings, weight, workers))
-    while not (folder / "config.json").is_file():
-        time.sleep(0.5)  # the first process is at it
+    parallel.await_file(folder / "config.json")
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
 
 
