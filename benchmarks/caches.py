@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from experiments.base import table
 from rich.console import Console
 from rich.table import Table
 
@@ -30,12 +31,11 @@ from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies.generation import check_cache
 from train.command.config_values import PathText
 from train.command.decoding_config import CacheText
-from train.command.errors import UserError
 from train.command.files import write_atomic, write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
-from train.command.run_folder import open_run
+from train.command.run_folder import open_run, refuse_used
 from train.evaluation.jobs import Job, plan
 from train.evaluation.measure import choose_problems, decode_problems, score_problems
 
@@ -251,21 +251,21 @@ def verdict(costs: Sequence[Cost]) -> str:
 
 def markdown(costs: Sequence[Cost]) -> str:
     """Write the table and the verdict."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(cells_of(*pair) for pair in beside_none(costs))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{verdict(costs)}\n"
+    rows = [cells_of(*pair) for pair in beside_none(costs)]
+    return f"{table(COLUMNS, rows)}\n\n{verdict(costs)}\n"
 
 
 def show(costs: Sequence[Cost], title: str) -> None:
     """Print the table and the verdict."""
-    table = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("policy", "cache") else "right", no_wrap=True)
+        shown.add_column(column, justify="left" if column in ("policy", "cache") else "right", no_wrap=True)
     for pair in beside_none(costs):
         # The caches come in the same order each time, so the last one ends a part of the table.
-        table.add_row(*cells_of(*pair), end_section=pair[0].cache == costs[-1].cache)
+        shown.add_row(*cells_of(*pair), end_section=pair[0].cache == costs[-1].cache)
     # Eleven columns don't fit the 80 letters that rich takes a pipe to have.
     console = Console(width=max(140, Console().width))
-    console.print(table)
+    console.print(shown)
     console.print(verdict(costs))
 
 
@@ -276,8 +276,7 @@ def main(config: CachesConfig) -> list[Cost]:
         UserError: if the folder is taken.
         ValueError: if the dLLM can't be decoded so, or a policy can't be cached.
     """
-    if config.out.is_dir() and any(config.out.iterdir()):
-        raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
+    refuse_used(config.out)
     torch.set_num_threads(config.model.threads)
     jobs = plan(config.policy, [config.block_length])
     for job, cache in product(jobs, config.caches):

@@ -23,7 +23,7 @@ from train.command.config_values import NamedIn, PathText
 from train.command.errors import UserError
 from train.command.ranges import check_range
 from train.command.run_files import RunFiles
-from train.command.run_folder import writing
+from train.command.run_folder import refuse_used, writing
 from train.evaluation.records import Record, read_records
 
 OPTIONS = frozenset(option.name for option in fields(ExportOptions)) - {"evaluation"}
@@ -86,8 +86,7 @@ def main(config: ExportConfig) -> Path:
         ValueError: if it can't be written in this format.
         ConnectionError: if the hub doesn't take it; nothing is written then.
     """
-    if config.out.is_dir() and any(config.out.iterdir()):
-        raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
+    refuse_used(config.out)
     source = Path(config.policy)
     if config.time_period is not None and not is_checkpoint(source):
         raise UserError(

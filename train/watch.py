@@ -12,9 +12,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from train.command.errors import UserError
 from train.command.files import write_atomic
-from train.command.run_folder import open_run
+from train.command.run_folder import open_run, refuse_used
 from train.evaluation.rule_list import print_rules
 from train.watching.gif import draw_gif
 from train.watching.page import page
@@ -29,8 +28,8 @@ def main(config: WatchConfig) -> None:
         return
     torch.set_num_threads(config.model.threads)
     writes = config.format != "ansi"
-    if writes and config.out.is_dir() and any(config.out.iterdir()):
-        raise UserError(f"out is {str(config.out)!r}, which is not empty: choose another --out")
+    if writes:
+        refuse_used(config.out)
     # Recorded before the folder is made, so that a mistyped name leaves nothing behind.
     show = rehearse(config)
     if not writes:

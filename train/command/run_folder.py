@@ -172,6 +172,16 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free:
     raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
 
 
+def refuse_used(out: Path) -> None:
+    """Refuse a folder for results that holds something already.
+
+    Raises:
+        UserError: if it does.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"out is {str(out)!r}, which is not empty: choose another --out")
+
+
 def has_result(folder: Path) -> bool:
     """Tell whether a folder holds anything beyond what a start leaves."""
     return _has_result(_names(folder))
