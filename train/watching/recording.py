@@ -189,10 +189,8 @@ def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability
 
 def _computed(batch: DecodingBatch, view: View) -> Tensor:
     """Return (N, L) bool, the positions that a view's forward computed, of those that it was shown."""
-    # No prediction is the mask token: such masks were hidden.
-    is_hidden = view.masked & (view.prediction == batch.denoiser.mask_id)
-    end = view.block_end if batch.settings.window == "truncated" else view.length
-    return (view.features["age"] == 0) & ~is_hidden & (view.positions < end.unsqueeze(1))
+    # The forward is counted already; what it was shown was decided before.
+    return (view.features["age"] == 0) & batch.layout.seen(batch, view.step - 1)
 
 
 def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequence[int]) -> None:
