@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from account import ENGINE, Plain, Shown, as_bits, empty, records, settle, some, surest
+from account import ENGINE, PROMPTS, Plain, Shown, as_bits, empty, records, settle, some, surest
 from denoisers import EOS, A, B, C, D, Mixing
 
 from envs.decoding.settings import DecodingSettings
 from envs.readings import MASK_READINGS
 from envs.view import Action
-
-PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 
 
 @pytest.mark.each_value

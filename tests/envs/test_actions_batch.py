@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from account import ENGINE, Shown, records, surest
+from account import ENGINE, PROMPTS, Shown, records, surest
 from denoisers import EOS, A, B, C, D, Mixing, act, bits, commit, fixed, start
 from torch import Tensor
 
 from envs.noise import uniform
 from envs.readings import MASK_READINGS
 from envs.view import Action, View
-
-PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 
 
 def restless(view: View) -> Action:

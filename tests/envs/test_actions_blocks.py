@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from account import PROMPTS
 from denoisers import (
     EOS,
     MASK,
@@ -25,9 +26,6 @@ from denoisers import (
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.view import Action
-
-PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
-
 
 # block_end
 

@@ -362,6 +362,23 @@ class Plain:
         return dict(zip(positions, answers, strict=True))
 
 
+def write_sure(
+    text: list[int], answers: dict[int, Tensor], places: list[int], denoiser: MaskedLMDenoiser, threshold: float
+) -> list[int]:
+    """Write the predictions that reach a threshold, or the best one; returns where."""
+    believed: dict[int, tuple[float, int]] = {}
+    for i in places:
+        scores = answers[i - denoiser.logit_shift].clone()
+        scores[denoiser.mask_id] = -torch.inf
+        best, token = scores.softmax(-1).max(-1)
+        believed[i] = (float(best), int(token))
+    fresh = [i for i, (best, _) in believed.items() if best >= threshold]
+    fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
+    for i in fresh:
+        text[i] = believed[i][1]
+    return fresh
+
+
 def written_out(
     denoiser: MaskedLMDenoiser,
     asked: list[int],
@@ -373,7 +390,7 @@ def written_out(
     Returns:
         The tokens, the forwards and the positions computed.
     """
-    mask, shift = denoiser.mask_id, denoiser.logit_shift
+    mask = denoiser.mask_id
     text, plain = [*asked, *[mask] * 8], Plain(denoiser.model)
     forwards = count = 0
     fresh: list[int] = []  # committed by the last step
@@ -384,17 +401,7 @@ def written_out(
             positions = moments(step, forwards, block, masks, fresh)
             answers = plain.logits(text, positions)
             forwards, count, step = forwards + 1, count + len(positions), step + 1
-            believed: dict[int, tuple[float, int]] = {}
-            for i in block:
-                if text[i] == mask:
-                    scores = answers[i - shift].clone()
-                    scores[mask] = -torch.inf
-                    best, token = scores.softmax(-1).max(-1)
-                    believed[i] = (float(best), int(token))
-            fresh = [i for i, (best, _) in believed.items() if best >= threshold]
-            fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
-            for i in fresh:
-                text[i] = believed[i][1]
+            fresh = write_sure(text, answers, [i for i in block if text[i] == mask], denoiser, threshold)
     return text[len(asked) :], forwards, count
 
 
@@ -461,17 +468,7 @@ def window_written_out(
         ever_shown |= {*shown}
         answers = plain.logits(text, positions, shown)
         forwards, count = forwards + 1, count + len(positions)
-        believed: dict[int, tuple[float, int]] = {}
-        for i in near:
-            scores = answers[i - shift].clone()
-            scores[mask] = -torch.inf
-            best, token = scores.softmax(-1).max(-1)
-            believed[i] = (float(best), int(token))
-        fresh = [i for i, (best, _) in believed.items() if best >= threshold]
-        fresh = fresh or [max(believed, key=lambda i: (believed[i][0], -i))]
-        for i in fresh:
-            text[i] = believed[i][1]
-        lately += fresh
+        lately += write_sure(text, answers, near, denoiser, threshold)
     return text[len(asked) :], forwards, count
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from denoisers import EOS, MASK, blocks
+from denoisers import EOS, MASK, A, B, C, D, blocks
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.view import View
 
+PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
 Chosen = AbstractSet[int]
 """Positions."""
 
