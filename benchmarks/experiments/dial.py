@@ -11,7 +11,6 @@ import numpy.typing as npt
 from scipy import stats
 
 from experiments.base import (
-    FROM_SCRATCH,
     QUICK_DIAL,
     QUICK_TRAINING,
     SEEDS,
@@ -27,8 +26,8 @@ from experiments.base import (
     table,
     which,
 )
-from experiments.learn2pd_filters import FILTERS, WEIGHTED
 from experiments.plots import plot_frontiers
+from experiments.worlds import World
 from policies import RULES as ALL_RULES
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import RESAMPLES, best_rule
@@ -40,21 +39,8 @@ ALPHAS = (3, 10, 30, 100)
 ALPHA_STEPS = 40_000
 """Environment steps of a policy for one alpha; all of them together have more than the dial."""
 
-BLOCKS = (64, 16)
-
 NEARLY = 0.99
 """Share of one token per step's accuracy that is to be kept."""
-
-REFERENCE = 0.65
-"""Accuracy that counts as nothing: committing everything in one forward reaches it."""
-
-FROM_FILTER = ["--filter.folder", WEIGHTED, "--filter.role", "start"]
-TRAIN = ["train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH, *FROM_FILTER, "--wandb.mode", "disabled"]
-
-DIALS = [
-    Step(f"dial/dial_s{seed}", [*TRAIN, "--seed", str(seed), "--evaluation.rules", "[]"], QUICK_DIAL) for seed in SEEDS
-]
-"""The policies with a dial, one a seed."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)
 BUDGETS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
@@ -78,48 +64,70 @@ FAMILIES = {
 """Families of settings and how they are named."""
 
 
+def train(world: World, *arguments: str) -> list[str]:
+    """Return the command that trains a policy from the world's filter."""
+    start = ["--filter.folder", world.filter("weighted"), "--filter.role", "start"]
+    return ["train/ppo.py", *world.dial, *start, "--wandb.mode", "disabled", *arguments]
+
+
+def dials(world: World) -> list[Step]:
+    """Return the trainings of the policies with a dial, one a seed."""
+    folder = f"{world.prefix}dial/dial"
+    return [
+        Step(f"{folder}_s{seed}", train(world, "--seed", str(seed), "--evaluation.rules", "[]"), QUICK_DIAL)
+        for seed in SEEDS
+    ]
+
+
 class Dial(Experiment):
     """Hypervolume, distance to the oracle, and forwards by task."""
 
-    name = "dial"
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.name = f"{world.prefix}dial"
 
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
+        world, with_dial = self.world, dials(self.world)
         single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
         fixed = [
-            Step(f"dial/alpha{a}_s{s}", [*TRAIN, "--seed", str(s), *single, "--env.alpha", str(a)], QUICK_TRAINING)
-            for a in ALPHAS
-            for s in SEEDS
+            Step(
+                f"{self.name}/alpha{alpha}_s{seed}",
+                train(world, "--seed", str(seed), *single, "--env.alpha", str(alpha)),
+                QUICK_TRAINING,
+            )
+            for alpha in ALPHAS
+            for seed in SEEDS
         ]
-        policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in DIALS for speed in SPEEDS]
+        policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in with_dial for speed in SPEEDS]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
-        chosen = [*repeat("--policy", [*policies, "oracle:1", *RULES]), *repeat("--block_length", BLOCKS)]
+        chosen = [*repeat("--policy", [*policies, "oracle:1", *RULES]), *repeat("--block_length", world.blocks)]
         fresh = ["--first", "100", "--episodes", "100"]
-        frontier = Step("dial/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "1"))
-        return [FILTERS, *DIALS, *fixed, frontier]
+        command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
+        return [world.filters, *with_dial, *fixed, Step(f"{self.name}/frontier", command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:
         """Compare families of settings on the same problems."""
-        records = read_records(out / "dial/frontier")
-        outcomes = list(read_outcomes(out / "dial/frontier").values())
-        blocks = {}
-        for block in BLOCKS:
+        records = read_records(out / self.name / "frontier")
+        outcomes = list(read_outcomes(out / self.name / "frontier").values())
+        reference, blocks = self.world.reference, {}
+        for block in self.world.blocks:
             here = find(records, block_length=block)
+            lines = [entry for entry in outcomes if entry["block_length"] == block]
             blocks[str(block)] = {
                 **_nearly(here),
                 "speeds": _speeds(find(here, task="all")),
                 "points": _points(find(here, task="all")),
-                "hypervolume": _hypervolumes([entry for entry in outcomes if entry["block_length"] == block]),
-                "in_positions": _hypervolumes(
-                    [entry for entry in outcomes if entry["block_length"] == block], in_positions=True
-                ),
+                "hypervolume": _hypervolumes(lines, reference),
+                "in_positions": _hypervolumes(lines, reference, in_positions=True),
             }
-        trained = json.loads((out / DIALS[0].folder / "policy/config.json").read_text())["trained"]
+        trained = json.loads((out / dials(self.world)[0].folder / "policy/config.json").read_text())["trained"]
         return {"blocks": blocks, "steps": trained["timesteps"], "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
-        full, blocks = (summary["blocks"][str(block)] for block in BLOCKS)
+        shorter = f"blocks of {self.world.blocks[1]}"
+        full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
         speeds = [
             [f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)]
             for one, other in list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
@@ -134,7 +142,7 @@ class Dial(Experiment):
         ]
         nearly = [
             [name, percent(block["wanted"]), *_distance(row, block)]
-            for name, block in (("full diffusion", full), ("blocks of 16", blocks))
+            for name, block in (("full diffusion", full), (shorter, blocks))
             for row in block["nearly"]
         ]
         tasks = []
@@ -144,7 +152,7 @@ class Dial(Experiment):
                 [task, *(cell for entry in entries for cell in (*_over_seeds(entry), f"{entry['oracle']:.2f}"))]
             )
         ranks = [over_seeds(block["rank_correlation"], 2) for block in (full, blocks)]
-        columns = ["full diffusion: accuracy %", "NFE", "blocks of 16: accuracy %", "NFE"]
+        columns = ["full diffusion: accuracy %", "NFE", f"{shorter}: accuracy %", "NFE"]
         with_oracle = [*columns[:2], "oracle", *columns[2:], "oracle"]
         distances = ["decoding", "accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
         distances += ["share of the rule's", "times the oracle's"]
@@ -153,11 +161,11 @@ class Dial(Experiment):
 
 {table(["speed", *columns], speeds)}
 
-![Accuracy against forwards](images/dial.png)
+![Accuracy against forwards](images/{self.name}.png)
 
 **Against the union of the rules, and a policy for each alpha.** Hypervolume: what a family covers of the plane
 of accuracy
-above {percent(REFERENCE)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
+above {percent(self.world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
 covers, 95 %
 bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of
 the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter for
@@ -165,7 +173,7 @@ the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained 
 decision rules. The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show and
 token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one forward's:
 
-{table(["family", "full diffusion", "dial covers more", "blocks of 16", "dial covers more"], covered)}
+{table(["family", "full diffusion", "dial covers more", shorter, "dial covers more"], covered)}
 
 **At {100 * NEARLY:.0f} % of one token per step's accuracy**: the cheapest place on each seed's dial (or its
 most accurate
@@ -175,13 +183,14 @@ one), the cheapest rule, and the oracle:
 
 **Forwards follow the difficulty.** At that place; rank correlation of a task's forwards with the oracle's:
 {ranks[0]} in full
-diffusion, {ranks[1]} in blocks of 16.
+diffusion, {ranks[1]} in {shorter}.
 
 {table(["task", *with_oracle], tasks)}"""
 
     def draw(self, summary: Summary, folder: Path) -> None:
         """Draw the frontiers of both decodings."""
-        titles = {"64": "full diffusion", "16": "blocks of 16"}
+        full, shorter = self.world.blocks
+        titles = {str(full): "full diffusion", str(shorter): f"blocks of {shorter}"}
         panels = {
             # The union with the second model first, as it hides what is drawn before it.
             titles[block]: {
@@ -191,7 +200,7 @@ diffusion, {ranks[1]} in blocks of 16.
             }
             for block, found in summary["blocks"].items()
         }
-        plot_frontiers(panels, folder / "dial.png")
+        plot_frontiers(panels, folder / f"{self.name}.png")
 
 
 def _families(policy: str) -> tuple[str, ...]:
@@ -264,11 +273,12 @@ def _points(suite: Sequence[Record]) -> dict[str, list[list[tuple[float, float]]
     return {name: list(seeds.values()) for name, seeds in found.items()}
 
 
-def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> Summary:
+def _hypervolumes(outcomes: Sequence[Outcomes], reference: float, in_positions: bool = False) -> Summary:
     """Return what each family covers, by seed, and how much more the dial covers, as an interval over problems.
 
     Args:
         outcomes: of every line, on the same problems.
+        reference: accuracy that counts as nothing.
         in_positions: count token positions instead of forwards, in units of what one forward of the dLLM computes.
     """
     score = np.array([entry["score"] for entry in outcomes])
@@ -289,7 +299,7 @@ def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> S
         for name in _families(entry["policy"]):
             lines.setdefault(name, {}).setdefault(_seed(entry["policy"]), []).append(i)
     covered = {
-        name: np.array([_covered(accuracies[:, own], forwards[:, own]) for own in seeds.values()])
+        name: np.array([_covered(accuracies[:, own], forwards[:, own], reference) for own in seeds.values()])
         for name, seeds in lines.items()
     }
     dial = covered["dial"].mean(0)
@@ -302,10 +312,10 @@ def _hypervolumes(outcomes: Sequence[Outcomes], in_positions: bool = False) -> S
     }
 
 
-def _covered(accuracies: npt.NDArray[np.float64], forwards: npt.NDArray[np.float64]) -> list[float]:
+def _covered(accuracies: npt.NDArray[np.float64], forwards: npt.NDArray[np.float64], reference: float) -> list[float]:
     """Return the hypervolume of each row of settings."""
     return [
-        hypervolume(list(zip(row, cost, strict=True)), REFERENCE)
+        hypervolume(list(zip(row, cost, strict=True)), reference)
         for row, cost in zip(accuracies.tolist(), forwards.tolist(), strict=True)
     ]
 

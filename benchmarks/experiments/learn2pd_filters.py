@@ -23,19 +23,14 @@ from experiments.base import (
     table,
     which,
 )
+from experiments.worlds import LIST_WORLD
 from train.command.run_files import RunFiles
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
-FILTERS = Step(
-    "learn2pd/filters_run",
-    ["train/learn2pd.py"],
-    ("--problems", "64", "--epochs", "2", "--episodes", "2"),
-)
-"""Trains the filters that other experiments start from."""
-
-WEIGHTED = "{out}/learn2pd/filters_run/filters/weighted"
-TRANSFORMER = "{out}/learn2pd/filters_run/filters/transformer"
+FILTERS = LIST_WORLD.filters
+WEIGHTED = LIST_WORLD.filter("weighted")
+TRANSFORMER = LIST_WORLD.filter("transformer")
 
 BLOCKS = (64, 32)
 LEAST = (0.986, 0.989)

@@ -24,8 +24,9 @@ from experiments.base import (
     repeat,
     table,
 )
-from experiments.dial import DIALS
+from experiments.dial import dials
 from experiments.learn2pd_filters import FILTERS
+from experiments.worlds import LIST_WORLD
 from train.evaluation.measures import best_rule
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
@@ -79,7 +80,7 @@ class Place:
     name: str
     wording: str
     arguments: Sequence[str]
-    policies: Sequence[str] = tuple(step.folder for step in DIALS)
+    policies: Sequence[str] = tuple(step.folder for step in dials(LIST_WORLD))
     rules: Sequence[str] = tuple(RULES)
 
 
@@ -113,7 +114,7 @@ class Transfer(Experiment):
             about = ["--first", "100", "--episodes", "50", "--workers", "1", *place.arguments]
             command = ["train/evaluate.py", *repeat("--policy", policies), *about]
             runs.append(Step(f"transfer/on_{place.name}", command, ("--episodes", "1")))
-        return [FILTERS, *DIALS, SMALL, FEW_TASKS, SHORT, *runs]
+        return [FILTERS, *dials(LIST_WORLD), SMALL, FEW_TASKS, SHORT, *runs]
 
     def summarise(self, out: Path) -> Summary:
         """Compare with the cheapest rule that is as accurate, place by place."""

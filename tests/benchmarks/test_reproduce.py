@@ -13,7 +13,8 @@ import pytest
 import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
 from experiments.base import marker
-from experiments.dial import REFERENCE, SPEEDS, _hypervolumes
+from experiments.dial import SPEEDS, _hypervolumes
+from experiments.worlds import LIST_WORLD
 from records import finish, outcomes, write_run
 from reproduce import (
     RESULTS,
@@ -281,10 +282,12 @@ def test_hypervolumes_of_families() -> None:
     generator = np.random.default_rng(0)
     dials = [line(f"learned:dial_s{seed}@speed={speed:g}", generator) for seed in range(3) for speed in (0, 0.5)]
     rules = [line("threshold:0.9", generator), line("eb_sampler:1", generator)]
-    found = _hypervolumes([*dials, *rules, line("guided:1", generator), line("oracle:1", generator)])
+    found = _hypervolumes(
+        [*dials, *rules, line("guided:1", generator), line("oracle:1", generator)], LIST_WORLD.reference
+    )
 
     def covered(entries: list[Any]) -> float:
-        return hypervolume([(np.mean(e["score"]), np.mean(e["nfe"])) for e in entries], REFERENCE)
+        return hypervolume([(np.mean(e["score"]), np.mean(e["nfe"])) for e in entries], LIST_WORLD.reference)
 
     assert found["dial"]["seeds"] == pytest.approx([covered(dials[2 * s : 2 * s + 2]) for s in range(3)])
     assert found["rules"]["seeds"] == pytest.approx([covered(rules)])
@@ -299,16 +302,16 @@ def test_hypervolumes_in_token_positions() -> None:
     plain = outcomes("low_confidence:1", [1.0] * 4, [4] * 4, token_positions=[40] * 4)
     dial = outcomes("learned:dial_s0@speed=0", [1.0] * 4, [2] * 4, token_positions=[20] * 4)
     guided = outcomes("guided:1", [1.0] * 4, [1] * 4, token_positions=[30] * 4)
-    found = _hypervolumes([plain, dial, guided], in_positions=True)
+    found = _hypervolumes([plain, dial, guided], LIST_WORLD.reference, in_positions=True)
     # A forward computes 10 positions; the second model makes guided's one forward cost three.
     assert found["dial"]["seeds"] == pytest.approx([1 / 2])
     assert found["rules_and_guide"]["seeds"] == pytest.approx([1 / 3])
-    assert _hypervolumes([plain, dial, guided])["rules_and_guide"]["seeds"] == pytest.approx([1])
+    assert _hypervolumes([plain, dial, guided], LIST_WORLD.reference)["rules_and_guide"]["seeds"] == pytest.approx([1])
 
 
 def test_a_dial_that_is_better_on_every_problem_covers_more_for_sure() -> None:
     slow = outcomes("threshold:0.9", [1.0] * 40, [4] * 40)
-    found = _hypervolumes([outcomes("learned:dial_s0@speed=0", [1.0] * 40, [2] * 40), slow])
+    found = _hypervolumes([outcomes("learned:dial_s0@speed=0", [1.0] * 40, [2] * 40), slow], LIST_WORLD.reference)
     # 1 / 2 less 1 / 4, whatever problems are drawn.
     assert found["rules"]["dial_covers_more"] == pytest.approx([0.25, 0.25])
 
