@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import chain, product
+from itertools import chain
 
 import numpy as np
 
@@ -34,7 +34,6 @@ WORDINGS = {
 
 PLAIN = ("the {relation} of {who} is {what} .", "{what} is the {relation} of {who} .")
 
-PEOPLE = 2
 Fact = tuple[str, str, str]
 
 
@@ -68,10 +67,10 @@ def read_fact(sentence: str) -> Fact | None:
 
 
 class Describe(ProceduralTask):
-    """``describe ann home rome , ann drink tea . =`` is answered ``tea is the drink of ann . ann lives in the ...``.
+    """``describe ann home rome , bob drink tea . =`` is answered ``tea is the drink of bob . ann lives in the ...``.
 
     Args:
-        fewest: fewest facts; they are about two people at most.
+        fewest: fewest facts, each about another person.
         most: most facts, at most 8.
     """
 
@@ -84,15 +83,14 @@ class Describe(ProceduralTask):
     )
 
     def __init__(self, fewest: int = 3, most: int = 6) -> None:
-        check_range("facts", fewest, most, 1, PEOPLE * len(VALUES))
+        check_range("facts", fewest, most, 1, len(NAMES))
         self.fewest, self.most = fewest, most
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the order of the answer's sentences and their wordings are uniform."""
-        people = [NAMES[i] for i in rng.permutation(len(NAMES))[:PEOPLE]]
-        places = list(product(people, VALUES))
-        chosen = rng.permutation(len(places))[: between(rng, self.fewest, self.most)]
-        facts = [(*places[i], draw(rng, VALUES[places[i][1]])) for i in chosen]
+        people = [NAMES[i] for i in rng.permutation(len(NAMES))[: between(rng, self.fewest, self.most)]]
+        relations = [draw(rng, tuple(VALUES)) for _ in people]
+        facts = [(who, relation, draw(rng, VALUES[relation])) for who, relation in zip(people, relations, strict=True)]
         sentences = [
             draw(rng, wordings(facts[i][1])).format(who=facts[i][0], what=facts[i][2])
             for i in rng.permutation(len(facts))

@@ -11,7 +11,7 @@ from envs.tasks.base import ProceduralTask
 from envs.tasks.prose.words import LARGEST, MARKS, NUMBERS, between, check_range, draw
 
 VARIABLES = ("a", "b", "c")
-LARGEST_STEP = 5
+LARGEST_STEP = 3
 """Most that one line adds or takes away."""
 
 
@@ -26,7 +26,7 @@ class Trace(ProceduralTask):
     name = "trace"
     words = (*NUMBERS, *VARIABLES, *MARKS, *"+-=.")
 
-    def __init__(self, fewest: int = 3, most: int = 7) -> None:
+    def __init__(self, fewest: int = 3, most: int = 6) -> None:
         check_range("lines", fewest, most, 1, len(MARKS))
         self.fewest, self.most = fewest, most
 
