@@ -22,12 +22,14 @@ Floats = npt.NDArray[np.float64]
 class Reward(Protocol):
     """What the env asks of a reward. alpha, the weight of speed, can differ from row to row."""
 
-    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats, log_likelihood: Floats) -> Floats:
         """Return what a step pays whatever comes of it.
 
         Args:
             cost: (N,) float, of the step, in forwards of the whole text.
             alpha: (N,) float, 0 or more.
+            log_likelihood: (N,) float, nats, of the tokens that the step committed; see
+                `envs.decoding.rows.Rows.log_likelihood`.
 
         Returns:
             (N,) float.
@@ -54,7 +56,7 @@ class Multiplicative:
     0.
     """
 
-    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats, log_likelihood: Floats) -> Floats:
         """Pay nothing."""
         return np.zeros_like(alpha)
 
@@ -70,7 +72,7 @@ class Additive:
     Source: the ablation of arXiv 2512.09106, which finds that giving up on the answer can pay.
     """
 
-    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats, log_likelihood: Floats) -> Floats:
         """Pay nothing."""
         return np.zeros_like(alpha)
 
@@ -85,7 +87,7 @@ class ForwardCost:
     Credit for a forward goes to the step that caused it.
     """
 
-    def per_step(self, cost: Floats, alpha: Floats) -> Floats:
+    def per_step(self, cost: Floats, alpha: Floats, log_likelihood: Floats) -> Floats:
         """Charge the price of the step."""
         return -alpha * cost
 
@@ -94,8 +96,33 @@ class ForwardCost:
         return score
 
 
+class Likelihood:
+    """``log p(what the step commits) - alpha * cost`` at every step: alpha is the nats that a forward must gain.
+
+    No verifier is asked, and each step hears at once what it was worth: tokens that depend on one another are less
+    likely committed together than one after the other. A model that is confidently wrong is paid all the same.
+
+    Source: the idea of arXiv 2606.23567 (abstract only; no code is public), the frozen model's likelihood along the
+    path as a dense reward. Departures: the price of forwards, which fixes the trade that the paper fixes by the number
+    of steps.
+    """
+
+    def per_step(self, cost: Floats, alpha: Floats, log_likelihood: Floats) -> Floats:
+        """Return the log-likelihood of what was committed less the price of the step."""
+        return log_likelihood - alpha * cost
+
+    def final(self, score: Floats, cost: Floats, buffer_length: int, alpha: Floats) -> Floats:
+        """Pay nothing."""
+        return np.zeros_like(alpha)
+
+
 REWARDS: Mapping[str, Reward] = MappingProxyType(
-    {"multiplicative": Multiplicative(), "additive": Additive(), "forward_cost": ForwardCost()}
+    {
+        "multiplicative": Multiplicative(),
+        "additive": Additive(),
+        "forward_cost": ForwardCost(),
+        "likelihood": Likelihood(),
+    }
 )
 """Every reward by name."""
 
@@ -162,6 +189,7 @@ def pay(
     running: npt.NDArray[np.bool_],
     finals: Mapping[int, Mapping[str, Any]],
     costs: tuple[Floats, Floats],
+    log_likelihood: Floats,
     length: int,
     alpha: Floats,
 ) -> Floats:
@@ -172,11 +200,12 @@ def pay(
         running: (N,) bool, rows that took it.
         finals: by row that it finished, its ``score``, NaN where there is none.
         costs: (N,) float each, of the episodes so far and of their last step, as `envs.price.Bill.charge` returns them.
+        log_likelihood: (N,) float, nats, of what the step committed.
         length: L, positions of a text.
         alpha: (N,) float, each row's weight of speed.
     """
     total, of_step = costs
-    paid: Floats = np.where(running, reward.per_step(of_step, alpha), 0.0)
+    paid: Floats = np.where(running, reward.per_step(of_step, alpha, log_likelihood), 0.0)
     if finals:
         rows = list(finals)
         scores = np.array([finals[row]["score"] for row in rows])

@@ -98,7 +98,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         split: ``"train"``, ``"validation"`` or ``"test"``.
         block_length: positions of a block, decoded left to right; None for full diffusion (one block). Of several,
             each episode draws one.
-        reward: ``"multiplicative"``, ``"additive"`` or ``"forward_cost"``.
+        reward: ``"multiplicative"``, ``"additive"``, ``"forward_cost"`` or ``"likelihood"``.
         price: what speed is paid in: ``"forwards"``, ``"positions"``, or a `Price`, such as measured milliseconds.
         alpha: weight of speed in the reward, or a range (slow, fast) from which each episode draws its own,
             log-uniformly; the observation then holds ``speed``.
@@ -324,6 +324,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         action = read_action(actions, self.batch.masked)
         running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
+        before = self.batch.log_likelihood
         terminated = self.batch.apply(action).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
         # Only a closing info tells them.
@@ -332,8 +333,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             row: final_info(self.batch, row, self.problems[row], self.scorer, int(commits[row]))
             for row in np.flatnonzero(terminated).tolist()
         }
-        costs = self._bill.charge(self.batch)
-        rewards = pay(self.reward, running, finals, costs, self.batch.settings.buffer_length, alpha)
+        costs, gained = self._bill.charge(self.batch), (self.batch.log_likelihood - before).cpu().numpy()
+        rewards = pay(self.reward, running, finals, costs, gained, self.batch.settings.buffer_length, alpha)
         return rewards, terminated, finals
 
     def render(self) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ class Generation:
         commit_step: for each token the forward that committed it, from 1; 0 where it was given, or filled in at the
             end.
         said: tokens before the first end-of-text, which are the text; the rest of the buffer is padding.
+        log_likelihood: nats, `envs.decoding.rows.Rows.log_likelihood`.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Generation:
     token_positions: int
     commit_step: list[int]
     said: int
+    log_likelihood: float
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def decode(
             steps = batch.of_text(batch.commit_step, row)
             # The first of any end, as a chat model may end its turn by one token and its text by another.
             said = next((i for i, token in enumerate(tokens) if token in denoiser.end_ids), len(tokens))
-            results[owner[row]] = Generation(text, tokens, *counts, steps, said)
+            results[owner[row]] = Generation(text, tokens, *counts, steps, said, float(batch.log_likelihood[row]))
         if on_finish is not None and free:
             on_finish(len(free))
         start(free)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from envs.readings import MAX_NATS
 
 
 @dataclass
@@ -105,6 +108,16 @@ class Rows:
         # Nothing before the last given token is ever filled in, so what no step committed there was given.
         before = self.positions < self.given_end.unsqueeze(1)
         return before & ~self.masked & (self.commit_step == 0)
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """(N,) float64, nats: summed over a row's committed tokens, the log of each one's confidence at its commit.
+
+        What the dLLM gives the text along the path that it was written, where tokens of one step count as independent.
+        A token written instead of the prediction counts with the prediction's confidence.
+        """
+        sure = self.commit_confidence.double().clamp(math.exp(-MAX_NATS), 1.0)
+        return sure.log().masked_fill(self.commit_step == 0, 0.0).sum(1)
 
     def eligible(self) -> Tensor:
         """(N, L) bool, True where masked and in the row's current block."""

@@ -20,6 +20,7 @@ from envs.reward import REWARDS, Preference, get_reward
         ("additive", 2.0, 0.0, 64, 64, -2.0),
         ("additive", 0.0, 1.0, 64, 64, 1.0),
         ("forward_cost", 0.1, 0.75, 7, 64, 0.75),
+        ("likelihood", 0.1, 0.75, 7, 64, 0.0),  # no verifier
     ],
 )
 def test_final(name: str, alpha: float, score: float, nfe: int, length: int, expected: float) -> None:
@@ -28,15 +29,24 @@ def test_final(name: str, alpha: float, score: float, nfe: int, length: int, exp
     assert final[0] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("multiplicative", 0.0), ("additive", 0.0), ("forward_cost", -0.5)])
-def test_per_step(name: str, expected: float) -> None:
-    assert get_reward(name).per_step(np.array([2.0, 3.0]), np.array([0.25, 0.0])).tolist() == [expected, 0.0]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("multiplicative", [0.0, 0.0]),
+        ("additive", [0.0, 0.0]),
+        ("forward_cost", [-0.5, 0.0]),
+        ("likelihood", [-2.0, -4.0]),
+    ],
+)
+def test_per_step(name: str, expected: list[float]) -> None:
+    cost, alpha, log_likelihood = np.array([2.0, 3.0]), np.array([0.25, 0.0]), np.array([-1.5, -4.0])
+    assert get_reward(name).per_step(cost, alpha, log_likelihood).tolist() == expected
 
 
 def test_forward_cost_and_additive_pay_the_same_in_sum() -> None:
     score, nfe = np.array([1.0, 0.0]), np.array([5, 9])
     cost, price = get_reward("forward_cost"), np.full(2, 0.5 / 64)
-    summed = cost.per_step(nfe, price) + cost.final(score, nfe, 64, price)
+    summed = cost.per_step(nfe, price, np.zeros(2)) + cost.final(score, nfe, 64, price)
     assert summed == pytest.approx(get_reward("additive").final(score, nfe, 64, np.full(2, 0.5)))
 
 

@@ -231,6 +231,36 @@ def test_return(kwargs: dict[str, Any], expected: Callable[[float, int], float],
         assert len(set(rewards[:-1])) <= 1
 
 
+def test_likelihood_pays_each_step_for_what_it_commits() -> None:
+    price = 0.25
+    env = UnmaskingVectorEnv(1, tasks="shuffle", buffer_length=16, early_end=False, reward="likelihood", alpha=price)
+    env.reset(seed=0)
+    terminated, paid = [False], []
+    while not terminated[0]:
+        view = env.view
+        worst = view.confidence.argsort(1)[:, :6]  # committed positions, at 1, come last
+        commit = view.eligible & torch.zeros_like(view.eligible).scatter(1, worst, True)
+        expected = float(view.confidence[commit].double().log().sum()) - price
+        _, rewards, terminated, _, _ = env.step(commit.numpy())
+        assert rewards[0] == pytest.approx(expected, abs=1e-9)
+        paid.append(rewards[0])
+    assert len(paid) > 1
+    assert min(paid) < -price - 0.1  # something was uncertain
+
+
+def test_what_is_taken_back_takes_its_likelihood_along() -> None:
+    env = UnmaskingVectorEnv(1, tasks="shuffle", buffer_length=16, early_end=False, reward="likelihood", alpha=0.0)
+    env.reset(seed=0)
+    first = env.view.confidence.argmin(1, keepdim=True)
+    commit = torch.zeros_like(env.view.masked).scatter(1, first, True)
+    _, paid, *_ = env.step(Action(commit))
+    other = torch.zeros_like(commit).scatter(1, (first + 1) % 16, True)
+    gained = float(env.view.confidence[other].double().log())
+    _, back, *_ = env.step(Action(other, remask=commit))
+    assert paid[0] < 0
+    assert back[0] == pytest.approx(gained - paid[0], abs=1e-9)
+
+
 def test_closing_info() -> None:
     env = single()
     env.reset(seed=0)

@@ -112,6 +112,7 @@ def measure(
         "nfe": [answer.nfe for _, answer in known],
         "token_positions": [answer.token_positions for _, answer in known],
         "said": [answer.said for _, answer in known],
+        "log_likelihood": [answer.log_likelihood for _, answer in known],
         "early_end": settings.early_end,
         "window": settings.window,
         "block_origin": settings.block_origin,
@@ -134,6 +135,7 @@ class _Answer(NamedTuple):
     nfe: float
     token_positions: float
     said: float
+    log_likelihood: float
 
 
 def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generation]) -> _Answer | None:
@@ -144,10 +146,10 @@ def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generatio
     count = len(scores)
     if count == 1:
         [one] = generations
-        return _Answer(known[0], one.nfe, one.token_positions, one.said)  # whole numbers
+        return _Answer(known[0], one.nfe, one.token_positions, one.said, one.log_likelihood)  # whole numbers
     forwards, positions = sum(one.nfe for one in generations), sum(one.token_positions for one in generations)
-    said = sum(one.said for one in generations)
-    return _Answer(sum(known) / count, forwards / count, positions / count, said / count)
+    said, log_likelihood = sum(one.said for one in generations), sum(one.log_likelihood for one in generations)
+    return _Answer(sum(known) / count, forwards / count, positions / count, said / count, log_likelihood / count)
 
 
 def check_samples(samples: int, temperature: float, policies: Iterable[tuple[str, Decision]]) -> None:

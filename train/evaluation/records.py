@@ -57,6 +57,8 @@ class Outcomes(TypedDict):
     """Of each problem, positions computed."""
     said: NotRequired[list[float]]
     """Of each problem, tokens of the answer before its end-of-text; older runs lack it."""
+    log_likelihood: NotRequired[list[float]]
+    """Of each problem, nats of its answer along its path; see `envs.decoding.rows.Rows.log_likelihood`; likewise."""
     early_end: NotRequired[bool]
     """Of the decoding, as are the next three; older runs lack them."""
     window: NotRequired[Window]
@@ -121,6 +123,7 @@ class _OutcomesForm(Checked):
     nfe: Annotated[list[Annotated[float, Field(ge=1)]], FailFast()]
     token_positions: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()]
     said: Annotated[list[Annotated[float, Field(ge=0)]], FailFast()] = []
+    log_likelihood: Annotated[list[Annotated[float, Field(le=0)]], FailFast()] = []
     samples: Annotated[int, Field(ge=1)] = 1
     runs_tests: list[str] = []
     early_end: bool = True
@@ -131,7 +134,8 @@ class _OutcomesForm(Checked):
 
     @model_validator(mode="after")
     def _run_in_parallel(self) -> Self:
-        for name in ("index", "score", "nfe", "token_positions", *["said"] * bool(self.said)):
+        newer = [name for name in ("said", "log_likelihood") if getattr(self, name)]
+        for name in ("index", "score", "nfe", "token_positions", *newer):
             # A list that is too short would be read as if its problems were others.
             if len(getattr(self, name)) != len(self.task):
                 raise ValueError(

@@ -133,7 +133,7 @@ class Validation:
                 cost = price.cost(nfe, outcomes["token_positions"], self._whole[place])
                 final = reward.final(score, cost, config.env.buffer_length, alpha)
                 every = np.full(len(self._places), np.nan)
-                every[place] = final + reward.per_step(cost, alpha)
+                every[place] = final + reward.per_step(cost, alpha, np.array(outcomes["log_likelihood"]))
                 scores.append(score.mean())
                 forwards.append(nfe.mean())
                 rewards.append(every)
