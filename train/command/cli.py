@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from envs.beliefs import DenoiserError
 from envs.tasks.scoring.scorer import ScoringError
 from train.command import parallel
+from train.command.allocator import keep_freed_memory
 from train.command.config import parse
 from train.command.errors import UserError
 from train.command.interrupt import Interrupted, raised
@@ -43,6 +44,7 @@ def run(
         # Where the terminal or the pipe knows no such character, a question mark instead of the end of a long job.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    keep_freed_memory()
     try:
         with raised(), _flushed():
             main(parse(config_class, default_file, positional=positional))
