@@ -143,6 +143,7 @@ def test_json_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "token_positions": answer.token_positions,
         "commit_step": answer.commit_step,
         "said": 4,
+        "log_likelihood": answer.log_likelihood,
     }
     assert [step["nfe"] for step in steps] == list(range(1, answer.nfe + 1))
     assert steps[-1]["is_finished"]

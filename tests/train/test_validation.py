@@ -69,6 +69,7 @@ def test_a_try_measures_validation_problems(
         asked.append((about["split"], about["block_length"], policy.speed))
         # A prompt of 21 words: the first answer has computed as much as two forwards of all 29 positions.
         counts: dict[str, Any] = {"nfe": [3.0, 1.0], "token_positions": [58.0, 29.0]}
+        counts["log_likelihood"] = [-0.5, -2.0]
         return {"score": [1.0, 0.0], **counts, "task": ["copy", "copy"], "index": [0, 2]}
 
     monkeypatch.setattr("train.job.validation.measure", measured)
@@ -80,6 +81,10 @@ def test_a_try_measures_validation_problems(
     right = [((6 if price == "forwards" else 7) / 8) ** alpha for alpha in alphas]
     assert rewards[:3] == pytest.approx([right[0], np.nan, 0.0], nan_ok=True)
     assert found == pytest.approx({"score": 0.5, "nfe": 2.0, "reward": np.mean(right) / 2})
+    config = replace(config, env=replace(env, reward="likelihood", price="forwards"))
+    _, rewards = Validation(config).measure(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))))
+    # Nats less the price of three forwards and of one.
+    assert rewards[:3] == pytest.approx([-0.5 - 3 * alphas[0], np.nan, -2.0 - alphas[0]], nan_ok=True)
 
 
 @pytest.mark.slow
