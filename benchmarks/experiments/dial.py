@@ -28,31 +28,14 @@ from experiments.base import (
 )
 from experiments.plots import plot_frontiers
 from experiments.worlds import World
-from policies import RULES as ALL_RULES
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import RESAMPLES, best_rule
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
 
 SPEEDS = tuple(i / 8 for i in range(9))
-ALPHAS = (3, 10, 30, 100)
-ALPHA_STEPS = 40_000
-"""Environment steps of a policy for one alpha; all of them together have more than the dial."""
-
 NEARLY = 0.99
 """Share of one token per step's accuracy that is to be kept."""
-
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)
-BUDGETS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
-CLOSE = ("adablock", "credit", "bacd", "factor", "ccd_ds", "localleap", "ete", "info_gain", "guided")
-"""Further rules with a setting close to the frontier of the sweep over all of them."""
-
-RULES = [
-    *(f"threshold:{t:g}" for t in THRESHOLDS),
-    *(f"eb_sampler:{b:g}" for b in BUDGETS),
-    *(f"{rule}:{knob:g}" for rule in CLOSE for knob in ALL_RULES[rule].sweep),
-    *("low_confidence:64", "low_confidence:1"),
-]
 
 FAMILIES = {
     "dial": "one policy with a dial",
@@ -64,19 +47,19 @@ FAMILIES = {
 """Families of settings and how they are named."""
 
 
-def train(world: World, *arguments: str) -> list[str]:
-    """Return the command that trains a policy from the world's filter."""
-    start = ["--filter.folder", world.filter("weighted"), "--filter.role", "start"]
+def train(world: World, *arguments: str, learns_filter: bool = False) -> list[str]:
+    """Return the command that trains a policy from the world's filter, or from one that it learns first."""
+    start = [] if learns_filter else ["--filter.folder", world.filter, "--filter.role", "start"]
     return ["train/ppo.py", *world.dial, *start, "--wandb.mode", "disabled", *arguments]
 
 
 def dials(world: World) -> list[Step]:
     """Return the trainings of the policies with a dial, one a seed."""
-    folder = f"{world.prefix}dial/dial"
-    return [
-        Step(f"{folder}_s{seed}", train(world, "--seed", str(seed), "--evaluation.rules", "[]"), QUICK_DIAL)
-        for seed in SEEDS
-    ]
+    folder, rest = f"{world.prefix}dial/dial", ("--evaluation.rules", "[]")
+    # Where nothing has made the filter before, the first learns it, in a folder of its own run.
+    makers = () if world.before else SEEDS[:1]
+    commands = [train(world, "--seed", str(seed), *rest, learns_filter=seed in makers) for seed in SEEDS]
+    return [Step(f"{folder}_s{seed}", command, QUICK_DIAL) for seed, command in zip(SEEDS, commands, strict=True)]
 
 
 class Dial(Experiment):
@@ -89,22 +72,22 @@ class Dial(Experiment):
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
         world, with_dial = self.world, dials(self.world)
-        single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(ALPHA_STEPS)]
+        single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(world.alpha_steps)]
         fixed = [
             Step(
                 f"{self.name}/alpha{alpha}_s{seed}",
                 train(world, "--seed", str(seed), *single, "--env.alpha", str(alpha)),
                 QUICK_TRAINING,
             )
-            for alpha in ALPHAS
+            for alpha in world.alphas
             for seed in SEEDS
         ]
         policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in with_dial for speed in SPEEDS]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
-        chosen = [*repeat("--policy", [*policies, "oracle:1", *RULES]), *repeat("--block_length", world.blocks)]
-        fresh = ["--first", "100", "--episodes", "100"]
+        chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
+        fresh = ["--first", "100", "--episodes", str(world.fresh)]
         command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
-        return [world.filters, *with_dial, *fixed, Step(f"{self.name}/frontier", command, ("--episodes", "1"))]
+        return [*world.before, *with_dial, *fixed, Step(f"{self.name}/frontier", command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:
         """Compare families of settings on the same problems."""
@@ -126,7 +109,7 @@ class Dial(Experiment):
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
-        shorter = f"blocks of {self.world.blocks[1]}"
+        world, shorter = self.world, f"blocks of {self.world.blocks[1]}"
         full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
         speeds = [
             [f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)]
@@ -156,8 +139,8 @@ class Dial(Experiment):
         with_oracle = [*columns[:2], "oracle", *columns[2:], "oracle"]
         distances = ["decoding", "accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
         distances += ["share of the rule's", "times the oracle's"]
-        return f"""Three seeds from a Learn2PD filter, 100 held-out problems a task that nothing was tuned on; mean and
-95 % Student interval over seeds:
+        return f"""Three seeds from a Learn2PD filter, {world.fresh} held-out problems a task that nothing was tuned
+on; mean and 95 % Student interval over seeds:
 
 {table(["speed", *columns], speeds)}
 
@@ -165,11 +148,12 @@ class Dial(Experiment):
 
 **Against the union of the rules, and a policy for each alpha.** Hypervolume: what a family covers of the plane
 of accuracy
-above {percent(self.world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
+above {percent(world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
 covers, 95 %
-bootstrap interval over problems. The rules are {len(RULES)} settings, all that came near the frontier of
-the sweep. A policy for each of alpha {", ".join(map(str, ALPHAS))} was trained from the same filter for
-{ALPHA_STEPS:,} steps, in all {len(ALPHAS) * ALPHA_STEPS:,} (the dial: {summary["steps"]:,}), and counts with both
+bootstrap interval over problems. The rules are {len(world.rules)} settings, all that came near the frontier of
+the sweep. A policy for each of alpha {", ".join(map(str, world.alphas))} was trained from the same filter for
+{world.alpha_steps:,} steps, in all {len(world.alphas) * world.alpha_steps:,} (the dial:
+{summary["steps"]:,}), and counts with both
 decision rules. The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show and
 token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one forward's:
 

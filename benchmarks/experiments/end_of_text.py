@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.base import Experiment, Step, Summary, find, of_kind, percent, provenance, repeat, table
-from experiments.learn2pd_filters import FILTERS, WEIGHTED
+from experiments.learn2pd_filters import WEIGHTED
+from experiments.worlds import TRAIN_FILTERS
 from train.evaluation.records import read_records
 
 LENGTHS = (64, 128, 256, 512)
@@ -34,7 +35,7 @@ class EndOfText(Experiment):
             for length in LENGTHS
             for shortens in ("false", "true")
         ]
-        return [FILTERS, *runs]
+        return [TRAIN_FILTERS, *runs]
 
     def summarise(self, out: Path) -> Summary:
         """Keep accuracy and token positions of each policy."""

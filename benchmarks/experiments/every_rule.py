@@ -21,6 +21,7 @@ class EveryRule(Experiment):
         """Sweep all rules in one run."""
         blocks = repeat("--block_length", self.world.blocks) if self.world.prefix else []
         command = ["train/evaluate.py", *self.world.arguments, "--policy", "all", *blocks]
+        command += ["--episodes", str(self.world.sweep_episodes)] if self.world.prefix else []
         return [Step(self.name, command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:
@@ -61,7 +62,8 @@ class EveryRule(Experiment):
         less = 100 * (1 - rules[best][0]["nfe"] / rules["threshold"][0]["nfe"])
         columns = ["rule", "setting", "accuracy %", "NFE", "token positions"]
         columns += [f"in blocks of {self.world.blocks[1]}: setting", "accuracy %", "NFE"]
-        return f"""{summary["settings"]} settings on 25 held-out problems a task (forwards and token positions,
+        return f"""{summary["settings"]} settings on {self.world.sweep_episodes} held-out problems a task
+(forwards and token positions,
 those of drafts, shadows
 and guides included). For each rule, the cheapest setting that is right on {100 * least:.0f} % or more (or, if
 there is none in

@@ -23,14 +23,13 @@ from experiments.base import (
     table,
     which,
 )
-from experiments.worlds import LIST_WORLD
+from experiments.worlds import TRAIN_FILTERS, filter_of
 from train.command.run_files import RunFiles
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
-FILTERS = LIST_WORLD.filters
-WEIGHTED = LIST_WORLD.filter("weighted")
-TRANSFORMER = LIST_WORLD.filter("transformer")
+WEIGHTED = filter_of("weighted")
+TRANSFORMER = filter_of("transformer")
 
 BLOCKS = (64, 32)
 LEAST = (0.986, 0.989)
@@ -62,7 +61,7 @@ class Filters(Experiment):
         rules = [f"threshold:{t / 100}" for t in range(82, 91)] + ["low_confidence:1"]
         chosen = [*repeat("--policy", [*filters, *rules]), *repeat("--block_length", BLOCKS)]
         fresh = ["--first", "100", "--episodes", "200", "--workers", "1"]
-        return [FILTERS, Step("learn2pd/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "2"))]
+        return [TRAIN_FILTERS, Step("learn2pd/frontier", ["train/evaluate.py", *chosen, *fresh], ("--episodes", "2"))]
 
     def summarise(self, out: Path) -> Summary:
         """Keep the cheapest filter and threshold at each accuracy, and the published filter's results."""
@@ -77,13 +76,14 @@ class Filters(Experiment):
                     for kind, test in kinds.items()
                 }
                 rows.append({"block_length": block, "least": least, **best})
-        own = find(read_records(out / FILTERS.folder), task="all", decision="deterministic")
+        made = json.loads(RunFiles(out / TRAIN_FILTERS.folder).report.read_text())
+        own = find(read_records(out / TRAIN_FILTERS.folder), task="all", decision="deterministic")
         return {
             "rows": rows,
             "one_per_step": find(records, policy="low_confidence:1", block_length=64)[0]["accuracy"],
             "published": find(own, policy=which("published")),
             "unweighted": find(own, policy="learned:transformer@0.5"),
-            "minutes": json.loads(RunFiles(out / FILTERS.folder).report.read_text())["minutes_to_collect_and_train"],
+            "minutes": made["minutes_to_collect_and_train"],
             "provenance": provenance(out, self.steps()),
         }
 
@@ -129,7 +129,7 @@ class FilterStart(Experiment):
             for seed in SEEDS:
                 command = ["train/ppo.py", "--seed", str(seed), *TRAIN, *use]
                 runs.append(Step(f"filter_start/{role}_s{seed}", command, QUICK_TRAINING))
-        return [FILTERS, *runs]
+        return [TRAIN_FILTERS, *runs]
 
     def summarise(self, out: Path) -> Summary:
         """Keep accuracy and forwards of every seed."""

@@ -25,8 +25,7 @@ from experiments.base import (
     table,
 )
 from experiments.dial import dials
-from experiments.learn2pd_filters import FILTERS
-from experiments.worlds import LIST_WORLD
+from experiments.worlds import LIST_WORLD, TRAIN_FILTERS
 from train.evaluation.measures import best_rule
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
@@ -114,7 +113,7 @@ class Transfer(Experiment):
             about = ["--first", "100", "--episodes", "50", "--workers", "1", *place.arguments]
             command = ["train/evaluate.py", *repeat("--policy", policies), *about]
             runs.append(Step(f"transfer/on_{place.name}", command, ("--episodes", "1")))
-        return [FILTERS, *dials(LIST_WORLD), SMALL, FEW_TASKS, SHORT, *runs]
+        return [TRAIN_FILTERS, *dials(LIST_WORLD), SMALL, FEW_TASKS, SHORT, *runs]
 
     def summarise(self, out: Path) -> Summary:
         """Compare with the cheapest rule that is as accurate, place by place."""

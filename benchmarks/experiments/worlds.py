@@ -6,41 +6,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.base import FROM_SCRATCH, Step
+from policies import RULES
 from train.evaluation.records import Record
+
+TRAIN_FILTERS = Step(
+    "learn2pd/filters_run", ["train/learn2pd.py"], ("--problems", "64", "--epochs", "2", "--episodes", "2")
+)
+"""Trains the filters that the first world's experiments start from."""
+
+
+def filter_of(name: str) -> str:
+    """Return the folder of one of them."""
+    return f"{{out}}/{TRAIN_FILTERS.folder}/filters/{name}"
 
 
 @dataclass(frozen=True)
 class World:
-    """A frozen dLLM, the tasks that it knows, and how their texts are decoded.
+    """A frozen dLLM, the tasks that it knows, and how its policies are learned and compared.
 
     Attributes:
         prefix: of the names of its experiments, nothing for the first world.
-        arguments: of `train/evaluate.py` and `train/learn2pd.py`.
-        traces: further ones of the latter.
+        arguments: of `train/evaluate.py`.
         blocks: block lengths: full diffusion, and one shorter.
-        dial: arguments of `train/ppo.py` for a policy with a dial that learns from a filter of another run.
+        sweep_episodes: problems a task of the sweep over all rules.
+        before: what its trainings need.
+        dial: arguments of `train/ppo.py` for a policy with a dial.
+        filter: folder of the filter that its policies start from; by the first dial's own run where `before` has none.
+        alphas: weights of speed that a policy each is learned for.
+        alpha_steps: environment steps of each; all of them together have more than the dial.
+        rules: settings to compare with: all that came near the frontier of the sweep.
+        fresh: problems a task of the comparison, from number 100 on.
         least: accuracy that a rule's setting must reach; None is a point below one token per step's.
         reference: accuracy that counts as nothing, which a single forward reaches.
     """
 
     prefix: str
     arguments: Sequence[str]
-    traces: Sequence[str]
     blocks: tuple[int, int]
+    sweep_episodes: int
+    before: Sequence[Step]
     dial: Sequence[str]
+    filter: str
+    alphas: Sequence[float]
+    alpha_steps: int
+    rules: Sequence[str]
+    fresh: int
     least: float | None
     reference: float
-
-    @property
-    def filters(self) -> Step:
-        """Trains the filters that other experiments start from."""
-        command = ["train/learn2pd.py", *self.arguments, *self.traces]
-        quick = ("--problems", "64", "--epochs", "2", "--episodes", "2")
-        return Step(f"{self.prefix}learn2pd/filters_run", command, quick)
-
-    def filter(self, name: str) -> str:
-        """Return the folder of one of them."""
-        return f"{{out}}/{self.filters.folder}/filters/{name}"
 
     def enough(self, suite: Sequence[Record]) -> float:
         """Return the accuracy that a rule's setting must reach.
@@ -54,12 +66,28 @@ class World:
         return float(one["accuracy"]) - 0.01
 
 
+def swept(*names: str) -> list[str]:
+    """Return rules at every setting of their sweeps."""
+    return [f"{name}:{knob:g}" for name in names for knob in RULES[name].sweep]
+
+
 LIST_WORLD = World(
     prefix="",
     arguments=(),
-    traces=(),
     blocks=(64, 16),
+    sweep_episodes=25,
+    before=(TRAIN_FILTERS,),
     dial=("--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
+    filter=filter_of("weighted"),
+    alphas=(3, 10, 30, 100),
+    alpha_steps=40_000,
+    rules=(
+        *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)),
+        *(f"eb_sampler:{b:g}" for b in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)),
+        *swept("adablock", "credit", "bacd", "factor", "ccd_ds", "localleap", "ete", "info_gain", "guided"),
+        *("low_confidence:64", "low_confidence:1"),
+    ),
+    fresh=100,
     least=0.97,
     reference=0.65,
 )
@@ -67,10 +95,20 @@ LIST_WORLD = World(
 
 PROSE_WORLD = World(
     prefix="prose_",
-    arguments=("--model", "small", "--tasks", "[prose]", "--buffer_length", "128"),
-    traces=("--block_lengths", "[128, 32]"),
+    arguments=("--model", "small", "--tasks", "prose", "--buffer_length", "128"),
     blocks=(128, 32),
+    sweep_episodes=10,
+    before=(),
     dial=("--config", "configs/ppo_prose.yaml"),
+    filter="{out}/prose_dial/dial_s0/filter",
+    alphas=(2, 8),
+    alpha_steps=30_720,
+    rules=(
+        *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)),
+        *(f"eb_sampler:{b:g}" for b in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
+        *("low_confidence:128", "low_confidence:1"),
+    ),
+    fresh=34,
     least=None,
     reference=0.0,
 )
