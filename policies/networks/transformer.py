@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ LARGEST_BLOCK = 64
 
 MAX_LOG_ODDS = 14.0
 """Log-odds are clamped to +-14: float32 can't tell probabilities beyond that from 0 and 1."""
+
+
+HiddenStateUse = Literal["input", "similarity", "both"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class NetworkConfig(PartConfig):
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
     hidden_state_size: int = 0
     """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none."""
+    hidden_state_use: HiddenStateUse = "input"
+    """What is made of them: an input of each masked position; by their cosine, how much more a head looks from a mask
+    at similar masks, whose tokens may depend on one another; or both."""
 
     @property
     def readings(self) -> frozenset[str]:
@@ -86,6 +92,9 @@ class NetworkConfig(PartConfig):
         if not math.isfinite(self.bias):
             raise ValueError(f"bias is {self.bias}: it must be a finite number")
         check_hidden_state_size(self.hidden_state_size, "read none")
+        uses = get_args(HiddenStateUse)
+        if self.hidden_state_use not in uses:
+            raise ValueError(f"hidden_state_use is {self.hidden_state_use!r}: {hint(self.hidden_state_use, uses)}")
         if self.hidden_state_size and self.context == "block":
             raise ValueError(
                 f"hidden_state_size is {self.hidden_state_size} and context block: no serving engine shows hidden "
@@ -163,8 +172,10 @@ class UnmaskingNetwork(nn.Module):
         self.filter = filter.requires_grad_(False) if filter is not None else None
         width = config.hidden_size
         self.input = nn.Linear(4 + len(config.features) + (filter is not None), width)
-        if config.hidden_state_size:
+        if config.hidden_state_size and config.hidden_state_use != "similarity":
             self.dllm_state = nn.Linear(config.hidden_state_size, width, bias=False)
+        if config.hidden_state_size and config.hidden_state_use != "input":
+            self.similarity = nn.Parameter(torch.zeros(config.num_heads))
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         if config.has_dial:
@@ -204,8 +215,11 @@ class UnmaskingNetwork(nn.Module):
         """
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
-        own = {name: getattr(self.config, name) for name in ("has_dial", "hidden_state_size")}
-        is_more = other.config.has_dial or other.config.hidden_state_size not in (0, self.config.hidden_state_size)
+        about_states = ("hidden_state_size", "hidden_state_use")
+        own = {name: getattr(self.config, name) for name in ("has_dial", *about_states)}
+        is_more = other.config.has_dial
+        if other.config.hidden_state_size:
+            is_more = is_more or any(getattr(other.config, name) != own[name] for name in about_states)
         if is_more or replace(other.config, **own) != self.config:
             raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
@@ -213,7 +227,7 @@ class UnmaskingNetwork(nn.Module):
         weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
         # Not strict: a filter and a dial keep the weights that they have.
         self.load_state_dict(weights, strict=False)
-        if self.config.hidden_state_size and not other.config.hidden_state_size:
+        if hasattr(self, "dllm_state") and not other.config.hidden_state_size:
             nn.init.zeros_(self.dllm_state.weight)
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -240,17 +254,25 @@ class UnmaskingNetwork(nn.Module):
         is_local = self.config.context == "block"
         masked = eligible if is_local else inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
-        if self.config.hidden_state_size:
+        nearness = None
+        if size := self.config.hidden_state_size:
             # Normalised: their scale is the dLLM's own, and says nothing that the policy needs.
-            states = F.layer_norm(inputs["hidden"].float(), (self.config.hidden_state_size,))
-            x = x + self.dllm_state(states) * masked.unsqueeze(-1)
+            states = F.layer_norm(inputs["hidden"].float(), (size,))
+            if self.config.hidden_state_use != "similarity":
+                x = x + self.dllm_state(states) * masked.unsqueeze(-1)
+            if self.config.hidden_state_use != "input":
+                # Of masks alone; each state has the norm sqrt(size).
+                open_states = states * masked.unsqueeze(-1)
+                cosine = torch.bmm(open_states, open_states.transpose(1, 2)) / size  # (B, L, L)
+                nearness = cosine.unsqueeze(1) * self.similarity.view(1, -1, 1, 1)
         left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
         row = self.time(self._embed(left if is_local else inputs["time"].float()))
         if self.config.has_dial:
             row = row + self.dial(self._embed(inputs["speed"].float()))
         # What is eligible is masked too, so the sum numbers the three states.
         scale1, shift1, gate1, scale2, shift2, gate2 = self._modulation(masked + eligible, row)
-        seen = _see(eligible > 0.5) if is_local else None
+        # No network does both: hidden states are not for one that sees the block alone.
+        seen = _see(eligible > 0.5) if is_local else nearness
         x = x + (1 + gate1) * self._attend(self.norm_attention(x) * (1 + scale1) + shift1, seen)
         x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
         hidden: Tensor = self.norm_output(x)
@@ -266,6 +288,7 @@ class UnmaskingNetwork(nn.Module):
         return torch.bmm(one_hot, table).chunk(6, -1)
 
     def _attend(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """Attend to the positions that are seen (bool), or with (B, H, L, L) float added to the scores."""
         rows, length, width = x.shape
         heads = self.config.num_heads
         qkv = self.query_key_value(x).view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)

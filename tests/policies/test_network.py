@@ -30,6 +30,7 @@ def built(config: NetworkConfig) -> UnmaskingNetwork:
         {"context": "block"},
         {"slope": 0.5},
         {"hidden_state_size": 3},
+        {"hidden_state_size": 3, "hidden_state_use": "similarity"},
         {"hidden_size": 8, "num_heads": 4, "features": ALL_FEATURES},
     ],
 )
@@ -51,7 +52,7 @@ def test_random_initialisation_is_one_coin_for_all(bias: float) -> None:
 
 @pytest.mark.parametrize("init", ["threshold", "random"])
 def test_a_row_does_not_depend_on_its_batch(init: Any) -> None:
-    config = NetworkConfig(init=init, features=ALL_FEATURES, hidden_state_size=3)
+    config = NetworkConfig(init=init, features=ALL_FEATURES, hidden_state_size=3, hidden_state_use="both")
     network, view = perturbed(config, 0.15), random_view(64, 10)
     together = outputs(network, view)
     assert together.std() > 0.1
@@ -101,8 +102,31 @@ def test_a_network_of_blocks_counts_the_masks_that_are_left() -> None:
     assert not torch.allclose(network(few)[0, :2], network(many)[0, :2], atol=1e-3)
 
 
-def test_features_at_committed_positions_are_not_read() -> None:
-    network = perturbed(NetworkConfig(init="random", features=ALL_FEATURES, hidden_state_size=3))
+def test_heads_look_more_at_masks_with_similar_hidden_states() -> None:
+    """Two masks of opposite states: with a large weight on the cosine each sees only itself."""
+    config = NetworkConfig(hidden_size=4, num_heads=1, hidden_state_size=3, hidden_state_use="similarity")
+    network = perturbed(config)
+    inputs = take(random_view(4, 3), [0]).inputs()
+    inputs |= {name: torch.ones_like(inputs[name]) for name in ("masked", "eligible")}
+    state = torch.tensor([1.0, -0.5, -0.5], device=places.here)
+    inputs["hidden"] = torch.stack([state, -state, torch.zeros_like(state)]).unsqueeze(0)
+    seen: list[torch.Tensor] = []
+    attend = network._attend
+    network._attend = lambda x, bias: (seen.append(bias), attend(x, bias))[1]  # type: ignore[method-assign]
+    torch.nn.init.constant_(network.similarity, 2.0)
+    network(inputs)
+    expected = torch.tensor([[2.0, -2.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]], device=places.here)
+    torch.testing.assert_close(seen[0][0, 0], expected, atol=1e-4, rtol=1e-4)
+    inputs["masked"][0, 1] = inputs["eligible"][0, 1] = 0.0
+    network(inputs)
+    expected[1] = expected[:, 1] = 0.0  # committed
+    torch.testing.assert_close(seen[1][0, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("use", ["input", "similarity", "both"])
+def test_features_at_committed_positions_are_not_read(use: Any) -> None:
+    config = NetworkConfig(init="random", features=ALL_FEATURES, hidden_state_size=3, hidden_state_use=use)
+    network = perturbed(config)
     inputs = random_view(16, 10).inputs()
     junk = {
         name: values.where(inputs["masked"] > 0, 0.123) if name in ("confidence", *ALL_FEATURES) else values
@@ -167,6 +191,7 @@ def test_rotated_products_depend_on_the_offset_only() -> None:
         ({"features": ("margin", "loudness")}, "loudness"),
         ({"hidden_state_size": -1}, "hidden_state_size is -1"),
         ({"hidden_state_size": 1.5}, "hidden_state_size is 1.5"),
+        ({"hidden_state_use": "cosine"}, "hidden_state_use is 'cosine': choose from input, similarity, both"),
         ({"hidden_state_size": 8, "context": "block"}, "hidden_state_size is 8 and context block"),
     ],
 )

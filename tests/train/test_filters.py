@@ -319,15 +319,19 @@ def test_starting_as_a_network_without_the_filter(kind: str) -> None:
     assert network.input.weight.grad[:, -1].abs().max() > 0
 
 
-def test_starting_as_a_network_that_reads_no_hidden_states() -> None:
+@pytest.mark.parametrize(("use", "part"), [("input", "dllm_state.weight"), ("similarity", "similarity")])
+def test_starting_as_a_network_that_reads_no_hidden_states(use: Any, part: str) -> None:
     source, view = perturbed(CONFIG), random_view(64, 8)
-    network = stirred(UnmaskingNetwork(replace(CONFIG, hidden_state_size=3)), 5)
+    network = UnmaskingNetwork(replace(CONFIG, hidden_state_size=3, hidden_state_use=use))
+    if use == "input":
+        stirred(network, 5)
     network.start_as(source)
     torch.testing.assert_close(outputs(network, view), outputs(source, view))
     # They are not read yet, but can be learned to be.
     network(view.inputs())[view.eligible].sum().backward()
-    assert network.dllm_state.weight.grad is not None
-    assert network.dllm_state.weight.grad.abs().max() > 0
+    gradient = network.get_parameter(part).grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
     with pytest.raises(ValueError, match="another configuration"):
         source.start_as(network)
 

@@ -198,6 +198,8 @@ class JobConfig:
         is_threshold = self.policy.init == "threshold"
         for name in ("bias",) if is_threshold else ("threshold", "slope"):
             found[f"policy.{name}"] = f"policy.init is {self.policy.init}"
+        if not self.policy.hidden_state_size:
+            found["policy.hidden_state_use"] = "policy.hidden_state_size is 0"
         if self.dit is not None:
             found["policy"] = "dit is given, the paper's network in its place"
             if not self.dit.reads_time:
