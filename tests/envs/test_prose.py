@@ -127,8 +127,8 @@ def solve_story(prompt: str) -> list[tuple[str, str]]:
     bags, each = re.search(r"has (\d+) bags of (\d+)", prompt).groups()  # type: ignore[union-attr]
     total = int(bags) * int(each)
     days = [("sunday", f"{bags} * {each} = {total}")]
-    for day, verb, number in re.findall(r"on (\w+) s?he (\w+) (\w+) \.", prompt):
-        after, change = total // 2, "/ 2"
+    for day, verb, number in re.findall(r"on (\w+) s?he (\w+)(?: (\w+))? \.", prompt):
+        after, change = (2 * total, "* 2") if verb == "doubles" else (total // 2, "/ 2")
         if verb in ("buys", "finds"):
             after, change = total + int(number), f"+ {number}"
         elif verb in ("loses", "sells"):

@@ -82,7 +82,7 @@ class Describe(ProceduralTask):
         *words_in(*PLAIN, *WORDINGS.values(), ","),
     )
 
-    def __init__(self, fewest: int = 3, most: int = 6) -> None:
+    def __init__(self, fewest: int = 3, most: int = 5) -> None:
         check_range("facts", fewest, most, 1, len(NAMES))
         self.fewest, self.most = fewest, most
 

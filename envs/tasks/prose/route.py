@@ -61,7 +61,7 @@ class Route(ProceduralTask):
     name = "route"
     words = (*SQUARES, WALL, *MOVES, "to", ",", ".")
 
-    def __init__(self, nearest: int = 3, farthest: int = 6, walls: int = 6) -> None:
+    def __init__(self, nearest: int = 4, farthest: int = 6, walls: int = 6) -> None:
         check_range("moves", nearest, farthest, 1, 2 * (SIDE - 1))
         if not 0 <= walls <= 10:
             raise ValueError(f"walls is {walls}: it must be 0 to 10")

@@ -48,10 +48,10 @@ class Story(ProceduralTask):
         *THINGS,
         *"+-*/=",
         MARK,
-        *words_in(*WORDINGS, "he she has keeps bags of shares half how many ?"),
+        *words_in(*WORDINGS, "he she has keeps bags of shares half doubles how many ?"),
     )
 
-    def __init__(self, fewest: int = 2, most: int = 6) -> None:
+    def __init__(self, fewest: int = 3, most: int = 6) -> None:
         check_range("steps", fewest, most, 2, len(DAYS))
         self.fewest, self.most = fewest, most
 
@@ -88,8 +88,12 @@ def _event(rng: np.random.Generator, total: int) -> tuple[str, str, int]:
     """Draw what happens to `total` things: the event, its sum's operator and number, and how many there are then."""
     # One of the two is always possible: a lone thing can only become more, the largest number only less.
     can_gain, can_lose = total < LARGEST, total > 1
-    if total % 2 == 0 and total >= 4 and rng.random() < 0.25:
+    # Half of them depend on the number that there is, so that a story is no sum of its numbers.
+    kind = rng.random()
+    if kind < 0.25 and total % 2 == 0 and total >= 4:
         return "shares half", "/ 2", total // 2
+    if 0.25 <= kind < 0.5 and 2 * total <= LARGEST:
+        return "doubles", "* 2", 2 * total
     if can_gain and (not can_lose or rng.random() < 0.5):
         number = between(rng, 1, min(LARGEST_CHANGE, LARGEST - total))
         return f"{draw(rng, GAINS)} {number}", f"+ {number}", total + number

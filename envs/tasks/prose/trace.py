@@ -26,7 +26,7 @@ class Trace(ProceduralTask):
     name = "trace"
     words = (*NUMBERS, *VARIABLES, *MARKS, *"+-=.")
 
-    def __init__(self, fewest: int = 3, most: int = 6) -> None:
+    def __init__(self, fewest: int = 4, most: int = 8) -> None:
         check_range("lines", fewest, most, 1, len(MARKS))
         self.fewest, self.most = fewest, most
 
@@ -48,12 +48,18 @@ def _state(values: dict[str, int]) -> str:
 def _step(rng: np.random.Generator, values: dict[str, int]) -> str:
     """Draw a line of the program and change `values` as it says."""
     name = draw(rng, VARIABLES)
-    if rng.random() < 0.25:
-        other = draw(rng, [one for one in VARIABLES if one != name])
+    other = draw(rng, [one for one in VARIABLES if one != name])
+    kind = rng.random()
+    if kind < 0.25:
         values[name] = values[other]
         return f"{name} = {other}"
-    number = between(rng, 1, LARGEST_STEP)
-    # Out of range one way is in range the other way.
-    is_sum = values[name] < number or (values[name] + number <= LARGEST and rng.random() < 0.5)
+    # A variable more often than a number: then a value is no sum of what stands in the program.
+    word, number = (other, values[other]) if kind < 0.6 else ("", between(rng, 1, LARGEST_STEP))
+    can_rise, can_fall = values[name] + number <= LARGEST, values[name] >= number
+    # Numbers are at most half the range, so one way is open; of two values that are both large, only the way down.
+    is_sum = can_rise and (not can_fall or rng.random() < 0.5)
+    if not can_rise and not can_fall:
+        values[name] = number
+        return f"{name} = {word}"
     values[name] += number if is_sum else -number
-    return f"{name} {'+' if is_sum else '-'} {number}"
+    return f"{name} {'+' if is_sum else '-'} {word or number}"
