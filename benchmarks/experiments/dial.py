@@ -115,13 +115,32 @@ class Dial(Experiment):
             [f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)]
             for one, other in list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         ]
-        covered = [
-            [wording, *(cell for block in (full, blocks) for cell in _covers(block[cost][name], name))]
-            for cost, name, wording in (
-                *(("hypervolume", name, wording) for name, wording in FAMILIES.items()),
+        has_guide = any(PolicyName.read(rule).kind == "guided" for rule in world.rules)
+        rows = [("hypervolume", name, wording) for name, wording in FAMILIES.items() if name in full["hypervolume"]]
+        rules = f"The rules are {len(world.rules)} settings, all that came near the frontier of the sweep"
+        about, against = [rules], "the union of the rules"
+        if world.alphas:
+            against += ", and a policy for each alpha"
+            about.append(
+                f"""A policy for each of alpha {", ".join(map(str, world.alphas))} was trained from the same filter for
+                {world.alpha_steps:,} steps, in all {len(world.alphas) * world.alpha_steps:,} (the dial:
+                {summary["steps"]:,}), and counts with both decision rules"""
+            )
+        if has_guide:
+            rows += [
                 ("in_positions", "dial", "in token positions: the dial"),
                 ("in_positions", "rules_and_guide", "in token positions: the rules, the one with a second model too"),
+            ]
+            about.append(
+                """The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show
+                and token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one
+                forward's"""
             )
+        else:
+            rows = [row for row in rows if row[1] != "rules_and_guide"]  # there it is the rules once more
+        covered = [
+            [wording, *(cell for block in (full, blocks) for cell in _covers(block[cost][name], name))]
+            for cost, name, wording in rows
         ]
         nearly = [
             [name, percent(block["wanted"]), *_distance(row, block)]
@@ -146,16 +165,9 @@ on; mean and 95 % Student interval over seeds:
 
 ![Accuracy against forwards](images/{self.name}.png)
 
-**Against the union of the rules, and a policy for each alpha.** Hypervolume: what a family covers of the plane
-of accuracy
+**Against {against}.** Hypervolume: what a family covers of the plane of accuracy
 above {percent(world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
-covers, 95 %
-bootstrap interval over problems. The rules are {len(world.rules)} settings, all that came near the frontier of
-the sweep. A policy for each of alpha {", ".join(map(str, world.alphas))} was trained from the same filter for
-{world.alpha_steps:,} steps, in all {len(world.alphas) * world.alpha_steps:,} (the dial:
-{summary["steps"]:,}), and counts with both
-decision rules. The rule with a second model (`guided`) runs it at each step, which forwards of the dLLM do not show and
-token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one forward's:
+covers, 95 % bootstrap interval over problems. {". ".join(" ".join(part.split()) for part in about)}:
 
 {table(["family", "full diffusion", "dial covers more", shorter, "dial covers more"], covered)}
 
@@ -184,7 +196,7 @@ diffusion, {ranks[1]} in {shorter}.
             }
             for block, found in summary["blocks"].items()
         }
-        plot_frontiers(panels, folder / f"{self.name}.png")
+        plot_frontiers(panels, self.world.most_forwards, folder / f"{self.name}.png")
 
 
 def _families(policy: str) -> tuple[str, ...]:

@@ -14,11 +14,14 @@ from train.evaluation.styles import LETTERS, styles_of
 
 
 @rc_context(LETTERS)
-def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]], file: Path) -> None:
+def plot_frontiers(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[float]]]]], most: float, file: Path
+) -> None:
     """Draw accuracy against forwards for families of settings, a panel a way of decoding.
 
     Args:
         panels: by title and family, one list of (NFE, accuracy) points a seed. Dominated points are faint.
+        most: forwards that are drawn; on a logarithmic scale where they are many.
         file: where.
     """
     styles = styles_of(family for families in panels.values() for family in families)
@@ -36,7 +39,9 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Sequence[Sequence[Sequence[
                     *zip(*frontier, strict=True), style.line, marker=style.marker, color=style.color, markersize=5
                 )
         # One scale for all panels, from the least that an answer can take: one forward.
-        axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, 3.2))
+        axes.set(title=for_plot(title), xlabel=COSTS["nfe"], ylabel="accuracy %", xlim=(0.9, most))
+        if most > 10:
+            axes.set_xscale("log")
         axes.grid(alpha=0.3)
     draw_legend(figure, entries)
     write_figure(figure, file)

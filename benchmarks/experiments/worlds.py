@@ -38,6 +38,7 @@ class World:
         fresh: problems a task of the comparison, from number 100 on.
         least: accuracy that a rule's setting must reach; None is a point below one token per step's.
         reference: accuracy that counts as nothing, which a single forward reaches.
+        most_forwards: that the figure shows.
     """
 
     prefix: str
@@ -53,6 +54,7 @@ class World:
     fresh: int
     least: float | None
     reference: float
+    most_forwards: float
 
     def enough(self, suite: Sequence[Record]) -> float:
         """Return the accuracy that a rule's setting must reach.
@@ -90,6 +92,7 @@ LIST_WORLD = World(
     fresh=100,
     least=0.97,
     reference=0.65,
+    most_forwards=3.2,
 )
 """`tiny` and the suite of lists: short answers, of which most are finished in two forwards."""
 
@@ -101,8 +104,8 @@ PROSE_WORLD = World(
     before=(),
     dial=("--config", "configs/ppo_prose.yaml"),
     filter="{out}/prose_dial/dial_s0/filter",
-    alphas=(2, 8),
-    alpha_steps=30_720,
+    alphas=(),
+    alpha_steps=0,
     rules=(
         *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)),
         *(f"eb_sampler:{b:g}" for b in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
@@ -111,5 +114,6 @@ PROSE_WORLD = World(
     fresh=34,
     least=None,
     reference=0.0,
+    most_forwards=140,
 )
 """`small` and the suite of prose: long answers in free words, whose numbers need the ones before."""
