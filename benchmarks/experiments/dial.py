@@ -40,6 +40,7 @@ NEARLY = 0.99
 FAMILIES = {
     "dial": "one policy with a dial",
     "alphas": "a policy for each alpha",
+    "filter": "the filter that it starts from",
     "rules": "rules that run the dLLM alone",
     "rules_and_guide": "these and the one with a second model",
     "oracle": "oracle",
@@ -84,6 +85,7 @@ class Dial(Experiment):
         ]
         policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in with_dial for speed in SPEEDS]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
+        policies += [f"{world.filter}@{threshold}" for threshold in world.filter_thresholds]
         chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
         fresh = ["--first", "100", "--episodes", str(world.fresh)]
         command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
@@ -191,7 +193,7 @@ diffusion, {ranks[1]} in {shorter}.
             # The union with the second model first, as it hides what is drawn before it.
             titles[block]: {
                 FAMILIES[name]: found["points"][name]
-                for name in ("rules_and_guide", "rules", "alphas", "dial", "oracle")
+                for name in ("rules_and_guide", "rules", "filter", "alphas", "dial", "oracle")
                 if name in found["points"]
             }
             for block, found in summary["blocks"].items()
@@ -203,7 +205,8 @@ def _families(policy: str) -> tuple[str, ...]:
     """Return the families that a line of the evaluation belongs to."""
     name = PolicyName.read(policy)
     if name.is_learned:
-        return ("dial",) if name.options.startswith("dial") else ("alphas",)
+        kinds = {"dial": "dial", "alpha": "alphas"}
+        return (next((kind for start, kind in kinds.items() if name.options.startswith(start)), "filter"),)
     if name.is_oracle:
         return ("oracle",)
     return ("rules_and_guide",) if name.kind == "guided" else ("rules", "rules_and_guide")
@@ -211,7 +214,8 @@ def _families(policy: str) -> tuple[str, ...]:
 
 def _seed(policy: str) -> int:
     name = PolicyName.read(policy)
-    return int(name.options.rpartition("_s")[2]) if name.is_learned else 0
+    _, is_one_of_several, seed = name.options.rpartition("_s")
+    return int(seed) if name.is_learned and is_one_of_several else 0
 
 
 def _place(seed: int, speed: float) -> str:

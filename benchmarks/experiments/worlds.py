@@ -32,6 +32,7 @@ class World:
         before: what its trainings need.
         dial: arguments of `train/ppo.py` for a policy with a dial.
         filter: folder of the filter that its policies start from; by the first dial's own run where `before` has none.
+        filter_thresholds: at which it is a policy of its own, to see what was learned since.
         alphas: weights of speed that a policy each is learned for.
         alpha_steps: environment steps of each; all of them together have more than the dial.
         rules: settings to compare with: all that came near the frontier of the sweep.
@@ -48,6 +49,7 @@ class World:
     before: Sequence[Step]
     dial: Sequence[str]
     filter: str
+    filter_thresholds: Sequence[float]
     alphas: Sequence[float]
     alpha_steps: int
     rules: Sequence[str]
@@ -81,6 +83,7 @@ LIST_WORLD = World(
     before=(TRAIN_FILTERS,),
     dial=("--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
     filter=filter_of("weighted"),
+    filter_thresholds=(),
     alphas=(3, 10, 30, 100),
     alpha_steps=40_000,
     rules=(
@@ -104,6 +107,7 @@ PROSE_WORLD = World(
     before=(),
     dial=("--config", "configs/ppo_prose.yaml"),
     filter="{out}/prose_dial/dial_s0/filter",
+    filter_thresholds=(0.3, 0.5, 0.7, 0.9),
     alphas=(),
     alpha_steps=0,
     rules=(
