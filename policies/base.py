@@ -24,7 +24,7 @@ class UnmaskingPolicy(ABC):
 
     Attributes:
         features: names of `envs.readings.READINGS` that `act` reads; only these are computed.
-        drafts: whether its actions may hold drafts, which no cache can keep (`envs.caches`).
+        drafts: whether its actions may hold drafts or trials, which no cache can keep (`envs.caches`).
         decision: ``"deterministic"`` unless the policy draws its commits from probabilities of its own.
     """
 
