@@ -42,7 +42,7 @@ class UnmaskingPolicy(ABC):
         """Decide one step of N rows.
 
         Every row with an eligible position must commit at least one (`envs.view.ensure_progress` sees to it), or
-        offer drafts that do.
+        offer drafts, or a trial whose decision does.
         """
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
