@@ -62,7 +62,8 @@ class Beliefs:
         prediction: (B, L) int64, the most likely token, never the mask token.
         features: further (B, L) float32 readings by name, those that were asked for.
         tensors: (B, L, K) readings by name, those that were asked for: ``top_probabilities`` and ``top_ids`` (both of
-            ``top``), ``probabilities`` and ``best_probabilities``; see `envs.readings.READINGS`.
+            ``top``), ``probabilities`` and ``best_probabilities``; see `envs.readings.READINGS`. ``attention_received``
+            is (B, K), of whole rows.
     """
 
     confidence: Tensor

@@ -94,6 +94,21 @@ class CachingDenoiser(Denoiser, Protocol):
         """
 
 
+class AttendingDenoiser(Denoiser, Protocol):
+    """A dLLM that can tell what its positions attend to; see ``attention`` in `envs.readings`."""
+
+    def logits_and_attention(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward as `logits` does and return its attention too.
+
+        Returns:
+            (B, L, V) float logits, the same as those of `logits`, and (B, T, T) float32 in [0, 1], what position i pays
+            to position j in the mean of the last four layers and all their heads.
+
+        Raises:
+            ValueError: if this dLLM can't give it.
+        """
+
+
 def identify(denoiser: Denoiser) -> dict[str, Any]:
     """Return what tells dLLMs of different kinds apart, as JSON can hold it; fine-tunes of one are the same."""
     return {

@@ -137,6 +137,7 @@ READINGS: Mapping[str, Reading] = MappingProxyType(
         "leave_one_out": Reading("committed", "forward"),
         "age": Reading("everywhere", "cache", highest=MAX_FORWARDS),
         "hidden": Reading("everywhere", "forward", lowest=-np.inf, highest=np.inf, width="hidden"),
+        "attention": Reading("everywhere", "forward", width="other"),
         "is_eos": Reading("masked", "view"),
         "changed": Reading("masked", "view"),
         "repeated": Reading("masked", "view"),
@@ -172,6 +173,11 @@ Of both:
 * ``best_probabilities``: (N, L, 50) float32, falling, the mask token included: the first is ``top_probability``. A
   smaller vocabulary is filled up with zeros.
 * ``hidden``: (N, L, D) float32, the dLLM's last hidden state.
+* ``attention``: gives ``attention`` (N, L, P + L) float32 in [0, 1], what a position pays to each of the prompt's P,
+  left-padded, and of the buffer's in the mean of the dLLM's last four layers and all their heads; and
+  ``attention_received`` (N, P + L) float32, the mean of what all positions of prompt and buffer pay to each. 0 at
+  padding and at what is not shown. A dLLM needs `envs.denoiser.AttendingDenoiser.logits_and_attention`; its logits
+  are those of any other forward.
 * ``age``: the row's forwards since what is known of the position was computed, 0 for the last one: at a mask the belief
   about it, at a token its keys and values. Without a cache (`envs.caches`) 0 everywhere.
 
@@ -197,6 +203,13 @@ OBSERVED_TENSORS = frozenset(name for name in VIEW_TENSORS if READINGS[name].wid
 """Larger ones that the env's observation holds too, of those that were asked for."""
 
 
+PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"top": ("top_probabilities", "top_ids"), "attention": ("attention", "attention_received")}
+)
+"""The tensors of a view that a reading gives, of those that give other ones than that of their own name."""
+
+
 def holds_at(name: str) -> Holds:
-    """Return where a reading, or a part of ``top``, holds."""
-    return READINGS[name].holds if name in READINGS else READINGS["top"].holds
+    """Return where a reading, or a part of one, holds."""
+    whole = next((reading for reading, parts in PARTS.items() if name in parts), name)
+    return READINGS[whole].holds

@@ -104,6 +104,10 @@ class Action:
             says which the row becomes.
         choose: given the K + 1 views of that forward, `commit`'s first, returns (N,) int64 in [0, K]. In a view,
             a row that the draft has finished is blank.
+        trial: (N, L) bool, masks to fill for a forward that only informs, within what `commit` may be of. `decide` says
+            what to do then, and nothing of the trial stays. A row with none in it is not computed. Each forward counts.
+        decide: given the view of the trial, which says nothing of rows without one and is blank where it finishes the
+            row, returns the action to take instead of this one, on the same view; it may be another trial.
         extra_positions: (N,) int64, token positions that another model computed for this action.
         memory: (N, ...) tensors to be handed back in the row's next view.
     """
@@ -116,8 +120,15 @@ class Action:
     length: Tensor | None = None
     drafts: Tensor | None = None
     choose: Callable[[Sequence[View]], Tensor] | None = None
+    trial: Tensor | None = None
+    decide: Callable[[View], Action] | None = None
     extra_positions: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def needs_forward(self) -> bool:
+        """Whether what is committed is known only once a forward has run on drafts or a trial."""
+        return self.drafts is not None or self.trial is not None
 
 
 def ensure_progress(commit: Tensor, eligible: Tensor, score: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class UnmaskingPolicy(ABC):
 
     Attributes:
         features: names of `envs.readings.READINGS` that `act` reads; only these are computed.
-        drafts: whether its actions may hold drafts, which no cache can keep (`envs.caches`).
+        drafts: whether its actions may hold drafts or trials, which no cache can keep (`envs.caches`).
         decision: ``"deterministic"`` unless the policy draws its commits from probabilities of its own.
     """
 
@@ -42,7 +42,7 @@ class UnmaskingPolicy(ABC):
         """Decide one step of N rows.
 
         Every row with an eligible position must commit at least one (`envs.view.ensure_progress` sees to it), or
-        offer drafts that do.
+        offer drafts, or a trial whose decision does.
         """
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:

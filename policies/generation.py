@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from envs.caches import make_cache
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import DecodingOptions, DecodingSettings
+from envs.decoding.settings import UNKEPT, DecodingOptions, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
@@ -35,7 +35,7 @@ class Generation:
         commit_step: for each token the forward that committed it, from 1; 0 where it was given, or filled in at the
             end.
         said: tokens before the first end-of-text, which are the text; the rest of the buffer is padding.
-        log_likelihood: nats, `envs.decoding.rows.Rows.log_likelihood`.
+        log_likelihood: nats, `envs.decoding.rows.Rows.log_likelihood`; not compared.
     """
 
     text: str
@@ -44,7 +44,8 @@ class Generation:
     token_positions: int
     commit_step: list[int]
     said: int
-    log_likelihood: float
+    # Its last digits depend on the batch, and two decodings of one text are the same.
+    log_likelihood: float = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -277,16 +278,19 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
         cache: as `envs.caches.make_cache` reads it.
 
     Raises:
-        ValueError: if it drafts or reads ``leave_one_out``, and there is a cache.
+        ValueError: if it drafts or reads what no cache can go on from, and there is a cache.
     """
     if not make_cache(cache).keeps:
         return
-    for needed, what in ((policy.drafts, "drafts"), ("leave_one_out" in policy.features, "reads leave_one_out")):
-        if needed:
-            raise ValueError(
-                f"cache is {cache!r}, but {policy.name} {what}, which would need keys and values of its own; use cache "
-                "none or another policy"
-            )
+    if policy.drafts:
+        raise ValueError(
+            f"cache is {cache!r}, but {policy.name} drafts, which would need keys and values of its own; use cache "
+            "none or another policy"
+        )
+    for name in sorted(policy.features & UNKEPT.keys()):
+        raise ValueError(
+            f"cache is {cache!r}, but {policy.name} reads {name}: {UNKEPT[name]}; use cache none or another policy"
+        )
 
 
 def _check_policy(policy: Any) -> None:

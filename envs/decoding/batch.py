@@ -25,7 +25,7 @@ from envs.decoding.forward import believe
 from envs.decoding.loading import load_rows
 from envs.decoding.rows import Rows
 from envs.decoding.settings import DecodingSettings
-from envs.decoding.transition import write
+from envs.decoding.transition import note, write
 from envs.decoding.views import blank_view, merge, restored_view, save_view
 from envs.denoiser import Denoiser
 from envs.view import Action, View
@@ -92,7 +92,8 @@ class DecodingBatch(Rows):
     def forward(self, rows: Tensor | None = None) -> View:
         """Run the dLLM once on the running rows and return what it believes.
 
-        After an action with drafts, this is the forward that runs on all of them and settles which one counts.
+        After an action with drafts, this is the forward that runs on all of them and settles which one counts; after
+        one with a trial, those of its trials come before it.
 
         Args:
             rows: (N,) bool, the rows to run, where the others are to keep what their last forward saw (rows that were
@@ -120,23 +121,19 @@ class DecodingBatch(Rows):
         Ineligible positions are ignored; a running row that chose no eligible one commits its most confident, so no
         step is lost. A row's block moves on when nothing in it is masked. A row is finished when nothing is masked, or,
         where the settings say ``early_end``, when all of its text is known, which a committed end-of-text ends, or the
-        buffer: the rest then becomes end-of-text. An action with drafts is carried out by the next `forward`, and the
-        rows that it finishes are reported by the next call.
+        buffer: the rest then becomes end-of-text. An action with drafts or a trial is carried out by the next
+        `forward`, and the rows that it finishes are reported by the next call.
 
         Returns:
             (N,) bool, rows that are finished since the last call.
 
         Raises:
-            ValueError: if ``tokens`` would write the mask token, or there are drafts and a cache.
+            ValueError: if ``tokens`` would write the mask token, or there are drafts or a trial, and a cache.
         """
-        if action.drafts is not None and self._cached is not None:
+        if action.needs_forward and self._cached is not None:
             self._cached.refuse_drafts()
-        if action.extra_positions is not None:
-            self.token_positions += action.extra_positions * self.running
-        for name, values in action.memory.items():
-            # A copy: the policy may go on writing into its own.
-            self.memory[name] = values.clone()
-        if action.drafts is None:
+        note(self, action)
+        if not action.needs_forward:
             finished = write(self, self.layout, self.view, action)
         else:
             self._drafted = action

@@ -79,8 +79,8 @@ class Layout:
         settings: lengths, windows and blocks.
 
     Raises:
-        ValueError: if the buffer leaves no room for a prompt, or the dLLM is block-causal and the block length does
-            not divide its blocks.
+        ValueError: if the buffer leaves no room for a prompt, the dLLM is block-causal and the block length does not
+            divide its blocks, or a reading is asked for that it can't give.
     """
 
     denoiser: Denoiser
@@ -88,6 +88,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         check_block(self.denoiser, self.settings.block)
+        if "attention" in self.settings.features and not hasattr(self.denoiser, "logits_and_attention"):
+            raise ValueError("features hold attention: this dLLM does not tell its attention; leave it out")
         length = self.settings.buffer_length
         if self.room < 1:
             longest = next((one for one in range(length, 0, -1) if prompt_room(self.denoiser, one) > 0), 0)

@@ -1,4 +1,4 @@
-"""Drafts: several ways to go on, all run by one forward that settles which one counts.
+"""Actions that a forward settles: drafts, several ways to go on run by one, and trials, that only inform.
 
 Letters: N rows, K drafts besides the action itself, L buffer positions.
 """
@@ -12,12 +12,52 @@ import torch
 from envs.decoding.blocks import Layout
 from envs.decoding.forward import believe
 from envs.decoding.rows import Rows
-from envs.decoding.transition import write
+from envs.decoding.transition import note, write
 from envs.decoding.views import rows_of, time_used
 from envs.view import Action, View
 
 
 def settle(rows: Rows, layout: Layout, view: View, action: Action) -> View:
+    """Run the dLLM on an action's trials until it is decided, and then on what was decided.
+
+    Args:
+        rows: become what was decided; rows that it finishes are marked as settled.
+        layout: the dLLM and how its buffers are decoded.
+        view: what the policy acted on.
+        action: its action, with drafts or a trial.
+
+    Returns:
+        What the dLLM believes after it.
+    """
+    while action.trial is not None:
+        action = _try(rows, layout, view, action)
+        note(rows, action)
+    if action.drafts is not None:
+        return _settle_drafts(rows, layout, view, action)
+    rows.settled = rows.settled | write(rows, layout, view, action)
+    return believe(rows, layout, rows.running, view, None)
+
+
+def _try(rows: Rows, layout: Layout, view: View, action: Action) -> Action:
+    """Run the dLLM on the rows with an action's trial written into them, and let the policy decide.
+
+    Args:
+        rows: keep their texts; the forward is counted.
+        layout: the dLLM and how its buffers are decoded.
+        view: what the policy acted on.
+        action: its action, with a trial.
+    """
+    assert action.trial is not None
+    assert action.decide is not None
+    asking = rows.running & action.trial.any(1)
+    tried = rows.at(torch.arange(len(rows.masked), device=rows.masked.device))
+    write(tried, layout, view, Action(action.trial, scope=action.scope, tokens=action.tokens))
+    seen = believe(tried, layout, tried.running & asking, view, None)
+    rows.nfe, rows.token_positions = tried.nfe, tried.token_positions
+    return action.decide(seen)
+
+
+def _settle_drafts(rows: Rows, layout: Layout, view: View, action: Action) -> View:
     """Run the dLLM on every draft of every row at once, let the policy choose, and go on from its choice.
 
     A draft that equals an earlier one of its row is not computed again.

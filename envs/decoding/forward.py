@@ -66,6 +66,10 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
         check_answer("hidden states", hidden, len(index), buffer_width, 1)
         # A copy, since the view is masked in place and the states are the model's.
         tensors["hidden"] = hidden.to(torch.float32, copy=True)
+    elif "attention" in features:
+        # A layout refuses a dLLM that has none.
+        logits, attention = denoiser.logits_and_attention(tokens, present, buffer_width)  # type: ignore[attr-defined]
+        tensors |= _attention(rows, attention, present, prompt_width)
     elif "leave_one_out" in features:
         logits, readings["leave_one_out"] = _shadow_forward(rows, layout, index, tokens, present, prompt_width)
     else:
@@ -73,7 +77,7 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
     _check_logits(layout, logits, len(index), buffer_width)
     inside = slice(rows.masked.shape[1])  # what lies behind the buffer was only shown
     readings = {name: values[:, inside] for name, values in readings.items()}
-    tensors = {name: values[:, inside] for name, values in tensors.items()}
+    tensors = {name: values[:, inside] if values.ndim == 3 else values for name, values in tensors.items()}
     logits = logits[:, inside]
     beliefs = read_beliefs(
         logits,
@@ -200,6 +204,27 @@ def _shadow_forward(
     probability = hidden_from.log_softmax(-1).gather(-1, standing).squeeze(-1).exp() * real
     blank = torch.zeros(count, buffer_width, device=device)
     return logits, blank.scatter_add(1, place, probability)
+
+
+def _attention(rows: Rows, attention: Tensor, present: Tensor, prompt_width: int) -> dict[str, Tensor]:
+    """Return what the buffer pays and what is received, about all of the batch's P prompt columns and L positions.
+
+    Args:
+        rows: all rows.
+        attention: (B, T, T), of prompts and what is shown of the buffers.
+        present: (B, T) bool, False on padding.
+        prompt_width: columns of the prompts here.
+    """
+    count, width = present.shape
+    check_answer("attention", attention, count, width, width)
+    paid = attention.float().masked_fill(~present.unsqueeze(2), 0.0)
+    received = paid.sum(1) / present.sum(1, keepdim=True)
+    # Of the batch's own columns, whatever this forward needed; what lies behind the buffer was only shown.
+    before, after = rows.prompt.shape[1] - prompt_width, prompt_width + rows.masked.shape[1] - width
+    return {
+        "attention": F.pad(paid[:, prompt_width:], (before, after)),
+        "attention_received": F.pad(received, (before, after)),
+    }
 
 
 def _check_logits(layout: Layout, logits: Tensor, rows: int, length: int) -> None:

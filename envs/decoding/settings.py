@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypedDict, get_args
 
 from envs.caches import make_cache
@@ -11,6 +13,14 @@ from envs.readings import READINGS
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
 
+
+UNKEPT: Mapping[str, str] = MappingProxyType(
+    {
+        "leave_one_out": "its shadow block can't be kept",
+        "attention": "a forward of some positions says what those attend to alone",
+    }
+)
+"""Readings that no cache can go on from, and why."""
 
 Window = Literal["full", "truncated"]
 """What the dLLM is shown of the buffer: all of it, or nothing after the current block, as serving engines do."""
@@ -100,15 +110,16 @@ class DecodingSettings:
         unknown = sorted(self.features - READINGS.keys())
         if unknown:
             raise ValueError(f"feature is {unknown[0]!r}: choose from {', '.join(sorted(READINGS))}")
-        if {"hidden", "leave_one_out"} <= self.features:
+        further = [name for name in ("hidden", "leave_one_out", "attention") if name in self.features]
+        if len(further) > 1:
             raise ValueError(
-                "features hold both hidden and leave_one_out: one forward gives one of them, leave one out"
+                f"features hold both {further[0]} and {further[1]}: one forward gives one of them, leave one out"
             )
-        if make_cache(self.cache).keeps and "leave_one_out" in self.features:
-            raise ValueError(
-                f"cache is {self.cache!r} and features hold leave_one_out: its shadow block can't be kept; use cache "
-                "none or another policy"
-            )
+        for name, what in UNKEPT.items():
+            if make_cache(self.cache).keeps and name in self.features:
+                raise ValueError(
+                    f"cache is {self.cache!r} and features hold {name}: {what}; use cache none or another policy"
+                )
 
     @property
     def block(self) -> int:

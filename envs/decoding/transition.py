@@ -10,8 +10,17 @@ from envs.decoding.rows import Rows, is_end
 from envs.view import Action, View, ensure_progress
 
 
+def note(rows: Rows, action: Action) -> None:
+    """Count what another model computed for an action, and keep what the policy remembers."""
+    if action.extra_positions is not None:
+        rows.token_positions += action.extra_positions * rows.running
+    for name, values in action.memory.items():
+        # A copy: the policy may go on writing into its own.
+        rows.memory[name] = values.clone()
+
+
 def write(rows: Rows, layout: Layout, view: View, action: Action) -> Tensor:
-    """Carry out an action without drafts.
+    """Carry out an action without drafts or a trial.
 
     Args:
         rows: what is changed.

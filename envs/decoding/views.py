@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from envs.beliefs import Beliefs
 from envs.decoding.blocks import Layout
 from envs.decoding.rows import Rows, is_end
-from envs.readings import VIEW_FEATURES, holds_at
+from envs.readings import PARTS, VIEW_FEATURES, holds_at
 from envs.view import View
 
 ABOUT_TEXTS = ("prompt", "given")
@@ -31,7 +31,7 @@ def blank_view(rows: Rows, layout: Layout, like: View | None = None) -> View:
     ones = torch.ones(rows.masked.shape, device=rows.masked.device)
     none = torch.zeros_like(rows.masked)
     made = {} if like is None else {name: v for name, v in like.tensors.items() if name not in ABOUT_TEXTS}
-    tensors = {name: values.new_zeros((*none.shape, *values.shape[2:])) for name, values in made.items()}
+    tensors = {name: torch.zeros_like(values) for name, values in made.items()}
     wanted = layout.settings.features
     if "prompt" in wanted:
         width = rows.prompt.shape[1]
@@ -120,8 +120,11 @@ def time_used(rows: Rows, layout: Layout) -> Tensor:
 def _spread_tensor(rows: Rows, computed: Tensor, values: Tensor, where: Tensor) -> Tensor:
     """Spread (B, L', K) values of some rows and columns over all; 0 elsewhere and where `where`, (N, L), is False.
 
-    They may be the largest thing in memory: they are written over where they fit, and else copied once.
+    They may be the largest thing in memory: they are written over where they fit, and else copied once. (B, K) values
+    are of whole rows.
     """
+    if values.ndim == 2:
+        return values.new_zeros(len(rows.masked), values.shape[1]).index_copy(0, computed, values)
     if values.shape[:2] != rows.masked.shape:
         full = values.new_zeros((*rows.masked.shape, *values.shape[2:]))
         full[computed, : values.shape[1]] = values
@@ -150,10 +153,16 @@ def merge(old: View, new: View, is_new: Tensor) -> View:
 
     def choose(kept: Any, fresh: Any) -> Any:
         if not isinstance(fresh, Tensor):
-            return {name: choose(kept.get(name), value) for name, value in fresh.items()}
+            return {name: choose(widened(name, kept.get(name), value), value) for name, value in fresh.items()}
         if kept is None or kept.shape != fresh.shape:  # tensors of the first forward; wider prompts
             return fresh
         return torch.where(is_new.view(-1, *[1] * (fresh.ndim - 1)), fresh, kept)
+
+    def widened(name: str, kept: Tensor | None, fresh: Tensor) -> Tensor | None:
+        # A longer prompt has come: what is known of the other rows' moves to the right.
+        if kept is None or name not in PARTS["attention"]:
+            return kept
+        return F.pad(kept, (fresh.shape[-1] - kept.shape[-1], 0))
 
     return View(**{field.name: choose(getattr(old, field.name), getattr(new, field.name)) for field in fields(View)})
 

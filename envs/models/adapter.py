@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from envs.models.attention_maps import AttentionMaps
 from envs.models.checks import (
     check_attention,
     check_keeps,
@@ -99,6 +100,24 @@ class MaskedLMDenoiser:
         logits, hidden = self._answer(tokens, attention_mask, length, None, with_hidden=True)
         assert hidden is not None
         return logits, hidden
+
+    @torch.inference_mode()
+    def logits_and_attention(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward; see `envs.denoiser.AttendingDenoiser.logits_and_attention`.
+
+        Raises:
+            ValueError: if the model computes its attention by another function than torch's
+                ``scaled_dot_product_attention``.
+        """
+        with AttentionMaps() as maps:
+            logits = self._answer(tokens, attention_mask, length, None)[0]
+        attention = maps.mean()
+        if attention is None:
+            raise ValueError(
+                f"features hold attention: {type(self.model).__name__} can't give it, as it computes its attention by "
+                "another function than torch's scaled_dot_product_attention; leave it out"
+            )
+        return logits, attention
 
     @torch.inference_mode()
     def raw_logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 
 from envs.beliefs import ACCELERATOR_CHUNK, CHUNK
 from envs.caches import make_cache
+from envs.models.attention_maps import CHUNK as MAPS_CHUNK
+from envs.models.attention_maps import LAYERS
 from envs.readings import BEST_K, TOP_K
 
 CAUSAL = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -62,7 +64,8 @@ def step_memory(
     Returns:
         Bytes of each part: ``weights``; ``layer``, the most that one layer holds; ``logits`` in the weights' dtype,
         (B, L, V), or of all B T positions in a masked language model, whose head runs on the prompt too; ``beliefs``,
-        the working copies; ``hidden``, the last states, or those of every layer where a masked language model must
+        the working copies; ``attention``, what attention maps are made of and the maps, 0 where none are asked for;
+        ``hidden``, the last states, or those of every layer where a masked language model must
         return them; ``view``, what a policy is shown; ``kept``, keys and values of all layers, rows and positions, 0
         without a cache; and ``peak``, of all that are there at once.
 
@@ -81,7 +84,7 @@ def step_memory(
     scores = batch * length * config.vocab_size
     states = 1 if is_native or "hidden" not in features else config.num_hidden_layers + 1
     chunk = CHUNK if torch.device(device).type == "cpu" or is_sampled else ACCELERATOR_CHUNK
-    last = batch * length * _shown(config, features)
+    last = batch * length * _shown(config, features, prompt + length)
     # The last step's view is still there when this one's is made. What a cache leaves of it is copied, and then what
     # the forward has said is written over the copy.
     is_cached = make_cache(cache).keeps
@@ -94,20 +97,29 @@ def step_memory(
         "hidden": positions * width * size * states,
         "logits": (scores if is_native else positions * config.vocab_size) * size,
         "beliefs": _copies(features, is_sampled) * min(scores, max(chunk, config.vocab_size)),
+        "attention": _maps(batch, prompt + length, heads, queries + keys, size) if "attention" in features else 0,
         "view": view,
         "kept": kept * size,
     }
-    reading = parts["hidden"] + parts["logits"] + parts["beliefs"] + view
+    reading = parts["hidden"] + parts["logits"] + max(parts["beliefs"], parts["attention"]) + view
     return parts | {"peak": parts["weights"] + parts["kept"] + max(parts["layer"] + last, reading)}
 
 
-def _shown(config: Any, features: frozenset[str]) -> int:
-    """Return the bytes of a position's tensors in a view; the (N, L) readings are too small to count."""
+def _maps(batch: int, positions: int, heads: int, width: int, size: int) -> int:
+    """Return the bytes of the last layers' queries and keys, of whole maps, and of working copies of some of them."""
+    some = max(heads * positions * positions, min(batch * heads * positions * positions, MAPS_CHUNK))
+    # Scores in the weights' dtype and in float32, and probabilities; the sum of the maps and what is made of it.
+    return batch * positions * LAYERS * width * size + some * (size + 8) + 3 * 4 * batch * positions * positions
+
+
+def _shown(config: Any, features: frozenset[str], positions: int) -> int:
+    """Return the bytes of a position's tensors in a view, of so many; the (N, L) readings are too small to count."""
     sizes = {
         "probabilities": 4 * config.vocab_size,
         "hidden": 4 * config.hidden_size,
         "best_probabilities": 4 * BEST_K,
         "top": (4 + 8) * TOP_K,
+        "attention": 4 * positions,
     }
     return sum(bytes_ for name, bytes_ in sizes.items() if name in features)
 

@@ -57,6 +57,13 @@ class ToyDenoiser:
         """Run one forward; the hidden state is the token's id."""
         return self.logits(tokens, attention_mask, length), tokens[:, -length:].unsqueeze(-1).float()
 
+    def logits_and_attention(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward; a position attends to those before and after it, and to itself as to both together."""
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        near = 2.0 - (place - place.unsqueeze(1)).abs()
+        weights = near.clamp(min=0).expand(len(tokens), -1, -1) * attention_mask.unsqueeze(1)
+        return self.logits(tokens, attention_mask, length), weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+
     def encode_prompt(self, prompt: str) -> list[int]:
         """Turn words into ids; an unknown word becomes the empty cell."""
         return self.encode_text(prompt)

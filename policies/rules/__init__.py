@@ -13,6 +13,7 @@ from policies.rules.base import CommitRule, Rule, make, top_k
 from policies.rules.cad import CAD
 from policies.rules.ccd import CCD, CCDDynamic
 from policies.rules.credit import CreditDecoding
+from policies.rules.dawn import DAWN
 from policies.rules.diffuspec import DiffuSpec
 from policies.rules.dus import DUS
 from policies.rules.eb_sampler import EBSampler
@@ -27,6 +28,7 @@ from policies.rules.oracle import Oracle
 from policies.rules.parallel_forced import ParallelForced
 from policies.rules.pc_sampler import PCSampler
 from policies.rules.prophet import Prophet
+from policies.rules.punt import PUNT
 from policies.rules.rcr import RCR
 from policies.rules.remdm import ReMDM
 from policies.rules.rho_eos import RhoEOS
@@ -43,7 +45,7 @@ RULES: Mapping[str, type[Rule]] = MappingProxyType(
         for cls in (
             *(LowConfidence, Random, Margin, Entropy, Threshold, Factor, Frechet, LocalLeap, EBSampler, Klass, CCD),
             *(CCDDynamic, BACD, TCCF, CAD, AdaBlock, RhoEOS, ETE, Prophet, SlowFast, PCSampler, DUS, CreditDecoding),
-            *(FreeDave, InfoGain, Wino, ReMDM, RCR, Guided, DiffuSpec, Window, ParallelForced, Oracle),
+            *(DAWN, FreeDave, InfoGain, PUNT, Wino, ReMDM, RCR, Guided, DiffuSpec, Window, ParallelForced, Oracle),
         )
     }
 )

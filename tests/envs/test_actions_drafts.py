@@ -172,3 +172,80 @@ def test_memory_is_handed_back() -> None:
     assert view.memory["count"].dtype == torch.int64
     assert torch.equal(view.memory["credit"], kept["credit"] * torch.tensor([1, 0, 1]).view(3, 1, 1))
     assert kept["count"].tolist() == [1, 2, 3]  # the policy's own tensors stay as they are
+
+
+# trials
+
+
+def test_a_trial_informs_and_leaves_nothing_behind() -> None:
+    denoiser = Mixing()
+    batch = start(denoiser, [[A], [B, C], [D]], 4)
+    expected = start(denoiser, [[A], [B, C], [D]], 4)
+    for each in (batch, expected):
+        each.forward()
+    act(expected, "xx..", "....", "....")
+    wanted = expected.forward()
+    seen: list[View] = []
+
+    def decide(view: View) -> Action:
+        seen.append(view)
+        return Action(bits("..x.", "x...", "...x"), memory={"kept": whole(5, 6, 7)}, extra_positions=whole(100, 0, 0))
+
+    batch.forward()
+    trial = bits("xx..", "....", "....")
+    finished = batch.apply(Action(bits("x...", "x...", "x..."), trial=trial, decide=decide))
+    assert finished.tolist() == [False] * 3
+    assert batch.masked.all()
+    nfe, positions = batch.nfe.tolist(), batch.token_positions.tolist()
+    view = batch.forward()
+    # The trial is what the dLLM believes of the row with it; rows that ask for none pay nothing.
+    [told] = seen
+    assert torch.equal(told.confidence[0], wanted.confidence[0])
+    assert torch.equal(told.masked[0], wanted.masked[0])
+    assert batch.masked.tolist() == [[True, True, False, True], [False, True, True, True], [True, True, True, False]]
+    assert [now - before for now, before in zip(batch.nfe.tolist(), nfe, strict=True)] == [2, 1, 1]
+    spent = [now - before for now, before in zip(batch.token_positions.tolist(), positions, strict=True)]
+    assert spent == [5 + 5 + 100, 6, 5]
+    assert view.memory["kept"].tolist() == [5, 6, 7]
+    alone = start(denoiser, [[A], [B, C], [D]], 4)
+    alone.forward()
+    act(alone, "..x.", "x...", "...x")
+    plain = alone.forward()
+    assert torch.equal(view.confidence, plain.confidence)
+    assert torch.equal(view.prediction, plain.prediction)
+
+
+def test_trials_follow_each_other_and_drafts_may_end_them() -> None:
+    batch = start(fixed((A, 0.9), (B, 0.8), (C, 0.7)), [[D], [D]], 3)
+    told: list[list[list[bool]]] = []
+
+    def again(view: View) -> Action:
+        told.append(view.masked.tolist())
+        return Action(bits("x..", "x.."), trial=bits(".x.", "xx."), decide=last)
+
+    def last(view: View) -> Action:
+        told.append(view.masked.tolist())
+        return Action(bits("x..", "x.."), drafts=bits("xx.", "xxx").unsqueeze(1), choose=lambda views: whole(1, 1))
+
+    act(batch, "x..", "x..", trial=bits("x..", "x.."), decide=again)
+    batch.forward()
+    assert told == [[[False, True, True]] * 2, [[True, False, True], [False, False, True]]]
+    assert batch.masked.tolist() == [[False, False, True], [False, False, False]]
+    # The second row's draft that isn't finished needed a forward.
+    assert batch.nfe.tolist() == [4, 4]
+    batch.forward()
+    assert batch.apply(Action(bits("...", "..."))).tolist() == [True, True]  # one by its drafts, one by this
+
+
+def test_a_row_that_a_trial_would_finish_is_blank_and_goes_on() -> None:
+    batch = start(fixed((EOS, 0.9), (B, 0.8)), [[D]], 2)
+
+    def decide(view: View) -> Action:
+        assert not view.masked.any()
+        return Action(bits(".x"))
+
+    act(batch, "x.", trial=bits("x."), decide=decide)
+    view = batch.forward()
+    assert view.masked.tolist() == [[True, False]]
+    assert batch.nfe.tolist() == [2]  # an end-of-text would have ended it: there was nothing to compute
+    assert batch.apply(Action(bits("x."))).tolist() == [True]

@@ -679,7 +679,9 @@ def test_what_a_cache_cannot_give_is_refused(folders: dict[str, Path], tmp_path:
     denoiser = load(folders, "llada")
     with pytest.raises(ValueError, match="cache is 'dual' and features hold leave_one_out: its shadow block"):
         DecodingSettings(8, cache="dual", features=make_rule("wino").features)
-    for rule in ("freedave", "info_gain"):
+    with pytest.raises(ValueError, match="cache is 'dual' and features hold attention: a forward of some positions"):
+        DecodingSettings(8, cache="dual", features=make_rule("dawn").features)
+    for rule in ("freedave", "info_gain", "punt"):
         policy = make_rule(rule)
         settings = DecodingSettings(8, 4, features=policy.features, cache="dual")
         with pytest.raises(ValueError, match=r"cache is 'dual', but .* drafts, which would need keys and values"):

@@ -465,7 +465,7 @@ def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
-        ({"features": frozenset({"margins"})}, "feature is 'margins': choose from age, best_probabilities, changed"),
+        ({"features": frozenset({"margins"})}, "feature is 'margins': choose from age, attention, best_probabilities"),
     ],
 )
 def test_impossible_settings(kwargs: dict[str, Any], message: str) -> None:

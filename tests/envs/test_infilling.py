@@ -228,7 +228,8 @@ def test_every_rule_infills_the_same_in_any_company(rule: str) -> None:
         if any(kept):
             assert done.tokens[len(given) :] == [denoiser.eos_id] * (LENGTH - len(given))
             blanks = given.count(denoiser.mask_id)
-            assert 1 <= done.nfe <= (LENGTH if rule in ("remdm", "rcr", "wino") else blanks)
+            most = {"remdm": LENGTH, "rcr": LENGTH, "wino": LENGTH, "punt": 3 * blanks}  # of two trials a step
+            assert 1 <= done.nfe <= most.get(rule, blanks)
 
 
 def test_random_order_is_uniform_over_the_blanks() -> None:

@@ -20,6 +20,7 @@ from envs import Action, DecodingBatch, DecodingSettings, MaskedLMDenoiser, load
 from envs.decoding.blocks import buffer_width
 from envs.models import FAMILIES, find_family
 from envs.models import native as native_module
+from envs.models.attention import attention
 from envs.models.weights import read_tensors
 from policies import make_rule
 from policies.generation import decode
@@ -349,6 +350,33 @@ def test_leave_one_out_is_refused_where_it_would_be_wrong(folders: dict[str, Pat
     batch.load([0], [[5, 6, 7]])
     with pytest.raises(ValueError, match=rf"leave_one_out: a model of the {name} family can't give it"):
         batch.forward()
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINTS, "modernbert"])
+def test_attention_is_what_the_eager_function_computes(folders: dict[str, Path], name: str) -> None:
+    """Of texts of two lengths together against each alone; the logits are those of any other forward."""
+    denoiser = load(folders, name)
+    tokens = torch.tensor([[denoiser.pad_id] * 3 + [5, 6, 7, 8, 9, 6], [5, 6, 7, 8, 9, 9, 8, 7, 5]])
+    tokens[:, -2:] = denoiser.mask_id
+    present = torch.ones_like(tokens, dtype=torch.bool)
+    present[0, :3] = False
+    logits, found = denoiser.logits_and_attention(tokens, present, 4)
+    assert torch.equal(logits, denoiser.logits(tokens, present, 4))
+    assert (found.shape, found.dtype) == ((2, 9, 9), torch.float32)
+    denoiser.model.set_attn_implementation("eager")
+    for row, first in ((0, 3), (1, 0)):
+        text = tokens[row : row + 1, first:]
+        here = torch.ones_like(text, dtype=torch.bool)
+        origin = 0 if denoiser.absolute_blocks else torch.tensor([text.shape[1] - 4])
+        options: dict[str, Any] = {}
+        if not denoiser.family.is_masked_lm:
+            sees = attention(here, denoiser.block_length, origin)
+            options = {"attention_mask": torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)}
+        with torch.no_grad():
+            layers = denoiser.model(input_ids=text, output_attentions=True, **options).attentions[-4:]
+        expected = torch.stack(layers).mean((0, 2))[0]
+        assert torch.allclose(found[row, first:, first:], expected, atol=1e-5)
+        assert not found[row, first:, :first].any()
 
 
 def test_leave_one_out_of_llada_is_a_mask_beside_the_token(folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.toy import ToyDenoiser
-from envs.readings import MASK_READINGS, TOP_K, VIEW_FEATURES, VIEW_TENSORS
+from envs.readings import MASK_READINGS, PARTS, TOP_K, VIEW_FEATURES, VIEW_TENSORS
 from envs.view import Action, View
 
 PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
@@ -305,6 +305,66 @@ def test_hidden_is_the_models_last_hidden_state(model: MaskedLMDenoiser) -> None
     assert torch.allclose(view.features["entropy"], plain.features["entropy"], atol=1e-4)
 
 
+def test_attention_is_that_of_a_row_alone(model: MaskedLMDenoiser) -> None:
+    batch = on_model(model, "attention", "entropy")
+    batch.load([0], [model.encode_prompt("sort . : e d c b a f g h =")])  # longer than all: columns move
+    view = batch.forward()
+    paid, received = view.tensors["attention"], view.tensors["attention_received"]
+    width = batch.prompt.shape[1]
+    assert paid.shape == (4, 12, width + 12)
+    assert received.shape == (4, width + 12)
+    for row in range(4):
+        prompt, length = int(batch.prompt_length[row]), int(batch.length[row])
+        tokens = torch.tensor([row_tokens(batch, row)])
+        with torch.no_grad():
+            model.model.set_attn_implementation("eager")
+            layers = model.model(input_ids=tokens, output_attentions=True).attentions
+            model.model.set_attn_implementation("sdpa")
+        assert len(layers) == 2
+        alone = torch.stack(layers).mean((0, 2))[0]
+        here = slice(width - prompt, width + length)
+        assert torch.allclose(paid[row, :length, here], alone[prompt:], atol=1e-5)
+        assert torch.allclose(received[row, here], alone.mean(0), atol=1e-5)
+        assert paid[row].sum(-1).tolist() == pytest.approx([1.0] * length + [0.0] * (12 - length), abs=1e-4)
+        assert received[row].sum().item() == pytest.approx(1.0, abs=1e-4)
+        assert not received[row, : width - prompt].any()
+
+
+def test_reading_attention_changes_nothing_else(model: MaskedLMDenoiser) -> None:
+    plain, watched = on_model(model, "entropy"), on_model(model, "entropy", "attention")
+    one, two = plain.forward(), watched.forward()
+    assert torch.equal(one.confidence, two.confidence)
+    assert torch.equal(one.features["entropy"], two.features["entropy"])
+    assert torch.equal(plain.token_positions, watched.token_positions)
+
+
+def test_attention_of_rows_that_wait_moves_with_a_longer_prompt(model: MaskedLMDenoiser) -> None:
+    batch = DecodingBatch(model, 2, DecodingSettings(4, features=frozenset({"attention"})))
+    batch.load([0], [model.encode_prompt("copy a")])
+    before = batch.forward()
+    batch.load([1], [model.encode_prompt("copy . . : a b c")])
+    after = batch.forward(torch.tensor([False, True]))
+    added = batch.prompt.shape[1] - 2
+    assert added > 0
+    for name in ("attention", "attention_received"):
+        assert torch.equal(after.tensors[name][0, ..., added:], before.tensors[name][0])
+        assert not after.tensors[name][0, ..., :added].any()
+        assert after.tensors[name][1, ..., added:].any()
+
+
+def test_attention_that_another_function_computes_is_refused() -> None:
+    network, tokenizer = tiny_model()
+    network.set_attn_implementation("eager")
+    batch = DecodingBatch(
+        MaskedLMDenoiser(network, tokenizer), 1, DecodingSettings(4, features=frozenset({"attention"}))
+    )
+    batch.load([0], [[3, 4]])
+    with pytest.raises(ValueError, match="features hold attention: RobertaPreLayerNormForMaskedLM can't give it"):
+        batch.forward()
+    with pytest.raises(ValueError, match="features hold attention: this dLLM does not tell its attention; leave it"):
+        start(Mixing(), [[A]], 4, features=frozenset({"attention"}))
+
+
 def test_hidden_of_finished_rows_is_zero() -> None:
     batch = start(ToyDenoiser(), [list(range(7, 15))] * 2, 3, features=frozenset({"hidden"}))
     assert commit(batch, "xxx", "x..") == [True, False]
@@ -329,9 +389,9 @@ def test_only_what_is_asked_for(name: str) -> None:
     batch = start(ToyDenoiser(), [[7, 8, 9]], 4, features=frozenset({name}))
     for view in (batch.forward(), batch.blank_view()):
         assert set(view.features) == {name} - VIEW_TENSORS
-        assert set(view.tensors) <= {name, "top_probabilities", "top_ids"}
+        assert set(view.tensors) <= {name, *PARTS.get(name, ())}
         assert all(values.shape == (1, 4) for values in view.features.values())
-    assert len(batch.view.tensors) == {"top": 2}.get(name, int(name in VIEW_TENSORS))
+    assert len(batch.view.tensors) == (len(PARTS.get(name, (name,))) if name in VIEW_TENSORS else 0)
 
 
 def readings(view: View, row: int) -> dict[str, Any]:

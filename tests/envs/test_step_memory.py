@@ -107,7 +107,8 @@ def test_a_step_in_bfloat16_takes_what_was_computed(tmp_path: Path, family: str)
     folder = build(FAMILY_BUILDERS[family], tmp_path / family, vocab_size=rows)
     if family == "a2d_mdlm":
         widen(folder, rows)
-    features = ["", "entropy", "top", "token_probability", "best_probabilities", "hidden", "probabilities", "sampled"]
+    features = ["", "entropy", "top", "token_probability", "best_probabilities", "hidden", "attention"]
+    features += ["probabilities", "sampled"]
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE, str(folder), json.dumps(features)],
         # Memory that is let go goes back to the system, and is not counted again.

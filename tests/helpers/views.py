@@ -124,7 +124,7 @@ def random_view(rows: int, length: int, seed: int = 0) -> View:
     probabilities = torch.rand(rows, length, 20, generator=generator) ** 8 * masked.unsqueeze(-1)
     probabilities = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=1e-9)
     top = probabilities.topk(TOP_K, -1)
-    return placed(
+    view = placed(
         View(
             confidence=torch.where(masked, confidence, 1.0),
             prediction=torch.randint(5, 20, (rows, length), generator=generator),
@@ -152,6 +152,11 @@ def random_view(rows: int, length: int, seed: int = 0) -> View:
             },
         )
     )
+    # Drawn last, so that all the others are what they were before there was attention.
+    attention = torch.rand(rows, 5 + length, 5 + length, generator=generator) ** 4
+    attention = (attention / attention.sum(-1, keepdim=True)).to(places.here)
+    maps = {"attention": attention[:, 5:], "attention_received": attention.mean(1)}
+    return replace(view, tensors={**view.tensors, **maps})
 
 
 def take(view: View, rows: Sequence[int] | Tensor) -> View:

@@ -17,7 +17,7 @@ from views import Successor, make_view, random_view, take
 
 from envs.decoding.settings import DecodingSettings
 from envs.models.toy import ToyDenoiser
-from envs.readings import VIEW_FEATURES, VIEW_TENSORS
+from envs.readings import PARTS, VIEW_FEATURES, VIEW_TENSORS
 from envs.view import Action, View
 from policies import RULES, Random, make_rule
 from policies.rules.base import CommitRule, Rule
@@ -222,6 +222,7 @@ def test_every_rule_commits_what_it_may_and_makes_progress(name: str) -> None:
             assert not (action.scope & ~view.masked).any()
             may = may | action.scope
         sets = [action.commit] if action.drafts is None else [action.commit, *action.drafts.unbind(1)]
+        assert action.trial is None or not (action.trial & ~may).any()
         for chosen in sets:
             assert chosen.dtype == torch.bool
             assert chosen.shape == view.masked.shape
@@ -233,6 +234,7 @@ def test_every_rule_commits_what_it_may_and_makes_progress(name: str) -> None:
             assert not action.remask[~has_mask].any()
             assert (action.commit.sum(1) >= action.remask.sum(1)).all()
         assert (action.drafts is None) == (action.choose is None)
+        assert (action.trial is None) == (action.decide is None)
 
 
 @pytest.mark.slow
@@ -270,6 +272,24 @@ def test_drafts_are_chosen_for_each_row_by_itself(name: str) -> None:
         assert (alone is None) if together is None else (alone is not None and torch.equal(alone, together[rows]))
 
 
+@pytest.mark.parametrize("name", [name for name in EVERY_RULE if name.startswith("punt")])
+def test_trials_are_made_and_decided_for_each_row_by_itself(name: str) -> None:
+    def tried(rows: Sequence[int] | Tensor) -> Tensor:
+        """All trials and the commit; rows that have no trial where others have are empty in it."""
+        action, views = bound(name).act(take(sample(0), rows)), iter(take(sample(2 + seed), rows) for seed in range(9))
+        found = []
+        while action.trial is not None and action.decide is not None:
+            found.append(action.trial)
+            action = action.decide(next(views))
+        none = torch.zeros_like(action.commit)
+        return torch.stack([action.commit, *found, *[none] * (3 - len(found))])
+
+    together = tried(range(ROWS))
+    assert together[1:].any()
+    for rows in (torch.arange(ROWS).flip(0), *([row] for row in range(ROWS))):
+        assert torch.equal(tried(rows), together[:, rows])
+
+
 @pytest.mark.parametrize("name", EVERY_RULE)
 def test_acting_changes_neither_the_rule_nor_the_view(name: str) -> None:
     policy = bound(name)
@@ -285,8 +305,7 @@ def test_acting_changes_neither_the_rule_nor_the_view(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY_RULE)
 def test_every_rule_reads_no_more_than_it_asks_for(name: str) -> None:
     policy, view = bound(name), random_view(ROWS, LENGTH)
-    tensors = {"top": ("top_probabilities", "top_ids")}
-    allowed = {key for feature in policy.features for key in tensors.get(feature, (feature,))}
+    allowed = {key for feature in policy.features for key in PARTS.get(feature, (feature,))}
     narrow = replace(
         view,
         features={key: value for key, value in view.features.items() if key in allowed},
@@ -297,7 +316,7 @@ def test_every_rule_reads_no_more_than_it_asks_for(name: str) -> None:
         lacking = replace(
             narrow,
             features={key: value for key, value in narrow.features.items() if key != feature},
-            tensors={k: value for k, value in narrow.tensors.items() if k not in tensors.get(feature, (feature,))},
+            tensors={k: value for k, value in narrow.tensors.items() if k not in PARTS.get(feature, (feature,))},
         )
         if not name.startswith("eb_sampler"):  # reads the margin only when it sorts by it
             with pytest.raises(KeyError, match=feature):

@@ -37,6 +37,12 @@ class CountingDenoiser:
         self.positions += tokens.numel()
         return self.denoiser.logits_and_hidden(tokens, *args, **kwargs)
 
+    def logits_and_attention(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Run one forward; see `envs.denoiser.AttendingDenoiser.logits_and_attention`."""
+        self.positions += tokens.numel()
+        answer: tuple[Tensor, Tensor] = self.denoiser.logits_and_attention(tokens, *args, **kwargs)  # type: ignore[attr-defined]
+        return answer
+
     def logits_at(self, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Run one forward on some positions; see `envs.denoiser.CachingDenoiser.logits_at`."""
         self.positions += tokens.numel()

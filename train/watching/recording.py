@@ -133,10 +133,12 @@ def _record_batch(
     length = policy.initial_length(settings.buffer_length)
     batch.load(range(len(prompts)), prompts, seed, length=length, given=given)
     frames = [[_start(batch, row)] for row in range(len(prompts))]
-    used, is_drafted = batch.nfe.tolist(), False
+    used, is_waiting, is_tried = batch.nfe.tolist(), False, False
 
     def settle(_: View) -> None:
-        if is_drafted:
+        if is_tried:
+            _add_trials(batch, frames, used)
+        if is_waiting:
             # Only this forward has settled what the last action wrote.
             _complete(batch, frames, used)
 
@@ -147,8 +149,8 @@ def _record_batch(
         for row in (row for row, count in enumerate(nfe) if count > used[row]):
             probability = None if probabilities is None else batch.of_text(probabilities, row)
             frames[row].append(_seen(batch, step.view, row, frames[row][-1], probability))
-        used, is_drafted = nfe, step.action.drafts is not None
-        if not is_drafted:
+        used, is_waiting, is_tried = nfe, step.action.needs_forward, step.action.trial is not None
+        if not is_waiting:
             _complete(batch, frames, used)
     return [_recording(batch, row, frames[row]) for row in range(len(prompts))]
 
@@ -191,6 +193,25 @@ def _computed(batch: DecodingBatch, view: View) -> Tensor:
     """Return (N, L) bool, the positions that a view's forward computed, of those that it was shown."""
     # The forward is counted already; what it was shown was decided before.
     return (view.features["age"] == 0) & batch.layout.seen(batch, view.step - 1)
+
+
+def _add_trials(batch: DecodingBatch, frames: Sequence[list[Frame]], used: list[int]) -> None:
+    """Give every row a frame for each forward that only tried something, in which nothing is committed.
+
+    Args:
+        batch: after the forward that followed them.
+        frames: of each row; the positions that were computed since its last are shared out evenly.
+        used: forwards of each row at its last frame; the trials are counted.
+    """
+    running = batch.running.tolist()
+    for row, history in enumerate(frames):
+        last, since = history[-1], int(batch.nfe[row]) - used[row]
+        positions = int(batch.token_positions[row]) - last.token_positions
+        trials = since - running[row]
+        for trial in range(1, trials + 1):
+            spent = last.token_positions + positions * trial // since
+            history.append(replace(last, nfe=last.nfe + trial, token_positions=spent))
+        used[row] += trials
 
 
 def _complete(batch: DecodingBatch, frames: Sequence[list[Frame]], steps: Sequence[int]) -> None:
