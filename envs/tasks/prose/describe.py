@@ -70,8 +70,8 @@ class Describe(ProceduralTask):
     """``describe ann home rome , bob drink tea . =`` is answered ``tea is the drink of bob . ann lives in the ...``.
 
     Args:
-        fewest: fewest facts, each about another person.
-        most: most facts, at most 8.
+        fewest: fewest facts, each about another person and another relation.
+        most: most facts, at most 4.
     """
 
     name = "describe"
@@ -82,15 +82,15 @@ class Describe(ProceduralTask):
         *words_in(*PLAIN, *WORDINGS.values(), ","),
     )
 
-    def __init__(self, fewest: int = 3, most: int = 5) -> None:
-        check_range("facts", fewest, most, 1, len(NAMES))
+    def __init__(self, fewest: int = 3, most: int = 4) -> None:
+        check_range("facts", fewest, most, 1, len(VALUES))
         self.fewest, self.most = fewest, most
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one problem; the order of the answer's sentences and their wordings are uniform."""
         people = [NAMES[i] for i in rng.permutation(len(NAMES))[: between(rng, self.fewest, self.most)]]
-        relations = [draw(rng, tuple(VALUES)) for _ in people]
-        facts = [(who, relation, draw(rng, VALUES[relation])) for who, relation in zip(people, relations, strict=True)]
+        relations = [tuple(VALUES)[i] for i in rng.permutation(len(VALUES))]
+        facts = [(who, relation, draw(rng, VALUES[relation])) for who, relation in zip(people, relations, strict=False)]
         sentences = [
             draw(rng, wordings(facts[i][1])).format(who=facts[i][0], what=facts[i][2])
             for i in rng.permutation(len(facts))
