@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import places
 import pytest
 import torch
+from kills import differences, finish, results, start
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import obs_as_tensor
 from trainings import run_here
@@ -35,12 +37,13 @@ from train.export import ExportConfig
 from train.export import main as export
 from train.grpo import algorithm as grpo
 from train.job.build import load_filter, make_env, make_model, spec_of
-from train.job.config import EnvConfig, JobConfig
+from train.job.config import EnvConfig, EvaluationConfig, JobConfig
 from train.job.counting import CountingDenoiser
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig
 from train.job.trials import time_step
 from train.ppo import algorithm as ppo
+from train.ppo import train
 from train.watching.recording import record
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -172,6 +175,34 @@ def test_a_dry_runs_step_has_the_bit(tmp_path: Path) -> None:
     model = make_model(config, make_env(config, denoiser, ppo(config), None), ppo(config), None)
     _, positions = time_step(model, denoiser)
     assert positions > 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_the_run_that_was_not(tmp_path: Path) -> None:
+    """With rows under way that have asked for a refresh: rollouts are shorter than episodes."""
+
+    def train_refreshes(out: Path, resume: bool) -> None:
+        about = parts(out, temperature=0.7)
+        config = TrainPPOConfig(
+            **about,
+            resume=resume,
+            total_timesteps=8 * 3 * 8,
+            checkpoint_every=1,
+            evaluation=EvaluationConfig(2, 1, 2, rules=[]),
+            ppo=PPOSection(n_steps=3, batch_size=12, n_epochs=2),
+        )
+        train(config)
+
+    finish(train_refreshes, tmp_path / "whole")
+    process = start(train_refreshes, tmp_path / "killed", 8)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    # In the midst of it: a few of its eight updates are logged.
+    assert 1 <= len((tmp_path / "killed" / "progress.csv").read_text().splitlines()) - 1 < 8
+    finish(train_refreshes, tmp_path / "killed")
+    expected = results(tmp_path / "whole")
+    assert "policy/model.safetensors" in expected
+    assert differences(expected, results(tmp_path / "killed")) == []
 
 
 @pytest.mark.slow
