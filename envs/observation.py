@@ -49,22 +49,30 @@ def _highest(name: str) -> float:
     return READINGS[name].highest if name in READINGS else 1.0
 
 
-def read_action(actions: npt.ArrayLike | Action, masked: Tensor) -> Action:
+def read_action(actions: npt.ArrayLike | Action, masked: Tensor, has_refresh: bool = False) -> Action:
     """Return bits as the action that they mean, and an action as it is.
 
     Args:
         actions: (N, L) of 0 and 1, or an action.
         masked: (N, L), what its shape and device must be.
+        has_refresh: True where bits are (N, L + 1), the last the row's refresh.
 
     Raises:
         ValueError: if they are of another shape, NaN, or no numbers.
     """
     # Rules act on tensors with all that an action can say; agents of Gymnasium and SB3 send arrays of bits.
     if not isinstance(actions, Action):
-        actions = Action(torch.from_numpy(_bits(np.asarray(actions))).to(masked.device))
-    if actions.commit.shape != masked.shape:
-        raise ValueError(f"actions have shape {tuple(actions.commit.shape)}: expected {tuple(masked.shape)}")
+        bits = torch.from_numpy(_bits(np.asarray(actions))).to(masked.device)
+        rows, length = masked.shape
+        _check_shape(bits, (rows, length + has_refresh))
+        return Action(bits[:, :length], refresh=bits[:, length] if has_refresh else None)
+    _check_shape(actions.commit, masked.shape)
     return actions
+
+
+def _check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
+    if actions.shape != expected:
+        raise ValueError(f"actions have shape {tuple(actions.shape)}: expected {tuple(expected)}")
 
 
 def _bits(actions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

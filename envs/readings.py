@@ -26,7 +26,7 @@ MAX_NATS = 32.0
 """Upper bound of what is in nats: above the log of any vocabulary, and beyond what float32 probabilities tell apart."""
 
 MAX_FORWARDS = 2.0**24
-"""Upper bound of what counts forwards: as far as float32 does, and longer than any text."""
+"""Upper bound of what counts forwards or tokens: as far as float32 does, and longer than any text."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ READINGS: Mapping[str, Reading] = MappingProxyType(
         "probabilities": Reading("masked", "log_probabilities", _probabilities, width="other"),
         "leave_one_out": Reading("committed", "forward"),
         "age": Reading("everywhere", "cache", highest=MAX_FORWARDS),
+        "unseen": Reading("everywhere", "cache", highest=MAX_FORWARDS),
         "hidden": Reading("everywhere", "forward", lowest=-np.inf, highest=np.inf, width="hidden"),
         "attention": Reading("everywhere", "forward", width="other"),
         "is_eos": Reading("masked", "view"),
@@ -180,6 +181,8 @@ Of both:
   are those of any other forward.
 * ``age``: the row's forwards since what is known of the position was computed, 0 for the last one: at a mask the belief
   about it, at a token its keys and values. Without a cache (`envs.caches`) 0 everywhere.
+* ``unseen``: tokens committed since the row's last forward that computed everything, the same number at each position:
+  what is kept has not seen them. Without a cache 0.
 
 Of the texts:
 

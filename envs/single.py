@@ -57,7 +57,7 @@ class UnmaskingEnv(gym.Env[Observation, npt.NDArray[np.int8]]):
         return _first_row(obs), float(rewards[0]), bool(terminated[0]), False, _first_info(infos)
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Return (2 L,) bool; see `UnmaskingVectorEnv.action_masks`."""
+        """Return (2 L,) or (2 L + 2,) bool; see `UnmaskingVectorEnv.action_masks`."""
         [masks] = self.rows.action_masks()
         return np.asarray(masks)
 

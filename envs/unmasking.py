@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.caches import check_refreshes
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
 from envs.decoding.infilling import encode_all_given
@@ -43,6 +44,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     `MultiBinary(L)`: 1 commits a position. Bits at ineligible positions are ignored. An action with no eligible
     bit commits the most confident eligible position, so every step makes progress. A float commits from one half on.
     `action_masks` says which bits matter, as sb3-contrib's MaskablePPO asks for it.
+
+    With ``decides_refresh`` it is `MultiBinary(L + 1)`: a last bit of 1 lets the row's next forward compute everything
+    that the cache keeps.
 
     ## Observation Space
     `Dict` of float32 boxes:
@@ -104,6 +108,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; those of `envs.readings.VIEW_TENSORS` that are not of
             `envs.readings.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
+        decides_refresh: whether a last bit of the action says when a row's cache is refreshed.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
         episodes: makes what decides which problem, block length and alpha each row takes next, called as
@@ -138,6 +143,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         price: str | Price = "forwards",
         alpha: float | Sequence[float] = 8.0,
         features: Sequence[str] = (),
+        decides_refresh: bool = False,
         initial_length: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         episodes: Callable[..., Episodes] = Episodes,
@@ -152,6 +158,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
         settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
+        if decides_refresh:
+            check_refreshes("decides_refresh", settings.cache)
         self.autoreset_mode = read_mode(autoreset_mode)
         # A copy: the class's dictionary is that of all envs.
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -176,14 +184,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             replace(settings, block_length=block)  # which checks it
             check_block(self.denoiser, block)
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
-        self.initial_length = initial_length
+        self.initial_length, self.decides_refresh = initial_length, decides_refresh
         # Rows can be drawn and saved before the first reset.
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         """N, what each row was last asked."""
         self._resting: list[int] = []  # rows that the next step restarts
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
-        self.single_action_space = spaces.MultiBinary(self.batch.masked.shape[1])
+        self.single_action_space = spaces.MultiBinary(self.batch.masked.shape[1] + decides_refresh)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -235,7 +243,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """Commit, restart the finished rows, and run the dLLM once.
 
         Args:
-            actions: (N, L) of 0 and 1, or what an `UnmaskingPolicy` decided on `view`.
+            actions: (N, L) of 0 and 1, (N, L + 1) with ``decides_refresh``, or what an `UnmaskingPolicy` decided on
+                `view`.
 
         Raises:
             ScoringError: if too many answers can't be scored; see `envs.tasks.scoring.scorer.Scorer`.
@@ -293,9 +302,14 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.speed, self._resting = state["speed"].copy(), list(state["resting"])
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Return (N, 2 L) bool, for each bit whether 0 and whether 1 may be chosen; 1 may where eligible."""
-        eligible = self.batch.view.eligible.cpu().numpy()
-        return np.stack([np.ones_like(eligible), eligible], -1).reshape(self.num_envs, -1)
+        """Return (N, 2 L) bool, for each bit whether 0 and whether 1 may be chosen; 1 may where eligible.
+
+        With ``decides_refresh`` (N, 2 L + 2): a row that is running may be refreshed.
+        """
+        may = self.batch.view.eligible.cpu().numpy()
+        if self.decides_refresh:
+            may = np.concatenate([may, may.any(1, keepdims=True)], 1)
+        return np.stack([np.ones_like(may), may], -1).reshape(self.num_envs, -1)
 
     def _begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> None:
         """Load the next episode of each of these rows."""
@@ -322,7 +336,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             terminated: (N,) bool.
             finals: the closing info of each finished row.
         """
-        action = read_action(actions, self.batch.masked)
+        action = read_action(actions, self.batch.masked, self.decides_refresh)
         running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
         before = self.batch.log_likelihood
         terminated = self.batch.apply(action).cpu().numpy()

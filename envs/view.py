@@ -109,6 +109,8 @@ class Action:
         decide: given the view of the trial, which says nothing of rows without one and is blank where it finishes the
             row, returns the action to take instead of this one, on the same view; it may be another trial.
         extra_positions: (N,) int64, token positions that another model computed for this action.
+        refresh: (N,) bool, rows whose next forward computes everything, whatever their cache would keep
+            (`envs.caches`); without a cache every forward does.
         memory: (N, ...) tensors to be handed back in the row's next view.
     """
 
@@ -123,6 +125,7 @@ class Action:
     trial: Tensor | None = None
     decide: Callable[[View], Action] | None = None
     extra_positions: Tensor | None = None
+    refresh: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property

@@ -70,7 +70,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         return make_distribution(self.actions, logits, obs["eligible"] > 0.5), value
 
     def commit_distribution(self, obs: PyTorchObs) -> CommitDistribution:
-        """Return the distribution over the rows' commit sets."""
+        """Return the distribution over the rows' actions."""
         return self._heads(obs)[0]
 
     def _value(self, hidden: Tensor, obs: dict[str, Tensor]) -> Tensor:
@@ -81,7 +81,7 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         return value
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions (B, L), non-zero where committed, values (B,) and log-probabilities (B,)."""
+        """Return actions (B, L or L + 1), non-zero where chosen, values (B,) and log-probabilities (B,)."""
         distribution, value = self._heads(obs)
         action = distribution.mode() if deterministic else distribution.sample()
         return action, value, distribution.log_prob(action)

@@ -56,7 +56,8 @@ NEVER = -1e9
 class CommitDistribution(Protocol):
     """A distribution over the commit sets of B rows.
 
-    An action is (B, L), non-zero where committed; only `PlackettLuce` gives the numbers a further meaning.
+    An action is (B, L), non-zero where committed; only `PlackettLuce` gives the numbers a further meaning. With a bit
+    for a refresh it is (B, L + 1), see `WithRefresh`.
     """
 
     def sample(self) -> Tensor:
@@ -249,6 +250,43 @@ class PlackettLuce:
         """Return None: it has no closed form."""
 
 
+class WithRefresh:
+    """A commit set and, drawn apart from it, a bit a row: whether the next forward computes everything.
+
+    An action is (B, L + 1), the commit set's and the bit.
+
+    Args:
+        commits: of the commit sets.
+        refresh: of (B, 1) bits.
+    """
+
+    def __init__(self, commits: CommitDistribution, refresh: Bernoulli) -> None:
+        self.commits, self.refresh = commits, refresh
+
+    def sample(self) -> Tensor:
+        """Draw (B, L + 1) from torch's global generator."""
+        return torch.cat([self.commits.sample(), self.refresh.sample()], 1)
+
+    def mode(self) -> Tensor:
+        """Return (B, L + 1): the deterministic decision of the commits, and of a refresh likewise."""
+        return torch.cat([self.commits.mode(), self.refresh.mode()], 1)
+
+    def position_log_prob(self, action: Tensor) -> Tensor:
+        """Return (B, L + 1) float, nats, of each position's own flip and the bit; the commits' must be a product."""
+        assert isinstance(self.commits, Bernoulli)
+        flips = self.commits.position_log_prob(action[:, :-1])
+        return torch.cat([flips, self.refresh.position_log_prob(action[:, -1:])], 1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Return (B,) float, nats."""
+        return self.commits.log_prob(action[:, :-1]) + self.refresh.log_prob(action[:, -1:])
+
+    def entropy(self) -> Tensor | None:
+        """Return (B,) float, nats, or None where the commits' has no closed form."""
+        commits = self.commits.entropy()
+        return None if commits is None else commits + self.refresh.entropy()
+
+
 def order(commit: Tensor, score: Tensor) -> Tensor:
     """Number the positions of commit sets as `PlackettLuce` does.
 
@@ -275,9 +313,14 @@ def make_distribution(config: ActionConfig, logits: Tensor, eligible: Tensor) ->
 
     Args:
         config: which, and at what temperature.
-        logits: (B, L) float, as the network gives them.
+        logits: (B, L) float, as the network gives them, or (B, L + 1), the last of a refresh.
         eligible: (B, L) bool.
     """
-    cls = DISTRIBUTIONS[config.distribution]
+    cls, length = DISTRIBUTIONS[config.distribution], eligible.shape[1]
     stop = {"stop_logit": config.stop_logit} if config.has_stop else {}
-    return cls(logits / config.temperature, eligible, **stop)
+    logits = logits / config.temperature
+    commits = cls(logits[:, :length], eligible, **stop)
+    if logits.shape[1] == length:
+        return commits
+    # A finished row has no next forward.
+    return WithRefresh(commits, Bernoulli(logits[:, length:], eligible.any(1, keepdim=True)))

@@ -18,7 +18,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
-from envs.view import View, ensure_progress
+from envs.view import Action, View, ensure_progress
 from policies.base import CommitPolicy, Decision
 from policies.calibration import Calibration, check_speed
 from policies.card import card_of
@@ -142,14 +142,20 @@ class LearnedPolicy(CommitPolicy):
         }
         return LearnedPolicy(self.network, **{**own, **changes})
 
-    def _log_odds(self, view: View) -> Tensor:
-        """Return (N, L) float32 log-odds of committing at the policy's temperature, or against STOP if there is one."""
+    def _log_odds(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return log-odds at the policy's temperature.
+
+        Returns:
+            (N, L) float32 of committing, or against STOP if there is one; and (N, 1) of a refresh, (N, 0) where the
+            network doesn't decide that.
+        """
         inputs = view.inputs()
         if self.has_dial:
             # One place for all rows; in training each episode had its own.
             inputs["speed"] = torch.full_like(inputs["time"], self.speed)
         logits: Tensor = self.network(inputs) / self.actions.temperature
-        return logits - self.actions.stop_logit if self.actions.has_stop else logits
+        commits, refresh = logits[:, : view.masked.shape[1]], logits[:, view.masked.shape[1] :]
+        return commits - self.actions.stop_logit if self.actions.has_stop else commits, refresh
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Check that it is for this dLLM and these lengths; see `check_dllm` and `NetworkSpec`."""
@@ -214,16 +220,31 @@ class LearnedPolicy(CommitPolicy):
     @torch.inference_mode()
     def probabilities(self, view: View) -> Tensor:
         """Return (N, L) float32, the probability of committing each eligible position, 0 elsewhere."""
-        return (self.beta * self._log_odds(view).sigmoid()).clamp(max=1) * view.eligible
+        return (self.beta * self._log_odds(view)[0].sigmoid()).clamp(max=1) * view.eligible
 
     @torch.inference_mode()
+    def act(self, view: View) -> Action:
+        """Commit what `select` chooses, and decide about a refresh where the network does."""
+        commits, refresh = self._log_odds(view)
+        commit = self._choose(view, commits)
+        if not self.spec.config.decides_refresh:
+            return Action(commit)
+        if self.decision == "deterministic":
+            is_due = refresh >= 0
+        else:
+            is_due = uniform(view.key, view.step, (1,), stream=5) < refresh.sigmoid()
+        return Action(commit, refresh=is_due.squeeze(1))
+
     def select(self, view: View) -> Tensor:
         """Choose by the decision rule.
 
         A row with nothing chosen commits its most probable position, or, as the env does where the empty set is an
         action, the most confident one.
         """
-        logits = self._log_odds(view)
+        return self.act(view).commit
+
+    def _choose(self, view: View, logits: Tensor) -> Tensor:
+        """Return (N, L) bool, the positions to commit by their (N, L) log-odds."""
         if self.decision == "deterministic":
             # As log-odds, since float32 probabilities near 1 are all alike. At a small beta nothing reaches the bar.
             least = self.threshold / self.beta

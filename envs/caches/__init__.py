@@ -16,7 +16,7 @@ from envs.caches.none import NoCache
 from envs.caches.window import Window
 from envs.names import hint
 
-__all__ = ["CACHES", "CacheRule", "Moment", "make_cache"]
+__all__ = ["CACHES", "CacheRule", "Moment", "check_refreshes", "make_cache"]
 
 CACHES: Mapping[str, type[CacheRule]] = MappingProxyType(
     {cls.cache: cls for cls in (NoCache, Prefix, Dual, Exact, DelayedKV, D2Cache, FreeCache, Window)}
@@ -55,3 +55,20 @@ def make_cache(text: str) -> CacheRule:
         return CACHES[name](**values)
     except ValueError as error:
         raise ValueError(f"cache is {text!r}: {error}") from None
+
+
+def check_refreshes(name: str, cache: str) -> None:
+    """Refuse to decide about refreshes where nothing is kept.
+
+    Args:
+        name: the field that asks for it.
+        cache: as `make_cache` reads it.
+
+    Raises:
+        ValueError: if it keeps nothing.
+    """
+    if not make_cache(cache).keeps:
+        raise ValueError(
+            f"{name} is true and cache {cache!r}: it keeps nothing that could be refreshed; choose a cache such as "
+            f"dual, or leave {name} out"
+        )

@@ -27,6 +27,8 @@ class Moment:
         end: (B,) int64, the position after its last.
         block_step: (B,) int64, forwards that the row has already spent in the block.
         step: (B,) int64, forwards that the row has already used.
+        since: (B,) int64, those since the policy last asked for one that computes everything, or since the row's first;
+            0 in the forward itself, which computes everything whatever the cache says.
         commit_step: (B, W) int64, the row's forward after which each token was committed, from 1; 0 at the others.
         own_block: (B, W) int64, number of the dLLM's own block that holds the position; all 0 where all see all.
         logit_shift: see `envs.denoiser.Denoiser`.
@@ -42,6 +44,7 @@ class Moment:
     end: Tensor
     block_step: Tensor
     step: Tensor
+    since: Tensor
     commit_step: Tensor
     own_block: Tensor
     logit_shift: int
@@ -74,6 +77,16 @@ class Moment:
         return positions | F.pad(about[:, 1:], (0, 1))
 
 
+def forwards_into(since: Tensor, refresh: int) -> Tensor:
+    """Return the forwards since the last one that computed everything, where each `refresh`-th does; 0 in it.
+
+    Args:
+        since: (B,) int64, forwards since the first of them.
+        refresh: 0 where none follows it.
+    """
+    return since % refresh if refresh else since
+
+
 @dataclass(frozen=True)
 class CacheRule:
     """A rule about what to compute: a frozen dataclass whose fields are its knobs.
@@ -92,13 +105,14 @@ class CacheRule:
         """Return (B, W) bool, the positions to compute now; those not present count as False."""
         raise NotImplementedError
 
-    def shows(self, masked: Tensor, commit_step: Tensor, step: Tensor) -> Tensor:
+    def shows(self, masked: Tensor, commit_step: Tensor, step: Tensor, since: Tensor) -> Tensor:
         """Return (N, L) bool, the masks that the dLLM is shown in the next forward; here all.
 
         Args:
             masked: (N, L) bool, the buffer's masks before it.
             commit_step: (N, L) int64, the row's forward after which each token was committed, from 1; 0 at the others.
             step: (N,) int64, forwards of the row before it.
+            since: (N,) int64, see `Moment.since`.
         """
         return masked
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from envs.caches.base import CacheRule, Moment
+from envs.caches.base import CacheRule, Moment, forwards_into
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class DelayedKV(CacheRule):
     cache = "dkv"
 
     refresh: int = 8
-    """Forwards of a row from one in which everything is computed to the next; 1 computes everything always."""
+    """Forwards of a row from one in which everything is computed to the next; 1 computes everything always, 0 only
+    in the first one and where the policy asks."""
 
     def __post_init__(self) -> None:
-        self.check_count("refresh", 1)
+        self.check_count("refresh", 0)
 
     def compute(self, moment: Moment) -> Tensor:
         """Choose masks; tokens that were just committed are stale and come by themselves."""
-        is_full = (moment.step % self.refresh == 0).unsqueeze(1)
+        is_full = (forwards_into(moment.since, self.refresh) == 0).unsqueeze(1)
         return moment.present & (is_full | moment.asking(moment.masked))

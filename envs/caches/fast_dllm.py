@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from envs.caches.base import CacheRule, Moment
+from envs.caches.base import CacheRule, Moment, forwards_into
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Prefix(CacheRule):
 
     def _always(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, what is computed whatever the block: everything in some rows, perhaps the prompt."""
-        # Either way 0 in a block's first forward, so every block starts with everything.
-        into = moment.block_step % self.refresh if self.refresh else moment.block_step
+        # 0 in a block's first forward, so every block starts with everything.
+        into = forwards_into(torch.minimum(moment.block_step, moment.since), self.refresh)
         is_full = (into == 0).unsqueeze(1)
         if self.fresh_prompt:
             is_full = is_full | ~moment.behind(moment.prompt)

@@ -29,6 +29,7 @@ class Texts:
         block_end: (B,) int64, the position after its last, likewise.
         block_step: (B,) int64, forwards spent in it so far.
         step: (B,) int64, forwards of the row so far.
+        since: (B,) int64, see `envs.caches.base.Moment`.
         commit_step: (B, W) int64, the row's forward after which each token was committed; 0 at the others.
         confidence: (B, L) float32, what was last believed of the buffer's positions.
     """
@@ -40,6 +41,7 @@ class Texts:
     block_end: Tensor
     block_step: Tensor
     step: Tensor
+    since: Tensor
     commit_step: Tensor
     confidence: Tensor
 
@@ -119,7 +121,8 @@ class CachedForward:
         moment = self._moment(rows, texts)
         # What changed is computed whatever the rule says: kept keys and values would be of another token.
         needed = moment.asking(moment.stale, everywhere=judges_tokens) | self.rule.compute(moment)
-        chosen = needed & moment.present
+        # And everything where the policy asked for that.
+        chosen = (needed | (moment.since == 0).unsqueeze(1)) & moment.present
         width, shift = chosen.shape[1], self.denoiser.logit_shift
         most = int(chosen.sum(1).max())
         # Rising, padding first, so that what is asked about, in the buffer, is at the end of each row.
@@ -163,6 +166,7 @@ class CachedForward:
             end=texts.prompt + texts.block_end,
             block_step=texts.block_step,
             step=texts.step,
+            since=texts.since,
             commit_step=texts.commit_step,
             own_block=own_block,
             logit_shift=self.denoiser.logit_shift,

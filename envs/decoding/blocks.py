@@ -143,7 +143,8 @@ class Layout:
             step: (N,) int64, forwards of each row before it.
         """
         inside = rows.positions < self.shown(rows).unsqueeze(1)
-        return inside & (~rows.masked | self.cache.shows(rows.masked, rows.commit_step, step))
+        shows = self.cache.shows(rows.masked, rows.commit_step, step, step - rows.refresh_step)
+        return inside & (~rows.masked | shows)
 
     def visible_end(self, rows: Rows, start: Tensor) -> Tensor:
         """Return (N,) where the dLLM's own block that holds a position ends, the buffer's end where all see all.

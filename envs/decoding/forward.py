@@ -128,6 +128,7 @@ def _cached_beliefs(
         block_end=rows.block_end[index],
         block_step=rows.block_step[index],
         step=rows.nfe[index],
+        since=(rows.nfe - rows.refresh_step)[index],
         commit_step=commit_step,
         confidence=last.confidence[index],
     )
@@ -167,6 +168,12 @@ def _cached_beliefs(
         believed = F.pad(torch.zeros_like(computed), (0, 1)).scatter(1, place, True)[:, :length]
         is_new = torch.where(rows.masked[index], believed, computed)
         readings["age"] = (last.features["age"][index] + 1).masked_fill(is_new, 0.0)
+    if "unseen" in features:
+        came = (rows.commit_step[index] == texts.step.unsqueeze(1)).sum(1, keepdim=True)
+        # Of the row, as it is 0 at positions that were not shown.
+        before = last.features["unseen"][index].amax(1, keepdim=True)
+        is_whole = (answer.computed | ~present).all(1, keepdim=True)
+        readings["unseen"] = (before + came).masked_fill(is_whole, 0.0).expand(-1, length)
     return Beliefs(
         renewed(last.confidence, beliefs.confidence),
         renewed(last.prediction, beliefs.prediction),

@@ -75,7 +75,7 @@ def load_rows(
     blocks = [settings.block] * len(places) if block_lengths is None else list(block_lengths)
     rows.block_length[index] = torch.tensor(blocks, device=device)
     rows.block_end[index] = layout.first_end(rows)[index]
-    counters = (rows.block_start, rows.block_step, rows.nfe, rows.token_positions, rows.given_end)
+    counters = (rows.block_start, rows.block_step, rows.nfe, rows.token_positions, rows.refresh_step, rows.given_end)
     for record in (*counters, rows.commit_step, rows.commit_confidence):
         record[index] = 0
     # Nothing is left of the sequences that stood in these rows.

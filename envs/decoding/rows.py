@@ -50,6 +50,9 @@ class Rows:
     """(N,) int64, forwards of the row."""
     token_positions: Tensor
     """(N,) int64, positions that were computed for it."""
+    refresh_step: Tensor
+    """(N,) int64, forwards that the row had used when a policy last asked for one that computes everything; 0 where it
+    never did, as the first one does."""
     key: Tensor
     """(N,) int64, from which its random numbers are counted."""
     commit_step: Tensor
@@ -84,6 +87,7 @@ class Rows:
             block_step=zeros(),
             nfe=zeros(),
             token_positions=zeros(),
+            refresh_step=zeros(),
             key=zeros(),
             commit_step=zeros(length),
             commit_confidence=zeros(length, dtype=torch.float32),

@@ -36,6 +36,8 @@ def write(rows: Rows, layout: Layout, view: View, action: Action) -> Tensor:
     """
     settings, mask_id = layout.settings, layout.denoiser.mask_id
     was_running = rows.running & view.masked.any(1)  # a row loaded since has no view yet
+    if action.refresh is not None:
+        rows.refresh_step = torch.where(was_running & action.refresh, rows.nfe, rows.refresh_step)
     opened = layout.cache.opens(rows.masked)  # before masks come back
     if action.remask is not None:
         # A row that may not take another step must keep what it has, or it would never end.

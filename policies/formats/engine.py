@@ -158,8 +158,12 @@ def check_exportable(policy: LearnedPolicy) -> UnmaskingNetwork:
         reason = "it has a filter inside"
     elif "changed" in network.config.features:
         reason = "it reads changed, which compares with the step before"
+    elif network.config.decides_refresh:
+        reason = "it decides when a cache is refreshed (policy.decides_refresh), which no engine asks a policy"
     elif "age" in network.config.features:
         reason = "it reads age, which counts the steps since a belief was computed"
+    elif "unseen" in network.config.features:
+        reason = "it reads unseen, which counts the tokens committed since all was computed"
     if reason:
         raise ValueError(
             f"the policy can't run in a serving engine, which shows one block's logits and masks alone: {reason}; "

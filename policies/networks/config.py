@@ -14,6 +14,11 @@ class PartConfig:
         return False
 
     @property
+    def decides_refresh(self) -> bool:
+        """Whether one more output, the last, is the log-odds of a refresh."""
+        return False
+
+    @property
     def hidden_state_size(self) -> int:
         """Width of the dLLM's hidden states that it reads, 0 if it reads none."""
         return 0

@@ -11,6 +11,8 @@ Departures from the paper:
 5. So does the gap to the next better position: the best of the doubtful positions is not seen in its own readings.
 6. ``init="threshold"`` adds ``slope * (logit(confidence) - logit(threshold))`` to the output and starts the rest
    at zero: the untrained network *is* the threshold rule, and training departs from it.
+7. ``decides_refresh`` adds an output a row: the log-odds that the next forward computes everything that a cache keeps,
+   from the mean over masks of their encodings and ages, the masks left in the block, and the tokens that are unseen.
 
 A network with ``context="block"`` decides from the masked positions of the current block alone, which is all that a
 serving engine shows: committed positions, other blocks and the time are not read; how many masks are left there is.
@@ -70,14 +72,19 @@ class NetworkConfig(PartConfig):
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
     hidden_state_size: int = 0
     """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none."""
-    hidden_state_use: HiddenStateUse = "input"
-    """What is made of them: an input of each masked position; by their cosine, how much more a head looks from a mask
-    at similar masks, whose tokens may depend on one another; or both."""
+        about_states = ("hidden_state_size", "hidden_state_use")
+        own = {
+            name: getattr(self.config, name) for name in ("has_dial", *about_states, "decides_refresh", "refresh_bias")
+        }
+        is_more = other.config.has_dial or (other.config.decides_refresh and not self.config.decides_refresh)
+        if other.config.hidden_state_size:
+            is_more = is_more or any(getattr(other.config, name) != own[name] for name in about_states)
 
     @property
     def readings(self) -> frozenset[str]:
         """Names of `envs.readings.READINGS` that the network reads, a filter in it left out."""
-        return frozenset(self.features) | ({"hidden"} if self.hidden_state_size else set())
+        hidden = {"hidden"} if self.hidden_state_size else set()
+        return frozenset(self.features) | hidden | ({"age", "unseen"} if self.decides_refresh else set())
 
     def __post_init__(self) -> None:
         check_sizes(self, "hidden_size", "num_heads", "feedforward_size")
@@ -89,8 +96,9 @@ class NetworkConfig(PartConfig):
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
         if not 0 < self.slope < math.inf:
             raise ValueError(f"slope is {self.slope}: it must be above 0")
-        if not math.isfinite(self.bias):
-            raise ValueError(f"bias is {self.bias}: it must be a finite number")
+        for name in ("bias", "refresh_bias"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number")
         check_hidden_state_size(self.hidden_state_size, "read none")
         uses = get_args(HiddenStateUse)
         if self.hidden_state_use not in uses:
@@ -112,8 +120,8 @@ def log_odds(probability: Tensor) -> Tensor:
 
 def _sized(name: str, values: Tensor) -> Tensor:
     """Return a reading as the network takes it, of about the size of the others."""
-    # Ages count up to the forwards of a whole text, and of old beliefs it matters little how old.
-    return values.log1p() if name == "age" else values
+    # These count up to the forwards or tokens of a whole text, and of old beliefs it matters little how old.
+    return values.log1p() if name in ("age", "unseen") else values
 
 
 def gap_above(level: Tensor, eligible: Tensor) -> Tensor:
@@ -191,6 +199,9 @@ class UnmaskingNetwork(nn.Module):
         )
         self.norm_output = nn.LayerNorm(width)
         self.output = nn.Linear(width, 1)
+        if config.decides_refresh:
+            # Last, so that all else begins as it does without.
+            self.refresh = nn.Sequential(nn.Linear(width + 3, width), nn.Tanh(), nn.Linear(width, 1))
         self._initialize()
 
     def _initialize(self) -> None:
@@ -204,11 +215,14 @@ class UnmaskingNetwork(nn.Module):
         # So that the untrained network is the rule, or the coin, and nothing else.
         nn.init.zeros_(self.output.weight)
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
+        if self.config.decides_refresh:
+            nn.init.zeros_(self.refresh[-1].weight)  # type: ignore[arg-type]
+            nn.init.constant_(self.refresh[-1].bias, self.config.refresh_bias)  # type: ignore[arg-type]
 
     def start_as(self, other: UnmaskingNetwork) -> None:
         """Take over the weights of a network of the same configuration; what only this one has counts 0 at first.
 
-        That can be a filter's column, a dial and the dLLM's hidden states.
+        That can be a filter's column, a dial and the dLLM's hidden states. An output for refreshes keeps its own start.
 
         Raises:
             ValueError: if the configurations differ, or the other network has a filter of its own.
@@ -216,8 +230,10 @@ class UnmaskingNetwork(nn.Module):
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
         about_states = ("hidden_state_size", "hidden_state_use")
-        own = {name: getattr(self.config, name) for name in ("has_dial", *about_states)}
-        is_more = other.config.has_dial
+        own = {
+            name: getattr(self.config, name) for name in ("has_dial", *about_states, "decides_refresh", "refresh_bias")
+        }
+        is_more = other.config.has_dial or (other.config.decides_refresh and not self.config.decides_refresh)
         if other.config.hidden_state_size:
             is_more = is_more or any(getattr(other.config, name) != own[name] for name in about_states)
         if is_more or replace(other.config, **own) != self.config:
@@ -250,7 +266,8 @@ class UnmaskingNetwork(nn.Module):
         columns = [level / 4, confidence, place, gap / 4]
         columns += [_sized(name, inputs[name].float()) for name in self.config.features]
         if self.filter is not None:
-            columns.append(self.filter(inputs).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
+            # Of a filter that decides refreshes too, the commits count.
+            columns.append(self.filter(inputs)[:, : confidence.shape[1]].clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
         is_local = self.config.context == "block"
         masked = eligible if is_local else inputs["masked"].float()
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
@@ -304,15 +321,31 @@ class UnmaskingNetwork(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], -1)
 
     def logits_from(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Turn `hidden` into (B, L) log-odds of committing each position."""
+        """Turn `hidden` into log-odds, see `forward`."""
         logits: Tensor = self.output(hidden).squeeze(-1)
         if self.config.has_dial:
             logits = logits + self.dial_bias(inputs["speed"].float() - 0.5)
         if self.config.init == "threshold":
             offset = math.log(self.config.threshold / (1 - self.config.threshold))
             logits = logits + self.config.slope * (log_odds(inputs["confidence"]) - offset)
-        return logits
+        return torch.cat([logits, self._refresh_logit(hidden, inputs)], 1) if self.config.decides_refresh else logits
+
+    def _refresh_logit(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 1) log-odds that the next forward computes everything."""
+        eligible = inputs["eligible"].float()
+        masked = eligible if self.config.context == "block" else inputs["masked"].float()
+        columns = torch.cat([hidden, _sized("age", inputs["age"].float()).unsqueeze(-1)], -1)
+        count = masked.sum(1, keepdim=True).clamp(min=1)
+        mean = torch.bmm(masked.unsqueeze(1), columns).squeeze(1) / count
+        # The same at every position that was shown, 0 at others.
+        unseen = _sized("unseen", inputs["unseen"].float().amax(1, keepdim=True))
+        left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
+        logit: Tensor = self.refresh(torch.cat([mean, unseen, left], -1))
+        return logit
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, L) float32 log-odds of committing each position; only eligible ones mean anything."""
+        """Return (B, L) float32 log-odds of committing each position; only eligible ones mean anything.
+
+        Where it decides refreshes it is (B, L + 1), the last the log-odds that the next forward computes everything.
+        """
         return self.logits_from(self.hidden(inputs), inputs)

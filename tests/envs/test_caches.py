@@ -28,8 +28,8 @@ from envs.models.load import load_denoiser
 from envs.noise import gumbel
 from envs.tasks import prompt
 from envs.unmasking import UnmaskingVectorEnv
-from envs.view import Action
-from policies import LearnedPolicy, NetworkConfig, decode, generate, make_rule, save
+from envs.view import Action, View
+from policies import LearnedPolicy, NetworkConfig, UnmaskingPolicy, decode, generate, make_rule, save
 from policies import load as load_policy
 from train.command.config import ROOT
 from train.evaluate import main
@@ -74,9 +74,27 @@ def load(folders: dict[str, Path], name: str) -> MaskedLMDenoiser:
 # What is computed.
 
 
-def computed(denoiser: Any, size: int, rule: str, steps: int = 99, **settings: Any) -> list[int]:
+class Asking(UnmaskingPolicy):
+    """A rule that asks for a refresh where it is to."""
+
+    name = "asking"
+
+    def __init__(self, rule: str, asks: Callable[[View], Tensor]) -> None:
+        self.rule, self.asks = make_rule(rule), asks
+        self.features = self.rule.features
+
+    def act(self, view: View) -> Action:
+        return replace(self.rule.act(view), refresh=self.asks(view))
+
+
+def after(*steps: int) -> Callable[[View], Tensor]:
+    """Ask after these forwards of a row, from 1."""
+    return lambda view: torch.isin(view.step, torch.tensor(steps, device=places.here))
+
+
+def computed(denoiser: Any, size: int, rule: str | UnmaskingPolicy, steps: int = 99, **settings: Any) -> list[int]:
     """Return how many positions each forward of a row computed; the prompt has `size` tokens."""
-    policy = make_rule(rule)
+    policy = make_rule(rule) if isinstance(rule, str) else rule
     batch = DecodingBatch(denoiser, 1, DecodingSettings(features=policy.features, early_end=False, **settings))
     batch.load([0], [[5] * size])
     found: list[int] = []
@@ -166,6 +184,67 @@ def test_whatever_changed_is_computed(folders: dict[str, Path]) -> None:
     assert batch.token_positions.tolist() == [15]
 
 
+# Refreshes that a policy asks for.
+
+
+@pytest.mark.parametrize(
+    ("cache", "asked", "expected"),
+    [
+        ("none", (2, 6), [11, 11, 11, 11, 11, 11, 11, 11]),
+        ("prefix", (2, 6), [11, 8, 11, 8, 11, 4, 11, 4]),
+        ("dual", (2, 6), [11, 4, 11, 4, 11, 4, 11, 4]),
+        ("freecache:piece=4", (2, 6), [11, 8, 11, 8, 5, 4, 11, 4]),
+        ("dkv:refresh=0", (), [11, 8, 7, 6, 5, 4, 3, 2]),
+        ("dkv:refresh=0", (2, 6), [11, 8, 11, 6, 5, 4, 11, 2]),
+        # A cache's own interval begins anew with it.
+        ("dkv:refresh=4", (2,), [11, 8, 11, 6, 5, 4, 11, 2]),
+        ("dual:refresh=3", (1,), [11, 11, 4, 4, 11, 4, 4, 11]),
+        # Window's computes what is shown, and begins a phase: five masks are shown again.
+        ("window:window=5,active=2,refresh=0", (), [8, 3, 4, 5, 6, 7, 8, 8]),
+        ("window:window=5,active=2,refresh=0", (4,), [8, 3, 4, 5, 11, 3, 4, 4]),
+    ],
+)
+def test_a_refresh_that_is_asked_for_computes_everything(
+    folders: dict[str, Path], cache: str, asked: tuple[int, ...], expected: list[int]
+) -> None:
+    policy = Asking("low_confidence:1", after(*asked))
+    assert computed(load(folders, "llada"), 3, policy, buffer_length=8, block_length=4, cache=cache) == expected
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("cache", ["dual", "dkv", "window:window=3,active=2"])
+def test_asking_at_a_fixed_interval_is_the_caches_own(folders: dict[str, Path], name: str, cache: str) -> None:
+    denoiser, settings = load(folders, name), DecodingSettings(12, 4, early_end=False)
+    knobs = ("," if ":" in cache else ":") + "refresh="
+    policy = Asking("low_confidence:1", lambda view: (view.block_step + 1 if cache == "dual" else view.step) % 3 == 0)
+    own, asked = (replace(settings, cache=f"{cache}{knobs}{refresh}") for refresh in (3, 0))
+    expected = decode(denoiser, PROMPTS, make_rule("low_confidence:1"), own)
+    assert decode(denoiser, PROMPTS, policy, asked) == expected
+    never = decode(denoiser, PROMPTS, make_rule("low_confidence:1"), asked)
+    assert [one.token_positions for one in never] != [one.token_positions for one in expected]
+
+
+def test_a_refresh_is_of_its_row_and_sequence_alone(folders: dict[str, Path]) -> None:
+    batch = DecodingBatch(load(folders, "llada"), 3, DecodingSettings(8, 4, cache="dual", early_end=False))
+    place, yes = torch.arange(8, device=places.here).expand(3, -1), torch.tensor([False, True, True])
+    batch.load(range(3), [[5] * 3] * 3)
+
+    def step(commit: int, **action: Any) -> list[int]:
+        before = batch.token_positions.clone()
+        batch.forward()
+        batch.apply(Action(place == commit, **action))
+        return (batch.token_positions - before).tolist()
+
+    assert step(0, refresh=yes.to(places.here)) == [11, 11, 11]
+    batch.load([2], [[5] * 3])  # what was asked for is forgotten with it
+    other = DecodingBatch(batch.denoiser, 3, batch.settings)
+    other.load_state(batch.state())
+    assert step(1) == [4, 11, 11]
+    assert step(2) == [4, 4, 4]
+    other.forward()
+    assert other.token_positions.tolist() == [15, 22, 11]  # the state holds what was asked for
+
+
 # How old beliefs are.
 
 
@@ -214,6 +293,39 @@ def test_ages_count_the_forwards_since_a_position_was_computed(folders: dict[str
     ]
     # Where logits are shifted, a mask's belief is as old as what the position before it was computed from.
     assert ages(load(folders, "dream"), "dual", [3, 0]) == [[0] * 8, [0, 0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_unseen_counts_the_tokens_since_everything_was_computed(folders: dict[str, Path]) -> None:
+    def unseen(cache: str, *asked: int) -> list[float]:
+        policy, found = Asking("low_confidence:1", after(*asked)), []
+        settings = DecodingSettings(8, 4, cache=cache, early_end=False, features=frozenset({"unseen"}))
+        batch = DecodingBatch(load(folders, "llada"), 1, settings)
+        batch.load([0], [[5] * 3])
+        while bool(batch.running.any()):
+            view = batch.forward()
+            [number] = view.features["unseen"].unique().tolist()  # the same everywhere
+            found.append(number)
+            batch.apply(policy.act(view))
+        return found
+
+    assert unseen("none") == [0] * 8
+    assert unseen("dual") == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert unseen("dual", 2, 6) == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert unseen("dkv:refresh=0") == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert unseen("prefix:refresh=2") == [0, 1] * 4
+
+
+def test_unseen_goes_on_where_masks_are_shown_late(folders: dict[str, Path]) -> None:
+    settings = DecodingSettings(8, cache="window:window=3,active=2", features=frozenset({"unseen"}), early_end=False)
+    batch, rule, found = DecodingBatch(load(folders, "llada"), 1, settings), make_rule("low_confidence:1"), []
+    batch.load([0], [[5] * 3])
+    while bool(batch.running.any()):
+        view = batch.forward()
+        is_shown = ~view.masked | (view.confidence > 0)
+        assert (view.features["unseen"] == batch.nfe - 1).equal(is_shown | (batch.nfe == 1).unsqueeze(1))
+        found.append(int(is_shown.sum()))
+        batch.apply(rule.act(view))
+    assert found == [3, 3, 4, 5, 6, 7, 8, 8]
 
 
 def test_a_policy_that_reads_ages_comes_back_and_decides_by_them(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -442,6 +554,31 @@ def test_a_cache_decodes_as_the_loop_written_out(
         assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, threshold)
 
 
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "dkv:refresh=0", "freecache:piece=2"])
+def test_refreshes_decode_as_the_loop_written_out(folders: dict[str, Path], name: str, cache: str) -> None:
+    """The forwards with the numbers 2 and 5, from 0, are asked for and compute everything."""
+    denoiser, policy = load(folders, name), Asking("low_confidence:1", after(2, 5))
+    for text in PROMPTS[:3]:
+        tokens = denoiser.encode_prompt(text)
+        everything = list(range(len(tokens) + 8))
+
+        def moments(
+            step: int, forwards: int, block: range, masks: list[int], fresh: list[int], everything: Any = everything
+        ) -> list[int]:
+            if forwards in (0, 2, 5) or (step == 0 and cache in ("prefix", "dual")):
+                return everything
+            if cache == "freecache:piece=2":
+                first = len(everything) - 8 + (masks[0] - len(everything) + 8) // 2 * 2
+                chosen = {*everything[first:], *fresh}
+            else:
+                chosen = {"prefix": {*everything[block.start :]}, "dual": {*block}}.get(cache, {*masks, *fresh})
+            return sorted(chosen | {i - denoiser.logit_shift for i in chosen if i in masks})
+
+        [found] = decode(denoiser, [text], policy, DecodingSettings(8, 4, early_end=False, cache=cache))
+        assert (found.tokens, found.nfe, found.token_positions) == written_out(denoiser, tokens, moments, 2.0)
+
+
 def window_written_out(
     denoiser: MaskedLMDenoiser, asked: list[int], length: int, knobs: tuple[int, int, int], threshold: float
 ) -> tuple[list[int], int, int]:
@@ -535,7 +672,7 @@ def moment(text: str, confidence: list[float], start: int, end: int, step: int =
     masked = torch.tensor([[sign == "." for sign in row]])
     values = torch.zeros(1, len(row))
     values[masked] = torch.tensor(confidence)
-    about = {"prompt": row.count("p"), "start": start, "end": end, "block_step": step, "step": step}
+    about = {"prompt": row.count("p"), "start": start, "end": end, "block_step": step, "step": step, "since": step}
     return Moment(
         stale=torch.tensor([[sign == "n" or step == 0 for sign in row]]),
         present=torch.ones_like(masked),
@@ -665,7 +802,6 @@ def test_a_default_is_not_written() -> None:
         ("dual:refresh=1,refresh=2", "refresh is given twice"),
         ("freecache:piece=0", "freecache's piece is 0: it must be a whole number of 1 or more"),
         ("d2cache:sigma=0", "d2cache's sigma is 0: it must be a whole number of 1 or more"),
-        ("dkv:refresh=0", "dkv's refresh is 0: it must be a whole number of 1 or more"),
         (None, "cache is None: write its name, one of none, prefix, dual, exact, dkv, d2cache, freecache, window"),
         ("window:active=65", "window's active is 65: it must be 1 to 64"),
     ],

@@ -60,8 +60,8 @@ class Steps:
 
     Attributes:
         obs: (S, ...) float32 tensors by name, as the policy takes them.
-        action: (S, L), non-zero where committed, as the distribution numbers it.
-        log_prob: (S, K) float32, nats, when it was taken: K is 1, or L for one ratio a position.
+        action: (S, L), non-zero where committed, as the distribution numbers it; with a refresh (S, L + 1).
+        log_prob: (S, K) float32, nats, when it was taken: K is 1, or as many as an action has for one ratio a position.
         rollout: (S,) int64, the row it belongs to.
         is_expert: (S,) bool.
     """

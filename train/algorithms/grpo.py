@@ -44,6 +44,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.nn import functional as F
 
 from envs.unmasking import UnmaskingVectorEnv
 from policies.actor_critic import UnmaskingActorCritic
@@ -237,9 +238,10 @@ class GRPO(OnPolicyAlgorithm):
             if len(rows) == 0:
                 break
             steps = self._decide(env, obs, torch.as_tensor(rows))
-            action = np.zeros(obs["masked"].shape, dtype=np.int64)
+            action = np.zeros((env.num_envs, steps.action.shape[1]), dtype=np.int64)
             action[rows] = steps.action.cpu().numpy()
-            empty += int((~(action[rows] != 0).any(1)).sum())
+            commits = action[rows, : obs["masked"].shape[1]]
+            empty += int((~(commits != 0).any(1)).sum())
             parts.append(steps)
             obs, paid, dones, infos = env.step(action)
             # NaN stays NaN, whatever is paid later.
@@ -273,6 +275,8 @@ class GRPO(OnPolicyAlgorithm):
         if self.experts:
             [view] = env.get_attr("view", [0])
             theirs = self._bound.choose(view)[rows.to(view.masked.device)].to(self.device)
+            # No rule refreshes.
+            theirs = F.pad(theirs, (0, action.shape[1] - theirs.shape[1]))
             action = torch.where(is_expert.unsqueeze(1), theirs, action)
         log_prob = self._log_prob(distribution, action, is_expert)
         return Steps(given, action, log_prob, rows.to(self.device), is_expert)

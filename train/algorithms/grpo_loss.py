@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from policies.distributions import Bernoulli, CommitDistribution
+from policies.distributions import Bernoulli, CommitDistribution, WithRefresh
 from train.algorithms.experts import log_mixture
 from train.algorithms.group_rollouts import Batch
 
@@ -30,20 +30,20 @@ def step_log_prob(
 
     Args:
         distribution: the policy's, of S steps.
-        action: (S, L), as it was taken.
+        action: (S, L), as it was taken; with a refresh (S, L + 1).
         is_expert: (S,) bool, steps that an expert decided.
-        ratio: see `Ratio`; ``"position"`` needs a `Bernoulli`.
+        ratio: see `Ratio`; ``"position"`` needs a `Bernoulli`, with a refresh or not.
         group_size: G, the policy's rollouts of a group.
         experts: those of a group.
 
     Returns:
-        (S, K) float, nats; K is 1, or L.
+        (S, K) float, nats; K is 1, or as many as an action has.
     """
     joint = distribution.log_prob(action).unsqueeze(1)
     mixed = log_mixture(joint, group_size, experts) if experts else joint
     if ratio == "step":
         return torch.where(is_expert.unsqueeze(1), mixed, joint)
-    assert isinstance(distribution, Bernoulli)
+    assert isinstance(distribution, Bernoulli | WithRefresh)
     single = distribution.position_log_prob(action)
     # An expert's step has one ratio, in the first column; the others don't change.
     alone = torch.cat([mixed, torch.zeros_like(single[:, 1:])], 1)

@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from policies.distributions import Bernoulli, CommitDistribution
+from policies.distributions import Bernoulli, CommitDistribution, WithRefresh
 
 
 class GradientNorms:
@@ -45,10 +45,10 @@ class GradientNorms:
 
 
 class UnmaskProbabilities:
-    """The probabilities of committing eligible positions, where the distribution has one for each."""
+    """The probabilities of committing eligible positions, where the distribution has one for each, and of refreshes."""
 
     def __init__(self) -> None:
-        self.total, self.highest, self.count = 0.0, 0.0, 0
+        self._sums: dict[str, tuple[float, float, int]] = {}  # total, highest and count
 
     def add(self, distribution: CommitDistribution, rows: Tensor | None = None) -> None:
         """Count a step's.
@@ -57,17 +57,21 @@ class UnmaskProbabilities:
             distribution: of B rows.
             rows: (B,) bool, those that count; None for all.
         """
-        if not isinstance(distribution, Bernoulli):
-            return
-        eligible = distribution.eligible if rows is None else distribution.eligible & rows.unsqueeze(1)
-        values = distribution.logits.detach().sigmoid()[eligible]
-        if len(values):
-            self.total += float(values.sum())
-            self.highest = max(self.highest, float(values.max()))
-            self.count += len(values)
+        parts = {"unmask": distribution}
+        if isinstance(distribution, WithRefresh):
+            parts = {"unmask": distribution.commits, "refresh": distribution.refresh}
+        for name, part in parts.items():
+            if not isinstance(part, Bernoulli):
+                continue
+            eligible = part.eligible if rows is None else part.eligible & rows.unsqueeze(1)
+            values = part.logits.detach().sigmoid()[eligible]
+            if len(values):
+                total, highest, count = self._sums.get(name, (0.0, 0.0, 0))
+                highest = max(highest, float(values.max()))
+                self._sums[name] = (total + float(values.sum()), highest, count + len(values))
 
     def record(self, logger: Logger) -> None:
-        """Log their mean and maximum, ``rollout/unmask_probability`` and ``..._max``."""
-        if self.count:
-            logger.record("rollout/unmask_probability", self.total / self.count)
-            logger.record("rollout/unmask_probability_max", self.highest)
+        """Log their means and maxima, ``rollout/unmask_probability``, ``..._max``, and so of ``refresh``."""
+        for name, (total, highest, count) in self._sums.items():
+            logger.record(f"rollout/{name}_probability", total / count)
+            logger.record(f"rollout/{name}_probability_max", highest)

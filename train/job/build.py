@@ -105,8 +105,13 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
         return NetworkSpec("dit", config.dit)
     start = starts_as(config, inner)
     shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
-    # A filter learns from traces, which hold no hidden states: what starts as one may read them all the same.
-    shape = replace(shape, hidden_state_size=shape.hidden_state_size or config.policy.hidden_state_size)
+    # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
+    # and refresh the other all the same.
+    own = config.policy
+    if own.hidden_state_size and not shape.hidden_state_size:
+        shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
+    if own.decides_refresh and not shape.decides_refresh:
+        shape = replace(shape, decides_refresh=True, refresh_bias=own.refresh_bias)
     is_input = inner is not None and config.filter.role != "start"
     return NetworkSpec("transformer", shape, NetworkSpec.of(inner) if inner is not None and is_input else None)
 
@@ -179,6 +184,7 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         price=price_of(config),
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
+        decides_refresh=spec.config.decides_refresh,
         autoreset_mode=mode,
         episodes=partial(rows, num_problems=env.problems, task_weights=weights),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from envs.caches import check_refreshes
 from envs.decoding.settings import BlockOrigin, DecodingOptions, DecodingSettings, Window
 from envs.names import hint
 from envs.reward import REWARDS, get_reward
@@ -19,6 +20,9 @@ from train.command.decoding_config import CacheText, decoding_of
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
+
+BEYOND_START = frozenset({"hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
+"""Fields of the policy section that say what a policy can do that starts as a filter without it."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ class JobConfig:
         # Made to be checked; without a block length it is full diffusion.
         for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
             DecodingSettings(block_length=block, **self.env.decoding)
+        if self.policy.decides_refresh and self.dit is None:
+            check_refreshes("policy.decides_refresh", self.env.cache)
 
     def unused(self) -> dict[str, str]:
         """Return the fields and sections that play no role beside the others, each with the reason."""
@@ -200,6 +206,8 @@ class JobConfig:
             found[f"policy.{name}"] = f"policy.init is {self.policy.init}"
         if not self.policy.hidden_state_size:
             found["policy.hidden_state_use"] = "policy.hidden_state_size is 0"
+        if not self.policy.decides_refresh:
+            found["policy.refresh_bias"] = "policy.decides_refresh is false"
         if self.dit is not None:
             found["policy"] = "dit is given, the paper's network in its place"
             if not self.dit.reads_time:
@@ -210,7 +218,9 @@ class JobConfig:
         if self.filter.folder is None and not self.filter.learn:
             found["filter.role"] = "filter.folder is null and filter.learn false"
         elif self.filter.folder is not None and self.filter.role != "feature":
-            found["policy"] = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
+            why = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
+            own = {one.name for one in fields(NetworkConfig)} - BEYOND_START
+            found |= {f"policy.{name}": why for name in own}
         if self.env.alpha_range:
             found["env.alpha"] = "env.alpha_range is given"
         else:

@@ -55,7 +55,9 @@ def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[flo
         with torch.no_grad():
             action = model.policy(obs_as_tensor(obs, model.device))[0]
         # One position a row, so that hardly a row ends and all are computed.
-        env.step((action.cpu().numpy() * 0) + (obs["eligible"].cumsum(1) == 1))
+        bits = action.cpu().numpy() * 0
+        bits[:, : obs["eligible"].shape[1]] = obs["eligible"].cumsum(1) == 1
+        env.step(bits)
 
     step()
     before = denoiser.positions

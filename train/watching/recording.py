@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
@@ -134,8 +135,12 @@ def _record_batch(
     batch.load(range(len(prompts)), prompts, seed, length=length, given=given)
     frames = [[_start(batch, row)] for row in range(len(prompts))]
     used, is_waiting, is_tried = batch.nfe.tolist(), False, False
+    computed = torch.zeros_like(batch.masked)
 
-    def settle(_: View) -> None:
+    def settle(view: View) -> None:
+        nonlocal computed
+        # Before the policy acts, which may ask for another forward than the cache would make.
+        computed = _computed(batch, view)
         if is_tried:
             _add_trials(batch, frames, used)
         if is_waiting:
@@ -148,7 +153,7 @@ def _record_batch(
         # A row that has ended took no part in this forward.
         for row in (row for row, count in enumerate(nfe) if count > used[row]):
             probability = None if probabilities is None else batch.of_text(probabilities, row)
-            frames[row].append(_seen(batch, step.view, row, frames[row][-1], probability))
+            frames[row].append(_seen(batch, step.view, computed, row, frames[row][-1], probability))
         used, is_waiting, is_tried = nfe, step.action.needs_forward, step.action.trial is not None
         if not is_waiting:
             _complete(batch, frames, used)
@@ -174,7 +179,9 @@ def _start(batch: DecodingBatch, row: int) -> Frame:
     )
 
 
-def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability: list[float] | None) -> Frame:
+def _seen(
+    batch: DecodingBatch, view: View, computed: Tensor, row: int, before: Frame, probability: list[float] | None
+) -> Frame:
     """Return the frame of a step whose outcome is still the buffer before it."""
     return replace(
         before,
@@ -184,7 +191,7 @@ def _seen(batch: DecodingBatch, view: View, row: int, before: Frame, probability
         eligible=batch.of_text(view.eligible, row),
         prediction=batch.of_text(view.prediction, row, batch.denoiser.eos_id),
         confidence=batch.of_text(view.confidence, row, 1.0),
-        computed=batch.of_text(_computed(batch, view), row),
+        computed=batch.of_text(computed, row),
         probability=probability,
     )
 
