@@ -72,13 +72,13 @@ class NetworkConfig(PartConfig):
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
     hidden_state_size: int = 0
     """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none."""
-        about_states = ("hidden_state_size", "hidden_state_use")
-        own = {
-            name: getattr(self.config, name) for name in ("has_dial", *about_states, "decides_refresh", "refresh_bias")
-        }
-        is_more = other.config.has_dial or (other.config.decides_refresh and not self.config.decides_refresh)
-        if other.config.hidden_state_size:
-            is_more = is_more or any(getattr(other.config, name) != own[name] for name in about_states)
+    hidden_state_use: HiddenStateUse = "input"
+    """What is made of them: an input of each masked position; by their cosine, how much more a head looks from a mask
+    at similar masks, whose tokens may depend on one another; or both."""
+    decides_refresh: bool = False
+    """Also decide at each step whether the next forward computes everything that the cache keeps."""
+    refresh_bias: float = -2.0
+    """Initial log-odds of that (decides_refresh)."""
 
     @property
     def readings(self) -> frozenset[str]:
