@@ -169,23 +169,23 @@ FACTS = ask("describe ann home rome , tom drink tea , ann sport golf . =")
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("the home of ann is rome . tea is the drink of tom . ann plays golf all day long .", 1.0),
+        ("the home of ann is rome . now tom has the drink tea . ann plays golf all day long .", 1.0),
         ("ann plays golf all day long . ann lives in the town rome . tom drinks tea all day long .", 1.0),
         # One is missing, one is stated twice, one is false, one is about the other person.
-        ("the home of ann is rome . tea is the drink of tom .", 0.0),
-        ("the home of ann is rome . rome is the home of ann . tea is the drink of tom .", 0.0),
+        ("the home of ann is rome . now tom has the drink tea .", 0.0),
+        ("the home of ann is rome . now ann has the home rome . now tom has the drink tea .", 0.0),
         (
-            "the home of ann is rome . rome is the home of ann . tea is the drink of tom . golf is the sport of ann .",
+            "the home of ann is rome . now ann has the home rome . now tom has the drink tea . now ann has the sport golf .",
             0.0,
         ),
-        ("the home of ann is oslo . tea is the drink of tom . golf is the sport of ann .", 0.0),
-        ("the home of tom is rome . tea is the drink of tom . golf is the sport of ann .", 0.0),
+        ("the home of ann is oslo . now tom has the drink tea . now ann has the sport golf .", 0.0),
+        ("the home of tom is rome . now tom has the drink tea . now ann has the sport golf .", 0.0),
         # Wordings mixed, a full stop missing, something after the end.
-        ("rome home of ann is rome . tea is the drink of tom . golf is the sport of ann .", 0.0),
-        ("ann drinks golf all day long . the home of ann is rome . tea is the drink of tom .", 0.0),
-        ("the home of ann is rome . tea is the drink of tom . golf is the sport of ann", 0.0),
-        ("the home of ann is rome . tea is the drink of tom . golf is the sport of ann . tea", 0.0),
-        ("the home of ann is rome . tea is the drink of tom . . golf is the sport of ann .", 0.0),
+        ("rome home of ann is rome . now tom has the drink tea . now ann has the sport golf .", 0.0),
+        ("ann drinks golf all day long . the home of ann is rome . now tom has the drink tea .", 0.0),
+        ("the home of ann is rome . now tom has the drink tea . now ann has the sport golf", 0.0),
+        ("the home of ann is rome . now tom has the drink tea . now ann has the sport golf . tea", 0.0),
+        ("the home of ann is rome . now tom has the drink tea . . now ann has the sport golf .", 0.0),
     ],
 )
 def test_facts_are_read_back(text: str, score: float) -> None:
@@ -210,7 +210,7 @@ def test_order_and_wording_of_a_description_are_free() -> None:
         sentences = problem.answer.removesuffix(" .").split(" . ")
         facts = [describe.read_fact(f"{sentence} .") for sentence in sentences]
         place[facts.index((first[0], first[1], first[2]))] += 1
-        wording.update("the" if s.startswith("the ") else "is the" if " is the " in s else "own" for s in sentences)
+        wording.update("the" if s.startswith("the ") else "now" if s.startswith("now ") else "own" for s in sentences)
     assert stats.chisquare(list(place.values())).pvalue > 1e-3
     assert stats.chisquare(list(wording.values())).pvalue > 1e-3
     assert (len(place), len(wording)) == (3, 3)

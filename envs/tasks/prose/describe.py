@@ -32,7 +32,7 @@ WORDINGS = {
 }
 """One wording a relation beside `PLAIN`; all have seven words, so that a sentence's place is certain."""
 
-PLAIN = ("the {relation} of {who} is {what} .", "{what} is the {relation} of {who} .")
+PLAIN = ("the {relation} of {who} is {what} .", "now {who} has the {relation} {what} .")
 
 Fact = tuple[str, str, str]
 
@@ -57,7 +57,7 @@ _PATTERNS = [
 def read_fact(sentence: str) -> Fact | None:
     """Read a sentence back: who, relation, what; None if it says nothing that is understood.
 
-    >>> read_fact("rome is the home of ann .")
+    >>> read_fact("now ann has the home rome .")
     ('ann', 'home', 'rome')
     """
     for relation, pattern in _PATTERNS:
@@ -67,7 +67,7 @@ def read_fact(sentence: str) -> Fact | None:
 
 
 class Describe(ProceduralTask):
-    """``describe ann home rome , bob drink tea . =`` is answered ``tea is the drink of bob . ann lives in the ...``.
+    """``describe ann home rome , bob drink tea . =`` is answered ``now bob has the drink tea . ann lives in the ...``.
 
     Args:
         fewest: fewest facts, each about another person and another relation.
