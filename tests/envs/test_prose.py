@@ -175,7 +175,8 @@ FACTS = ask("describe ann home rome , tom drink tea , ann sport golf . =")
         ("the home of ann is rome . now tom has the drink tea .", 0.0),
         ("the home of ann is rome . now ann has the home rome . now tom has the drink tea .", 0.0),
         (
-            "the home of ann is rome . now ann has the home rome . now tom has the drink tea . now ann has the sport golf .",
+            "the home of ann is rome . now ann has the home rome . now tom has the drink tea . "
+            "now ann has the sport golf .",
             0.0,
         ),
         ("the home of ann is oslo . now tom has the drink tea . now ann has the sport golf .", 0.0),
