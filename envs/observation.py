@@ -70,6 +70,17 @@ def read_action(actions: npt.ArrayLike | Action, masked: Tensor, has_refresh: bo
     return actions
 
 
+def masks_of(eligible: npt.NDArray[np.bool_], has_refresh: bool) -> npt.NDArray[np.bool_]:
+    """Return (N, 2 L) bool, for each bit of an action whether 0 and whether 1 may be chosen.
+
+    Args:
+        eligible: (N, L) bool, where 1 may.
+        has_refresh: whether a last bit asks for a refresh, which a row that is running may; then it is (N, 2 L + 2).
+    """
+    may = np.concatenate([eligible, eligible.any(1, keepdims=True)], 1) if has_refresh else eligible
+    return np.stack([np.ones_like(may), may], -1).reshape(len(may), -1)
+
+
 def _check_shape(actions: Tensor, expected: tuple[int, ...]) -> None:
     if actions.shape != expected:
         raise ValueError(f"actions have shape {tuple(actions.shape)}: expected {tuple(expected)}")

@@ -88,7 +88,9 @@ def get_price(price: str | Price) -> Price:
 
 
 class Bill:
-    """What N rows have cost so far, so that each step can be charged for itself.
+    """What N rows have cost and gained so far, so that each step is charged and credited with what is its own.
+
+    What a forward settles (`envs.view.Action.drafts`) counts with the step after it.
 
     Args:
         price: of what they need.
@@ -98,6 +100,7 @@ class Bill:
     def __init__(self, price: Price, num_rows: int) -> None:
         self.price = price
         self.charged: Floats = np.zeros(num_rows)
+        self.credited: Floats = np.zeros(num_rows)
 
     def charge(self, rows: Rows) -> tuple[Floats, Floats]:
         """Return (N,) what each row's sequence has cost, and (N,) what of it was not charged before."""
@@ -108,16 +111,24 @@ class Bill:
         self.charged = total
         return total, new
 
+    def credit(self, rows: Rows) -> Floats:
+        """Return (N,) nats, what each row's log-likelihood has gained that was not credited before."""
+        total = rows.log_likelihood.cpu().numpy()
+        new: Floats = total - self.credited
+        self.credited = total
+        return new
+
     def forget(self, rows: Sequence[int]) -> None:
         """Let rows begin anew."""
-        # It may be the very array that `charge` has returned.
-        self.charged = self.charged.copy()
-        self.charged[list(rows)] = 0.0
+        # They may be the very arrays that were returned, or made of a tensor's memory.
+        self.charged, self.credited = self.charged.copy(), self.credited.copy()
+        self.charged[list(rows)] = self.credited[list(rows)] = 0.0
 
     def state(self) -> dict[str, Any]:
-        """Return what was charged, with memory of its own."""
-        return {"charged": self.charged.copy()}
+        """Return what was charged and credited, with memory of its own."""
+        return {"charged": self.charged.copy(), "credited": self.credited.copy()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.charged = np.array(state["charged"], dtype=np.float64)
+        self.credited = np.array(state["credited"], dtype=np.float64)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -70,3 +74,9 @@ def render_rgb(batch: DecodingBatch, row: int, prompt: str) -> npt.NDArray[np.ui
     canvas.draw()
     # A copy, or the picture would keep the whole canvas alive.
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+RENDERERS: Mapping[str, Callable[[DecodingBatch, int, str], Any]] = MappingProxyType(
+    {"ansi": render_ansi, "rgb_array": render_rgb}
+)
+"""What draws a row, by Gymnasium's name of the mode."""

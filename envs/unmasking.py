@@ -23,9 +23,9 @@ from envs.denoiser import Denoiser
 from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info
 from envs.models.load import load_denoiser
-from envs.observation import Observation, observation_space, observe, read_action
+from envs.observation import Observation, masks_of, observation_space, observe, read_action
 from envs.price import Bill, Price, get_price
-from envs.render import render_ansi, render_rgb
+from envs.render import RENDERERS
 from envs.reset_options import problem_of, read_mode, read_options, read_seeds
 from envs.reward import Preference, get_reward, pay
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
@@ -43,10 +43,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Action Space
     `MultiBinary(L)`: 1 commits a position. Bits at ineligible positions are ignored. An action with no eligible
     bit commits the most confident eligible position, so every step makes progress. A float commits from one half on.
-    `action_masks` says which bits matter, as sb3-contrib's MaskablePPO asks for it.
-
-    With ``decides_refresh`` it is `MultiBinary(L + 1)`: a last bit of 1 lets the row's next forward compute everything
-    that the cache keeps.
+    `action_masks` says which bits matter, as sb3-contrib's MaskablePPO asks for it. With ``decides_refresh`` it is
+    `MultiBinary(L + 1)`: a last bit of 1 lets the row's next forward compute everything that the cache keeps.
 
     ## Observation Space
     `Dict` of float32 boxes:
@@ -127,7 +125,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {
         "autoreset_mode": AutoresetMode.SAME_STEP,
-        "render_modes": ["ansi", "rgb_array"],
+        "render_modes": list(RENDERERS),
         "render_fps": 2,
     }
 
@@ -302,14 +300,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         self.speed, self._resting = state["speed"].copy(), list(state["resting"])
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Return (N, 2 L) bool, for each bit whether 0 and whether 1 may be chosen; 1 may where eligible.
-
-        With ``decides_refresh`` (N, 2 L + 2): a row that is running may be refreshed.
-        """
-        may = self.batch.view.eligible.cpu().numpy()
-        if self.decides_refresh:
-            may = np.concatenate([may, may.any(1, keepdims=True)], 1)
-        return np.stack([np.ones_like(may), may], -1).reshape(self.num_envs, -1)
+        """Return (N, 2 L) or (N, 2 L + 2) bool, what each bit may be; see `envs.observation.masks_of`."""
+        return masks_of(self.batch.view.eligible.cpu().numpy(), self.decides_refresh)
 
     def _begin(self, rows: Sequence[int], problems: Mapping[int, Problem] | None = None) -> None:
         """Load the next episode of each of these rows."""
@@ -338,7 +330,6 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         action = read_action(actions, self.batch.masked, self.decides_refresh)
         running, step = self.batch.running.cpu().numpy(), self.batch.nfe.clone()
-        before = self.batch.log_likelihood
         terminated = self.batch.apply(action).cpu().numpy()
         alpha = self.preference.alpha(self.speed)
         # Only a closing info tells them.
@@ -347,7 +338,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             row: final_info(self.batch, row, self.problems[row], self.scorer, int(commits[row]))
             for row in np.flatnonzero(terminated).tolist()
         }
-        costs, gained = self._bill.charge(self.batch), (self.batch.log_likelihood - before).cpu().numpy()
+        costs, gained = self._bill.charge(self.batch), self._bill.credit(self.batch)
         rewards = pay(self.reward, running, finals, costs, gained, self.batch.settings.buffer_length, alpha)
         return rewards, terminated, finals
 
@@ -355,5 +346,5 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """Return one picture a row: coloured text (``"ansi"``) or (H, W, 3) uint8 (``"rgb_array"``)."""
         if self.render_mode is None:
             raise ValueError("render_mode is None: make the env with render_mode='ansi' or 'rgb_array'")
-        draw = render_ansi if self.render_mode == "ansi" else render_rgb
+        draw = RENDERERS[self.render_mode]
         return tuple(draw(self.batch, row, problem.prompt) for row, problem in enumerate(self.problems))

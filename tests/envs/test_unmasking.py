@@ -25,6 +25,7 @@ from envs.readings import VIEW_FEATURES
 from envs.tasks import TASKS, split_of
 from envs.tasks.suite.form import cells_of
 from envs.view import Action
+from policies import make_rule
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -246,6 +247,21 @@ def test_likelihood_pays_each_step_for_what_it_commits() -> None:
         paid.append(rewards[0])
     assert len(paid) > 1
     assert min(paid) < -price - 0.1  # something was uncertain
+
+
+def test_likelihood_pays_for_what_a_forward_has_settled() -> None:
+    """Drafts are committed by the forward after them, so the step after that is paid for them."""
+    rule = make_rule("info_gain")
+    env = UnmaskingVectorEnv(2, tasks="shuffle", reward="likelihood", alpha=0.0, features=sorted(rule.features))
+    env.reset(seed=0)
+    rule = rule.bind(env.denoiser, env.batch.settings)
+    paid, running = np.zeros(2), np.ones(2, dtype=np.bool_)
+    while running.all():
+        before = env.batch.log_likelihood.clone()
+        _, rewards, terminated, _, _ = env.step(rule.act(env.view))
+        paid, running = paid + rewards, ~terminated
+        assert paid[running] == pytest.approx(before.numpy()[running], abs=1e-9)
+    assert (paid < 0).all()
 
 
 def test_what_is_taken_back_takes_its_likelihood_along() -> None:
