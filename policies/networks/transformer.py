@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,11 @@ from torch.nn import functional as F
 from envs.names import hint
 from envs.readings import MASK_READINGS
 from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
+from policies.networks.inputs import MAX_LOG_ODDS, gap_above, log_odds, share_left, sized
 
-LARGEST_BLOCK = 64
-"""Masks left in a block that count as all, to a network that sees blocks."""
-
-MAX_LOG_ODDS = 14.0
-"""Log-odds are clamped to +-14: float32 can't tell probabilities beyond that from 0 and 1."""
-
+BEYOND_FILTER = frozenset({"hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
+"""Fields that say what a policy can do that starts as a filter without it. Filters learn from traces, which hold no
+hidden states, as these are a hundred times as large as all else, and nothing of a cache."""
 
 HiddenStateUse = Literal["input", "similarity", "both"]
 
@@ -81,6 +79,22 @@ class NetworkConfig(PartConfig):
     """Initial log-odds of that (decides_refresh)."""
 
     @property
+    def inputs_states(self) -> bool:
+        """Whether the dLLM's hidden states are inputs."""
+        return self.hidden_state_size > 0 and self.hidden_state_use != "similarity"
+
+    @property
+    def compares_states(self) -> bool:
+        """Whether heads look by how similar they are."""
+        return self.hidden_state_size > 0 and self.hidden_state_use != "input"
+
+    @property
+    def as_filter(self) -> NetworkConfig:
+        """The same without what a filter can't learn; see `BEYOND_FILTER`."""
+        plain: dict[str, Any] = {field.name: field.default for field in fields(self) if field.name in BEYOND_FILTER}
+        return replace(self, **plain)
+
+    @property
     def readings(self) -> frozenset[str]:
         """Names of `envs.readings.READINGS` that the network reads, a filter in it left out."""
         hidden = {"hidden"} if self.hidden_state_size else set()
@@ -111,37 +125,6 @@ class NetworkConfig(PartConfig):
         unknown = sorted(set(self.features) - MASK_READINGS)
         if unknown:
             raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(MASK_READINGS))}")
-
-
-def log_odds(probability: Tensor) -> Tensor:
-    """Return log(p / (1 - p)) in float32, clamped to +-`MAX_LOG_ODDS`."""
-    return torch.logit(probability.float(), eps=1e-7).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
-
-
-def _sized(name: str, values: Tensor) -> Tensor:
-    """Return a reading as the network takes it, of about the size of the others."""
-    # These count up to the forwards or tokens of a whole text, and of old beliefs it matters little how old.
-    return values.log1p() if name in ("age", "unseen") else values
-
-
-def gap_above(level: Tensor, eligible: Tensor) -> Tensor:
-    """Return how far each eligible position lies below the next better one.
-
-    A position that is doubtful itself but next to certain ones in the order of confidence is the best of the
-    doubtful; nothing else in its own readings says so.
-
-    Args:
-        level: (B, L) float, log-odds of the confidence.
-        eligible: (B, L) bool.
-
-    Returns:
-        (B, L) float, 0 or more; 0 for the best position of a row and for ineligible ones. Of equals, the first
-        counts as the better.
-    """
-    best_first, order = level.masked_fill(~eligible, -torch.inf).sort(dim=1, descending=True, stable=True)
-    # Behind the eligible ones it is infinite or NaN, which is left out below.
-    gap = F.pad(best_first[:, :-1] - best_first[:, 1:], (1, 0))
-    return torch.zeros_like(level).scatter(1, order, gap).masked_fill(~eligible, 0.0)
 
 
 def rotate(x: Tensor) -> Tensor:
@@ -180,9 +163,9 @@ class UnmaskingNetwork(nn.Module):
         self.filter = filter.requires_grad_(False) if filter is not None else None
         width = config.hidden_size
         self.input = nn.Linear(4 + len(config.features) + (filter is not None), width)
-        if config.hidden_state_size and config.hidden_state_use != "similarity":
+        if config.inputs_states:
             self.dllm_state = nn.Linear(config.hidden_state_size, width, bias=False)
-        if config.hidden_state_size and config.hidden_state_use != "input":
+        if config.compares_states:
             self.similarity = nn.Parameter(torch.zeros(config.num_heads))
         self.state = nn.Embedding(3, width)
         self.time = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
@@ -229,13 +212,11 @@ class UnmaskingNetwork(nn.Module):
         """
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
-        about_states = ("hidden_state_size", "hidden_state_use")
-        own = {
-            name: getattr(self.config, name) for name in ("has_dial", *about_states, "decides_refresh", "refresh_bias")
-        }
+        own = {name: getattr(self.config, name) for name in ("has_dial", *BEYOND_FILTER)}
         is_more = other.config.has_dial or (other.config.decides_refresh and not self.config.decides_refresh)
         if other.config.hidden_state_size:
-            is_more = is_more or any(getattr(other.config, name) != own[name] for name in about_states)
+            states = [(one.hidden_state_size, one.hidden_state_use) for one in (other.config, self.config)]
+            is_more = is_more or states[0] != states[1]
         if is_more or replace(other.config, **own) != self.config:
             raise ValueError(f"the network to start as has another configuration: {other.config}, not {self.config}")
         weights = {name: value for name, value in other.state_dict().items() if not name.startswith("filter.")}
@@ -243,7 +224,7 @@ class UnmaskingNetwork(nn.Module):
         weights["input.weight"] = F.pad(weights["input.weight"][:, :columns], (0, self.input.in_features - columns))
         # Not strict: a filter and a dial keep the weights that they have.
         self.load_state_dict(weights, strict=False)
-        if hasattr(self, "dllm_state") and not other.config.hidden_state_size:
+        if self.config.inputs_states and not other.config.hidden_state_size:
             nn.init.zeros_(self.dllm_state.weight)
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -264,25 +245,24 @@ class UnmaskingNetwork(nn.Module):
         gap = gap_above(level, inputs["eligible"] > 0.5)
         # Log-odds go to 14 either way; a quarter is of the size of the other inputs.
         columns = [level / 4, confidence, place, gap / 4]
-        columns += [_sized(name, inputs[name].float()) for name in self.config.features]
+        columns += [sized(name, inputs[name].float()) for name in self.config.features]
         if self.filter is not None:
             # Of a filter that decides refreshes too, the commits count.
             columns.append(self.filter(inputs)[:, : confidence.shape[1]].clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) / 4)
-        is_local = self.config.context == "block"
-        masked = eligible if is_local else inputs["masked"].float()
+        is_local, masked = self.config.context == "block", self._masks(inputs)
         x = self.input(torch.stack(columns, -1) * masked.unsqueeze(-1))
         nearness = None
         if size := self.config.hidden_state_size:
             # Normalised: their scale is the dLLM's own, and says nothing that the policy needs.
             states = F.layer_norm(inputs["hidden"].float(), (size,))
-            if self.config.hidden_state_use != "similarity":
+            if self.config.inputs_states:
                 x = x + self.dllm_state(states) * masked.unsqueeze(-1)
-            if self.config.hidden_state_use != "input":
+            if self.config.compares_states:
                 # Of masks alone; each state has the norm sqrt(size).
                 open_states = states * masked.unsqueeze(-1)
                 cosine = torch.bmm(open_states, open_states.transpose(1, 2)) / size  # (B, L, L)
                 nearness = cosine.unsqueeze(1) * self.similarity.view(1, -1, 1, 1)
-        left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
+        left = share_left(eligible)
         row = self.time(self._embed(left if is_local else inputs["time"].float()))
         if self.config.has_dial:
             row = row + self.dial(self._embed(inputs["speed"].float()))
@@ -294,6 +274,10 @@ class UnmaskingNetwork(nn.Module):
         x = x + (1 + gate2) * self.feedforward(self.norm_feedforward(x) * (1 + scale2) + shift2)
         hidden: Tensor = self.norm_output(x)
         return hidden
+
+    def _masks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, L) float, 1 at the masks that the network sees."""
+        return inputs["eligible" if self.config.context == "block" else "masked"].float()
 
     def _modulation(self, state: Tensor, row: Tensor) -> tuple[Tensor, ...]:
         """Return the six (B, L, D) adaLN terms, from (B, L) states and (B, D) embeddings of time and dial.
@@ -332,14 +316,13 @@ class UnmaskingNetwork(nn.Module):
 
     def _refresh_logit(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 1) log-odds that the next forward computes everything."""
-        eligible = inputs["eligible"].float()
-        masked = eligible if self.config.context == "block" else inputs["masked"].float()
-        columns = torch.cat([hidden, _sized("age", inputs["age"].float()).unsqueeze(-1)], -1)
+        masked = self._masks(inputs)
+        columns = torch.cat([hidden, sized("age", inputs["age"].float()).unsqueeze(-1)], -1)
         count = masked.sum(1, keepdim=True).clamp(min=1)
         mean = torch.bmm(masked.unsqueeze(1), columns).squeeze(1) / count
         # The same at every position that was shown, 0 at others.
-        unseen = _sized("unseen", inputs["unseen"].float().amax(1, keepdim=True))
-        left = (eligible.sum(1, keepdim=True) / LARGEST_BLOCK).clamp(max=1)
+        unseen = sized("unseen", inputs["unseen"].float().amax(1, keepdim=True))
+        left = share_left(inputs["eligible"].float())
         logit: Tensor = self.refresh(torch.cat([mean, unseen, left], -1))
         return logit
 

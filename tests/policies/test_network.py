@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 from views import random_view, take
 
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
-from policies.networks.transformer import MAX_LOG_ODDS, log_odds, rotate
+from policies.networks.inputs import MAX_LOG_ODDS, log_odds
+from policies.networks.transformer import rotate
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -23,8 +23,8 @@ from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.inputs import gap_above, log_odds
 from policies.networks.kinds import NetworkSpec
-from policies.networks.transformer import gap_above, log_odds
 from train.command.errors import UserError
 from train.evaluation.jobs import plan
 from train.evaluation.measure import evaluate

@@ -15,14 +15,12 @@ from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
 from policies import NetworkConfig, make_rule
 from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
+from policies.networks.transformer import BEYOND_FILTER
 from train.command.config_values import NamedIn, PathText
 from train.command.decoding_config import CacheText, decoding_of
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
-
-BEYOND_START = frozenset({"hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
-"""Fields of the policy section that say what a policy can do that starts as a filter without it."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class JobConfig:
             found["filter.role"] = "filter.folder is null and filter.learn false"
         elif self.filter.folder is not None and self.filter.role != "feature":
             why = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
-            own = {one.name for one in fields(NetworkConfig)} - BEYOND_START
+            own = {one.name for one in fields(NetworkConfig)} - BEYOND_FILTER
             found |= {f"policy.{name}": why for name in own}
         if self.env.alpha_range:
             found["env.alpha"] = "env.alpha_range is given"

@@ -179,9 +179,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         workers = (os.cpu_count() or 1) if config.model.device == "cpu" else 1
         settings = FitSettings(stream_seed(config.seed, 2))
         weight = section.false_commit_weight
-        # Traces hold no hidden states, which are a hundred times as large as all else, and nothing of a cache: training
-        # learns to read the ones and to refresh the other.
-        shape = replace(config.policy, hidden_state_size=0, hidden_state_use="input", decides_refresh=False)
+        shape = config.policy.as_filter
         stage("filter", learn_start(folder, about, blocks_of(config), shape, settings, weight, workers))
     parallel.await_file(folder / "config.json")
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
