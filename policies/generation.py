@@ -287,9 +287,11 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
             f"cache is {cache!r}, but {policy.name} drafts, which would need keys and values of its own; use cache "
             "none or another policy"
         )
-    for name in sorted(policy.features & UNKEPT.keys()):
+    unkept = [name for name in UNKEPT if name in policy.features]
+    if unkept:
         raise ValueError(
-            f"cache is {cache!r}, but {policy.name} reads {name}: {UNKEPT[name]}; use cache none or another policy"
+            f"cache is {cache!r}, but {policy.name} reads {unkept[0]}: {UNKEPT[unkept[0]]}; use cache none or another "
+            "policy"
         )
 
 

@@ -19,9 +19,10 @@ class EveryRule(Experiment):
 
     def steps(self) -> list[Step]:
         """Sweep all rules in one run."""
-        blocks = repeat("--block_length", self.world.blocks) if self.world.prefix else []
-        command = ["train/evaluate.py", *self.world.arguments, "--policy", "all", *blocks]
-        command += ["--episodes", str(self.world.sweep_episodes)] if self.world.prefix else []
+        command = ["train/evaluate.py", *self.world.arguments, "--policy", "all"]
+        if self.world.prefix:
+            # In the first world blocks and problems are those that `--policy all` has by itself.
+            command += [*repeat("--block_length", self.world.blocks), "--episodes", str(self.world.sweep_episodes)]
         return [Step(self.name, command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:

@@ -115,11 +115,13 @@ class DecodingSettings:
             raise ValueError(
                 f"features hold both {further[0]} and {further[1]}: one forward gives one of them, leave one out"
             )
-        for name, what in UNKEPT.items():
-            if make_cache(self.cache).keeps and name in self.features:
-                raise ValueError(
-                    f"cache is {self.cache!r} and features hold {name}: {what}; use cache none or another policy"
-                )
+        keeps = make_cache(self.cache).keeps  # made to be checked too
+        unkept = [name for name in UNKEPT if name in self.features]
+        if keeps and unkept:
+            raise ValueError(
+                f"cache is {self.cache!r} and features hold {unkept[0]}: {UNKEPT[unkept[0]]}; use cache none or "
+                "another policy"
+            )
 
     @property
     def block(self) -> int:

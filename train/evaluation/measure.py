@@ -143,13 +143,13 @@ def _mean_answer(scores: Sequence[float | None], generations: Sequence[Generatio
     known = [score for score in scores if score is not None]
     if len(known) < len(scores):
         return None
-    count = len(scores)
-    if count == 1:
-        [one] = generations
-        return _Answer(known[0], one.nfe, one.token_positions, one.said, one.log_likelihood)  # whole numbers
-    forwards, positions = sum(one.nfe for one in generations), sum(one.token_positions for one in generations)
-    said, log_likelihood = sum(one.said for one in generations), sum(one.log_likelihood for one in generations)
-    return _Answer(sum(known) / count, forwards / count, positions / count, said / count, log_likelihood / count)
+    samples = [
+        _Answer(score, done.nfe, done.token_positions, done.said, done.log_likelihood)
+        for score, done in zip(known, generations, strict=True)
+    ]
+    if len(samples) == 1:
+        return samples[0]  # counts stay whole numbers
+    return _Answer(*(sum(column) / len(samples) for column in zip(*samples, strict=True)))
 
 
 def check_samples(samples: int, temperature: float, policies: Iterable[tuple[str, Decision]]) -> None:

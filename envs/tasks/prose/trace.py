@@ -1,6 +1,6 @@
 """Traces: a small program run line by line; every line's values follow from those of the line before.
 
-There is one right answer and its layout is certain, so it takes about as many steps as the program has lines.
+There is one right answer and its layout is certain, so only values have to wait for one another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from envs.tasks.prose.words import LARGEST, MARKS, NUMBERS, between, check_range
 
 VARIABLES = ("a", "b", "c")
 LARGEST_STEP = 3
-"""Most that one line adds or takes away."""
+"""The largest number that a line adds or takes away; a variable can be more."""
 
 
 class Trace(ProceduralTask):
@@ -56,10 +56,10 @@ def _step(rng: np.random.Generator, values: dict[str, int]) -> str:
     # A variable more often than a number: then a value is no sum of what stands in the program.
     word, number = (other, values[other]) if kind < 0.6 else ("", between(rng, 1, LARGEST_STEP))
     can_rise, can_fall = values[name] + number <= LARGEST, values[name] >= number
-    # Numbers are at most half the range, so one way is open; of two values that are both large, only the way down.
-    is_sum = can_rise and (not can_fall or rng.random() < 0.5)
     if not can_rise and not can_fall:
+        # A variable that is too large both ways; a number never is.
         values[name] = number
         return f"{name} = {word}"
+    is_sum = can_rise and (not can_fall or rng.random() < 0.5)
     values[name] += number if is_sum else -number
     return f"{name} {'+' if is_sum else '-'} {word or number}"
