@@ -13,8 +13,9 @@ import pytest
 import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
 from experiments.base import marker
-from experiments.dial import SPEEDS, _hypervolumes
-from experiments.worlds import LIST_WORLD
+from experiments.dial import SPEEDS, Dial, _hypervolumes
+from experiments.every_rule import EveryRule
+from experiments.worlds import LIST_WORLD, PROSE_WORLD
 from records import finish, outcomes, write_run
 from reproduce import (
     RESULTS,
@@ -54,7 +55,9 @@ SCRIPTS: dict[str, tuple[type, str | None]] = {
     "train/pretrain.py": (PretrainConfig, None),
 }
 
-STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in experiment.steps()}
+# Those of the second world have no results yet, but commands.
+EVERY = [*EXPERIMENTS.values(), Dial(PROSE_WORLD), EveryRule(PROSE_WORLD)]
+STEPS = {step.folder: step for experiment in EVERY for step in experiment.steps()}
 
 
 @pytest.mark.slow
@@ -72,12 +75,12 @@ def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tm
 
 
 def test_a_step_has_one_command_wherever_it_is_used() -> None:
-    for experiment in EXPERIMENTS.values():
+    for experiment in EVERY:
         assert all(STEPS[step.folder] == step for step in experiment.steps())
 
 
 def test_steps_use_only_folders_of_earlier_ones() -> None:
-    for experiment in EXPERIMENTS.values():
+    for experiment in EVERY:
         earlier: list[str] = []
         for step in experiment.steps():
             for word in step.command:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from account import PROMPTS
 from denoisers import (
     EOS,
     MASK,
@@ -25,9 +26,6 @@ from denoisers import (
 )
 
 from envs.view import Action
-
-PROMPTS = [[A], [A, B, C], [D, B], [C, C, D, A, B]]
-
 
 # scope
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
+from cards import accuracies
 from safetensors import safe_open
 
 import policies
@@ -24,11 +23,6 @@ KNOWN = ("story", "trace", "route", "record", "puzzle")
 """Tasks that it knows; of descriptions it can't yet tell what is said of a person whose name alone stands there."""
 
 
-def card_rows() -> dict[str, tuple[float, float]]:
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) % \(.*?\) \| ([\d.]+) %", (FOLDER / "README.md").read_text(), re.M)
-    return {task: (float(slow), float(fast)) for task, slow, fast in rows}
-
-
 def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {f.name for f in FOLDER.iterdir()}
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 20 * 2**20
@@ -41,21 +35,21 @@ def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:
 
 @pytest.mark.parametrize("task", KNOWN)
 def test_card_meets_the_bar_one_token_per_step(task: str) -> None:
-    assert card_rows()[task][0] >= 80.0
+    assert accuracies(FOLDER)[task][0] >= 80.0
 
 
 @pytest.mark.xfail(strict=True, reason="descriptions are mostly wrong: see KNOWN")
 def test_card_meets_the_bar_for_descriptions() -> None:
-    assert card_rows()["describe"][0] >= 80.0
+    assert accuracies(FOLDER)["describe"][0] >= 80.0
 
 
 @pytest.mark.xfail(strict=True, reason="descriptions are mostly wrong: see KNOWN")
 def test_card_meets_the_bar_for_all() -> None:
-    assert card_rows()["all"][0] >= 90.0
+    assert accuracies(FOLDER)["all"][0] >= 90.0
 
 
 def test_one_forward_is_not_enough_where_there_are_steps() -> None:
-    assert all(card_rows()[task][1] <= 15.0 for task in STEPS)
+    assert all(accuracies(FOLDER)[task][1] <= 15.0 for task in STEPS)
 
 
 @pytest.mark.slow
@@ -64,7 +58,7 @@ def test_measured_accuracy_agrees_with_the_card(task: str) -> None:
     denoiser = load_denoiser("small")
     slow = evaluate(denoiser, LowConfidence(2), tasks=task, episodes=8, buffer_length=64)[-1]["accuracy"]
     fast = evaluate(denoiser, Threshold(0.0), tasks=task, episodes=32, buffer_length=128)[-1]["accuracy"]
-    told_slow, told_fast = card_rows()[task]
+    told_slow, told_fast = accuracies(FOLDER)[task]
     assert abs(100 * slow - told_slow) <= 30
     assert abs(100 * fast - told_fast) <= 20
 

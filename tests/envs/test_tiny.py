@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
+from cards import accuracies
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import policies
@@ -18,11 +17,6 @@ ONE_PER_STEP = {"shuffle": 85.0, "add": 85.0, "sudoku": 80.0}
 """The accuracy in % that each task must have in the card; 95 for the others."""
 
 
-def card_rows() -> dict[str, tuple[float, float]]:
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) % \(.*?\) \| ([\d.]+) %", (FOLDER / "README.md").read_text(), re.M)
-    return {task: (float(slow), float(fast)) for task, slow, fast in rows}
-
-
 def test_folder_is_an_ordinary_small_checkpoint() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {f.name for f in FOLDER.iterdir()}
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 10 * 2**20
@@ -30,11 +24,11 @@ def test_folder_is_an_ordinary_small_checkpoint() -> None:
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_card_meets_the_bar_one_token_per_step(task: str) -> None:
-    assert card_rows()[task][0] >= ONE_PER_STEP.get(task, 95.0)
+    assert accuracies(FOLDER)[task][0] >= ONE_PER_STEP.get(task, 95.0)
 
 
 def test_card_shows_a_real_trade_off() -> None:
-    rows = card_rows()
+    rows = accuracies(FOLDER)
     assert all(rows[task][1] <= 20 for task in ("shuffle", "replace", "add"))
     assert rows["sudoku"][0] - rows["sudoku"][1] >= 15
 
@@ -45,7 +39,7 @@ def test_measured_accuracy_agrees_with_the_card(task: str) -> None:
     denoiser = load_denoiser("tiny")
     slow = evaluate(denoiser, LowConfidence(1), tasks=task, episodes=16)[-1]["accuracy"]
     fast = evaluate(denoiser, Threshold(0.0), tasks=task, episodes=64)[-1]["accuracy"]
-    told_slow, told_fast = card_rows()[task]
+    told_slow, told_fast = accuracies(FOLDER)[task]
     assert abs(100 * slow - told_slow) <= 20
     assert abs(100 * fast - told_fast) <= 20
 
