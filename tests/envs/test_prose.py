@@ -169,24 +169,25 @@ FACTS = ask("describe ann home rome , tom drink tea , ann sport golf . =")
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("the home of ann is rome . now tom has the drink tea . ann plays golf all day long .", 1.0),
-        ("ann plays golf all day long . ann lives in the town rome . tom drinks tea all day long .", 1.0),
+        ("the home of ann is rome . tom drinks tea all day long . best of all ann plays golf .", 1.0),
+        ("ann plays golf day after day . ann lives in the town rome . all day long tom drinks tea .", 1.0),
         # One is missing, one is stated twice, one is false, one is about the other person.
-        ("the home of ann is rome . now tom has the drink tea .", 0.0),
-        ("the home of ann is rome . now ann has the home rome . now tom has the drink tea .", 0.0),
+        ("the home of ann is rome . tom drinks tea all day long .", 0.0),
+        ("the home of ann is rome . ann lives in the town rome . tom drinks tea all day long .", 0.0),
         (
-            "the home of ann is rome . now ann has the home rome . now tom has the drink tea . "
-            "now ann has the sport golf .",
+            "the home of ann is rome . ann lives in the town rome . tom drinks tea all day long . "
+            "ann plays golf day after day .",
             0.0,
         ),
-        ("the home of ann is oslo . now tom has the drink tea . now ann has the sport golf .", 0.0),
-        ("the home of tom is rome . now tom has the drink tea . now ann has the sport golf .", 0.0),
+        ("the home of ann is oslo . tom drinks tea all day long . ann plays golf day after day .", 0.0),
+        ("the home of tom is rome . tom drinks tea all day long . ann plays golf day after day .", 0.0),
         # Wordings mixed, a full stop missing, something after the end.
-        ("rome home of ann is rome . now tom has the drink tea . now ann has the sport golf .", 0.0),
-        ("ann drinks golf all day long . the home of ann is rome . now tom has the drink tea .", 0.0),
-        ("the home of ann is rome . now tom has the drink tea . now ann has the sport golf", 0.0),
-        ("the home of ann is rome . now tom has the drink tea . now ann has the sport golf . tea", 0.0),
-        ("the home of ann is rome . now tom has the drink tea . . now ann has the sport golf .", 0.0),
+        ("rome home of ann is rome . tom drinks tea all day long . ann plays golf day after day .", 0.0),
+        ("ann drinks golf day after day . the home of ann is rome . tom drinks tea all day long .", 0.0),
+        ("the home of ann is rome . all day long drinks tom tea . ann plays golf day after day .", 0.0),
+        ("the home of ann is rome . tom drinks tea all day long . ann plays golf day after day", 0.0),
+        ("the home of ann is rome . tom drinks tea all day long . ann plays golf day after day . tea", 0.0),
+        ("the home of ann is rome . tom drinks tea all day long . . ann plays golf day after day .", 0.0),
     ],
 )
 def test_facts_are_read_back(text: str, score: float) -> None:
@@ -194,8 +195,9 @@ def test_facts_are_read_back(text: str, score: float) -> None:
 
 
 def test_every_wording_reads_as_its_own_fact() -> None:
+    assert describe.WORDINGS.keys() == describe.VALUES.keys()
     for relation, values in describe.VALUES.items():
-        for wording in describe.wordings(relation):
+        for wording in describe.WORDINGS[relation]:
             sentence = wording.format(who="eva", what=values[0])
             assert len(sentence.split()) == 7
             assert describe.read_fact(sentence) == ("eva", relation, values[0])
@@ -203,18 +205,22 @@ def test_every_wording_reads_as_its_own_fact() -> None:
 
 def test_order_and_wording_of_a_description_are_free() -> None:
     place: Counter[int] = Counter()
-    wording: Counter[str] = Counter()
+    chosen: Counter[tuple[str, int]] = Counter()
     task = make_task("describe:fewest=3,most=3")
     for index in range(400):
         problem = task.problem("train", index)
         first = problem.prompt.removeprefix("describe ").split(" , ")[0].split()[:3]
-        sentences = problem.answer.removesuffix(" .").split(" . ")
-        facts = [describe.read_fact(f"{sentence} .") for sentence in sentences]
+        sentences = [f"{sentence} ." for sentence in problem.answer.removesuffix(" .").split(" . ")]
+        facts = [describe.read_fact(sentence) for sentence in sentences]
         place[facts.index((first[0], first[1], first[2]))] += 1
-        wording.update("the" if s.startswith("the ") else "now" if s.startswith("now ") else "own" for s in sentences)
+        for fact, sentence in zip(facts, sentences, strict=True):
+            assert fact is not None
+            who, relation, what = fact
+            said = [wording.format(who=who, what=what) for wording in describe.WORDINGS[relation]]
+            chosen[relation, said.index(sentence)] += 1
     assert stats.chisquare(list(place.values())).pvalue > 1e-3
-    assert stats.chisquare(list(wording.values())).pvalue > 1e-3
-    assert (len(place), len(wording)) == (3, 3)
+    assert stats.chisquare(list(chosen.values())).pvalue > 1e-3
+    assert (len(place), len(chosen)) == (3, 8)
 
 
 def run_program(prompt: str) -> str:
@@ -262,6 +268,21 @@ def test_every_shortest_route_is_right_and_no_other() -> None:
         # Longer ways are wrong though they arrive.
         longer = [text for moves in product(route.MOVES, repeat=6) if (text := walk(problem.prompt, moves))]
         assert {task.score(text, problem) for text in longer} <= {0.0}
+
+
+@pytest.mark.parametrize("ways", [1, 6])
+def test_a_maze_has_as_many_shortest_routes_as_are_asked_for(ways: int) -> None:
+    task = Route(nearest=4, farthest=4, ways=ways)
+    found = []
+    for index in range(12):
+        prompt = task.problem("train", index).prompt
+        found.append(sum(walk(prompt, moves) is not None for moves in product(route.MOVES, repeat=4)))
+    # Of four moves, six ways are the most that there can be.
+    assert min(found) == ways
+    assert max(found) == 6 or ways == 1
+    for impossible in (0, 7):
+        with pytest.raises(ValueError, match=f"ways is {impossible}: it must be 1 to 6"):
+            Route(nearest=4, farthest=4, ways=impossible)
 
 
 def test_routes_are_uniform_among_the_shortest() -> None:

@@ -520,6 +520,17 @@ def test_what_equals_the_default_may_be_given(tmp_path: Path) -> None:
     assert parse(TrainPPOConfig, None, ["--config", write(tmp_path, to_yaml(config)), "--resume"]).dit == config.dit
 
 
+def test_a_flag_replaces_what_a_file_says_of_its_section(tmp_path: Path) -> None:
+    words = ["--config", write(tmp_path, "filter: {learn: true, problems: 9}\n")]
+    assert parse(TrainPPOConfig, "ppo.yaml", [*words, "--filter.folder", "x"]).filter.folder == "x"
+    # What the flags say themselves is to play a role, and so is what a file says of other sections.
+    for more in (["--filter.folder", "x", "--filter.problems", "9"], ["--filter.learn", "false", "--policy.bias", "1"]):
+        with pytest.raises(ConfigError, match="is given, but not used"):
+            parse(TrainPPOConfig, "ppo.yaml", [*words, *more])
+    with pytest.raises(ConfigError, match=r"given.yaml, line 1: filter.problems is given, but not used"):
+        parse(TrainPPOConfig, None, ["--config", write(tmp_path, "filter: {problems: 9}\n"), "--seed", "1"])
+
+
 def test_a_section_in_short_and_whole(tmp_path: Path) -> None:
     for words in (["--model", "a/b"], ["--model={name: a/b}"], ["--config", write(tmp_path, "model: a/b\n")]):
         assert parse(EvaluateConfig, None, words).model == ModelConfig("a/b")

@@ -71,7 +71,10 @@ def parse(
     config = build(config_class, given)
     # A killed run's configuration was checked when it started; since then defaults may have changed.
     if not getattr(config, "resume", False):
-        _refuse_unused(config, given, (build(config_class, defaults), build(config_class, {})))
+        # A flag in a section changes what a file says of it, and may leave some of that without a role.
+        changed = {path.rpartition(".")[0] for path in flags} - {""}
+        asked = {path: one for path, one in given.items() if path in flags or path.rpartition(".")[0] not in changed}
+        _refuse_unused(config, asked, (build(config_class, defaults), build(config_class, {})))
     if is_printed:
         print(to_yaml(config), end="")
         sys.exit(0)

@@ -25,39 +25,28 @@ VALUES = {
 """What can be said of a person."""
 
 WORDINGS = {
-    "home": "{who} lives in the town {what} .",
-    "drink": "{who} drinks {what} all day long .",
-    "sport": "{who} plays {what} all day long .",
-    "colour": "{who} likes {what} best of all .",
+    "home": ("the home of {who} is {what} .", "{who} lives in the town {what} ."),
+    "drink": ("{who} drinks {what} all day long .", "all day long {who} drinks {what} ."),
+    "sport": ("{who} plays {what} day after day .", "best of all {who} plays {what} ."),
+    "colour": ("now {who} has the colour {what} .", "{who} likes {what} best of all ."),
 }
-"""One wording a relation beside `PLAIN`; all have seven words, so that a sentence's place is certain."""
-
-PLAIN = ("the {relation} of {who} is {what} .", "now {who} has the {relation} {what} .")
+"""How each relation is worded, with ``{who}`` and ``{what}`` for its ends; all have seven words, so that a sentence's
+place is certain."""
 
 Fact = tuple[str, str, str]
 
 
-def wordings(relation: str) -> tuple[str, ...]:
-    """Return the wordings of a relation, with ``{who}`` and ``{what}`` for its ends.
-
-    >>> wordings("home")[0]
-    'the home of {who} is {what} .'
-    """
-    # Not by format, which would want who and what filled in now as well.
-    return (*(plain.replace("{relation}", relation) for plain in PLAIN), WORDINGS[relation])
-
-
 _PATTERNS = [
     (relation, re.compile(wording.replace(".", r"\.").format(who=r"(?P<who>\S+)", what=r"(?P<what>\S+)")))
-    for relation in VALUES
-    for wording in wordings(relation)
+    for relation, wordings in WORDINGS.items()
+    for wording in wordings
 ]
 
 
 def read_fact(sentence: str) -> Fact | None:
     """Read a sentence back: who, relation, what; None if it says nothing that is understood.
 
-    >>> read_fact("now ann has the home rome .")
+    >>> read_fact("the home of ann is rome .")
     ('ann', 'home', 'rome')
     """
     for relation, pattern in _PATTERNS:
@@ -67,7 +56,7 @@ def read_fact(sentence: str) -> Fact | None:
 
 
 class Describe(ProceduralTask):
-    """``describe ann home rome , bob drink tea . =`` is answered ``now bob has the drink tea . ann lives in the ...``.
+    """``describe ann home rome , bob drink tea . =`` is answered ``bob drinks tea all day long . the home of ann ...``.
 
     Args:
         fewest: fewest facts, each about another person and another relation.
@@ -79,7 +68,7 @@ class Describe(ProceduralTask):
         *NAMES,
         *VALUES,
         *chain.from_iterable(VALUES.values()),
-        *words_in(*PLAIN, *WORDINGS.values(), ","),
+        *words_in(*chain.from_iterable(WORDINGS.values()), ","),
     )
 
     def __init__(self, fewest: int = 3, most: int = 4) -> None:
@@ -92,7 +81,7 @@ class Describe(ProceduralTask):
         relations = [tuple(VALUES)[i] for i in rng.permutation(len(VALUES))]
         facts = [(who, relation, draw(rng, VALUES[relation])) for who, relation in zip(people, relations, strict=False)]
         sentences = [
-            draw(rng, wordings(facts[i][1])).format(who=facts[i][0], what=facts[i][2])
+            draw(rng, WORDINGS[facts[i][1]]).format(who=facts[i][0], what=facts[i][2])
             for i in rng.permutation(len(facts))
         ]
         return f"{self.name} {' , '.join(map(' '.join, facts))} . =", " ".join(sentences)

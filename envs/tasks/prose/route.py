@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from functools import cache
 from itertools import product
+from math import comb
 
 import numpy as np
 
@@ -56,16 +57,20 @@ class Route(ProceduralTask):
         nearest: fewest moves.
         farthest: most moves, at most 8.
         walls: squares that can't be entered, of 25.
+        ways: fewest shortest paths, so that moves written at once have something to agree on.
     """
 
     name = "route"
     words = (*SQUARES, WALL, *MOVES, "to", ",", ".")
 
-    def __init__(self, nearest: int = 4, farthest: int = 6, walls: int = 6) -> None:
+    def __init__(self, nearest: int = 4, farthest: int = 6, walls: int = 6, ways: int = 3) -> None:
         check_range("moves", nearest, farthest, 1, 2 * (SIDE - 1))
         if not 0 <= walls <= 10:
             raise ValueError(f"walls is {walls}: it must be 0 to 10")
-        self.nearest, self.farthest, self.walls = nearest, farthest, walls
+        most = comb(farthest, farthest // 2)
+        if not 1 <= ways <= most:
+            raise ValueError(f"ways is {ways}: it must be 1 to {most}, as many as {farthest} moves allow")
+        self.nearest, self.farthest, self.walls, self.ways = nearest, farthest, walls, ways
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw one maze and one of its shortest paths, all as likely."""
@@ -78,7 +83,7 @@ class Route(ProceduralTask):
                 continue
             left = distances(goal, is_free)
             # A detour would make the answer longer than the two squares tell.
-            if left.get(start) == far:
+            if left.get(start) == far and shortest_paths(left)[start] >= self.ways:
                 break
         maze = [square if square in is_free else WALL for square in SQUARES]
         return f"{self.name} {' '.join(maze)} . {start} to {goal} =", shortest_path(rng, start, left)
@@ -107,6 +112,20 @@ def _without_walls(start: str, goal: str) -> int:
     return abs(one % SIDE - other % SIDE) + abs(one // SIDE - other // SIDE)
 
 
+def shortest_paths(left: dict[str, int]) -> dict[str, int]:
+    """Return the number of shortest paths to the goal from each square.
+
+    Args:
+        left: moves to the goal from each square, of `distances`.
+    """
+    ways: dict[str, int] = {}
+    # From the goal outwards, so that what a square's paths go on to is counted before it.
+    for square in sorted(left, key=lambda square: left[square]):
+        # Nothing goes on from the goal, which is one way by itself.
+        ways[square] = sum(ways[after] for after in _nearer(square, left).values()) or 1
+    return ways
+
+
 def shortest_path(rng: np.random.Generator, start: str, left: dict[str, int]) -> str:
     """Write a shortest path, each as likely: a move in proportion to the shortest paths that go on from it.
 
@@ -118,11 +137,7 @@ def shortest_path(rng: np.random.Generator, start: str, left: dict[str, int]) ->
     Returns:
         The answer's text.
     """
-    ways: dict[str, int] = {}
-    # From the goal outwards, so that what a square's paths go on to is counted before it.
-    for square in sorted(left, key=lambda square: left[square]):
-        # Nothing goes on from the goal, which is one way by itself.
-        ways[square] = sum(ways[after] for after in _nearer(square, left).values()) or 1
+    ways = shortest_paths(left)
     moves, square = [], start
     while left[square]:
         choices = _nearer(square, left)
