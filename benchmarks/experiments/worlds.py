@@ -105,7 +105,8 @@ PROSE_WORLD = World(
     blocks=(128, 32),
     sweep_episodes=10,
     before=(),
-    dial=("--config", "configs/ppo_prose.yaml"),
+    # A run's own evaluation is not looked at here, and takes minutes.
+    dial=("--config", "configs/ppo_prose.yaml", "--evaluation.episodes", "1"),
     filter="{out}/prose_dial/dial_s0/filter",
     filter_thresholds=(0.3, 0.5, 0.7, 0.9),
     alphas=(),
@@ -115,7 +116,7 @@ PROSE_WORLD = World(
         *(f"eb_sampler:{b:g}" for b in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
         *("low_confidence:128", "low_confidence:1"),
     ),
-    fresh=34,
+    fresh=50,
     least=None,
     reference=0.0,
     most_forwards=140,

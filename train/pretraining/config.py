@@ -14,7 +14,7 @@ from train.pretraining.architectures import Architecture
 
 TASK_WEIGHTS = {
     **{"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5},
-    **{"story": 0.7, "describe": 2.5, "trace": 0.7, "route": 1.5, "record": 0.1, "puzzle": 0.2},
+    **{"story": 1.0, "describe": 0.6, "trace": 1.2, "route": 2.0, "record": 0.1, "puzzle": 0.2},
 }
 """How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
