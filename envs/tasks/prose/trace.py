@@ -26,7 +26,7 @@ class Trace(ProceduralTask):
     name = "trace"
     words = (*NUMBERS, *VARIABLES, *MARKS, *"+-=.")
 
-    def __init__(self, fewest: int = 4, most: int = 8) -> None:
+    def __init__(self, fewest: int = 6, most: int = 8) -> None:
         check_range("lines", fewest, most, 1, len(MARKS))
         self.fewest, self.most = fewest, most
 
