@@ -11,16 +11,13 @@ import policies
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import CHECKPOINTS, load_denoiser
-from envs.tasks import make_tasks
+from envs.tasks import SUITES, make_tasks
 from policies import LowConfidence, Threshold
 from train.evaluation.measure import evaluate
 
 FOLDER = CHECKPOINTS / "small"
-STEPS = ("describe", "trace")
-"""Tasks of which a single forward shows next to nothing."""
-
-KNOWN = ("story", "trace", "route", "record", "puzzle")
-"""Tasks that it knows; of descriptions it can't yet tell what is said of a person whose name alone stands there."""
+STEPS = ("describe", "trace", "route", "puzzle")
+"""Tasks of which a single forward shows next to nothing; of stories, whose result alone counts, it shows most."""
 
 
 def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:
@@ -33,19 +30,11 @@ def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:
     assert denoiser.family.name == "llada"
 
 
-@pytest.mark.parametrize("task", KNOWN)
-def test_card_meets_the_bar_one_token_per_step(task: str) -> None:
-    assert accuracies(FOLDER)[task][0] >= 80.0
-
-
-@pytest.mark.xfail(strict=True, reason="descriptions are mostly wrong: see KNOWN")
-def test_card_meets_the_bar_for_descriptions() -> None:
-    assert accuracies(FOLDER)["describe"][0] >= 80.0
-
-
-@pytest.mark.xfail(strict=True, reason="descriptions are mostly wrong: see KNOWN")
-def test_card_meets_the_bar_for_all() -> None:
-    assert accuracies(FOLDER)["all"][0] >= 90.0
+def test_card_meets_the_bar_one_token_per_step() -> None:
+    one_per_step = {task: slow for task, (slow, _) in accuracies(FOLDER).items()}
+    assert one_per_step.keys() == {*SUITES["prose"], "all"}
+    assert min(one_per_step.values()) >= 80.0
+    assert one_per_step["all"] >= 90.0
 
 
 def test_one_forward_is_not_enough_where_there_are_steps() -> None:
