@@ -16,7 +16,7 @@ from policies import LowConfidence, Threshold
 from train.evaluation.measure import evaluate
 
 FOLDER = CHECKPOINTS / "small"
-STEPS = ("describe", "trace", "route", "puzzle")
+STEPS = ("describe", "trace", "route")
 """Tasks of which a single forward shows next to nothing; of stories, whose result alone counts, it shows most."""
 
 
