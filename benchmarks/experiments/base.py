@@ -24,8 +24,9 @@ QUICK_TRAINING = (
 )
 """Arguments that make a training short."""
 
-FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null")
-"""Arguments of a training that learns no filter to start from and draws new problems all the time."""
+FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null", "--policy.hidden_state_size", "0")
+"""Arguments of a training that learns no filter to start from, draws new problems all the time, and reads confidences
+alone."""
 
 QUICK_DIAL = (*QUICK_TRAINING, "--evaluation.calibration_episodes", "2")
 """Likewise, for a policy that is calibrated."""

@@ -39,8 +39,12 @@ class PartConfig:
         return frozenset()
 
 
+OWN_WIDTH = -1
+"""Stands for the width of the hidden states of the dLLM that a network is to be trained for, until it is loaded."""
+
+
 def check_hidden_state_size(size: int, otherwise: str) -> None:
-    """Refuse what is no width of hidden states, nor 0.
+    """Refuse what is no width of hidden states, nor 0 or `OWN_WIDTH`.
 
     Args:
         size: the field's value.
@@ -49,9 +53,22 @@ def check_hidden_state_size(size: int, otherwise: str) -> None:
     Raises:
         ValueError: naming the field.
     """
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or size < OWN_WIDTH:
         raise ValueError(
-            f"hidden_state_size is {size!r}: it must be the width of the dLLM's hidden states, or 0 to {otherwise}"
+            f"hidden_state_size is {size!r}: it must be the width of the dLLM's hidden states, {OWN_WIDTH} to "
+            f"take that of the dLLM that is trained on, or 0 to {otherwise}"
+        )
+
+
+def check_has_width(size: int) -> None:
+    """Refuse to build a network that does not know yet how wide the hidden states are that it reads.
+
+    Raises:
+        ValueError: if the size is `OWN_WIDTH`.
+    """
+    if size == OWN_WIDTH:
+        raise ValueError(
+            f"hidden_state_size is {OWN_WIDTH}: a training fills in the width of its dLLM; give the width itself"
         )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from envs.readings import BEST_K
-from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
+from policies.networks.config import PartConfig, check_has_width, check_hidden_state_size, check_sizes
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class DiTConfig(PartConfig):
     num_probabilities: int = 1
     """Best probabilities of each position to read, 1 to 50."""
     hidden_state_size: int = 0
-    """Width of the dLLM's last hidden states, to read those instead of probabilities; 0 reads probabilities. Training
-    keeps them of every position and step: 1 MiB a step for 64 positions of width 4096."""
+    """Width of the dLLM's last hidden states, to read those instead of probabilities; 0 reads probabilities, and -1 is
+    the width that the dLLM has which is trained on. Training keeps them of every position and step: 1 MiB a step for 64
+    positions of width 4096."""
     reads_time: bool = True
     """Whether norms and gates depend on the time."""
     reads_mask: bool = True
@@ -144,6 +145,7 @@ class DiTNetwork(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
+        check_has_width(config.hidden_state_size)
         self.config = config
         width = config.hidden_size
         if config.reads_time:

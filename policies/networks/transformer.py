@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from envs.names import hint
 from envs.readings import MASK_READINGS
-from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
+from policies.networks.config import PartConfig, check_has_width, check_hidden_state_size, check_sizes
 from policies.networks.inputs import MAX_LOG_ODDS, gap_above, log_odds, share_left, sized
 
 BEYOND_FILTER = frozenset({"hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
@@ -69,7 +69,8 @@ class NetworkConfig(PartConfig):
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
     hidden_state_size: int = 0
-    """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none."""
+    """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none, and -1 is the width
+    that the dLLM has which is trained on."""
     hidden_state_use: HiddenStateUse = "input"
     """What is made of them: an input of each masked position; by their cosine, how much more a head looks from a mask
     at similar masks, whose tokens may depend on one another; or both."""
@@ -81,12 +82,12 @@ class NetworkConfig(PartConfig):
     @property
     def inputs_states(self) -> bool:
         """Whether the dLLM's hidden states are inputs."""
-        return self.hidden_state_size > 0 and self.hidden_state_use != "similarity"
+        return self.hidden_state_size != 0 and self.hidden_state_use != "similarity"
 
     @property
     def compares_states(self) -> bool:
         """Whether heads look by how similar they are."""
-        return self.hidden_state_size > 0 and self.hidden_state_use != "input"
+        return self.hidden_state_size != 0 and self.hidden_state_use != "input"
 
     @property
     def as_filter(self) -> NetworkConfig:
@@ -159,6 +160,7 @@ class UnmaskingNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig, filter: nn.Module | None = None) -> None:
         super().__init__()
+        check_has_width(config.hidden_state_size)
         self.config = config
         self.filter = filter.requires_grad_(False) if filter is not None else None
         width = config.hidden_size

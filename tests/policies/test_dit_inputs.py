@@ -211,7 +211,7 @@ def test_one_without_time_is_one_whose_time_embedding_is_zero() -> None:
     [
         ({"num_probabilities": 0}, "num_probabilities is 0: it must be 1 to 50"),
         ({"num_probabilities": 51}, "num_probabilities is 51"),
-        ({"hidden_state_size": -1}, "hidden_state_size is -1: it must be the width"),
+        ({"hidden_state_size": -2}, "hidden_state_size is -2: it must be the width"),
         ({"hidden_state_size": 4, "num_probabilities": 2}, "reads one or the other"),
     ],
 )

@@ -13,7 +13,10 @@ from torch.nn.functional import pad
 from views import random_view, take
 
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
+from policies.networks.config import OWN_WIDTH
+from policies.networks.dit import DiTConfig
 from policies.networks.inputs import MAX_LOG_ODDS, log_odds
+from policies.networks.kinds import NetworkSpec
 from policies.networks.transformer import rotate
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -190,7 +193,7 @@ def test_rotated_products_depend_on_the_offset_only() -> None:
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"threshold": math.nan}, "threshold is nan"),
         ({"features": ("margin", "loudness")}, "loudness"),
-        ({"hidden_state_size": -1}, "hidden_state_size is -1"),
+        ({"hidden_state_size": -2}, "hidden_state_size is -2"),
         ({"hidden_state_size": 1.5}, "hidden_state_size is 1.5"),
         ({"hidden_state_use": "cosine"}, "hidden_state_use is 'cosine': choose from input, similarity, both"),
         ({"hidden_state_size": 8, "context": "block"}, "hidden_state_size is 8 and context block"),
@@ -199,6 +202,13 @@ def test_rotated_products_depend_on_the_offset_only() -> None:
 def test_impossible_configurations_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         NetworkConfig(**fields)
+
+
+def test_a_width_that_is_not_known_yet_builds_nothing() -> None:
+    configs = {"transformer": NetworkConfig(hidden_state_size=OWN_WIDTH), "dit": DiTConfig(hidden_state_size=OWN_WIDTH)}
+    for kind, config in configs.items():
+        with pytest.raises(ValueError, match="hidden_state_size is -1: a training fills in the width of its dLLM"):
+            NetworkSpec(kind, config).build()
 
 
 def gradients(network: UnmaskingNetwork) -> dict[str, bool]:

@@ -379,7 +379,7 @@ IMPOSSIBLE = {
         "dit.time_size": [0],
         "dit.time_period": [0],
         "dit.num_probabilities": [0, 51],
-        "dit.hidden_state_size": [-1],
+        "dit.hidden_state_size": [-2],
         "actions.temperature": [0, -1],
         "evaluation.episodes": [0],
         "evaluation.calibration_episodes": [0],

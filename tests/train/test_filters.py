@@ -23,6 +23,7 @@ from envs.models.toy import ToyDenoiser
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule, save
 from policies.actor_critic import UnmaskingActorCritic
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from policies.networks.config import OWN_WIDTH
 from policies.networks.inputs import gap_above, log_odds
 from policies.networks.kinds import NetworkSpec
 from train.command.errors import UserError
@@ -423,9 +424,13 @@ def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role
     assert NetworkSpec.of(network).features == {"margin"}
 
 
-def test_what_starts_as_a_filter_may_read_hidden_states(tmp_path: Path, toy: ToyDenoiser) -> None:
+@pytest.mark.parametrize("is_told_the_width", [True, False])
+def test_what_starts_as_a_filter_may_read_hidden_states(
+    tmp_path: Path, toy: ToyDenoiser, is_told_the_width: bool
+) -> None:
     config = on_filter(tmp_path, "start")
-    config = replace(config, policy=replace(config.policy, hidden_state_size=toy.hidden_size))
+    size = toy.hidden_size if is_told_the_width else OWN_WIDTH
+    config = replace(config, policy=replace(config.policy, hidden_state_size=size))
     _, network, env = begun(config, toy)
     obs = env.reset()
     assert network.config == replace(load(str(config.filter.folder)).network.config, hidden_state_size=toy.hidden_size)

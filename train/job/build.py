@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -25,12 +25,17 @@ from envs.unmasking import UnmaskingVectorEnv
 from policies import UnmaskingNetwork, load, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.files import one_line
+from policies.networks.config import OWN_WIDTH
+from policies.networks.dit import DiTConfig
 from policies.networks.kinds import NetworkSpec, PolicyNetwork
+from policies.networks.transformer import NetworkConfig
 from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.job.config import JobConfig
 from train.job.price import price_of
+
+PartT = TypeVar("PartT", NetworkConfig, DiTConfig)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     """
     folder, role = config.filter.folder, config.filter.role
     if config.filter.is_learned:
-        return UnmaskingNetwork(config.policy)  # what will be learned has its shape
+        return UnmaskingNetwork(config.policy.as_filter)  # what will be learned has its shape
     if folder is None:
         return None
     policy = load(folder)
@@ -102,18 +107,26 @@ def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwor
 def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
     """Describe the policy's network; its architecture is the filter's where that is the start."""
     if config.dit is not None:
-        return NetworkSpec("dit", config.dit)
+        return NetworkSpec("dit", _with_width(config, config.dit))
     start = starts_as(config, inner)
     shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
     # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
     # and refresh the other all the same.
-    own = config.policy
+    own = _with_width(config, config.policy)
     if own.hidden_state_size and not shape.hidden_state_size:
         shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
     if own.decides_refresh and not shape.decides_refresh:
         shape = replace(shape, decides_refresh=True, refresh_bias=own.refresh_bias)
+    shape = _with_width(config, shape)
     is_input = inner is not None and config.filter.role != "start"
     return NetworkSpec("transformer", shape, NetworkSpec.of(inner) if inner is not None and is_input else None)
+
+
+def _with_width(config: JobConfig, part: PartT) -> PartT:
+    """Fill in the width of the dLLM's hidden states, where a network reads them whatever it is."""
+    if part.hidden_state_size != OWN_WIDTH:
+        return part
+    return replace(part, hidden_state_size=load_model(config).hidden_size)
 
 
 def load_model(config: JobConfig) -> Denoiser:
