@@ -99,7 +99,8 @@ was tuned on.
 Mean and 95 % Student interval over seeds; a rule's column is the *cheapest* of its settings ({len(THRESHOLDS)}
 thresholds,
 {len(BUDGETS)} entropy budgets) that is at most half a point less accurate on the same problems, or its most
-accurate one. Steps, alpha and the tasks' weights were chosen on other problems of the test split, those from 1000 on;
+accurate one. Steps, alpha and the tasks' weights were chosen on other problems of the test split, the first 100
+and those from 1000 on;
 the policy that is exported was chosen on validation problems.
 
 {table(columns, rows)}
@@ -113,8 +114,8 @@ only. By task (deterministic, full diffusion; the threshold is the one of the fi
 {table(["task", "learned: accuracy %", "NFE", "threshold: accuracy %", "NFE"], tasks)}
 
 The gain is where several answers are right: the policy commits an uncertain item in the same forward as everything
-certain, and several items at once where their predictions differ. It pays most on *{weakest}*, {behind:.1f}
-points below the
+certain, and several items at once where their predictions differ. It reads the
+dLLM's hidden states beside the confidences. It is furthest behind on *{weakest}*, {behind:.1f} points below the
 threshold."""
 
     def headline(self, summary: Summary) -> str:

@@ -7,7 +7,7 @@ all forwards of a fast policy are such.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ from envs.denoiser import Denoiser
 from envs.tasks import Problem
 
 MOST_BYTES = 2**29
-"""What may be kept. Logits of a large vocabulary would need far more, and are computed each time instead."""
+"""What may be kept of logits, and as much of hidden states. Those of large models would need far more, and are computed
+each time instead."""
+
+PARTS = ("logits", "hidden states")
+
+Answer = tuple[Tensor, ...]
+"""Logits (L, V), and hidden states (L, D) where those were asked for too."""
 
 
 class FirstForwards:
@@ -37,13 +43,17 @@ class FirstForwards:
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
-        self._known: dict[bytes, Tensor] = {}
+        self._known: dict[bytes, Answer] = {}
+        self._batches: list[tuple[Tensor, Tensor, list[int]]] = []
+        self._has_states = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser, name)
 
     def remember(self, prompts: Sequence[Sequence[int]], length: int, batch_size: int = 64) -> None:
-        """Compute the first forwards of some problems, unless they would not fit into `MOST_BYTES`.
+        """Compute the first forwards of some problems, unless their logits would not fit into `MOST_BYTES`.
+
+        Their hidden states follow when somebody asks for some, if they fit too.
 
         Args:
             prompts: token ids.
@@ -53,51 +63,89 @@ class FirstForwards:
         if not prompts:
             return
         # One alone tells how much they are.
-        for start, stop in [(0, 1), *((i, i + batch_size) for i in range(0, len(prompts), batch_size))]:
-            part = prompts[start:stop]
-            width = max(map(len, part))
-            masks = [filled_length(self.denoiser, len(prompt), length) for prompt in part]
-            longest = max(masks)
-            rows = []
-            for prompt, own in zip(part, masks, strict=True):
-                before, after = [self.pad_id] * (width - len(prompt)), [self.pad_id] * (longest - own)
-                rows.append([*before, *prompt, *[self.mask_id] * own, *after])
-            tokens = torch.tensor(rows, device=self.device)
-            first = torch.tensor([[width - len(prompt)] for prompt in part], device=self.device)
-            last = torch.tensor([[width + own] for own in masks], device=self.device)
-            columns = torch.arange(width + longest, device=self.device)
-            present = (columns >= first) & (columns < last)
-            logits = self.denoiser.logits(tokens, present, longest)
-            check_answer("logits", logits, len(part), longest, 1)
-            if len(prompts) * logits[0].nbytes > MOST_BYTES:
-                return
+        parts = [prompts[:1], *(prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size))]
+        self._batches = [self._untouched(part, length) for part in parts]
+        self._known = self._compute(lambda *asked: (self.denoiser.logits(*asked),), len(prompts))
+
+    def _untouched(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Return tokens and presence (B, T) of prompts with nothing but masks behind them, and how many masks."""
+        width = max(map(len, prompts))
+        masks = [filled_length(self.denoiser, len(prompt), length) for prompt in prompts]
+        longest = max(masks)
+        rows = []
+        for prompt, own in zip(prompts, masks, strict=True):
+            before, after = [self.pad_id] * (width - len(prompt)), [self.pad_id] * (longest - own)
+            rows.append([*before, *prompt, *[self.mask_id] * own, *after])
+        tokens = torch.tensor(rows, device=self.device)
+        first = torch.tensor([[width - len(prompt)] for prompt in prompts], device=self.device)
+        last = torch.tensor([[width + own] for own in masks], device=self.device)
+        columns = torch.arange(width + longest, device=self.device)
+        return tokens, (columns >= first) & (columns < last), masks
+
+    def _compute(self, ask: Callable[[Tensor, Tensor, int], Answer], count: int) -> dict[bytes, Answer]:
+        """Ask about all untouched buffers; nothing if a part of the answers would not fit."""
+        known: dict[bytes, Answer] = {}
+        for tokens, present, masks in self._batches:
+            answer = ask(tokens, present, max(masks))
+            for what, part in zip(PARTS, answer, strict=False):
+                check_answer(what, part, len(tokens), max(masks), 1)
+            if any(count * part[0].nbytes > MOST_BYTES for part in answer):
+                return {}
             # Copies: a slice would keep what the model computed about the prompt alive too.
-            self._known |= {
-                _key(*row): answer[:own].clone()
-                for *row, answer, own in zip(tokens, present, logits, masks, strict=True)
+            known |= {
+                _key(*row): tuple(part[i, :own].clone() for part in answer)
+                for i, (*row, own) in enumerate(zip(tokens, present, masks, strict=True))
             }
+        return known
 
     def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Tensor | None = None) -> Tensor:
         """Run one forward for the rows that are not remembered; see `Denoiser.logits`."""
-        if not self._known or attention_mask.ndim != 2 or position_ids is not None:
+        if attention_mask.ndim != 2 or position_ids is not None:
             return self.denoiser.logits(tokens, attention_mask, length, position_ids)
+        answer = self._ask(lambda *asked: (self.denoiser.logits(*asked),), 1, tokens, attention_mask, length)
+        return answer[0]
+
+    def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one forward for the rows that are not remembered; see `Denoiser.logits_and_hidden`."""
+        if attention_mask.ndim != 2:
+            return self.denoiser.logits_and_hidden(tokens, attention_mask, length)
+        if self._known and not self._has_states:
+            self._has_states = True
+            self._known = self._compute(self.denoiser.logits_and_hidden, len(self._known)) or self._known
+        logits, hidden = self._ask(self.denoiser.logits_and_hidden, 2, tokens, attention_mask, length)
+        return logits, hidden
+
+    def _ask(
+        self,
+        ask: Callable[[Tensor, Tensor, int], Answer],
+        parts: int,
+        tokens: Tensor,
+        attention_mask: Tensor,
+        length: int,
+    ) -> Answer:
+        """Answer with as many parts as `ask` does: what is remembered, and what it says of the other rows."""
+        if not self._known:
+            return ask(tokens, attention_mask, length)
         untouched = ((tokens[:, -length:] == self.mask_id) | ~attention_mask[:, -length:]).all(1)
-        answers: list[Tensor | None] = [
-            self._known.get(_key(*row)) if is_first else None
+        found = [
+            self._known.get(_key(*row), ()) if is_first else ()
             for *row, is_first in zip(tokens, attention_mask, untouched.tolist(), strict=True)
         ]
+        answers = [answer[:parts] if len(answer) >= parts else None for answer in found]
         rest = [row for row, answer in enumerate(answers) if answer is None]
         if len(rest) == len(answers):
-            return self.denoiser.logits(tokens, attention_mask, length, position_ids)
+            return ask(tokens, attention_mask, length)
         if rest:
             # Columns that only the remembered rows needed are left out.
             first = int(attention_mask[rest].any(0).int().argmax())
-            computed = self.denoiser.logits(tokens[rest, first:], attention_mask[rest, first:], length)
-            check_answer("logits", computed, len(rest), length, 1)
-            for row, answer in zip(rest, computed, strict=True):
-                answers[row] = answer
+            computed = ask(tokens[rest, first:], attention_mask[rest, first:], length)
+            for what, part in zip(PARTS, computed, strict=False):
+                check_answer(what, part, len(rest), length, 1)
+            for row, *answer in zip(rest, *computed, strict=True):
+                answers[row] = tuple(answer)
         # Shorter rows are padded, as their tokens are.
-        return torch.stack([F.pad(answer, (0, 0, 0, length - len(answer))) for answer in answers if answer is not None])
+        whole = [[F.pad(part, (0, 0, 0, length - len(part))) for part in answer] for answer in answers if answer]
+        return tuple(torch.stack(part) for part in zip(*whole, strict=True))
 
 
 def remember_problems(

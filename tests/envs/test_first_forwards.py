@@ -62,6 +62,33 @@ def test_an_untouched_buffer_is_not_computed_again() -> None:
     assert denoiser.rows == int(batch.running.sum())
 
 
+def test_hidden_states_are_remembered_once_somebody_asks_for_them() -> None:
+    denoiser, known = remembering()
+    prompts = [known.encode_prompt(prompt) for prompt in PROMPTS]
+    told = []
+    for one in (known, ToyDenoiser()):
+        batch = DecodingBatch(one, len(PROMPTS), DecodingSettings(8, features={"hidden"}))
+        batch.load(range(len(PROMPTS)), prompts)
+        for column in range(3):
+            view = batch.forward()
+            told.append((view.tensors["hidden"], view.confidence))
+            if one is known and column == 0:
+                # All of them and the one that told their size, now; from now on, none.
+                assert denoiser.rows == len(PROMPTS) + 1
+                denoiser.rows = 0
+            batch.apply(Action(view.eligible & (torch.arange(8) == column)))
+    for mine, plain in zip(told[:3], told[3:], strict=True):
+        assert all(map(torch.equal, mine, plain))
+    assert denoiser.rows == 2 * len(PROMPTS)
+    assert torch.equal(known.logits(*(asked := untouched(prompts[0])), 8), ToyDenoiser().logits(*asked, 8))
+    assert denoiser.rows == 2 * len(PROMPTS)
+
+
+def untouched(prompt: list[int]) -> tuple[Tensor, Tensor]:
+    tokens = torch.tensor([[*prompt, *[ToyDenoiser().mask_id] * 8]])
+    return tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+
 def test_another_length_or_prompt_is_computed() -> None:
     denoiser, known = remembering(length=8)
     other = "copy . . : z z z . . . . . . . . . . . . . ="
@@ -87,6 +114,8 @@ def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     known = FirstForwards(denoiser)
     known.remember([denoiser.encode_prompt(prompt) for prompt in PROMPTS], 8)
     assert denoiser.rows == 1  # enough to tell
+    assert known.logits_and_hidden(*untouched(denoiser.encode_prompt(PROMPTS[0])), 8)[1].shape[:2] == (1, 8)
+    denoiser.rows = 1
     batch = DecodingBatch(known, 1, DecodingSettings(8))
     batch.load([0], [known.encode_prompt(PROMPTS[0])])
     batch.forward()
