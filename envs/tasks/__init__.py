@@ -43,6 +43,7 @@ __all__ = [
     "Split",
     "Task",
     "describe_data",
+    "known_tasks",
     "make_task",
     "make_tasks",
     "need_splits",
@@ -73,6 +74,11 @@ SUITES: Mapping[str, Mapping[str, type[ProceduralTask]]] = MappingProxyType({SUI
 
 BUFFER_LENGTHS: Mapping[str, int] = MappingProxyType({SUITE: 64, "prose": 128})
 """Masks that hold every answer of a suite and its end-of-text."""
+
+
+def known_tasks() -> dict[str, Callable[..., Task]]:
+    """Return all tasks by name, those of both suites and the benchmarks."""
+    return {**TASKS, **PROSE, **BENCHMARKS}
 
 
 def make_tasks(names: str | Sequence[str]) -> list[Task]:
@@ -106,9 +112,9 @@ def make_task(text: str) -> Task:
     'q i w j p'
     """
     name, _, rest = text.partition(":")
-    build = TASKS.get(name) or PROSE.get(name) or BENCHMARKS.get(name)
+    build = known_tasks().get(name)
     if build is None:
-        raise ValueError(f"task is {name!r}: {hint(name, [*SUITES, *TASKS, *PROSE, *BENCHMARKS])}")
+        raise ValueError(f"task is {name!r}: {hint(name, [*SUITES, *known_tasks()])}")
     # A task's options are the arguments that it is made with: there is no second list of them.
     options = {option: about.default for option, about in inspect.signature(build).parameters.items()}
     values: dict[str, Any] = {}
@@ -159,7 +165,7 @@ def _read(what: str, value: str, default: Any) -> Any:
 
 
 def _choices() -> str:
-    return ", ".join([*SUITES, *TASKS, *PROSE, *BENCHMARKS])
+    return ", ".join([*SUITES, *known_tasks()])
 
 
 def need_splits(tasks: Sequence[Task], splits: Sequence[Split]) -> None:

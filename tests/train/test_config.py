@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reproduce import ReproduceConfig
 
+from envs.tasks import SUITES
 from policies import NetworkConfig
 from policies.networks.dit import DiTConfig
 from train.algorithms.ppo import PPOSection
@@ -518,6 +519,14 @@ def test_what_equals_the_default_may_be_given(tmp_path: Path) -> None:
     assert again == config
     # A killed run goes on with the configuration that it has, whatever the defaults are now.
     assert parse(TrainPPOConfig, None, ["--config", write(tmp_path, to_yaml(config)), "--resume"]).dit == config.dit
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_any_task_has_a_weight(suite: str) -> None:
+    names = list(SUITES[suite])
+    given = [f"{name}={i}" for i, name in enumerate(names)]
+    config = parse(TrainPPOConfig, None, [f"--env.tasks=[{suite}]", f"--env.task_weights=[{','.join(given)}]"])
+    assert config.env.weights_of(names) == list(range(len(names)))
 
 
 def test_a_flag_replaces_what_a_file_says_of_its_section(tmp_path: Path) -> None:

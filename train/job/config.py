@@ -11,7 +11,7 @@ from envs.caches import check_refreshes
 from envs.decoding.settings import BlockOrigin, DecodingOptions, DecodingSettings, Window
 from envs.names import hint
 from envs.reward import REWARDS, get_reward
-from envs.tasks import BENCHMARKS, SUITE, TASKS, Split
+from envs.tasks import SUITE, Split, known_tasks
 from policies import NetworkConfig, make_rule
 from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
@@ -70,8 +70,8 @@ class EnvConfig:
         get_reward(self.reward)
         for text in self.task_weights:
             name, _, weight = text.rpartition("=")
-            if name not in (*TASKS, *BENCHMARKS):
-                meant = hint(name, (*TASKS, *BENCHMARKS))
+            if name not in known_tasks():
+                meant = hint(name, known_tasks())
                 raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task; {meant}")
             try:
                 is_possible = 0 <= float(weight) < float("inf")
