@@ -422,14 +422,16 @@ def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subproce
     assert inner.trained["reference"] == "threshold:0.98"
     assert not (out / "filter_traces").exists()
     assert load(out / "policy").trained["filter"] == f"{out / 'filter'} as start"
-    # Training begins as the filter: the same network before any update.
+    # Training begins as the filter: the same network before any update, to which hidden states say nothing yet.
     config = parse(TrainPPOConfig, "ppo.yaml", [f"--out={out}", *WHOLE])
     own = with_filter(config)
     assert own.filter.folder == str(out / "filter")
     start = build(own, algorithm(own), load_filter(own)).policy.network
     assert isinstance(start, torch.nn.Module)
-    weights = inner.network.state_dict()
-    assert all(torch.equal(values, weights[name]) for name, values in start.state_dict().items())
+    weights = start.state_dict()
+    assert not weights.pop("dllm_state.weight").any()
+    assert weights.keys() == inner.network.state_dict().keys()
+    assert all(torch.equal(values, weights[name]) for name, values in inner.network.state_dict().items())
 
 
 @pytest.mark.slow

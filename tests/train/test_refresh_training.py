@@ -215,7 +215,12 @@ def test_a_whole_job_and_all_that_uses_its_policy(
     words += ["--model.name=tiny", "--env.tasks=[sort]", "--env.buffer_length=8", "--env.block_lengths=[4]"]
     words += ["--env.num_envs=4", "--env.problems=null", "--filter.problems=9", "--total_timesteps=64"]
     words += ["--ppo.n_steps=4", "--ppo.batch_size=16", "--policy.hidden_size=8", "--policy.feedforward_size=8"]
-    words += ["--evaluation.episodes=2", "--evaluation.validations=1", "--evaluation.validation_episodes=2"]
+    words += [
+        "--policy.hidden_state_size=0",
+        "--evaluation.episodes=2",
+        "--evaluation.validations=1",
+        "--evaluation.validation_episodes=2",
+    ]
     words += ["--evaluation.rules=['threshold:0.9']", "--evaluation.beside_training=false", "--wandb.mode=disabled"]
     assert run_here(monkeypatch, *words, f"--out={out}") == 0
     with (out / "progress.csv").open() as file:
