@@ -26,6 +26,7 @@ MOST_BYTES = 2**29
 each time instead."""
 
 PARTS = ("logits", "hidden states")
+"""What an answer holds, in order."""
 
 Answer = tuple[Tensor, ...]
 """Logits (L, V), and hidden states (L, D) where those were asked for too."""
@@ -45,12 +46,14 @@ class FirstForwards:
         self.denoiser = denoiser
         self._known: dict[bytes, Answer] = {}
         self._batches: list[tuple[Tensor, Tensor, list[int]]] = []
-        self._has_states = False
+        self._asked_for_states = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser, name)
 
-    def remember(self, prompts: Sequence[Sequence[int]], length: int, batch_size: int = 64) -> None:
+    def remember(
+        self, prompts: Sequence[Sequence[int]], length: int, batch_size: int = 64, with_hidden: bool = False
+    ) -> None:
         """Compute the first forwards of some problems, unless their logits would not fit into `MOST_BYTES`.
 
         Their hidden states follow when somebody asks for some, if they fit too.
@@ -59,13 +62,14 @@ class FirstForwards:
             prompts: token ids.
             length: masks that follow each prompt, made up to whole blocks of a block-causal dLLM.
             batch_size: sequences of a forward.
+            with_hidden: whether hidden states are known to be asked for, so that one forward gives both.
         """
         if not prompts:
             return
         # One alone tells how much they are.
         parts = [prompts[:1], *(prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size))]
         self._batches = [self._untouched(part, length) for part in parts]
-        self._known = self._compute(lambda *asked: (self.denoiser.logits(*asked),), len(prompts))
+        self._known = (self._states() if with_hidden else {}) or self._compute(self._logits)
 
     def _untouched(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor, list[int]]:
         """Return tokens and presence (B, T) of prompts with nothing but masks behind them, and how many masks."""
@@ -82,13 +86,19 @@ class FirstForwards:
         columns = torch.arange(width + longest, device=self.device)
         return tokens, (columns >= first) & (columns < last), masks
 
-    def _compute(self, ask: Callable[[Tensor, Tensor, int], Answer], count: int) -> dict[bytes, Answer]:
+    def _logits(self, tokens: Tensor, attention_mask: Tensor, length: int) -> Answer:
+        return (self.denoiser.logits(tokens, attention_mask, length),)
+
+    def _states(self) -> dict[bytes, Answer]:
+        self._asked_for_states = True
+        return self._compute(self.denoiser.logits_and_hidden)
+
+    def _compute(self, ask: Callable[[Tensor, Tensor, int], Answer]) -> dict[bytes, Answer]:
         """Ask about all untouched buffers; nothing if a part of the answers would not fit."""
         known: dict[bytes, Answer] = {}
+        count = sum(len(masks) for *_, masks in self._batches[1:])
         for tokens, present, masks in self._batches:
-            answer = ask(tokens, present, max(masks))
-            for what, part in zip(PARTS, answer, strict=False):
-                check_answer(what, part, len(tokens), max(masks), 1)
+            answer = _checked(ask(tokens, present, max(masks)), len(tokens), max(masks))
             if any(count * part[0].nbytes > MOST_BYTES for part in answer):
                 return {}
             # Copies: a slice would keep what the model computed about the prompt alive too.
@@ -102,16 +112,15 @@ class FirstForwards:
         """Run one forward for the rows that are not remembered; see `Denoiser.logits`."""
         if attention_mask.ndim != 2 or position_ids is not None:
             return self.denoiser.logits(tokens, attention_mask, length, position_ids)
-        answer = self._ask(lambda *asked: (self.denoiser.logits(*asked),), 1, tokens, attention_mask, length)
-        return answer[0]
+        [logits] = self._ask(self._logits, 1, tokens, attention_mask, length)
+        return logits
 
     def logits_and_hidden(self, tokens: Tensor, attention_mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Run one forward for the rows that are not remembered; see `Denoiser.logits_and_hidden`."""
         if attention_mask.ndim != 2:
             return self.denoiser.logits_and_hidden(tokens, attention_mask, length)
-        if self._known and not self._has_states:
-            self._has_states = True
-            self._known = self._compute(self.denoiser.logits_and_hidden, len(self._known)) or self._known
+        if self._known and not self._asked_for_states:
+            self._known = self._states() or self._known
         logits, hidden = self._ask(self.denoiser.logits_and_hidden, 2, tokens, attention_mask, length)
         return logits, hidden
 
@@ -138,9 +147,7 @@ class FirstForwards:
         if rest:
             # Columns that only the remembered rows needed are left out.
             first = int(attention_mask[rest].any(0).int().argmax())
-            computed = ask(tokens[rest, first:], attention_mask[rest, first:], length)
-            for what, part in zip(PARTS, computed, strict=False):
-                check_answer(what, part, len(rest), length, 1)
+            computed = _checked(ask(tokens[rest, first:], attention_mask[rest, first:], length), len(rest), length)
             for row, *answer in zip(rest, *computed, strict=True):
                 answers[row] = tuple(answer)
         # Shorter rows are padded, as their tokens are.
@@ -166,8 +173,15 @@ def remember_problems(
         return denoiser
     known = FirstForwards(denoiser)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems if problem.given is None]
-    known.remember(prompts, settings.buffer_length, batch_size)
+    known.remember(prompts, settings.buffer_length, batch_size, "hidden" in settings.features)
     return known
+
+
+def _checked(answer: Answer, rows: int, length: int) -> Answer:
+    """Return what a dLLM answered, if it is for these rows and positions."""
+    for what, part in zip(PARTS, answer, strict=False):
+        check_answer(what, part, rows, length, 1)
+    return answer
 
 
 def _key(tokens: Tensor, present: Tensor) -> bytes:

@@ -84,6 +84,17 @@ def test_hidden_states_are_remembered_once_somebody_asks_for_them() -> None:
     assert denoiser.rows == 2 * len(PROMPTS)
 
 
+def test_hidden_states_that_are_known_to_be_asked_for_take_no_forward_of_their_own() -> None:
+    denoiser, [task] = Counting(), make_tasks("copy")
+    problems = [task.problem("test", index) for index in range(3)]
+    known = remember_problems(denoiser, problems, DecodingSettings(8, features={"hidden"}))
+    asked = untouched(denoiser.encode_prompt(problems[1].prompt))
+    for mine, plain in zip(known.logits_and_hidden(*asked, 8), ToyDenoiser().logits_and_hidden(*asked, 8), strict=True):
+        assert torch.equal(mine, plain)
+    assert torch.equal(known.logits(*asked, 8), ToyDenoiser().logits(*asked, 8))
+    assert denoiser.rows == 1 + len(problems)
+
+
 def untouched(prompt: list[int]) -> tuple[Tensor, Tensor]:
     tokens = torch.tensor([[*prompt, *[ToyDenoiser().mask_id] * 8]])
     return tokens, torch.ones_like(tokens, dtype=torch.bool)

@@ -109,15 +109,14 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
     if config.dit is not None:
         return NetworkSpec("dit", _with_width(config, config.dit))
     start = starts_as(config, inner)
-    shape = replace(config.policy if start is None else start.config, has_dial=bool(config.env.alpha_range))
+    own = _with_width(config, config.policy)
+    shape = replace(own if start is None else start.config, has_dial=bool(config.env.alpha_range))
     # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
     # and refresh the other all the same.
-    own = _with_width(config, config.policy)
     if own.hidden_state_size and not shape.hidden_state_size:
         shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
     if own.decides_refresh and not shape.decides_refresh:
         shape = replace(shape, decides_refresh=True, refresh_bias=own.refresh_bias)
-    shape = _with_width(config, shape)
     is_input = inner is not None and config.filter.role != "start"
     return NetworkSpec("transformer", shape, NetworkSpec.of(inner) if inner is not None and is_input else None)
 
@@ -185,7 +184,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         endless = [task for task in tasks if task.size("train") is None]
         places = product(endless, range(env.problems))
         again = [task.wrapped_problem("train", index) for task, index in places]
-        denoiser = remember_problems(denoiser, again, DecodingSettings(**env.decoding), env.num_envs)
+        settings = DecodingSettings(features=frozenset(features), **env.decoding)
+        denoiser = remember_problems(denoiser, again, settings, env.num_envs)
     batch = UnmaskingVectorEnv(
         env.num_envs if group is None else env.num_envs // group * (group + experts),
         denoiser=denoiser,
