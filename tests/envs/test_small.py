@@ -16,8 +16,6 @@ from policies import LowConfidence, Threshold
 from train.evaluation.measure import evaluate
 
 FOLDER = CHECKPOINTS / "small"
-STEPS = ("describe", "trace", "route")
-"""Tasks of which a single forward shows next to nothing; of stories, whose result alone counts, it shows most."""
 
 
 def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:
@@ -37,8 +35,15 @@ def test_card_meets_the_bar_one_token_per_step() -> None:
     assert one_per_step["all"] >= 90.0
 
 
-def test_one_forward_is_not_enough_where_there_are_steps() -> None:
-    assert all(accuracies(FOLDER)[task][1] <= 15.0 for task in STEPS)
+MISSED = pytest.mark.xfail(strict=True, reason="not hard enough yet: the model computes too much in one forward")
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["describe", "trace", "route", pytest.param("puzzle", marks=MISSED), pytest.param("story", marks=MISSED)],
+)
+def test_one_forward_is_not_enough_where_there_are_steps(task: str) -> None:
+    assert accuracies(FOLDER)[task][1] <= 15.0
 
 
 @pytest.mark.slow
