@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from envs.caches import make_cache
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import UNKEPT, DecodingOptions, DecodingSettings
+from envs.decoding.settings import DecodingOptions, DecodingSettings, check_kept
 from envs.denoiser import Denoiser
 from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
@@ -280,19 +280,12 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
     Raises:
         ValueError: if it drafts or reads what no cache can go on from, and there is a cache.
     """
-    if not make_cache(cache).keeps:
-        return
-    if policy.drafts:
+    if policy.drafts and make_cache(cache).keeps:
         raise ValueError(
             f"cache is {cache!r}, but {policy.name} drafts, which would need keys and values of its own; use cache "
             "none or another policy"
         )
-    unkept = [name for name in UNKEPT if name in policy.features]
-    if unkept:
-        raise ValueError(
-            f"cache is {cache!r}, but {policy.name} reads {unkept[0]}: {UNKEPT[unkept[0]]}; use cache none or another "
-            "policy"
-        )
+    check_kept(cache, policy.features, f"{policy.name} reads")
 
 
 def _check_policy(policy: Any) -> None:

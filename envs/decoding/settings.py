@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypedDict, get_args
@@ -14,13 +14,32 @@ MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
 
 
-UNKEPT: Mapping[str, str] = MappingProxyType(
+_UNKEPT: Mapping[str, str] = MappingProxyType(
     {
         "leave_one_out": "its shadow block can't be kept",
         "attention": "a forward of some positions says what those attend to alone",
     }
 )
 """Readings that no cache can go on from, and why."""
+
+
+def check_kept(cache: str, features: Iterable[str], who: str) -> None:
+    """Refuse readings that a cache can't go on from.
+
+    Args:
+        cache: as `envs.caches.make_cache` reads it.
+        features: names of readings.
+        who: what has them, for the sentence, such as ``"features hold"``.
+
+    Raises:
+        ValueError: if the cache is none that there is, or keeps something and there is such a reading.
+    """
+    unkept = sorted(_UNKEPT.keys() & set(features))
+    if make_cache(cache).keeps and unkept:
+        raise ValueError(
+            f"cache is {cache!r} and {who} {unkept[0]}: {_UNKEPT[unkept[0]]}; use cache none or another policy"
+        )
+
 
 Window = Literal["full", "truncated"]
 """What the dLLM is shown of the buffer: all of it, or nothing after the current block, as serving engines do."""
@@ -115,13 +134,7 @@ class DecodingSettings:
             raise ValueError(
                 f"features hold both {further[0]} and {further[1]}: one forward gives one of them, leave one out"
             )
-        keeps = make_cache(self.cache).keeps  # made to be checked too
-        unkept = [name for name in UNKEPT if name in self.features]
-        if keeps and unkept:
-            raise ValueError(
-                f"cache is {self.cache!r} and features hold {unkept[0]}: {UNKEPT[unkept[0]]}; use cache none or "
-                "another policy"
-            )
+        check_kept(self.cache, self.features, "features hold")
 
     @property
     def block(self) -> int:
