@@ -217,6 +217,46 @@ def test_llada_tensors_have_lladas_names(tmp_path: Path) -> None:
     assert denoiser.family.name == "llada"
 
 
+# Starting from a checkpoint.
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_training_starts_from_a_checkpoint(kind: dict[str, Any], tmp_path: Path) -> None:
+    first = Pretraining(PretrainConfig(**kind, out=tmp_path / "first"))
+    first.advance()
+    first.save()
+    second = Pretraining(PretrainConfig(**kind, out=tmp_path / "second", init=str(tmp_path / "first/model"), seed=1))
+    expected = first.model.state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in second.model.state_dict().items())
+    assert second.step == 0
+
+
+def test_words_that_the_checkpoint_knows_keep_their_embeddings(tmp_path: Path) -> None:
+    first = Pretraining(PretrainConfig(**SMALL, out=tmp_path / "first"))
+    first.save()
+    prose: dict[str, Any] = {**PROSE, "architecture": "roberta", "out": tmp_path / "second"}
+    second = Pretraining(PretrainConfig(**prose, init=str(tmp_path / "first/model")))
+    fresh = build_model(second.config, second.tokenizer)
+    ids, known = second.tokenizer.get_vocab(), first.tokenizer.get_vocab()
+    old, new = (run.model.get_input_embeddings().weight for run in (first, second))
+    assert all(torch.equal(new[ids[word]], old[known[word]]) for word in ("[MASK]", "[EOS]", "=", "1", "c"))
+    assert not any(torch.equal(row, new[ids["story"]]) for row in old)
+    # What is no table of words is the checkpoint's whole.
+    expected = first.model.state_dict()
+    whole = [key for key, tensor in fresh.state_dict().items() if tensor.shape == expected[key].shape]
+    assert len(whole) > 10
+    assert all(torch.equal(second.model.state_dict()[key], expected[key]) for key in whole)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    Pretraining(PretrainConfig(**SMALL, out=tmp_path / "first")).save()
+    other = PretrainConfig(**{**SMALL, "hidden_size": 64}, out=tmp_path / "second", init=str(tmp_path / "first/model"))
+    with pytest.raises(UserError, match=r"init is .*weight has shape \(\d+, 32\), not \(\d+, 64\)"):
+        Pretraining(other)
+    with pytest.raises(UserError, match="init is 'toy', which has no weights"):
+        Pretraining(replace(other, init="toy"))
+
+
 # The loop.
 
 

@@ -30,9 +30,12 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from envs.models.adapter import MaskedLMDenoiser
 from envs.models.attention import attention, position_numbers
 from envs.models.families.llada import IN_BLOCK, TOP
+from envs.models.load import load_denoiser
 from envs.tasks import Task, vocabulary
+from train.command.errors import UserError
 from train.command.files import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -96,6 +99,47 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> P
             mask_token_id=tokenizer.mask_token_id,
         )
     )
+
+
+def start_from(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Give a model the weights of a checkpoint of the same architecture, its embeddings word by word.
+
+    Words that the checkpoint does not know keep their random embeddings, so that a suite may change its words.
+
+    Args:
+        model: made by `build_model`; changed in place.
+        tokenizer: made by `build_tokenizer`.
+        name: checkpoint folder, or the name of an embedded dLLM.
+
+    Raises:
+        UserError: if the checkpoint has other tensors than the model.
+        DenoiserError: if it can't be loaded.
+    """
+    known = load_denoiser(name)
+    if not isinstance(known, MaskedLMDenoiser):
+        raise UserError(f"init is {name!r}, which has no weights: give a checkpoint folder")
+    own, theirs = model.state_dict(), known.model.state_dict()
+    ids, words = known.tokenizer.get_vocab(), tokenizer.get_vocab()
+    shared = [(words[word], ids[word]) for word in words if word in ids]
+    by_word = {
+        tensor.data_ptr()
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        for tensor in module.parameters()
+    }
+    here, there = (torch.tensor(column) for column in zip(*shared, strict=True))
+    for key, tensor in own.items():
+        found = theirs.get(key)
+        is_by_word = tensor.data_ptr() in by_word
+        if found is None or found.shape[is_by_word:] != tensor.shape[is_by_word:]:
+            shape = None if found is None else tuple(found.shape)
+            raise UserError(
+                f"init is {name!r}, whose {key} has shape {shape}, not {tuple(tensor.shape)}: "
+                "give a checkpoint of the same architecture and sizes"
+            )
+        if is_by_word:
+            tensor[here] = found[there]
+        else:
+            tensor.copy_(found)
 
 
 def _sizes(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

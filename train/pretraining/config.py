@@ -14,7 +14,7 @@ from train.pretraining.architectures import Architecture
 
 TASK_WEIGHTS = {
     **{"copy": 0.25, "insert": 0.25, "remove": 0.25, "reverse": 0.5, "add": 10.0, "sudoku": 1.5},
-    **{"story": 1.0, "describe": 0.6, "trace": 1.2, "route": 2.0, "record": 0.1, "puzzle": 0.2},
+    **{"story": 2.0, "describe": 0.4, "trace": 0.6, "route": 1.0, "record": 0.1, "puzzle": 0.4},
 }
 """How often a task is drawn, by the number of examples it needs; the others have weight 1."""
 
@@ -59,6 +59,9 @@ class PretrainConfig:
     """diffusion trains a dLLM, causal an autoregressive model with the same tokenizer."""
     architecture: Architecture = "roberta"
     """The dLLM's class and file format: RoBERTa with pre-layer-norm, or LLaDA's."""
+    init: str | None = None
+    """Checkpoint folder, or name of an embedded dLLM, whose weights the training starts from; None is random ones.
+    Architecture and sizes must be the same; the suite's words may have changed."""
     steps: int = 10_000
     """Optimiser steps; a run can be continued with more or fewer."""
     batch_size: int = 64

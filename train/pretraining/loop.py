@@ -18,7 +18,7 @@ from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.finite import check_loss, watch
-from train.pretraining.architectures import answer_logits, build_model, build_tokenizer, save_checkpoint
+from train.pretraining.architectures import answer_logits, build_model, build_tokenizer, save_checkpoint, start_from
 from train.pretraining.config import PretrainConfig
 from train.pretraining.losses import causal_loss, diffusion_loss
 from train.pretraining.problems import FREE, Group, ProblemStream
@@ -60,6 +60,8 @@ class Pretraining:
         self.config = config
         self.tokenizer = build_tokenizer(make_tasks(config.suite), config.architecture)
         self.model = build_model(config, self.tokenizer)
+        if config.init is not None and not self._file.exists():
+            start_from(self.model, self.tokenizer, config.init)
         self.optimizers = build_optimizers(self.model, config)
         for optimizer in self.optimizers:
             watch(optimizer)
