@@ -123,18 +123,24 @@ def test_impossible_options_are_refused(text: str) -> None:
 
 
 def solve_story(prompt: str) -> list[tuple[str, str]]:
-    """Each day and its sum, read from the question alone."""
+    """Each day and its sums, read from the question alone."""
     bags, each = re.search(r"has (\d+) bags of (\d+)", prompt).groups()  # type: ignore[union-attr]
     total = int(bags) * int(each)
     days = [("sunday", f"{bags} * {each} = {total}")]
-    for day, verb, number in re.findall(r"on (\w+) s?he (\w+)(?: (\w+))? \.", prompt):
-        after, change = (2 * total, "* 2") if verb == "doubles" else (total // 2, "/ 2")
-        if verb in ("buys", "finds"):
-            after, change = total + int(number), f"+ {number}"
-        elif verb in ("loses", "sells"):
-            after, change = total - int(number), f"- {number}"
-        days.append((day, f"{total} {change} = {after}"))
-        total = after
+    for day, *events in re.findall(r"on (\w+) s?he (.*?) , (.*?) \.", prompt):
+        step = str(total)
+        for event in events:
+            verb, number = event.partition(" ")[::2]
+            change = "* 2" if verb == "doubles" else "/ 2"
+            if verb in ("buys", "finds"):
+                change = f"+ {number}"
+            elif verb in ("loses", "sells"):
+                change = f"- {number}"
+            # Whole numbers only: half is shared of an even number.
+            after = eval(f"{total} {change}".replace("/", "//"))
+            assert change != "/ 2" or total % 2 == 0
+            step, total = f"{step} {change} = {after}", after
+        days.append((day, step))
     return days
 
 
@@ -147,15 +153,19 @@ def test_story_steps_follow_from_the_question() -> None:
         for (day, step), sentence in zip(days, sentences, strict=True):
             assert step in sentence
             assert day in sentence
-            assert len(sentence.split()) == 9
+            assert len(sentence.split()) == 4 + len(step.split())
             seen[" ".join(word for word in sentence.split() if word in ("on", "after", "now", "there"))] += 1
         assert last == f"#### {days[-1][1].split()[-1]}"
-    assert len(seen) == 3  # "on" begins one wording and ends another
-    assert min(seen.values()) > 0.2 * sum(seen.values())
+    # The usual wording, half of all, begins with "on", and another ends with it.
+    assert len(seen) == 3
+    assert max(seen, key=seen.__getitem__) == "on"
+    assert min(seen.values()) > 0.1 * sum(seen.values())
 
 
 def test_only_the_storys_result_counts() -> None:
-    question = ask("story tom has 2 bags of 3 pens on sunday . on monday he buys 4 . how many ? =", "x #### 10")
+    question = ask(
+        "story tom has 2 bags of 3 pens on sunday . on monday he buys 5 , loses 1 . how many ? =", "x #### 10"
+    )
     task = Story()
     for right in ("#### 10", "whatever #### 10 .", "#### 9 #### 10", "2 * 3 = 7 #### 10 pens"):
         assert task.score(right, question) == 1.0
@@ -341,7 +351,7 @@ def test_every_grid_that_keeps_the_digits_solves_a_puzzle() -> None:
     for problem in draws("puzzle", "test")[:10]:
         cells = [word for i, word in enumerate(problem.prompt.split()[1:-1]) if i % 5]
         known = [(i, int(cell)) for i, cell in enumerate(cells) if cell != "_"]
-        assert 3 <= len(known) <= 6
+        assert task.fewest <= len(known) <= task.most
         fits = [all(grid[i] == digit for i, digit in known) for grid in all_grids()]
         assert [task.score(written(grid), problem) for grid in all_grids()] == list(map(float, fits))
         many += sum(fits) > 1

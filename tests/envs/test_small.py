@@ -40,7 +40,7 @@ MISSED = pytest.mark.xfail(strict=True, reason="not hard enough yet: the model c
 
 @pytest.mark.parametrize(
     "task",
-    ["describe", "trace", "route", pytest.param("puzzle", marks=MISSED), pytest.param("story", marks=MISSED)],
+    ["describe", "trace", "route", "puzzle", pytest.param("story", marks=MISSED)],
 )
 def test_one_forward_is_not_enough_where_there_are_steps(task: str) -> None:
     assert accuracies(FOLDER)[task][1] <= 15.0

@@ -29,7 +29,7 @@ class Puzzle(ProceduralTask):
     name = "puzzle"
     words = (*"1234", BLANK, *MARKS[:SIDE])
 
-    def __init__(self, fewest: int = 3, most: int = 6) -> None:
+    def __init__(self, fewest: int = 2, most: int = 5) -> None:
         check_range("digits", fewest, most, 0, SIDE * SIDE)
         self.fewest, self.most = fewest, most
 

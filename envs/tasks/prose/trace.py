@@ -8,9 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from envs.tasks.base import ProceduralTask
-from envs.tasks.prose.words import LARGEST, MARKS, NUMBERS, between, check_range, draw
+from envs.tasks.prose.words import MARKS, NUMBERS, between, check_range, draw
 
 VARIABLES = ("a", "b", "c")
+LARGEST = 20
+"""The largest value of a variable."""
+
 LARGEST_STEP = 3
 """The largest number that a line adds or takes away; a variable can be more."""
 
@@ -24,7 +27,7 @@ class Trace(ProceduralTask):
     """
 
     name = "trace"
-    words = (*NUMBERS, *VARIABLES, *MARKS, *"+-=.")
+    words = (*NUMBERS[: LARGEST + 1], *VARIABLES, *MARKS, *"+-=.")
 
     def __init__(self, fewest: int = 6, most: int = 8) -> None:
         check_range("lines", fewest, most, 1, len(MARKS))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LARGEST = 20
+LARGEST = 40
 """The largest number; every sum stays within it."""
 
 NUMBERS = tuple(map(str, range(LARGEST + 1)))
