@@ -116,7 +116,7 @@ PROSE_WORLD = World(
         *(f"eb_sampler:{b:g}" for b in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
         *("low_confidence:128", "low_confidence:1"),
     ),
-    fresh=34,
+    fresh=24,
     least=None,
     reference=0.24,
     most_forwards=140,
