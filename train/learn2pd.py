@@ -20,10 +20,9 @@ own states.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.tasks import SUITE, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
+from train.command import parallel
 from train.command.config import to_plain
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
@@ -45,7 +45,7 @@ from train.command.wandb_config import WandbConfig, check_start
 from train.evaluation.jobs import plan
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
-from train.evaluation.run import EvaluateConfig, run_jobs
+from train.evaluation.run import EvaluateConfig, assist, run_jobs
 from train.evaluation.table import print_table
 from train.filters.fit import FitSettings, fit
 from train.filters.report import print_report, report
@@ -99,7 +99,7 @@ class Learn2PDConfig:
     )
     """Rules to compare with."""
     workers: int | None = None
-    """Processes that decode; null is one a core, or one on a GPU."""
+    """Processes that decode, of each of torchrun's; null is one a core together, or one on a GPU."""
     model: ModelConfig = field(default_factory=ModelConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -129,33 +129,42 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
     check_start(config.wandb)
     settings = {**to_plain(config), "resume": False}
-    with (
-        open_run(config.out, config, config.resume),
-        Tracker(config.wandb, config.out, settings, "train") as tracker,
-    ):
-        found = learn(config)
-        records = decode_all(config, list(found["filters"]))
-        folders = [config.out / "filters" / name for name in found["filters"]]
-        tracker.finish(records, RunFiles(config.out).plot, *folders)
-        print(f"W&B         {tracker.place}")
+    # What the processes tell each other is not what lies on their devices.
+    with parallel.process_group("cpu"):
+        if not parallel.is_main():
+            learn(config)
+            assist()
+            return {}
+        with (
+            open_run(config.out, config, config.resume),
+            Tracker(config.wandb, config.out, settings, "train") as tracker,
+        ):
+            found = learn(config)
+            records = decode_all(config, list(found["filters"]))
+            folders = [config.out / "filters" / name for name in found["filters"]]
+            tracker.finish(records, RunFiles(config.out).plot, *folders)
+            print(f"W&B         {tracker.place}")
     return found
 
 
 def learn(config: Learn2PDConfig) -> dict[str, Any]:
     """Collect traces, train the filters on them, report and export.
 
+    Torchrun's processes share the collecting; the first one does the rest.
+
     Returns:
-        What ``report.json`` holds.
+        What ``report.json`` holds; nothing beside the first process.
     """
     began = time.monotonic()
-    # Processes would share one GPU, whose memory holds the dLLM once.
-    workers = config.workers or (os.cpu_count() or 1 if config.model.device == "cpu" else 1)
-    about: dict[str, Any] = {"buffer_length": config.buffer_length, "model": config.model}
+    model = replace(config.model, device=parallel.own_device(config.model.device))
+    workers = config.workers or parallel.decoding_workers(config.model.device)
+    about: dict[str, Any] = {"buffer_length": config.buffer_length, "model": model}
     about |= {"tasks": tuple(config.tasks), "features": tuple(config.features)}
 
     def gather(name: str, problems: int, **kwargs: Any) -> Traces:
         traces = collect(TraceConfig(config.out / "traces" / name, problems, **about, **kwargs), workers)
-        print(f"traces {name}: {len(traces):,} steps, {traces.bytes / 2**20:.1f} MiB")
+        if parallel.is_main():
+            print(f"traces {name}: {len(traces):,} steps, {traces.bytes / 2**20:.1f} MiB")
         return traces
 
     # One problem to say when to stop for nine to learn from.
@@ -168,7 +177,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     settings = FitSettings(config.seed, config.learning_rate, config.batch_size, config.epochs, config.patience)
 
-    def finish(name: str, network: UnmaskingNetwork | BlockFilter, result: dict[str, float], on: list[int]) -> str:
+    def finish(name: str, network: UnmaskingNetwork | BlockFilter, result: dict[str, float], on: list[int]) -> None:
         """Report a trained filter and export it."""
         folder = config.out / "filters" / name
         measured = report(network, [held_out[b] for b in on], config.thresholds)
@@ -189,24 +198,27 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
             f"# Learn2PD filter `{name}`\n\nCommits positions that it takes to be final; made by `train/learn2pd.py`.\n"
         )
         save(LearnedPolicy(copy.deepcopy(network), "deterministic", trained, 0.9), folder, card)
-        return str(folder)
 
-    torch.manual_seed(config.seed)
-    published = BlockFilter(BlockFilterConfig(config.published_block))
-    block = config.published_block
-    finish("published", published, fit(published, [train[block]], [held_out[block]], settings), [block])
     steps = [train[b] for b in config.block_lengths]
     stops = [held_out[b] for b in config.block_lengths]
     shape = NetworkConfig(features=tuple(config.features), init="threshold")
-    folder = ""
-    for name, weight in (("transformer", 1.0), ("weighted", config.false_commit_weight)):
-        network = UnmaskingNetwork(shape)
-        folder = finish(name, network, fit(network, steps, stops, settings, weight), config.block_lengths)
+    if parallel.is_main():
+        torch.manual_seed(config.seed)
+        published = BlockFilter(BlockFilterConfig(config.published_block))
+        block = config.published_block
+        finish("published", published, fit(published, [train[block]], [held_out[block]], settings), [block])
+        for name, weight in (("transformer", 1.0), ("weighted", config.false_commit_weight)):
+            network = UnmaskingNetwork(shape)
+            finish(name, network, fit(network, steps, stops, settings, weight), config.block_lengths)
+    behaviour = config.out / "filters" / "weighted"
+    parallel.await_path(behaviour / "config.json")
     # Traces of the rule alone show a filter no state that its own mistakes lead to.
     own = [
-        gather(f"own_block{b}", config.problems, block_length=b, behaviour=folder, threshold=0.5)
+        gather(f"own_block{b}", config.problems, block_length=b, behaviour=str(behaviour), threshold=0.5)
         for b in config.block_lengths
     ]
+    if not parallel.is_main():
+        return {}
     network = UnmaskingNetwork(shape)
     result = fit(network, [*steps, *own], stops, settings, config.false_commit_weight)
     finish("own_states", network, result, config.block_lengths)
@@ -239,7 +251,7 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
         seed=config.seed,
         workers=config.workers,
     )
-    records = run_jobs(about, jobs, RunFiles(config.out).evaluation)
+    records = run_jobs(about, jobs, RunFiles(config.out).evaluation, is_shared=parallel.world_size() > 1)
     title = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
     plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")

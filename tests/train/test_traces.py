@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from envs.view import Action
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
+from train.command import parallel
 from train.command.model_config import ModelConfig
 from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
@@ -213,6 +216,40 @@ def test_processes_write_what_this_one_does(tmp_path: Path) -> None:
     assert {name: content for name, (_, content) in there.items()} == {
         name: content for name, (_, content) in here.items()
     }
+
+
+def test_torchruns_processes_share_the_shards(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand for them; a shard that is there is collected by neither."""
+    alone = collect(about(tmp_path / "alone"))
+    config = about(tmp_path / "shared")
+    shutil.copytree(tmp_path / "alone/shard_00001", config.folder / "shard_00001")
+    here, meeting, told = threading.local(), threading.Barrier(2, timeout=60), list[Any]()
+    dealt: dict[int, list[int]] = {}
+    deal = parallel.deal
+
+    def broadcast(value: Any) -> Any:
+        if here.rank == 0:
+            told.append(value)
+        meeting.wait()
+        return told[-1]
+
+    def noted(items: list[int]) -> list[int]:
+        return dealt.setdefault(here.rank, deal(items))
+
+    def one(rank: int) -> Columns:
+        here.rank = rank
+        return whole(collect(config))
+
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "rank", lambda: here.rank)
+    monkeypatch.setattr(parallel, "broadcast", broadcast)
+    monkeypatch.setattr(parallel, "wait", meeting.wait)
+    monkeypatch.setattr(parallel, "deal", noted)
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(one, (0, 1)))
+    assert dealt == {0: [0], 1: [2]}
+    for columns in found:
+        assert_same(columns, whole(alone))
 
 
 # Reading.

@@ -93,10 +93,18 @@ def wait() -> None:
         dist.barrier()
 
 
-def await_file(file: Path) -> None:
-    """Wait until the first process has written a file, on disks that all of them see."""
-    while not file.is_file():
+def await_path(path: Path) -> None:
+    """Wait until another process has written a file or folder, on disks that all of them see."""
+    while not path.exists():
         time.sleep(0.5)
+
+
+def decoding_workers(device: str) -> int:
+    """Return how many workers this process starts: its share of the cores, or one on a GPU.
+
+    Workers would share one GPU, whose memory holds the dLLM once.
+    """
+    return max(1, (os.cpu_count() or 1) // world_size()) if device == "cpu" else 1
 
 
 def broadcast(value: Gathered) -> Gathered:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
+from train.command import parallel
 from train.command.provenance import versions
 from train.filters.fit import FitSettings, fit
 from train.filters.traces import TraceConfig, Traces, collect
@@ -26,7 +27,9 @@ def learn_start(
     weight: float,
     workers: int,
 ) -> str:
-    """Learn a filter of the policy's own shape, unless the folder holds one.
+    """Learn a filter of the policy's own shape, unless the folder holds one; torchrun's processes call it together.
+
+    They share the collecting; the first one learns, the others wait for its filter.
 
     Traces that a killed run has collected are used; they are deleted once the filter is there.
 
@@ -37,15 +40,17 @@ def learn_start(
         shape: of the network.
         settings: of its training.
         weight: of a position that must not be committed.
-        workers: processes that decode.
+        workers: processes that each one starts to decode in.
 
     Returns:
-        One line about it.
+        One line about it; an empty one beside the first process.
 
     Raises:
         ValueError: if the reference answers no problem right.
     """
-    if (folder / "config.json").is_file():
+    file = folder / "config.json"
+    # The first process looks for all: it may write one while another still looks.
+    if parallel.broadcast(file.is_file()):
         return f"taken from {folder}"
     began = time.monotonic()
     # Beside the filter, not in it: the folder is taken for a policy as soon as it has its config.json.
@@ -64,6 +69,9 @@ def learn_start(
                 f"filter.reference is {about.reference!r}: it answers none of the {name} problems right, so there is "
                 "nothing to learn a filter from; set filter.learn to false"
             )
+    if not parallel.is_main():
+        parallel.await_path(file)
+        return ""
     torch.manual_seed(settings.seed)
     network = UnmaskingNetwork(shape)
     result = fit(network, train, held_out, settings, weight)

@@ -154,18 +154,31 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
 
 
 def collect(config: TraceConfig, workers: int = 1) -> Traces:
-    """Collect what a folder lacks and open it."""
-    shards = range(-(-config.problems // SHARD))
-    missing = [shard for shard in shards if not (config.folder / f"shard_{shard:05d}").is_dir()]
-    if missing:
+    """Collect what a folder lacks and open it; torchrun's processes call it together, and each collects its share.
+
+    Args:
+        config: of the folder.
+        workers: processes that this one starts.
+    """
+    places = [config.folder / f"shard_{shard:05d}" for shard in range(-(-config.problems // SHARD))]
+    # The first process says what is missing: another that looks later would miss less.
+    missing = parallel.broadcast([shard for shard, place in enumerate(places) if not place.is_dir()])
+    own = parallel.deal(missing)
+    if own:
+        hidden = not parallel.is_main()
         with (
             parallel.worker_pool(workers) as pool,
-            progress(total=len(missing), desc=f"collecting {config.folder.name}", unit="shard") as bar,
+            progress(total=len(own), desc=f"collecting {config.folder.name}", unit="shard", disable=hidden) as bar,
         ):
-            for future in [pool.submit(collect_shard, config, shard) for shard in missing]:
+            for future in [pool.submit(collect_shard, config, shard) for shard in own]:
                 future.result()
                 bar.update()
-    return Traces([config.folder / f"shard_{shard:05d}" for shard in shards])
+    # Not in a collective operation, which gives up after minutes.
+    for place in places:
+        parallel.await_path(place)
+    # And not a step further before all have seen them: the first process deletes them in the end.
+    parallel.wait()
+    return Traces(places)
 
 
 class Traces:

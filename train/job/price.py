@@ -84,7 +84,7 @@ def measure_price(config: JobConfig, denoiser: Denoiser) -> str:
         # Positions are whole numbers, and what is timed has no more digits than these.
         listed = [[int(positions), round(float(spent), 4)] for positions, spent in samples]
         write_json(file, about | {"error": round(error, 4), "samples": listed})
-    parallel.await_file(file)
+    parallel.await_path(file)
     price = read_price(file)
     return f"a forward costs {price.forward:.3g} ms and {1000 * price.position:.3g} us a position"
 

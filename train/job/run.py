@@ -163,25 +163,24 @@ def warn_of_long_answers(config: JobConfig, denoiser: Denoiser) -> None:
 def with_filter(config: JobConfig) -> JobConfig:
     """Learn the filter to start from, and return the job that builds on its folder."""
     folder, section = config.out / "filter", config.filter
+    about = TraceConfig(
+        folder,
+        section.problems,
+        buffer_length=config.env.buffer_length,
+        features=config.policy.features,
+        reference=section.reference,
+        only_right=True,
+        model=config.model,
+        tasks=tuple(config.env.tasks),
+        window=config.env.window,
+        block_origin=config.env.block_origin,
+    )
+    workers = parallel.decoding_workers(config.model.device)
+    settings = FitSettings(stream_seed(config.seed, 2))
+    shape, weight = config.policy.as_filter, section.false_commit_weight
+    found = learn_start(folder, about, blocks_of(config), shape, settings, weight, workers)
     if parallel.is_main():
-        about = TraceConfig(
-            folder,
-            section.problems,
-            buffer_length=config.env.buffer_length,
-            features=config.policy.features,
-            reference=section.reference,
-            only_right=True,
-            model=config.model,
-            tasks=tuple(config.env.tasks),
-            window=config.env.window,
-            block_origin=config.env.block_origin,
-        )
-        workers = (os.cpu_count() or 1) if config.model.device == "cpu" else 1
-        settings = FitSettings(stream_seed(config.seed, 2))
-        weight = section.false_commit_weight
-        shape = config.policy.as_filter
-        stage("filter", learn_start(folder, about, blocks_of(config), shape, settings, weight, workers))
-    parallel.await_file(folder / "config.json")
+        stage("filter", found)
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
 
 
