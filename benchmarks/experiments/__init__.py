@@ -12,14 +12,14 @@ from experiments.learn2pd_filters import Filters, FilterStart
 from experiments.main_job import FirstRun, MainJob
 from experiments.serving import Serving
 from experiments.transfer import Transfer
-from experiments.worlds import LIST_WORLD, PROSE_WORLD
+from experiments.worlds import LIST_WORLD
 
 __all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        *(FirstRun(), MainJob(), Dial(PROSE_WORLD), EveryRule(LIST_WORLD), Filters(), FilterStart()),
+        *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), Filters(), FilterStart()),
         *(Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

@@ -158,7 +158,7 @@ class Folder:
     """A fresh copy of the repository, the shell in it, and one Python session for the page's snippets."""
 
     def __init__(self, root: Path) -> None:
-        left_out = shutil.ignore_patterns(".*", "runs", "build", "wandb", "*.egg-info", "__pycache__")
+        left_out = shutil.ignore_patterns(".*", "runs", "build", "wandb", "*.egg-info")
         self.root = Path(shutil.copytree(ROOT, root, ignore=left_out))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         # As after the installation of the copy; the tests' own arguments and settings stay outside.
