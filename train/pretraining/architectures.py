@@ -120,13 +120,13 @@ def start_from(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name:
         raise UserError(f"init is {name!r}, which has no weights: give a checkpoint folder")
     own, theirs = model.state_dict(), known.model.state_dict()
     ids, words = known.tokenizer.get_vocab(), tokenizer.get_vocab()
-    shared = [(words[word], ids[word]) for word in words if word in ids]
+    shared = [word for word in words if word in ids]
+    here, there = (torch.tensor([table[word] for word in shared], dtype=torch.int64) for table in (words, ids))
     by_word = {
         tensor.data_ptr()
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
         for tensor in module.parameters()
     }
-    here, there = (torch.tensor(column) for column in zip(*shared, strict=True))
     for key, tensor in own.items():
         found = theirs.get(key)
         is_by_word = tensor.data_ptr() in by_word
