@@ -201,6 +201,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def descendants(pid: int) -> list[int]:
+    found = children(pid)
+    for child in found:
+        found += children(child)
+    return found
+
+
 def is_running(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -212,11 +219,12 @@ def is_running(pid: int) -> bool:
 def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) -> None:
     """However it ends; a terminal's Ctrl-C reaches the workers too."""
     words = [str(ROOT / "train" / "evaluate.py"), "--model=toy", "--task=copy", "--buffer_length=8"]
-    words += ["--episodes=100000", "--workers=2", f"--out={tmp_path / 'run'}", "--policy=low_confidence:1"]
+    words += ["--episodes=20000", "--workers=2", f"--out={tmp_path / 'run'}", "--policy=low_confidence:1"]
     with started("python", *words, "--policy=random:1") as process:
-        wait_for(lambda: len(children(process.pid)) >= 3)  # two workers, and the tracker of their semaphores
-        time.sleep(5)
-        workers = children(process.pid)
+        # Two workers, the process that they are copies of, and the tracker of their semaphores.
+        wait_for(lambda: len(descendants(process.pid)) >= 4)
+        time.sleep(2)
+        workers = descendants(process.pid)
         if signum == signal.SIGINT:
             os.killpg(process.pid, signum)
         else:

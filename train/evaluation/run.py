@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -276,8 +275,7 @@ def run_jobs(config: EvaluateConfig, jobs: Sequence[Job], file: Path, is_shared:
                 bar.set_postfix_str(job.name, refresh=False)
                 add(run_job(config, job, bar.update))
         elif waiting:
-            # Spawned: CUDA can't be used in a process that was forked.
-            numbers = get_context("spawn").SimpleQueue()
+            numbers = parallel.process_context().SimpleQueue()
             for number in range(workers):
                 numbers.put(number)
             with parallel.worker_pool(workers, start_worker, (config.model.device, numbers)) as pool:

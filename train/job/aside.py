@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from multiprocessing import get_context
 from pathlib import Path
 
 from train.command.interrupt import follow_parent, sheltered
+from train.command.parallel import process_context
 from train.evaluation.jobs import Job
 from train.evaluation.run import EvaluateConfig, run_jobs
 
@@ -25,8 +25,7 @@ class Aside:
     """
 
     def __init__(self, config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:
-        # Spawned, not forked: torch's threads do not survive a fork.
-        self._process = get_context("spawn").Process(target=_evaluate, args=(config, jobs, file), daemon=True)
+        self._process = process_context().Process(target=_evaluate, args=(config, jobs, file), daemon=True)
         with sheltered():
             self._process.start()
 
