@@ -45,7 +45,8 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         self.network = network
         width = network.config.hidden_size
         if self.has_critic:
-            self.critic = nn.Sequential(nn.Linear(2 * width + 1, width), nn.Tanh(), nn.Linear(width, 1))
+            inputs = 2 * width + 1 + network.config.has_dial
+            self.critic = nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 1))
         self.optimizer = self.optimizer_class(
             self.parameters(),
             lr=lr_schedule(1),  # type: ignore[call-arg]
@@ -74,10 +75,16 @@ class UnmaskingActorCritic(ActorCriticPolicy):
         return self._heads(obs)[0]
 
     def _value(self, hidden: Tensor, obs: dict[str, Tensor]) -> Tensor:
-        """Return (B,) the value, from the mean over masked positions, the mean over all, and the mask ratio."""
+        """Return (B,) the value, from the mean over masked positions, the mean over all, the mask ratio and the speed.
+
+        What speed is worth sets the scale of all that can be earned, so the critic of a dial reads it itself.
+        """
         masked = obs["masked"].unsqueeze(-1)
         mean_masked = (hidden * masked).sum(1) / masked.sum(1).clamp(min=1)
-        value: Tensor = self.critic(torch.cat([mean_masked, hidden.mean(1), masked.mean(1)], -1)).squeeze(-1)
+        seen = [mean_masked, hidden.mean(1), masked.mean(1)]
+        if self.network.config.has_dial:
+            seen.append(obs["speed"].float())
+        value: Tensor = self.critic(torch.cat(seen, -1)).squeeze(-1)
         return value
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -36,9 +37,9 @@ from envs.readings import MASK_READINGS
 from policies.networks.config import PartConfig, check_has_width, check_hidden_state_size, check_sizes
 from policies.networks.inputs import MAX_LOG_ODDS, gap_above, log_odds, share_left, sized
 
-BEYOND_FILTER = frozenset({"hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
+BEYOND_FILTER = frozenset({"dial_rise", "hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
 """Fields that say what a policy can do that starts as a filter without it. Filters learn from traces, which hold no
-hidden states, as these are a hundred times as large as all else, and nothing of a cache."""
+hidden states, as these are a hundred times as large as all else, nothing of a cache, and no place on a dial."""
 
 HiddenStateUse = Literal["input", "similarity", "both"]
 
@@ -68,6 +69,8 @@ class NetworkConfig(PartConfig):
     engines."""
     has_dial: bool = False
     """One network for a range of preferences: read where on the dial from slow to fast it is to decode."""
+    dial_rise: float = 0.0
+    """How much higher the initial log-odds are at the dial's fast end than at its slow one (has_dial)."""
     hidden_state_size: int = 0
     """Width of the dLLM's last hidden states, to read those of masked positions too; 0 reads none, and -1 is the width
     that the dLLM has which is trained on."""
@@ -111,7 +114,7 @@ class NetworkConfig(PartConfig):
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
         if not 0 < self.slope < math.inf:
             raise ValueError(f"slope is {self.slope}: it must be above 0")
-        for name in ("bias", "refresh_bias"):
+        for name in ("bias", "dial_rise", "refresh_bias"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number")
         check_hidden_state_size(self.hidden_state_size, "read none")
@@ -193,7 +196,7 @@ class UnmaskingNetwork(nn.Module):
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
         if self.config.has_dial:
-            nn.init.zeros_(self.dial_bias.weight)
+            nn.init.constant_(self.dial_bias.weight, self.config.dial_rise)
             # Its last layer alone: with zeros before that one too, neither would get a gradient.
             nn.init.zeros_(self.dial[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.dial[-1].bias)  # type: ignore[arg-type]
@@ -228,6 +231,25 @@ class UnmaskingNetwork(nn.Module):
         self.load_state_dict(weights, strict=False)
         if self.config.inputs_states and not other.config.hidden_state_size:
             nn.init.zeros_(self.dllm_state.weight)
+
+    def steeper(self, steepness: float, threshold: float) -> UnmaskingNetwork:
+        """Return a copy that is surer of itself: its log-odds are multiplied, and even where this network's are higher.
+
+        Sampled decisions of a network with even chances for many positions commit a few wrong ones in every step.
+
+        Args:
+            steepness: what the log-odds are multiplied by; above 0.
+            threshold: probability of this network that the copy commits at even odds; between 0 and 1.
+        """
+        # Not built anew, which would draw random numbers that a training counts on.
+        copy = deepcopy(self)
+        copy.config = replace(self.config, slope=self.config.slope * steepness)
+        with torch.no_grad():
+            copy.output.weight.mul_(steepness)
+            copy.output.bias.sub_(math.log(threshold / (1 - threshold))).mul_(steepness)
+            if self.config.has_dial:
+                copy.dial_bias.weight.mul_(steepness)
+        return copy
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encode the positions.

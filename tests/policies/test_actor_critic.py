@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +21,17 @@ from policies.networks.kinds import NetworkSpec
 
 L, N = 8, 6
 NETWORK = NetworkConfig(hidden_size=16, features=("margin",), threshold=0.8)
-KWARGS = {"network": NetworkSpec.of(UnmaskingNetwork(NETWORK))}
+KWARGS: dict[str, Any] = {"network": NetworkSpec.of(UnmaskingNetwork(NETWORK))}
 
 
-def make_env() -> SB3VecEnv:
-    return SB3VecEnv(
-        UnmaskingVectorEnv(N, denoiser="toy", tasks=["copy"], buffer_length=L, block_length=4, features=["margin"])
-    )
+def make_env(**kwargs: Any) -> SB3VecEnv:
+    about = {"denoiser": "toy", "tasks": ["copy"], "buffer_length": L, "block_length": 4, "features": ["margin"]}
+    return SB3VecEnv(UnmaskingVectorEnv(N, **about | kwargs))
 
 
-def make_ppo(env: VecEnv) -> PPO:
+def make_ppo(env: VecEnv, **kwargs: Any) -> PPO:
     """PPO whose actor and critic say something about everything they see."""
-    model = PPO(UnmaskingActorCritic, env, n_steps=8, batch_size=16, policy_kwargs=KWARGS, seed=0)
+    model = PPO(UnmaskingActorCritic, env, n_steps=8, batch_size=16, policy_kwargs=KWARGS | kwargs, seed=0)
     with torch.no_grad():
         for parameter in model.policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -158,9 +159,13 @@ def test_learning_moves_actor_and_critic(env: SB3VecEnv) -> None:
     assert moved == set(before)
 
 
-def test_the_value_by_hand(env: SB3VecEnv) -> None:
-    """The critic reads the mean over masked positions, the mean over all, and the share of masks."""
-    policy = make_ppo(env).policy
+@pytest.mark.parametrize("has_dial", [False, True])
+def test_the_value_by_hand(has_dial: bool) -> None:
+    """The critic reads the mean over masked positions, the mean over all, the share of masks, and the speed."""
+    env = make_env(alpha=[1.0, 16.0] if has_dial else 1.0)
+    env.seed(0)
+    network = NetworkSpec("transformer", replace(NETWORK, has_dial=has_dial))
+    policy = make_ppo(env, network=network).policy
     assert isinstance(policy, UnmaskingActorCritic)
     obs = as_tensors(observe(env))
     with torch.no_grad():
@@ -168,6 +173,6 @@ def test_the_value_by_hand(env: SB3VecEnv) -> None:
         for row in range(N):
             masked = [hidden[row, i] for i in range(L) if obs["masked"][row, i]]
             assert 0 < len(masked) < L
-            means = [torch.stack(masked).mean(0), hidden[row].mean(0), torch.tensor([len(masked) / L])]
-            expected = policy.critic(torch.cat(means))
+            seen = [torch.stack(masked).mean(0), hidden[row].mean(0), torch.tensor([len(masked) / L])]
+            expected = policy.critic(torch.cat([*seen, obs["speed"][row]] if has_dial else seen))
             torch.testing.assert_close(policy.predict_values(obs)[row : row + 1], expected, atol=1e-6, rtol=1e-5)

@@ -424,6 +424,29 @@ def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role
     assert NetworkSpec.of(network).features == {"margin"}
 
 
+@pytest.mark.parametrize("role", ["start", "both"])
+def test_a_run_may_start_where_the_filter_is_sure(tmp_path: Path, toy: ToyDenoiser, role: str) -> None:
+    config, view = on_filter(tmp_path, role), random_view(100, 8)
+    config = replace(config, filter=replace(config.filter, threshold=0.9, steepness=3.0))
+    _, network, _ = begun(config, toy)
+    source = load(str(config.filter.folder))
+    # Odds of 9 to 1 become even, and the odds above that their third power.
+    odds = source.probabilities(view) / (1 - source.probabilities(view))
+    odds = (odds / 9) ** 3
+    torch.testing.assert_close(LearnedPolicy(network).probabilities(view), odds / (1 + odds), atol=1e-5, rtol=1e-4)
+    # What it reads of the filter, where it does, is the filter as it was.
+    assert network.filter is None or same_weights(network.filter, source.network)
+
+
+def test_a_filter_that_is_as_steep_as_before_is_the_same() -> None:
+    source, view = perturbed(CONFIG), random_view(64, 8)
+    state = torch.get_rng_state()
+    other = source.steeper(1.0, 0.5)
+    assert torch.equal(outputs(other, view), outputs(source, view))
+    assert other.config == source.config
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("is_told_the_width", [True, False])
 def test_what_starts_as_a_filter_may_read_hidden_states(
     tmp_path: Path, toy: ToyDenoiser, is_told_the_width: bool
@@ -586,6 +609,16 @@ def test_a_dial_starts_as_the_filter_wherever_it_stands(speed: float) -> None:
     torch.testing.assert_close(network(turned), source(inputs))
     with pytest.raises(ValueError, match="another configuration"):
         UnmaskingNetwork(CONFIG).start_as(network)
+
+
+@pytest.mark.parametrize(("speed", "more"), [(0.0, -2.0), (0.5, 0.0), (1.0, 2.0)])
+def test_a_dial_may_turn_what_it_starts_as(speed: float, more: float) -> None:
+    source = perturbed(CONFIG)
+    network = UnmaskingNetwork(replace(CONFIG, has_dial=True, dial_rise=4.0))
+    network.start_as(source)
+    inputs = random_view(16, 10).inputs()
+    turned = {**inputs, "speed": torch.full_like(inputs["time"], speed)}
+    torch.testing.assert_close(network(turned), source(inputs) + more)
 
 
 def test_a_start_with_a_filter_of_its_own_is_refused() -> None:

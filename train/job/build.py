@@ -100,8 +100,10 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
 
 
 def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwork | None:
-    """Return the filter if the policy is to start as it."""
-    return inner if isinstance(inner, UnmaskingNetwork) and config.filter.role != "feature" else None
+    """Return the network that the policy is to start as, if that is the filter: at its threshold, and as steep."""
+    if not isinstance(inner, UnmaskingNetwork) or config.filter.role == "feature":
+        return None
+    return inner.steeper(config.filter.steepness, config.filter.threshold)
 
 
 def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
@@ -113,6 +115,8 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
     shape = replace(own if start is None else start.config, has_dial=bool(config.env.alpha_range))
     # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
     # and refresh the other all the same.
+    if shape.has_dial:
+        shape = replace(shape, dial_rise=own.dial_rise)
     if own.hidden_state_size and not shape.hidden_state_size:
         shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
     if own.decides_refresh and not shape.decides_refresh:

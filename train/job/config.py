@@ -103,6 +103,10 @@ class FilterSection:
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""
+    threshold: float = 0.5
+    """What the filter's probability must be for even odds of committing in what starts as it (role)."""
+    steepness: float = 1.0
+    """What the log-odds above that are multiplied by there; sampled decisions are then less often the unlikely one."""
     learn: bool = False
     """Without a folder, learn one for the model first, in the run's own, from its careful decoding of problems."""
     problems: int = 1152
@@ -114,7 +118,9 @@ class FilterSection:
 
     def __post_init__(self) -> None:
         check_count(self, "problems")
-        check_range(self, "false_commit_weight", above=0)
+        check_range(self, "steepness", "false_commit_weight", above=0)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
         # Made to be checked.
         make_rule(self.reference)
 
@@ -204,21 +210,15 @@ class JobConfig:
             found[f"policy.{name}"] = f"policy.init is {self.policy.init}"
         if not self.policy.hidden_state_size:
             found["policy.hidden_state_use"] = "policy.hidden_state_size is 0"
+        if not self.env.alpha_range:
+            found["policy.dial_rise"] = "env.alpha_range is empty, so there is no dial"
         if not self.policy.decides_refresh:
             found["policy.refresh_bias"] = "policy.decides_refresh is false"
         if self.dit is not None:
             found["policy"] = "dit is given, the paper's network in its place"
             if not self.dit.reads_time:
                 found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
-        if not self.filter.is_learned:
-            names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
-            found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
-        if self.filter.folder is None and not self.filter.learn:
-            found["filter.role"] = "filter.folder is null and filter.learn false"
-        elif self.filter.folder is not None and self.filter.role != "feature":
-            why = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
-            own = {one.name for one in fields(NetworkConfig)} - BEYOND_FILTER
-            found |= {f"policy.{name}": why for name in own}
+        found |= self._unused_of_filter()
         if self.env.alpha_range:
             found["env.alpha"] = "env.alpha_range is given"
         else:
@@ -227,4 +227,21 @@ class JobConfig:
             found["evaluation.validation_episodes"] = "evaluation.validations is 0"
         if not self.actions.has_stop:
             found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"
+        return found
+
+    def _unused_of_filter(self) -> dict[str, str]:
+        """Return the fields that play no role for how the filter is made and used, each with the reason."""
+        found: dict[str, str] = {}
+        at = ("filter.threshold", "filter.steepness")
+        if not self.filter.is_learned:
+            names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
+            found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
+        if self.filter.folder is None and not self.filter.learn:
+            found |= dict.fromkeys(("filter.role", *at), "filter.folder is null and filter.learn false")
+        elif self.filter.role == "feature":
+            found |= dict.fromkeys(at, "filter.role is feature")
+        elif self.filter.folder is not None:
+            why = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
+            own = {one.name for one in fields(NetworkConfig)} - BEYOND_FILTER
+            found |= {f"policy.{name}": why for name in own}
         return found
