@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from kills import differences, results
+from together import Together, started_together
 
 from train.command import checkpoint
 from train.command.config import ROOT
@@ -177,21 +178,19 @@ def test_processes_that_train_together_end_together(tmp_path: Path, signum: sign
 def test_processes_that_were_killed_together_end_as_those_that_were_not(tmp_path: Path) -> None:
     """Each has rows and generators of its own, in its own part of the checkpoint."""
 
-    def launch(out: Path, *more: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    def launch(out: Path, *more: str) -> AbstractContextManager[Together]:
         flags = [f"--out={out}", *FLAGS, "--env.temperature=0.7", "--checkpoint_every=3", "--total_timesteps=768"]
         flags += ["--evaluation.validation_episodes=3"]
-        return started("torchrun", "--nproc-per-node=2", str(ROOT / "train" / "ppo.py"), *flags, *more)
+        return started_together(tmp_path / f"{out.name}.txt", ROOT / "train" / "ppo.py", *flags, *more)
 
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    with launch(whole) as process:
-        process.communicate()
-    with launch(out) as process:
+    with launch(whole) as processes:
+        assert processes.wait()[0] == [0, 0]
+    with launch(out) as processes:
         wait_for(lambda: len(steps_of(out)) >= 4)
-        for pid in [*children(process.pid), process.pid]:  # each is of a session of its own
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-    with launch(out, "--resume") as process:
-        process.communicate()
+        processes.kill()
+    with launch(out, "--resume") as processes:
+        assert processes.wait()[0] == [0, 0]
     assert len(results(whole)) == 4
     assert differences(results(whole), results(out)) == []
     assert [file.name for file in (out / "checkpoints").iterdir()] == ["latest.safetensors"]

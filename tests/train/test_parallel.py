@@ -1,11 +1,9 @@
-"""Data-parallel training, with two real processes that torchrun starts."""
+"""Data-parallel training and evaluation, with two real processes."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from group_trainings import begun, tiny
+from together import started_together
 
 from policies import load
 from train.algorithms.group_rollouts import Batch
@@ -30,12 +29,6 @@ from train.ppo import algorithm as ppo_algorithm
 from train.tracking.history import STEP
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-
-
-def launch(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script in several processes, as a user does."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run([*start, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -106,12 +99,14 @@ def test_an_evaluation_that_is_shared_out_is_that_of_one_process(tmp_path: Path)
             assert entry.pop("seconds") > 0
         return records, outcomes
 
-    done = launch("train/evaluate.py", *flags, "--out", str(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    words = [*flags, "--out", str(tmp_path / "two")]
+    with started_together(tmp_path / "log.txt", ROOT / "train" / "evaluate.py", *words) as processes:
+        statuses, printed = processes.wait()
+    assert statuses == [0, 0], printed
     evaluate(parse(EvaluateConfig, None, [*flags, "--out", str(tmp_path / "alone")]))
     assert found(tmp_path / "two") == found(tmp_path / "alone")
     assert len(found(tmp_path / "two")[1][0]["score"]) == 9
-    assert done.stdout.count("evaluation  ") == 1  # one table, not two
+    assert printed.count("evaluation  ") == 1  # one table, not two
 
 
 GRADIENTS = """
@@ -167,8 +162,9 @@ def test_the_processes_gradient_is_that_of_one_process(tmp_path: Path) -> None:
     torch.save(rounds, tmp_path / "rounds.pt")
     script = tmp_path / "script.py"
     script.write_text(GRADIENTS)
-    done = launch(str(script), str(tmp_path), str(HELPERS))
-    assert done.returncode == 0, done.stderr
+    with started_together(tmp_path / "log.txt", script, str(tmp_path), str(HELPERS)) as processes:
+        statuses, printed = processes.wait()
+    assert statuses == [0, 0], printed
     for rank in (0, 1):
         found = json.loads((tmp_path / f"found{rank}.json").read_text())
         for gradient, wanted in zip(found["gradients"], expected, strict=True):
@@ -225,9 +221,11 @@ def test_two_processes_learn_one_policy(tmp_path: Path, name: str) -> None:
     # The last weights are looked at, which both have; the best come back in the first process alone.
     words += ["--evaluation.validations", "0"]
 
-    done = launch(str(script), name, str(tmp_path), str(HELPERS), *words, "--total_timesteps", "120")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 processes") == 1  # the second prints nothing
+    words = [name, str(tmp_path), str(HELPERS), *words, "--total_timesteps", "120"]
+    with started_together(tmp_path / "log.txt", script, *words) as processes:
+        statuses, printed = processes.wait()
+    assert statuses == [0, 0], printed
+    assert printed.count("2 processes") == 1  # the second prints nothing
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))
     assert torch.equal(first["weights"], second["weights"])
     assert first["steps"] == second["steps"] >= 120
