@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from experiments.base import QUICK_DIAL
 from experiments.main_job import TRAIN_QUICK
+from warm import bin_folder
 
 from train.command.config import ROOT
 
@@ -155,12 +156,17 @@ def is_run(page: str) -> bool:
 
 
 class Folder:
-    """A fresh copy of the repository, the shell in it, and one Python session for the page's snippets."""
+    """A fresh copy of the repository, the shell in it, and one Python session for the page's snippets.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: where to put it.
+        commands: folder whose commands the shell finds before all others.
+    """
+
+    def __init__(self, root: Path, commands: Path) -> None:
         left_out = shutil.ignore_patterns(".*", "runs", "build", "wandb", "*.egg-info")
         self.root = Path(shutil.copytree(ROOT, root, ignore=left_out))
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
         # As after the installation of the copy; the tests' own arguments and settings stay outside.
         self.env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
         self.python: subprocess.Popen[str] | None = None
@@ -266,9 +272,13 @@ LONG = {"README.md": 90.0, "docs/serving.md": 70.0, "docs/training.md": 80.0, "d
     "page",
     [pytest.param(page, marks=pytest.mark.slow(seconds=LONG.get(page, 15.0))) for page in PAGES if is_run(page)],
 )
-def test_a_page_runs_as_it_stands(page: str, tmp_path: Path) -> None:
+def test_a_page_runs_as_it_stands(page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """README.md with Python as it is; the others with one that starts sooner."""
     parts = parts_of((ROOT / page).read_text())
-    folder = Folder(tmp_path / "clone")
+    session = tmp_path_factory.getbasetemp()
+    shared = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "warm"
+    commands = Path(sys.executable).parent if page == "README.md" else bin_folder(shared)
+    folder = Folder(tmp_path / "clone", commands)
     try:
         for i, part in enumerate(parts):
             if isinstance(part, Snippet):
