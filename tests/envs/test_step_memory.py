@@ -77,7 +77,8 @@ def resident(key):
 
 denoiser = load_denoiser(sys.argv[1], dtype="bfloat16")
 found = {}
-for feature in 2 * json.loads(sys.argv[2]):  # what is set up once is not of a step
+features = json.loads(sys.argv[2])
+for i, feature in enumerate(2 * features):
     sampled = feature == "sampled"
     settings = DecodingSettings(32, None, float(sampled), frozenset() if sampled else frozenset({feature} - {""}))
     batch = DecodingBatch(denoiser, 8, settings)
@@ -86,7 +87,8 @@ for feature in 2 * json.loads(sys.argv[2]):  # what is set up once is not of a s
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = resident("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")  # the highest mark starts anew
-    for step in range(2):
+    # First one step each: what is set up once is not of a step.
+    for step in range(1 + (i >= len(features))):
         batch.forward()
         batch.apply(Action(torch.arange(32).expand(8, 32) == step))
     found[feature] = resident("VmHWM") - before

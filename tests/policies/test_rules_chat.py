@@ -77,11 +77,11 @@ NOT_SAMPLED = ("guided", "diffuspec")
 def test_at_a_temperature_each_sample_of_a_rule_is_its_own(chat: MaskedLMDenoiser, name: str) -> None:
     rule = make_rule(name)
     settings = DecodingSettings(LENGTH, BLOCK, 3.0, rule.features)
-    together = decode(chat, PROMPTS, rule, settings, samples=8)
-    assert len({tuple(one.tokens) for one in together[:8]}) > 4
-    assert decode(chat, PROMPTS, rule, settings, samples=8, batch_size=5) == together
+    together = decode(chat, PROMPTS, rule, settings, samples=4)
+    assert len({tuple(one.tokens) for one in together[:4]}) > 2
+    assert decode(chat, PROMPTS, rule, settings, samples=4, batch_size=5) == together
     # What a prompt's samples are depends on no other prompt, and the first is what one alone would be.
-    assert decode(chat, PROMPTS[1:2], rule, settings, samples=8) == together[8:16]
+    assert decode(chat, PROMPTS[1:2], rule, settings, samples=4) == together[4:8]
     assert decode(chat, PROMPTS[:1], rule, settings) == together[:1]
 
 
