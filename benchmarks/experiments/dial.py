@@ -51,7 +51,7 @@ FAMILIES = {
 def train(world: World, *arguments: str, learns_filter: bool = False) -> list[str]:
     """Return the command that trains a policy from the world's filter, or from one that it learns first."""
     start = [] if learns_filter else ["--filter.folder", world.filter, "--filter.role", "start"]
-    return ["train/ppo.py", *world.dial, *start, "--wandb.mode", "disabled", *arguments]
+    return [*world.dial, *start, "--wandb.mode", "disabled", *arguments]
 
 
 def dials(world: World) -> list[Step]:

@@ -30,7 +30,7 @@ class World:
         blocks: block lengths: full diffusion, and one shorter.
         sweep_episodes: problems a task of the sweep over all rules.
         before: what its trainings need.
-        dial: arguments of `train/ppo.py` for a policy with a dial.
+        dial: command that trains a policy with a dial.
         filter: folder of the filter that its policies start from; by the first dial's own run where `before` has none.
         filter_thresholds: at which it is a policy of its own, to see what was learned since.
         alphas: weights of speed that a policy each is learned for.
@@ -81,7 +81,7 @@ LIST_WORLD = World(
     blocks=(64, 16),
     sweep_episodes=25,
     before=(TRAIN_FILTERS,),
-    dial=("--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
+    dial=("train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
     filter=filter_of("weighted"),
     filter_thresholds=(),
     alphas=(3, 10, 30, 100),
@@ -106,14 +106,14 @@ PROSE_WORLD = World(
     sweep_episodes=10,
     before=(),
     # A run's own evaluation is not looked at here, and takes minutes.
-    dial=("--config", "configs/ppo_prose.yaml", "--evaluation.episodes", "1"),
+    dial=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
     filter="{out}/prose_dial/dial_s0/filter",
-    filter_thresholds=(0.3, 0.5, 0.7, 0.9),
+    filter_thresholds=(0.5, 0.7, 0.9, 0.97),
     alphas=(),
     alpha_steps=0,
     rules=(
-        *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)),
-        *(f"eb_sampler:{b:g}" for b in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
+        *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)),
+        *(f"eb_sampler:{b:g}" for b in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
         *("low_confidence:128", "low_confidence:1"),
     ),
     fresh=24,

@@ -50,7 +50,7 @@ NOT_RUN = {
     "python tests/helpers/kills.py --kills 40": IS_IN_PART,
     "python tests/helpers/kills.py --ends 40": IS_IN_PART,
     "python tests/helpers/fuzz.py --cases 10000": IS_IN_PART,
-    "python train/ppo.py --config configs/ppo_prose.yaml --out runs/prose": (
+    "python train/grpo.py --config configs/grpo_prose.yaml --out runs/prose": (
         "learns its filter for minutes before its first update"
     ),
     "ruff check .": IS_THE_SUITE,
