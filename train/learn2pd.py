@@ -128,6 +128,7 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     check_start(config.wandb)
+    parallel.own_device(config.model.device)  # refused before the folder is taken
     settings = {**to_plain(config), "resume": False}
     # What the processes tell each other is not what lies on their devices.
     with parallel.process_group("cpu"):

@@ -19,7 +19,7 @@ from train.evaluation.records import Record, mean_interval
 SEEDS = (0, 1, 2)
 
 QUICK_TRAINING = (
-    *("--total_timesteps", "2048", "--evaluation.episodes", "2"),
+    *("--total_timesteps", "1024", "--evaluation.episodes", "2"),
     *("--evaluation.validation_episodes", "2"),
 )
 """Arguments that make a training short."""
