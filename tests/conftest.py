@@ -59,6 +59,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A command that runs a file as Python does, and starts sooner; see `warm`."""
+    from warm import bin_folder
+
+    session = tmp_path_factory.getbasetemp()
+    shared = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    return str(bin_folder(shared / "warm") / "python")
+
+
 def beyond_each_value(family: Sequence[pytest.Function]) -> list[pytest.Function]:
     """Return the cases of a test that a few others make up for: together they show each value of each parameter."""
     left, shown = list(family), set[tuple[str, int]]()

@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 from experiments.base import QUICK_DIAL
 from experiments.main_job import TRAIN_QUICK
-from warm import bin_folder
 
 from train.command.config import ROOT
 
@@ -272,13 +271,10 @@ LONG = {"README.md": 90.0, "docs/serving.md": 70.0, "docs/training.md": 80.0, "d
     "page",
     [pytest.param(page, marks=pytest.mark.slow(seconds=LONG.get(page, 15.0))) for page in PAGES if is_run(page)],
 )
-def test_a_page_runs_as_it_stands(page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_page_runs_as_it_stands(page: str, tmp_path: Path, python: str) -> None:
     """README.md with Python as it is; the others with one that starts sooner."""
     parts = parts_of((ROOT / page).read_text())
-    session = tmp_path_factory.getbasetemp()
-    shared = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "warm"
-    commands = Path(sys.executable).parent if page == "README.md" else bin_folder(shared)
-    folder = Folder(tmp_path / "clone", commands)
+    folder = Folder(tmp_path / "clone", Path(sys.executable if page == "README.md" else python).parent)
     try:
         for i, part in enumerate(parts):
             if isinstance(part, Snippet):

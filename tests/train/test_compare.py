@@ -195,7 +195,7 @@ def test_options_are_checked() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
+def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path, python: str) -> None:
     """From policies to the page: two untrained networks and two rules on the toy dLLM."""
     for seed in (0, 1):
         network = UnmaskingNetwork(NetworkConfig(hidden_size=8, init="random", bias=-1.0 + seed))
@@ -205,7 +205,7 @@ def test_the_command_line_on_runs_of_the_evaluation(tmp_path: Path) -> None:
     policies = [str(tmp_path / f"net_s{seed}" / "policy") for seed in (0, 1)]
     evaluate_main(EvaluateConfig(policy=policies, out=tmp_path / "a", **about))
     evaluate_main(EvaluateConfig(policy=["threshold:0", "threshold:1"], out=tmp_path / "b", **about))
-    command = [sys.executable, str(ROOT / "train" / "compare.py")]
+    command = [python, str(ROOT / "train" / "compare.py")]
     done = subprocess.run([*command, "a", "b", "--out", "report"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "net (2 seeds)" in " ".join(done.stdout.split())

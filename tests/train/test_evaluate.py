@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -299,9 +298,9 @@ def test_policies_on_the_command_line(words: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path, python: str) -> None:
     flags = ["--model=toy", '--policy=["threshold:0"]', '--tasks=["copy"]', "--episodes=5", "--buffer_length=8"]
-    command = [sys.executable, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=run"]
+    command = [python, str(ROOT / "train" / "evaluate.py"), *flags, "--block_length=[8]", "--out=run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     records = json.loads((tmp_path / "run" / "evaluation.json").read_text())

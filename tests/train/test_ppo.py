@@ -91,8 +91,8 @@ def test_streams_of_seeds_do_not_meet() -> None:
 UPDATE = 64
 
 
-def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, *more]
+def command(python: str, out: Path, *more: str) -> list[str]:
+    return [python, str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, *more]
 
 
 def timesteps(out: Path) -> list[int]:
@@ -105,9 +105,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def smoke(tmp_path_factory: pytest.TempPathFactory, python: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("smoke") / "run"
-    words = command(out, f"--total_timesteps={3 * UPDATE}")
+    words = command(python, out, f"--total_timesteps={3 * UPDATE}")
     return out, subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -187,9 +187,9 @@ def test_the_exported_policy_is_one_that_was_tried(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_used_folder_is_refused(finished: Path) -> None:
+def test_a_used_folder_is_refused(finished: Path, python: str) -> None:
     before = contents(finished)
-    done = subprocess.run(command(finished), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(python, finished), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -296,7 +296,9 @@ def test_a_killed_run_resumes(
 ) -> None:
     out, updates = tmp_path / "run", 30
     total = f"--total_timesteps={updates * UPDATE}"
-    process = subprocess.Popen(command(out, total), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(sys.executable, out, total), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     file = out / "checkpoints" / "latest.safetensors"
     while process.poll() is None and not file.is_file():
         time.sleep(0.01)
@@ -407,9 +409,9 @@ WHOLE = [
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, python: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("whole") / "run"
-    words = [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
+    words = [python, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
     return out, subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -447,10 +449,12 @@ def test_rules_evaluated_beside_the_training_are_the_same(
 
 
 @pytest.mark.slow
-def test_one_seed_makes_one_run(tmp_path: Path, whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_one_seed_makes_one_run(
+    tmp_path: Path, whole: tuple[Path, subprocess.CompletedProcess[str]], python: str
+) -> None:
     """Filter, training and evaluation: bit for bit on one thread."""
     out = tmp_path / "again"
-    words = [sys.executable, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
+    words = [python, str(ROOT / "train" / "ppo.py"), f"--out={out}", *WHOLE, f"--total_timesteps={UPDATE}"]
     assert subprocess.run(words, capture_output=True, check=False).returncode == 0
     for name in ("filter/model.safetensors", "policy/model.safetensors", "evaluation.json"):
         assert (out / name).read_bytes() == (whole[0] / name).read_bytes()

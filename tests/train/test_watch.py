@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -374,10 +373,10 @@ def test_embedded_json_is_the_same_json() -> None:
 
 
 @pytest.mark.slow
-def test_html_run(tmp_path: Path, folder: Path) -> None:
+def test_html_run(tmp_path: Path, folder: Path, python: str) -> None:
     command = ["--model", "toy", "--task", "sort", "--problems", "2", "--heatmap_problems", "3", "--buffer_length", "8"]
     command += ["--policy", "threshold:0.9", "--policy", str(folder), "--out", str(tmp_path / "watch")]
-    program = [sys.executable, str(ROOT / "train" / "watch.py"), *command]
+    program = [python, str(ROOT / "train" / "watch.py"), *command]
     done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["page", str(tmp_path / "watch" / "watch.html")]
