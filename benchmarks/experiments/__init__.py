@@ -12,7 +12,7 @@ from experiments.learn2pd_filters import Filters, FilterStart
 from experiments.main_job import FirstRun, MainJob
 from experiments.serving import Serving
 from experiments.transfer import Transfer
-from experiments.worlds import LIST_WORLD
+from experiments.worlds import LIST_WORLD, PROSE_WORLD
 
 __all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
 
@@ -20,7 +20,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), Filters(), FilterStart()),
-        *(Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
+        *(Dial(PROSE_WORLD), Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }
 """Every experiment by name, in the order they run; a new one is one class and one word here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,13 +114,12 @@ class Dial(Experiment):
         """Word it."""
         world, shorter = self.world, f"blocks of {self.world.blocks[1]}"
         full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
-        speeds = [
-            [f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)]
-            for one, other in list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
-        ]
+        pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
+        speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
+        shares = [[f"{one['speed']:g}", *_share(one, full), *_share(other, blocks)] for one, other in pairs]
         has_guide = any(PolicyName.read(rule).kind == "guided" for rule in world.rules)
         rows = [("hypervolume", name, wording) for name, wording in FAMILIES.items() if name in full["hypervolume"]]
-        rules = f"The rules are {len(world.rules)} settings, all that came near the frontier of the sweep"
+        rules = f"The rules are {len(world.rules)} settings, {world.rules_are}"
         about, against = [rules], "the union of the rules"
         if world.alphas:
             against += ", and a policy for each alpha"
@@ -158,6 +158,8 @@ class Dial(Experiment):
         ranks = [over_seeds(block["rank_correlation"], 2) for block in (full, blocks)]
         columns = ["full diffusion: accuracy %", "NFE", f"{shorter}: accuracy %", "NFE"]
         with_oracle = [*columns[:2], "oracle", *columns[2:], "oracle"]
+        costs = ["rules' NFE", "dial's share"]
+        compared = ["speed", f"full diffusion: {costs[0]}", costs[1], f"{shorter}: {costs[0]}", costs[1]]
         distances = ["decoding", "accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
         distances += ["share of the rule's", "times the oracle's"]
         return f"""Three seeds from a Learn2PD filter, {world.fresh} held-out problems a task that nothing was tuned
@@ -167,6 +169,11 @@ on; mean and 95 % Student interval over seeds:
 
 ![Accuracy against forwards](images/{self.name}.png)
 
+**At equal accuracy**: the cheapest rule that is at most half a point less accurate than each seed's place on its dial
+(or the most accurate rule), and what the dial needs of its forwards:
+
+{table(compared, shares)}
+
 **Against {against}.** Hypervolume: what a family covers of the plane of accuracy
 above {percent(world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
 covers, 95 % bootstrap interval over problems. {". ".join(" ".join(part.split()) for part in about)}:
@@ -175,7 +182,7 @@ covers, 95 % bootstrap interval over problems. {". ".join(" ".join(part.split())
 
 **At {100 * NEARLY:.0f} % of one token per step's accuracy**: the cheapest place on each seed's dial (or its
 most accurate
-one), the cheapest rule, and the oracle:
+one, and then no share), the cheapest rule, and the oracle:
 
 {table(distances, nearly)}
 
@@ -324,6 +331,15 @@ def _over_seeds(entry: Summary) -> list[str]:
     return [over_seeds([100 * accuracy for accuracy in entry["accuracy"]]), over_seeds(entry["nfe"], 2)]
 
 
+def _share(entry: Summary, block: Summary) -> list[str]:
+    """Return the forwards of the cheapest rules as accurate as each seed's place, and the dial's share of them."""
+    [points] = block["points"]["rules"]
+    rules: list[Any] = [{"nfe": nfe, "accuracy": accuracy} for nfe, accuracy in points]
+    cheapest = [best_rule(rules, accuracy)["nfe"] for accuracy in entry["accuracy"]]
+    shares = [own / other for own, other in zip(entry["nfe"], cheapest, strict=True)]
+    return [over_seeds(cheapest, 2), over_seeds(shares, 2)]
+
+
 def _covers(entry: Summary, name: str) -> list[str]:
     low, high = entry["dial_covers_more"]
     return [over_seeds(entry["seeds"], 3), "" if name == "dial" else f"{low:+.3f} to {high:+.3f}"]
@@ -336,6 +352,6 @@ def _distance(place: Summary, block: Summary) -> list[str]:
         percent(place["accuracy"]),
         f"{place['nfe']:.2f}",
         f"{rule['nfe']:.2f} (`{rule['policy']}`)",
-        f"{place['nfe'] / rule['nfe']:.2f}",
+        f"{place['nfe'] / rule['nfe']:.2f}" if place["accuracy"] >= block["wanted"] else "",
         f"{place['nfe'] / block['oracle']:.2f}",
     ]

@@ -35,7 +35,8 @@ class World:
         filter_thresholds: at which it is a policy of its own, to see what was learned since.
         alphas: weights of speed that a policy each is learned for.
         alpha_steps: environment steps of each; all of them together have more than the dial.
-        rules: settings to compare with: all that came near the frontier of the sweep.
+        rules: settings to compare with.
+        rules_are: what these are, in words.
         fresh: problems a task of the comparison, from number 100 on.
         least: accuracy that a rule's setting must reach; None is a point below one token per step's.
         reference: accuracy that counts as nothing, which a single forward reaches.
@@ -53,6 +54,7 @@ class World:
     alphas: Sequence[float]
     alpha_steps: int
     rules: Sequence[str]
+    rules_are: str
     fresh: int
     least: float | None
     reference: float
@@ -92,6 +94,7 @@ LIST_WORLD = World(
         *swept("adablock", "credit", "bacd", "factor", "ccd_ds", "localleap", "ete", "info_gain", "guided"),
         *("low_confidence:64", "low_confidence:1"),
     ),
+    rules_are="all that came near the frontier of the sweep",
     fresh=100,
     least=0.97,
     reference=0.65,
@@ -116,6 +119,7 @@ PROSE_WORLD = World(
         *(f"eb_sampler:{b:g}" for b in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
         *("low_confidence:128", "low_confidence:1"),
     ),
+    rules_are="of thresholds, entropy budgets, and all or one token a step; no other rules were tried",
     fresh=24,
     least=None,
     reference=0.24,

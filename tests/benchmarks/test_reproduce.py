@@ -13,7 +13,7 @@ import pytest
 import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
 from experiments.base import marker
-from experiments.dial import SPEEDS, Dial, _hypervolumes
+from experiments.dial import SPEEDS, _hypervolumes
 from experiments.every_rule import EveryRule
 from experiments.worlds import LIST_WORLD, PROSE_WORLD
 from records import finish, outcomes, write_run
@@ -56,7 +56,7 @@ SCRIPTS: dict[str, tuple[type, str | None]] = {
 }
 
 # Those of the second world have no results yet, but commands.
-EVERY = [*EXPERIMENTS.values(), Dial(PROSE_WORLD), EveryRule(PROSE_WORLD)]
+EVERY = [*EXPERIMENTS.values(), EveryRule(PROSE_WORLD)]
 STEPS = {step.folder: step for experiment in EVERY for step in experiment.steps()}
 
 

@@ -1,6 +1,8 @@
-"""The policy that ships with the embedded dLLM."""
+"""The policies that ship with the embedded dLLMs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -13,15 +15,17 @@ from policies.formats.folder import CHECKPOINTS
 from train.evaluation.measure import evaluate
 
 
-def test_it_is_small_and_says_how_it_was_made() -> None:
-    folder = CHECKPOINTS / "tiny"
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_it_is_small_and_says_how_it_was_made(name: str) -> None:
+    folder = CHECKPOINTS / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2**20
     assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    assert load("tiny").trained["split"] == "train"
+    assert load(name).trained["split"] == "train"
 
 
-def test_it_is_for_the_embedded_dllm() -> None:
-    assert load("tiny").trained["dllm"] == identify(load_denoiser("tiny"))
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_it_is_for_the_embedded_dllm(name: str) -> None:
+    assert load(name).trained["dllm"] == identify(load_denoiser(name))
 
 
 @pytest.mark.slow
@@ -32,6 +36,17 @@ def test_it_beats_the_threshold_rule_on_validation_problems() -> None:
     rule = evaluate(denoiser, make_rule("threshold:0.8"), **about)[-1]  # type: ignore[arg-type]
     assert learned["accuracy"] >= rule["accuracy"] - 0.02
     assert learned["nfe"] < 0.85 * rule["nfe"]
+
+
+@pytest.mark.slow
+def test_in_prose_it_needs_fewer_forwards_than_a_threshold_that_is_no_better() -> None:
+    """On validation problems, in blocks, three quarters of them at most."""
+    denoiser, about = load_denoiser("small"), {"split": "validation", "episodes": 3, "tasks": ["prose"]}
+    decoding: dict[str, Any] = {"buffer_length": 128, "block_length": 32, **about}
+    learned = evaluate(denoiser, load("small"), **decoding)[-1]
+    rule = evaluate(denoiser, make_rule("threshold:0.9"), **decoding)[-1]
+    assert learned["accuracy"] >= rule["accuracy"]
+    assert learned["nfe"] < 0.75 * rule["nfe"]
 
 
 @pytest.mark.slow
