@@ -71,6 +71,11 @@ class Dial(Experiment):
         self.world = world
         self.name = f"{world.prefix}dial"
 
+    @property
+    def has_guide(self) -> bool:
+        """Whether a rule with a second model is among the rules."""
+        return any(PolicyName.read(rule).kind == "guided" for rule in self.world.rules)
+
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
         world, with_dial = self.world, dials(self.world)
@@ -117,7 +122,6 @@ class Dial(Experiment):
         pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
         shares = [[f"{one['speed']:g}", *_share(one, full), *_share(other, blocks)] for one, other in pairs]
-        has_guide = any(PolicyName.read(rule).kind == "guided" for rule in world.rules)
         rows = [("hypervolume", name, wording) for name, wording in FAMILIES.items() if name in full["hypervolume"]]
         rules = f"The rules are {len(world.rules)} settings, {world.rules_are}"
         about, against = [rules], "the union of the rules"
@@ -128,7 +132,7 @@ class Dial(Experiment):
                 {world.alpha_steps:,} steps, in all {len(world.alphas) * world.alpha_steps:,} (the dial:
                 {summary["steps"]:,}), and counts with both decision rules"""
             )
-        if has_guide:
+        if self.has_guide:
             rows += [
                 ("in_positions", "dial", "in token positions: the dial"),
                 ("in_positions", "rules_and_guide", "in token positions: the rules, the one with a second model too"),
@@ -201,7 +205,7 @@ diffusion, {ranks[1]} in {shorter}.
             titles[block]: {
                 FAMILIES[name]: found["points"][name]
                 for name in ("rules_and_guide", "rules", "filter", "alphas", "dial", "oracle")
-                if name in found["points"]
+                if name in found["points"] and (name != "rules_and_guide" or self.has_guide)
             }
             for block, found in summary["blocks"].items()
         }
