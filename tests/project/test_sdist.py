@@ -17,7 +17,9 @@ KINDS = {".py", ".md", ".yaml", ".json", ".html", ".fasta", ".safetensors", ".ty
 
 @pytest.mark.slow
 def test_it_holds_every_file_of_the_tree(tmp_path: Path) -> None:
-    left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".cache", "runs", "build", "wandb", "*.egg-info")
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", ".*_cache", ".cache", "runs", "build", "mutants", "wandb", "*.egg-info"
+    )
     tree = Path(shutil.copytree(ROOT, tmp_path / "tree", ignore=left_out))
     wanted = {str(file.relative_to(tree)) for file in tree.rglob("*") if file.suffix in KINDS}
     code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"

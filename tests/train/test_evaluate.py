@@ -179,7 +179,7 @@ def test_list_tells_of_every_rule_and_of_learned_policies(tmp_path: Path, capsys
     for name in RULES:
         assert rows[name][5] in (RULES[name].__doc__ or "")
         assert all(rows[name])
-    assert "the name of one that ships: tiny" in shown
+    assert "the name of one that ships: small, tiny" in shown
 
 
 def test_zero_episodes_are_refused_by_name(toy: ToyDenoiser) -> None:

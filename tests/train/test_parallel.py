@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,21 @@ def test_processes_that_begin_at_different_checkpoints_are_refused(
     monkeypatch.setattr(parallel, "total", lambda value: value + 64)
     with pytest.raises(UserError, match=r"not all processes see .*latest\.safetensors: put --out where all machines"):
         train(tiny(tmp_path / "run"))
+
+
+def _double(number: int) -> int:
+    return 2 * number
+
+
+def _uses_a_pool() -> None:
+    with parallel.worker_pool(1) as pool:
+        assert pool.submit(_double, 4).result() == 8
+
+
+@pytest.mark.slow
+def test_a_fork_of_a_process_that_had_workers_has_its_own() -> None:
+    _uses_a_pool()
+    process = get_context("fork").Process(target=_uses_a_pool)
+    process.start()
+    process.join()
+    assert process.exitcode == 0

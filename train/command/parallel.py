@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,6 +191,11 @@ def average_gradients_when_made(parameters: Iterable[nn.Parameter]) -> None:
 def _average(values: Tensor) -> None:
     dist.all_reduce(values)
     values /= world_size()
+
+
+if sys.platform == "linux":
+    # A fork of this process is not the parent of its server, and starts one of its own.
+    os.register_at_fork(after_in_child=forkserver._forkserver.__init__)  # type: ignore[misc]
 
 
 def process_context() -> ForkServerContext | SpawnContext:
