@@ -6,7 +6,8 @@ from policies.base import UnmaskingPolicy
 from policies.formats.folder import load
 from policies.generation import Generation, GenerationStep, decode, generate
 from policies.learned import LearnedPolicy, save
-from policies.networks.transformer import NetworkConfig, UnmaskingNetwork
+from policies.networks.transformer import UnmaskingNetwork
+from policies.networks.transformer_config import NetworkConfig
 from policies.rules import RULES, LowConfidence, Random, Threshold, make_rule
 
 __all__ = [

@@ -15,7 +15,8 @@ from policies.files import Checked, check, parse
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from policies.networks.config import PartConfig
 from policies.networks.dit import DiTConfig, DiTNetwork
-from policies.networks.transformer import NetworkConfig, UnmaskingNetwork
+from policies.networks.transformer import UnmaskingNetwork
+from policies.networks.transformer_config import NetworkConfig
 
 NETWORKS: Mapping[str, tuple[Any, Any]] = MappingProxyType(
     {

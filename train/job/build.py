@@ -28,7 +28,7 @@ from policies.files import one_line
 from policies.networks.config import OWN_WIDTH
 from policies.networks.dit import DiTConfig
 from policies.networks.kinds import NetworkSpec, PolicyNetwork
-from policies.networks.transformer import NetworkConfig
+from policies.networks.transformer_config import NetworkConfig
 from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError

@@ -15,7 +15,7 @@ from envs.tasks import SUITE, Split, known_tasks
 from policies import NetworkConfig, make_rule
 from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
-from policies.networks.transformer import BEYOND_FILTER
+from policies.networks.transformer_config import BEYOND_FILTER
 from train.command.config_values import NamedIn, PathText
 from train.command.decoding_config import CacheText, decoding_of
 from train.command.model_config import ModelConfig
