@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import yaml
+from forks import leave_parent, write_to
 
 from train import grpo, learn2pd, ppo, pretrain, sweep
 from train.command import checkpoint
@@ -165,13 +166,9 @@ def start(train: Training, out: Path, rename: int | None = None) -> multiprocess
 
 
 def _run(train: Training, out: Path, rename: int | None) -> None:
-    os.setsid()
+    leave_parent()
     _set_clock()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-    with open(out.with_name(f"{out.name}.log"), "a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    write_to(out.with_name(f"{out.name}.log"))
     torch.set_num_threads(1)
     os.cpu_count = lambda: 1  # type: ignore[method-assign] - filters are decoded in this process
     counter, replace = itertools.count(), os.replace

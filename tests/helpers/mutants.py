@@ -58,7 +58,7 @@ class Tries:
         self.limit = seconds
         self.has_failed = False
         self.noticed_by: dict[str, list[str]] = defaultdict(list)
-        stats = json.loads(Path("mutants/mutmut-stats.json").read_text()) if FOLDER.parent == Path.cwd() else {}
+        stats = json.loads((FOLDER / "mutmut-stats.json").read_text())
         self.tests: dict[str, list[str]] = stats["tests_by_mangled_function_name"]
         self.seconds: dict[str, float] = stats["duration_by_test"]
 

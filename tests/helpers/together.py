@@ -11,12 +11,13 @@ import runpy
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from forks import leave_parent, status_of, write_to
 
 
 class Together:
@@ -75,27 +76,15 @@ def started_together(log: Path, program: Path, *words: str, processes: int = 2) 
         group.kill()
 
 
-def _run(log: Path, program: Path, words: tuple[str, ...], about: dict[str, object]) -> None:
-    """Become the program; does not return."""
-    status = 1
-    try:
-        os.setsid()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-        with log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
-        os.environ.update({name: str(value) for name, value in about.items()})
-        torch.set_num_threads(1)
-        sys.argv = [str(program), *words]
-        runpy.run_path(str(program), run_name="__main__")
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _run(log: Path, program: Path, words: tuple[str, ...], about: dict[str, object]) -> NoReturn:
+    """Become the program."""
+    leave_parent()
+    write_to(log)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
+    os.environ.update({name: str(value) for name, value in about.items()})
+    torch.set_num_threads(1)
+    sys.argv = [str(program), *words]
+    status = status_of(lambda: runpy.run_path(str(program), run_name="__main__"))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

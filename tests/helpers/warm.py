@@ -19,11 +19,12 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import types
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+from forks import leave_parent, status_of
 
 LIBRARIES = [
     *("torch", "gymnasium", "stable_baselines3", "transformers.modeling_utils", "transformers.models.auto"),
@@ -31,6 +32,16 @@ LIBRARIES = [
     *("wandb", "rich.table", "safetensors.torch", "tokenizers", "torch.distributed.run"),
 ]
 """What most commands import; one that is missing is left to the command."""
+
+PLACES = [
+    place
+    for place in sys.path
+    if place not in ("", str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep))
+]
+"""Where libraries are: what the path holds but for this file's folder and what the environment adds."""
+
+PATIENCE = 120.0
+"""Seconds to wait for the libraries."""
 
 CLIENT = r"""#!{python} -IS
 import json, os, signal, socket, sys
@@ -81,8 +92,7 @@ def bin_folder(shared: Path) -> Path:
         os.mkdir(folder)
     except FileExistsError:
         # Another worker is starting it.
-        while not address.exists():
-            time.sleep(0.05)
+        _await(address)
         return folder
     client = folder / "python"
     client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
@@ -92,9 +102,15 @@ def bin_folder(shared: Path) -> Path:
     session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     command, nowhere = [sys.executable, __file__, str(address), str(session)], subprocess.DEVNULL
     subprocess.Popen(command, env=environment, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere)
-    while not address.exists():
-        time.sleep(0.05)
+    _await(address)
     return folder
+
+
+def _await(address: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not address.exists():
+        assert time.monotonic() < end, f"nothing listens at {address}"
+        time.sleep(0.05)
 
 
 def serve(address: Path, owner: int) -> None:
@@ -144,20 +160,14 @@ def _attend(asker: socket.socket) -> NoReturn:
 
 def _become(words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
     """Run a program as `python WORDS` would in that folder, and end as it would."""
-    os.setsid()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    leave_parent()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.process.ORIGINAL_DIR = folder  # type: ignore[attr-defined]
     program = os.path.abspath(words[0])
-    own = str(Path(__file__).parent)
-    sys.path[:] = [
-        os.path.dirname(program),
-        *environment.get("PYTHONPATH", "").split(os.pathsep),
-        *(place for place in sys.path if place not in ("", own, *os.environ.get("PYTHONPATH", "").split(os.pathsep))),
-    ]
+    first = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = [os.path.dirname(program), *first, *PLACES]
     sys.argv = words
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # line by line where it is a terminal
@@ -165,16 +175,8 @@ def _become(words: list[str], folder: str, environment: dict[str, str]) -> NoRet
     main = types.ModuleType("__main__")
     main.__file__ = program
     sys.modules["__main__"] = main
-    status = 0
-    try:
-        exec(compile(Path(program).read_bytes(), program, "exec"), main.__dict__)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        if isinstance(error.code, str):
-            sys.stderr.write(f"{error.code}\n")
-    except BaseException:
-        traceback.print_exc()
-        status = 1
+    code = compile(Path(program).read_bytes(), program, "exec")
+    status = status_of(lambda: exec(code, main.__dict__))
     # Python would also take down every library, which takes seconds where its pages are shared with others.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
