@@ -611,6 +611,15 @@ def test_a_dial_starts_as_the_filter_wherever_it_stands(speed: float) -> None:
         UnmaskingNetwork(CONFIG).start_as(network)
 
 
+@pytest.mark.parametrize("speed", [0.0, 1.0])
+def test_a_dial_is_as_steep_as_all_else(speed: float) -> None:
+    source = perturbed(replace(CONFIG, has_dial=True, dial_rise=4.0))
+    inputs = random_view(16, 10).inputs()
+    turned = {**inputs, "speed": torch.full_like(inputs["time"], speed)}
+    expected = 3 * (source(turned) - math.log(9))
+    torch.testing.assert_close(source.steeper(3.0, 0.9)(turned), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("speed", "more"), [(0.0, -2.0), (0.5, 0.0), (1.0, 2.0)])
 def test_a_dial_may_turn_what_it_starts_as(speed: float, more: float) -> None:
     source = perturbed(CONFIG)

@@ -112,11 +112,10 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
         return NetworkSpec("dit", _with_width(config, config.dit))
     start = starts_as(config, inner)
     own = _with_width(config, config.policy)
-    shape = replace(own if start is None else start.config, has_dial=bool(config.env.alpha_range))
+    shape = own if start is None else start.config
+    shape = replace(shape, has_dial=bool(config.env.alpha_range), dial_rise=own.dial_rise)
     # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
     # and refresh the other all the same.
-    if shape.has_dial:
-        shape = replace(shape, dial_rise=own.dial_rise)
     if own.hidden_state_size and not shape.hidden_state_size:
         shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
     if own.decides_refresh and not shape.decides_refresh:
