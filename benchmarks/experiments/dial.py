@@ -76,6 +76,11 @@ class Dial(Experiment):
         """Whether a rule with a second model is among the rules."""
         return any(PolicyName.read(rule).kind == "guided" for rule in self.world.rules)
 
+    @property
+    def families(self) -> dict[str, str]:
+        """Families of settings and how they are named; without a second model, the one with it is the rules again."""
+        return {name: wording for name, wording in FAMILIES.items() if self.has_guide or name != "rules_and_guide"}
+
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
         world, with_dial = self.world, dials(self.world)
@@ -122,7 +127,9 @@ class Dial(Experiment):
         pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
         shares = [[f"{one['speed']:g}", *_share(one, full), *_share(other, blocks)] for one, other in pairs]
-        rows = [("hypervolume", name, wording) for name, wording in FAMILIES.items() if name in full["hypervolume"]]
+        rows = [
+            ("hypervolume", name, wording) for name, wording in self.families.items() if name in full["hypervolume"]
+        ]
         rules = f"The rules are {len(world.rules)} settings, {world.rules_are}"
         about, against = [rules], "the union of the rules"
         if world.alphas:
@@ -142,8 +149,6 @@ class Dial(Experiment):
                 and token positions do, so the last two rows cover accuracy and 1 / (token positions), in units of one
                 forward's"""
             )
-        else:
-            rows = [row for row in rows if row[1] != "rules_and_guide"]  # there it is the rules once more
         covered = [
             [wording, *(cell for block in (full, blocks) for cell in _covers(block[cost][name], name))]
             for cost, name, wording in rows
@@ -205,7 +210,7 @@ diffusion, {ranks[1]} in {shorter}.
             titles[block]: {
                 FAMILIES[name]: found["points"][name]
                 for name in ("rules_and_guide", "rules", "filter", "alphas", "dial", "oracle")
-                if name in found["points"] and (name != "rules_and_guide" or self.has_guide)
+                if name in found["points"] and name in self.families
             }
             for block, found in summary["blocks"].items()
         }
