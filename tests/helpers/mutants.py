@@ -29,6 +29,7 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 from mutmut.utils.format_utils import mangled_name_from_mutant_name
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "mutants"
@@ -70,20 +71,18 @@ class Tries:
         os.chdir(ROOT)  # where mutmut finds its own files
         todo = list(self._todo())
         running: dict[int, Trial] = {}
-        done = 0
-        while todo or running:
-            while todo and len(running) < self.jobs:
-                name, data = todo.pop(0)
-                tests = [test for test in self._order(name) if test in items]
-                if tests:
-                    pid, trial = self._begin(name, data, tests, items)
-                    running[pid] = trial
-                else:
-                    self._note(data, name, NO_TESTS, 0.0)
-            done += self._reap(running)
-            sys.stdout.write(f"\r{done} tried, {len(todo) + len(running)} left")
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+        with tqdm(total=len(todo), unit="change", mininterval=10.0) as bar:
+            while todo or running:
+                while todo and len(running) < self.jobs:
+                    name, data = todo.pop(0)
+                    tests = [test for test in self._order(name) if test in items]
+                    if tests:
+                        pid, trial = self._begin(name, data, tests, items)
+                        running[pid] = trial
+                    else:
+                        self._note(data, name, NO_TESTS, 0.0)
+                        bar.update()
+                bar.update(self._reap(running))
         return True
 
     def _todo(self) -> Iterator[tuple[str, SourceFileMutationData]]:

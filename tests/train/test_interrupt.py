@@ -110,10 +110,10 @@ def test_a_process_is_sheltered_from_its_first_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
+def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path, python: str) -> None:
     out = tmp_path / "my run"
     program = str(ROOT / "train" / "ppo.py")
-    with started("python", program, f"--out={out}", *FLAGS, f"--total_timesteps={2000 * UPDATE}") as process:
+    with started(python, program, f"--out={out}", *FLAGS, f"--total_timesteps={2000 * UPDATE}") as process:
         wait_for(lambda: len(steps_of(out)) >= 3)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -140,9 +140,9 @@ def test_a_training_saves_what_it_learned_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(tmp_path: Path) -> None:
+def test_before_the_first_update_there_is_nothing_and_the_folder_is_given_back(tmp_path: Path, python: str) -> None:
     out = tmp_path / "run"
-    words = ("python", str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, "--ppo.n_steps=100000")
+    words = (python, str(ROOT / "train" / "ppo.py"), f"--out={out}", *FLAGS, "--ppo.n_steps=100000")
     with started(*words, "--total_timesteps=10000000") as process:
         wait_for((out / "versions.json").is_file)
         time.sleep(2)
@@ -218,7 +218,7 @@ def is_running(pid: int) -> bool:
 def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) -> None:
     """However it ends; a terminal's Ctrl-C reaches the workers too."""
     words = [str(ROOT / "train" / "evaluate.py"), "--model=toy", "--task=copy", "--buffer_length=8"]
-    words += ["--episodes=20000", "--workers=2", f"--out={tmp_path / 'run'}", "--policy=low_confidence:1"]
+    words += ["--episodes=5000", "--workers=2", f"--out={tmp_path / 'run'}", "--policy=low_confidence:1"]
     with started("python", *words, "--policy=random:1") as process:
         # Two workers, the process that they are copies of, and the tracker of their semaphores.
         wait_for(lambda: len(descendants(process.pid)) >= 4)
