@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.beliefs import DenoiserError
 from envs.decoding.batch import DecodingBatch
-from envs.decoding.settings import DecodingSettings
+from envs.decoding.settings import MAX_TEMPERATURE, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.models.toy import ToyDenoiser
 from envs.noise import uniform
@@ -465,12 +465,74 @@ def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
+        ({"temperature": "warm"}, "temperature is 'warm': it must be a number"),
+        ({"buffer_length": 8.0}, "buffer_length is 8.0: it must be a whole number"),
+        ({"block_length": True}, "block_length is True: it must be a whole number"),
+        (
+            {"buffer_length": 8, "block_length": 9, "block_origin": "absolute"},
+            "block_length is 9: it must be 1 to .* 8$",
+        ),
+        ({"buffer_length": 3, "block_length": 2}, "choose one of 1, 3$"),
+        ({"window": "half"}, "window is 'half': choose full or truncated$"),
+        ({"block_origin": "text"}, "block_origin is 'text': choose buffer or absolute$"),
+        ({"features": frozenset({"hidden", "attention"})}, "features hold both hidden and attention: "),
+        ({"features": frozenset({"attention"}), "cache": "dual"}, "cache is .dual. and features hold attention: "),
         ({"features": frozenset({"margins"})}, "feature is 'margins': choose from age, attention, best_probabilities"),
     ],
 )
 def test_impossible_settings(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DecodingSettings(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"buffer_length": 8, "block_length": 8, "block_origin": "absolute"},
+        {"buffer_length": 8, "block_length": 3, "block_origin": "absolute"},
+        {"temperature": MAX_TEMPERATURE},
+    ],
+)
+def test_settings_at_their_ends(kwargs: dict[str, Any]) -> None:
+    assert DecodingSettings(**kwargs)
+
+
+def test_a_state_is_copied_and_fits_one_number_of_positions() -> None:
+    batch = start(fixed(*[(A, 0.9)] * 4), [[A], [B]], 4)
+    commit(batch, "x...", "x...")
+    saved = batch.save()
+    buffer = saved["buffer"].clone()
+    batch.restore(saved)
+    batch.buffer[:] = 0
+    assert torch.equal(saved["buffer"], buffer)
+    other = start(fixed(*[(A, 0.9)] * 4), [[A], [B], [A]], 4)
+    for wrong in (saved, {name: value for name, value in other.save().items() if name != "nfe"}):
+        with pytest.raises(ValueError, match=r"^the state is not of 3 by 4 positions$"):
+            other.restore(wrong)
+
+
+def test_only_the_rows_that_are_asked_for_are_computed() -> None:
+    batch = start(fixed(*[(A, 0.9)] * 4), [[A], [B], [A]], 4)
+    commit(batch, "xxxx", "x...", "x...")
+    before = batch.nfe.clone()
+    batch.forward(torch.tensor([True, True, False], device=places.here))
+    # The first is finished, the third waits.
+    assert (batch.nfe - before).tolist() == [0, 1, 0]
+
+
+def test_without_a_seed_it_is_nought() -> None:
+    sampled = []
+    for seed in ({}, {"seed": 0}, {"seed": 1}):
+        batch = DecodingBatch(ToyDenoiser(device=places.here), 1, DecodingSettings(8, temperature=5.0))
+        batch.load([0], [batch.denoiser.encode_prompt("copy . . : a b c . . . =")], **seed)
+        sampled.append(batch.forward().prediction.tolist())
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_values_of_a_text_end_where_it_ends() -> None:
+    batch = start(fixed(*[(A, 0.9)] * 4), [[A]], 4)
+    batch.text_length[0] = 2
+    assert batch.of_text(torch.tensor([[5, 6, 7, 8]], device=places.here), 0, after=-1) == [5, 6, -1, -1]
 
 
 @pytest.mark.parametrize(

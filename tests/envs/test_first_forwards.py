@@ -112,6 +112,48 @@ def test_another_length_or_prompt_is_computed() -> None:
         assert denoiser.rows == before + 1
 
 
+def test_what_only_remembered_rows_need_is_not_computed() -> None:
+    """The longest prompt is remembered; what stands before the other one is no column of the forward."""
+
+    class Measuring(Counting):
+        width = 0
+
+        def logits(self, tokens: Tensor, attention_mask: Tensor, length: int, position_ids: Any = None) -> Tensor:
+            self.width = tokens.shape[1]
+            return super().logits(tokens, attention_mask, length, position_ids)
+
+    denoiser = Measuring()
+    known = FirstForwards(denoiser)
+    known.remember([[5] * 9], 4)
+    tokens = torch.full((2, 13), denoiser.mask_id)
+    tokens[0, :9] = 5
+    tokens[1, 6:9] = 6
+    present = torch.arange(13) >= torch.tensor([[0], [6]])
+    plain = ToyDenoiser().logits(tokens, present, 4)
+    assert torch.equal(known.logits(tokens, present, 4), plain)
+    assert denoiser.width == 7
+    # A part of an answer that starts like it is none.
+    tokens[0, 9] = 7
+    assert not torch.equal(known.logits(tokens, present, 4)[0], plain[0])
+
+
+def test_rows_of_an_attention_of_their_own_are_handed_on() -> None:
+    class Handed(ToyDenoiser):
+        def logits(self, *asked: Any) -> Any:
+            return asked
+
+        def logits_and_hidden(self, *asked: Any) -> Any:
+            return asked
+
+    tokens, present = untouched([5, 6])
+    known = FirstForwards(Handed())
+    rows = present[:, None, None].expand(-1, 1, 10, -1)
+    places = torch.arange(10)[None]
+    assert known.logits(tokens, rows, 8) == (tokens, rows, 8, None)
+    assert known.logits(tokens, present, 8, places) == (tokens, present, 8, places)
+    assert known.logits_and_hidden(tokens, rows, 8) == (tokens, rows, 8)
+
+
 def test_there_may_be_nothing_to_remember() -> None:
     """As where every problem gives a part of its answer."""
     denoiser = Counting()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs.reward import REWARDS, Preference, get_reward
+from envs.reward import REWARDS, Preference, get_reward, pay
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,27 @@ def test_a_dial_is_logarithmic_between_its_ends() -> None:
     # One alpha, 0 among them, is the same everywhere.
     for alpha in (0.0, 3.0):
         assert Preference(alpha, alpha).alpha(np.array([0.0, 0.3, 1.0])).tolist() == [alpha] * 3
+
+
+@pytest.mark.parametrize("alpha", [[], [1.0, 2.0, 3.0]])
+def test_an_alpha_is_one_number_or_a_range(alpha: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^alpha is \[.*\]: it must be a number or a range of two$"):
+        Preference.of(alpha)
+
+
+def test_a_fixed_alpha_of_nothing_has_no_dial() -> None:
+    assert Preference.of(0.0).alpha(np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
+
+
+def test_a_step_pays_who_took_it_and_nothing_for_an_answer_without_a_score() -> None:
+    """Row 0 took no step, row 1 goes on, row 2 ends with a score, row 3 without."""
+    finals = {2: {"score": 1.0}, 3: {"score": np.nan}}
+    running, costs = np.array([False, True, True, True]), (np.array([9.0, 4.0, 33.0, 33.0]), np.full(4, 2.0))
+    assert pay(get_reward("multiplicative"), running, finals, costs, np.zeros(4), 64, np.full(4, 2.0)).tolist() == [
+        0.0,
+        0.0,
+        0.25,
+        0.0,
+    ]
+    paid = pay(get_reward("forward_cost"), running, finals, costs, np.zeros(4), 64, np.full(4, 0.25))
+    assert paid.tolist() == [0.0, -0.5, 0.5, -0.5]
