@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.ablations import Ablations
 from experiments.algorithms import Algorithms
 from experiments.base import Experiment, Step, Summary
+from experiments.caching import Caching
 from experiments.dial import Dial
 from experiments.end_of_text import EndOfText
 from experiments.every_rule import EveryRule
@@ -20,7 +21,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
+        *(
+            Dial(PROSE_WORLD),
+            Caching(),
+            Dial(LIST_WORLD),
+            Transfer(),
+            EndOfText(),
+            Algorithms(),
+            Ablations(),
+            Serving(),
+        ),
     )
 }
 """Every experiment by name, in the order they run; a new one is one class and one word here."""

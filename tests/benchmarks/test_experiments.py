@@ -20,6 +20,8 @@ from experiments.algorithms import (
     read_run,
 )
 from experiments.base import SEEDS
+from experiments.caching import CACHE, INTERVALS, SPEEDS, Caching
+from experiments.caching import RULES as RULES_UNDER_CACHE
 from records import finish, outcomes, write_run
 
 from train.tracking.history import STEP, write_rows
@@ -105,6 +107,41 @@ def test_the_ablations(tmp_path: Path) -> None:
     [additive] = [row for row in rows if " additive " in row]
     assert additive.endswith("| 30 | additive | 50.0 ± 0.0 | 1.00 ± 0.00 | 0.500 ± 0.000 | 0.000 | 0.500 ± 0.000 |")
     assert len(rows) == 2 + 2 + 2 + 2 + (2 * len(ALPHAS) + 1) + 5
+
+
+def test_policies_under_a_cache(tmp_path: Path) -> None:
+    """Ten problems of 8 right answers in 5 forwards of 20 positions each, unless something else is said."""
+    experiment = Caching()
+
+    def line(policy: str, nfe: int, right: int = 8, **changes: Any) -> Any:
+        return outcomes(policy, [1.0] * right + [0.0] * (10 - right), [nfe] * 10, **changes)
+
+    def places(name: str, nfe: int, right: int = 8) -> list[Any]:
+        return [line(f"learned:{name}_s{seed}@speed={speed:g}", nfe, right) for seed in SEEDS for speed in SPEEDS]
+
+    for step in experiment.steps():
+        rules = {rule: 10 if rule == "threshold:0.9" else 20 for rule in RULES_UNDER_CACHE}
+        if step.folder == f"caching/{CACHE}":
+            lines = [line(rule, nfe) for rule, nfe in rules.items()]
+            # Those without a cache are the cheapest by far, but not as accurate.
+            lines += places("plain", 5) + places("refresh", 4) + places("dial", 2, right=7)
+            write_run(tmp_path / step.folder, lines)
+        elif step.folder.startswith("caching/dual_"):
+            write_run(tmp_path / step.folder, [line(rule, 30) for rule in rules] + places("plain", 6, right=9))
+        elif step.folder == "prose_dial/frontier":
+            block = {"block_length": experiment.without.world.blocks[1]}
+            write_run(tmp_path / step.folder, [line(rule, 40, **block) for rule in rules] + [line("threshold:0.9", 1)])
+    finish(experiment, tmp_path)
+    text = experiment.markdown(experiment.summarise(tmp_path))
+    rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| 0.25 "))]
+    assert rows[0] == "| none | `threshold:0.9` | 80.0 | 800 | 40.00 |"
+    assert len(rows) == 2 * (2 + len(INTERVALS)) + 3
+    own = "| 0.25 | 80.0 ± 0.0 |"
+    assert rows[-3:] == [
+        f"{own} 100 ± 0 | 5.00 ± 0.00 | 0.50 ± 0.00 | 2.50 ± 0.00 |",
+        f"{own} 80 ± 0 | 4.00 ± 0.00 | 0.40 ± 0.00 | 2.00 ± 0.00 | 0.80 ± 0.00 |",
+        "| 0.25 | 70.0 ± 0.0 | 40 ± 0 | 2.00 ± 0.00 | 0.20 ± 0.00 |",
+    ]
 
 
 def test_steps_that_experiments_share_are_the_same() -> None:
