@@ -35,6 +35,10 @@ from policies.networks.config import check_has_width
 from policies.networks.inputs import MAX_LOG_ODDS, gap_above, log_odds, share_left, sized
 from policies.networks.transformer_config import BEYOND_FILTER, NetworkConfig
 
+REFRESH_GAIN = 10.0
+"""How much further than their weights the log-odds of a refresh move. What starts as a filter is trained at a rate at
+which it stays one, and a few hundred updates move weights by some hundredths, which would change no decision."""
+
 
 def rotate(x: Tensor) -> Tensor:
     """Apply rotary position embedding (arXiv 2104.09864) with base 10000.
@@ -110,7 +114,7 @@ class UnmaskingNetwork(nn.Module):
         nn.init.constant_(self.output.bias, self.config.bias if self.config.init == "random" else 0.0)
         if self.config.decides_refresh:
             nn.init.zeros_(self.refresh[-1].weight)  # type: ignore[arg-type]
-            nn.init.constant_(self.refresh[-1].bias, self.config.refresh_bias)  # type: ignore[arg-type]
+            nn.init.constant_(self.refresh[-1].bias, self.config.refresh_bias / REFRESH_GAIN)  # type: ignore[arg-type]
 
     def start_as(self, other: UnmaskingNetwork) -> None:
         """Take over the weights of a network of the same configuration; what only this one has counts 0 at first.
@@ -252,8 +256,8 @@ class UnmaskingNetwork(nn.Module):
         # The same at every position that was shown, 0 at others.
         unseen = sized("unseen", inputs["unseen"].float().amax(1, keepdim=True))
         left = share_left(inputs["eligible"].float())
-        logit: Tensor = self.refresh(torch.cat([mean, unseen, left], -1))
-        return logit
+        learned: Tensor = self.refresh(torch.cat([mean, unseen, left], -1))
+        return REFRESH_GAIN * learned
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return (B, L) float32 log-odds of committing each position; only eligible ones mean anything.

@@ -93,11 +93,11 @@ def test_as_a_filter_its_commits_are_what_is_read() -> None:
 def test_it_reads_what_a_refresh_would_bring() -> None:
     network, view = perturbed(DECIDES), random_view(64, 8)
     rows = view.eligible.any(1)
-    before = chances(network, view)
+    before = outputs(network, view)[:, -1]
     for name in ("age", "unseen"):
         values = view.features[name] + 20 * (view.masked if name == "age" else True)
         later = replace(view, features={**view.features, name: values})
-        assert ((chances(network, later) - before).abs() > 1e-3)[rows].all()
+        assert ((outputs(network, later)[:, -1] - before).abs() > 1e-3)[rows].all()
         # Commits don't depend on it unless they are told to read it.
         assert torch.equal(outputs(network, later)[:, :-1], outputs(network, view)[:, :-1])
     assert LearnedPolicy(network).features == {"margin", "age", "unseen"}
