@@ -42,7 +42,7 @@ RULES = (
 SHOWN = ("threshold:0.9", "low_confidence:1")
 """Those whose numbers are shown."""
 
-LEARNED = {"plain": (), "refresh": ("--policy.decides_refresh", "true")}
+LEARNED = {"plain": (), "refresh": ("--policy.decides_refresh", "true", "--policy.refresh_bias", "-1")}
 """Arguments of the policies that are trained under the cache, by name; the second also decides when to refresh."""
 
 WITHOUT = "dial"
