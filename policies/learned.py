@@ -13,6 +13,7 @@ from typing import Any, Self, get_args
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
+from torch.nn import functional as F
 
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser, identify
@@ -229,11 +230,15 @@ class LearnedPolicy(CommitPolicy):
         commit = self._choose(view, commits)
         if not self.spec.config.decides_refresh:
             return Action(commit)
-        if self.decision == "deterministic":
-            is_due = refresh >= 0
-        else:
+        if self.decision == "sample":
             is_due = uniform(view.key, view.step, (1,), stream=5) < refresh.sigmoid()
-        return Action(commit, refresh=is_due.squeeze(1))
+            return Action(commit, refresh=is_due.squeeze(1))
+        # Every few forwards, no one probability may reach a half: it is due once it more likely would have come by now.
+        # softplus is -log(1 - probability), so these add up as the chances that it did not come multiply.
+        before = view.memory.get("refresh", torch.zeros_like(refresh))
+        is_whole = view.features["unseen"].amax(1, keepdim=True) == 0
+        waited = before.masked_fill(is_whole, 0.0) + F.softplus(refresh)
+        return Action(commit, refresh=(waited >= math.log(2)).squeeze(1), memory={"refresh": waited})
 
     def select(self, view: View) -> Tensor:
         """Choose by the decision rule.

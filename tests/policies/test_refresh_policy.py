@@ -87,6 +87,29 @@ def test_as_a_filter_its_commits_are_what_is_read() -> None:
     assert torch.equal(outputs(own, view), outputs(expected, view))
 
 
+@pytest.mark.parametrize(
+    ("bias", "forwards"),
+    [(0.0, 1), (-0.1, 2), (-1.0, 3), (-1.5, 4), (-2.0, 6)],  # 1 - p is 0.5, 0.52, 0.73, 0.82, 0.88: to the half of it
+)
+def test_a_deterministic_refresh_comes_when_it_would_have_come_by_now(bias: float, forwards: int) -> None:
+    policy = LearnedPolicy(seeded(replace(DECIDES, refresh_bias=bias)))
+    view = random_view(2, 8)
+    # The second row's last forward computed everything, each time.
+    unseen = torch.tensor([[3.0], [0.0]], device=places.here).expand(-1, 8)
+    view = replace(view, features={**view.features, "unseen": unseen})
+    found = []
+    for _ in range(forwards):
+        action = policy.act(view)
+        assert action.refresh is not None
+        found.append(action.refresh.tolist())
+        view = replace(view, memory=action.memory)
+    assert [one for one, _ in found] == [False] * (forwards - 1) + [True]
+    assert {other for _, other in found} == {forwards == 1}
+    # What is computed anew has nothing to wait for.
+    fresh = replace(view, features={**view.features, "unseen": torch.zeros_like(unseen)})
+    assert policy.act(fresh).refresh.tolist() == [forwards == 1] * 2  # type: ignore[union-attr]
+
+
 # What it reads.
 
 
