@@ -27,7 +27,7 @@ from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCK = PROSE_WORLD.blocks[1]
-SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SPEEDS = (0.0, 0.5, 1.0)
 
 CACHE = "dual"
 INTERVALS = tuple(f"{CACHE}:refresh={interval}" for interval in (2, 4))

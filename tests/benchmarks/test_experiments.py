@@ -133,14 +133,14 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
             write_run(tmp_path / step.folder, [line(rule, 40, **block) for rule in rules] + [line("threshold:0.9", 1)])
     finish(experiment, tmp_path)
     text = experiment.markdown(experiment.summarise(tmp_path))
-    rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| 0.25 "))]
+    rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| 0.5 "))]
     assert rows[0] == "| none | `threshold:0.9` | 80.0 | 800 | 40.00 |"
     assert len(rows) == 2 * (2 + len(INTERVALS)) + 3
-    own = "| 0.25 | 80.0 ± 0.0 |"
+    own = "| 0.5 | 80.0 ± 0.0 |"
     assert rows[-3:] == [
         f"{own} 100 ± 0 | 5.00 ± 0.00 | 0.50 ± 0.00 | 2.50 ± 0.00 |",
         f"{own} 80 ± 0 | 4.00 ± 0.00 | 0.40 ± 0.00 | 2.00 ± 0.00 | 0.80 ± 0.00 |",
-        "| 0.25 | 70.0 ± 0.0 | 40 ± 0 | 2.00 ± 0.00 | 0.20 ± 0.00 |",
+        "| 0.5 | 70.0 ± 0.0 | 40 ± 0 | 2.00 ± 0.00 | 0.20 ± 0.00 |",
     ]
 
 
