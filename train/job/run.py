@@ -55,6 +55,7 @@ from train.job.build import (
 from train.job.config import JobConfig
 from train.job.finish import blocks_of, evaluate_all, evaluated_blocks, export, forget_policies, rules_of
 from train.job.learning import learn
+from train.job.next import next_commands
 from train.job.price import MILLISECONDS, measure_price, without_measurement
 from train.job.validation import Validation
 from train.tracking.tracker import Tracker
@@ -248,5 +249,5 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
     stage("settings", str(RunFiles(out).config))
     stage("W&B", place)
-    stage("next", f"python train/watch.py --policy {out / 'policy'} --policy threshold:0.9")
-    stage("", f"python train/evaluate.py --policy {out / 'policy'} --policy eb_sampler:0.5 --per_task")
+    for name, command in zip(("next", ""), next_commands(config), strict=True):
+        stage(name, command)
