@@ -231,6 +231,20 @@ def test_a_paired_test_by_hand(tmp_path: Path) -> None:
     assert setting["token_positions"]["problems"][0] < 30 < setting["token_positions"]["problems"][1]
 
 
+@pytest.mark.parametrize(("count", "is_claimed"), [(4, False), (8, True)])
+def test_nothing_is_claimed_that_the_test_denies(tmp_path: Path, count: int, is_claimed: bool) -> None:
+    """Fewer forwards on each problem: of four the signed ranks' p is 2 / 2^4, whatever an interval of them says."""
+    learned = outcomes("learned", [1] * count, list(range(1, count + 1)))
+    rule = outcomes("threshold:0.9", [1] * count, [2 * n + 1 for n in range(1, count + 1)])
+    run = write_run(tmp_path / "run", [learned, rule], ppo_config())
+    found = find(read_runs([str(run)]), lines_of(run), ["threshold"], 0.5)
+    [test], [row] = found["tests"], found["savings"]
+    assert test["nfe_p"] == pytest.approx(2 / 2**count)
+    assert row["saved"]["problems"][0] > 0.5
+    assert row["claim"] == ("fewer forwards" if is_claimed else "none: could be chance")
+    assert ("which could be chance" in headlines(found)[0]) is not is_claimed
+
+
 def test_nothing_is_claimed_where_no_rule_is_as_accurate(tmp_path: Path) -> None:
     """169 of 180 right beside 177, eight problems that only the rule solves, and fewer forwards."""
     learned = outcomes("learned", [1] * 169 + [0] * 11, [5] * 180)
@@ -390,7 +404,10 @@ def test_tokens_per_forward_are_those_that_were_said(tmp_path: Path, capsys: pyt
     block = records[0]["block_length"]
     assert aups(records) == pytest.approx({(block, "threshold", "deterministic"): 200})
     print_table(records)
-    assert f"AUP 200: threshold (deterministic), blocks of {block}\n" in capsys.readouterr().out
+    assert (
+        f"AUP 200 (accuracy under parallelism): threshold (deterministic), blocks of {block}\n"
+        in capsys.readouterr().out
+    )
     other = outcomes("threshold:0.5", [1] * 8, [2] * 8)
     assert "tokens_per_forward" not in summarise(other)[-1]
 

@@ -65,4 +65,6 @@ def print_table(records: Sequence[Record], title: str = "", per_task: bool = Fal
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(make_table(records, title, per_task))
     for (block, family, decision), area in aups(records).items():
-        console.print(for_terminal(f"AUP {area:.0f}: {family} ({decision}), blocks of {block}"))
+        console.print(
+            for_terminal(f"AUP {area:.0f} (accuracy under parallelism): {family} ({decision}), blocks of {block}")
+        )
