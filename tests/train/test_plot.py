@@ -81,6 +81,27 @@ def test_no_gain_is_pointed_out_where_none_may_be_claimed(rule: Any, figures: li
     assert arrows_of(records_of(LEARNED, rule), {key_of(e): e for e in (LEARNED, rule)}) == []
 
 
+def test_a_label_covers_no_mark_where_there_is_room(figures: list[Figure], tmp_path: Path) -> None:
+    """A rule a point worse than the policy, and as cheap as the middle of the arrow, stands where the label would."""
+    between = outcomes("eb_sampler:1", [1] * 192 + [0] * 8, [3] * 100 + [2] * 100)
+    plot_pareto(records_of(LEARNED, THRESHOLD, between), tmp_path / "p.png")
+    [axes] = figures[0].axes
+    [label] = [text for text in axes.texts if "same accuracy" in text.get_text()]
+    box = label.get_window_extent()
+    for line in axes.lines:
+        if line.get_marker() not in ("None", "_", "|", ""):
+            assert not any(box.contains(*place) for place in axes.transData.transform(line.get_xydata()))
+    assert axes.bbox.contains(box.x0, box.y0)
+    assert axes.bbox.contains(box.x1, box.y1)
+
+
+def test_one_rule_makes_no_frontier(figures: list[Figure], tmp_path: Path) -> None:
+    plot_pareto(records_of(LEARNED, THRESHOLD), tmp_path / "p.png")
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert "threshold" in labels
+    assert "frontier of the rules" not in labels
+
+
 def test_the_frontier_by_hand() -> None:
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.8), (2.5, 0.7), (2.0, 0.6), (4.0, 0.9)]
     records = [{"nfe": nfe, "accuracy": accuracy} for nfe, accuracy in points]

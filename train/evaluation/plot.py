@@ -105,7 +105,8 @@ def plot_pareto(
         entries |= _draw_panel(axes, here, cost, styles, entries)
         shown = [arrow for arrow in arrows if arrow.block == block]
         if cost == "nfe" and shown:
-            _point_out(axes, max(shown, key=lambda arrow: (arrow.decision == "deterministic", arrow.saved)))
+            best = max(shown, key=lambda arrow: (arrow.decision == "deterministic", arrow.saved))
+            _point_out(axes, best, [(record[cost], record["accuracy"]) for record in here])
         axes.set_title(f"block length {block}" if len(panels) > 1 else "", fontsize=12)
     figure.suptitle(for_plot(title, 64), fontsize=13)
     draw_legend(figure, entries)
@@ -160,7 +161,7 @@ def _draw_panel(
         label = family if is_shown else "other rules"
         if is_best or label not in entries:
             entries[label] = handle
-    if frontier:
+    if len(frontier) > 1:
         points = [record[cost] for record in frontier], [100 * record["accuracy"] for record in frontier]
         (entries["frontier of the rules"],) = axes.plot(*points, color=GREY, linewidth=2, zorder=1)
     for record in records:
@@ -249,7 +250,28 @@ def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[
         axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", fontsize=9.5, color=GREY)
 
 
-def _point_out(axes: Axes, arrow: Arrow) -> None:
+LABEL_PLACES = [(0, sign * distance) for distance in (36, 60, 90) for sign in (-1, 1)]
+"""Where a label may stand beside the middle of its arrow, in points, the best first."""
+
+LABEL_SIZE = (165, 42)
+"""Of a label of two lines, in points."""
+
+
+def _room(
+    axes: Axes, middle: tuple[float, float], offset: tuple[int, int], taken: Sequence[tuple[float, float]]
+) -> int:
+    """Return minus the number of points that a label at a place would cover, where it lies outside that of all."""
+    scale = axes.figure.dpi / 72
+    half = np.array(LABEL_SIZE) * scale / 2
+    center = axes.transData.transform(middle) + np.array(offset) * scale
+    (left, bottom), (right, top) = axes.bbox.get_points()
+    is_inside = left < center[0] - half[0] < center[0] + half[0] < right
+    is_inside = is_inside and bottom < center[1] - half[1] < center[1] + half[1] < top
+    return -int((abs(axes.transData.transform(taken) - center) < half).all(1).sum()) if is_inside else -len(taken)
+
+
+def _point_out(axes: Axes, arrow: Arrow, taken: Sequence[tuple[float, float]]) -> None:
+    """Draw an arrow and its label, beside the points (cost, accuracy) that are drawn already."""
     (start, low), (end, high) = arrow.rule, arrow.policy
     color = rcParams["text.color"]
     axes.annotate(
@@ -259,14 +281,15 @@ def _point_out(axes: Axes, arrow: Arrow) -> None:
         arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 5, "shrinkB": 10},
         zorder=6,
     )
+    middle, points = ((start + end) / 2, 50 * (low + high)), [(x, 100 * y) for x, y in taken]
+    place = max(LABEL_PLACES, key=lambda offset: _room(axes, middle, offset, points))
     axes.annotate(
         f"{-100 * arrow.saved:.0f} % forwards\nat the same accuracy".replace("-", "\N{MINUS SIGN}"),
-        (end, 100 * high),
-        # Below the policy: a rule as cheap and not much worse would leave no gain to point out.
-        xytext=(-18, -100),
+        middle,
+        xytext=place,
         textcoords="offset points",
-        ha="left",
-        va="top",
+        ha="center",
+        va="center",
         fontweight="bold",
         fontsize=11.5,
         color=color,
