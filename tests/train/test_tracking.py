@@ -341,6 +341,13 @@ def test_a_model_of_any_name_is_logged(tmp_path: Path) -> None:
     assert artifact.name.startswith("policy-___v1-")
 
 
+def test_a_folder_named_like_a_pattern_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run [x]"
+    folder.mkdir()
+    track(WandbConfig(), folder)
+    assert "No files found" not in capfd.readouterr().err
+
+
 def test_what_fails_after_the_start_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Tracker(WandbConfig(), tmp_path, SETTINGS, "train") as tracker:
         tracker.run.log = fail  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -165,7 +166,8 @@ class Tracker:
         for file in filter(Path.is_file, files_along(self.folder)):
             # A copy, because wandb would leave a link, and a run is often moved before it is synced.
             shutil.copyfile(file, Path(self.run.dir) / file.name)
-            self.run.save(f"{self.run.dir}/{file.name}", base_path=self.run.dir, policy="now")
+            # By a pattern, which a folder's own name must not be part of.
+            self.run.save(f"{glob.escape(self.run.dir)}/{file.name}", base_path=self.run.dir, policy="now")
         for policy in policies:
             own = records if len(policies) == 1 else without_others(records, policy.name)
             aliases = ["latest", allowed_name(self.run.name)]
