@@ -102,3 +102,6 @@ class NetworkConfig(PartConfig):
         unknown = sorted(set(self.features) - MASK_READINGS)
         if unknown:
             raise ValueError(f"features hold {unknown[0]!r}: {hint(unknown[0], sorted(MASK_READINGS))}")
+        twice = [name for i, name in enumerate(self.features) if name in self.features[:i]]
+        if twice:
+            raise ValueError(f"features hold {twice[0]!r} twice: name each once")

@@ -18,6 +18,7 @@ from policies import NetworkConfig
 from policies.networks.dit import DiTConfig
 from train.algorithms.ppo import PPOSection
 from train.command.config import CONFIGS, ROOT, parse, to_plain, to_yaml
+from train.command.config_help import help_text
 from train.command.config_values import ConfigError
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
@@ -390,6 +391,8 @@ IMPOSSIBLE = {
         "evaluation.rules": ["threshold:-1", "threshold:1.7", "low_confidence:0"],
         "model.threads": [0],
         "model.name": [""],
+        "model.device": ["cpu:7", "gpu"],
+        "policy.features": ["[margin, entropy, margin]"],
         "ppo.learning_rate": [0, -1],
         "ppo.n_steps": [0],
         "ppo.batch_size": [0, 1],
@@ -479,6 +482,39 @@ def test_impossible_values_are_named(config_class: type[Any], name: str, value: 
     )
     assert named.rstrip("s") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--filter.reference=threshold:2", "filter.reference is 'threshold:2': threshold's threshold is 2.0: "),
+        ("--evaluation.rules=thresold:0.9", "evaluation.rules hold 'thresold:0.9': no rule of that name; did you mean"),
+        ("--env.block_lengths=128", "env.block_lengths: block_length is 128: it must divide buffer_length 64"),
+        ("--evaluation.block_lengths=7", "evaluation.block_lengths: block_length is 7: it must divide"),
+        ("--policy.features=[margin, margin]", "policy.features hold 'margin' twice"),
+        ("--model.device=cpu:7", "model.device is 'cpu:7': all of a machine's CPUs are one device"),
+        ("--help=1", "there is no flag --help: write --help alone, without a value"),
+    ],
+)
+def test_what_is_wrong_is_named_as_it_was_given(flag: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(TrainPPOConfig, None, [flag])
+    assert str(caught.value).startswith(message)
+
+
+def test_weights_are_of_tasks_that_are_trained_on() -> None:
+    env = EnvConfig(tasks=["copy", "sort"], task_weights=["sort=2"])
+    assert env.weights_of(["copy", "sort"]) == [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"env.task_weights holds sort, which is not among env.tasks \(copy\): leave"):
+        env.weights_of(["copy"])
+
+
+def test_only_what_takes_a_dllm_is_said_to_take_its_file() -> None:
+    files = "or one of configs/models"
+    assert files in help_text(TrainPPOConfig, TrainPPOConfig())
+    assert files not in help_text(CardConfig, CardConfig("x"))
+    with pytest.raises(ConfigError, match=r"tiny\.yaml describes a dLLM, but this command has no section model for it"):
+        parse(CardConfig, None, ["--config", "configs/models/tiny.yaml"])
 
 
 # What is given is used.

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import docstring_parser
 
 from train.command.config_values import PathText, bare, field_kinds, item_kind, names_of, section_of, without_null
+from train.command.nodes import flags_of
 
 NAMES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 """How a value is shown after its flag."""
@@ -54,10 +55,11 @@ def help_text(config_class: Any, config: Any, positional: str | None = None) -> 
         general.add_argument(positional, nargs="*" if is_list else "?", metavar=positional.upper(), help=_escape(about))
     general.add_argument("-h", "--help", action="store_true", help="Print this and exit.")
     general.add_argument("--print_config", action="store_true", help="Print the whole configuration as YAML and exit.")
+    model_file = ", or one of configs/models" if "model.name" in flags_of(config_class) else ""
     general.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file of these fields, by section, or one of configs/models; it may be given several times.",
+        help=f"YAML file of these fields, by section{model_file}; it may be given several times.",
     )
     _add_fields(parser, general, config_class, config, "", positional)
     return parser.format_help()

@@ -52,11 +52,13 @@ class ModelConfig:
             raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
         try:
             # Whether there is such a kind, not whether it is here: a configuration may be for another machine.
-            torch.device(self.device)
+            device = torch.device(self.device)
         except RuntimeError:
             raise ValueError(
                 f"device is {self.device!r}: torch knows no such device; give cpu, cuda, cuda:1 or mps"
             ) from None
+        if device.type == "cpu" and device.index:
+            raise ValueError(f"device is {self.device!r}: all of a machine's CPUs are one device; give cpu")
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role for this model, each with the reason."""

@@ -47,7 +47,7 @@ def translate(root: yaml.MappingNode, known: Mapping[str, Any], file: str) -> ya
         ConfigError: if the configuration has no dLLM, or the file an unknown section.
     """
     if "model.name" not in known:
-        raise ConfigError(f"{file} describes a dLLM, but this command takes none: leave it out")
+        raise ConfigError(f"{file} describes a dLLM, but this command has no section model for it: leave it out")
     entries: list[tuple[yaml.Node, yaml.Node]] = []
     env: list[tuple[yaml.Node, yaml.Node]] = []
     for key, value in root.value:

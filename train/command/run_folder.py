@@ -149,7 +149,7 @@ def writing(folder: Path, resume: bool | None = None) -> Iterator[None]:
 def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
     """Refuse a folder that is taken, or that doesn't hold the run to resume."""
     has_run = RunFiles(folder).config.is_file()
-    other = f"choose another folder, as in --out {shlex.quote(str(_free_name(folder)))}"
+    other = _other(folder)
     if not has_result(folder):
         if resume and not has_run:
             raise UserError(f"out is {str(folder)!r}, which holds no run to resume: leave out --resume")
@@ -179,7 +179,7 @@ def refuse_used(out: Path) -> None:
         UserError: if it does.
     """
     if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"out is {str(out)!r}, which is not empty: choose another --out")
+        raise UserError(f"out is {str(out)!r}, which is not empty: {_other(out)}")
 
 
 def has_result(folder: Path) -> bool:
@@ -197,9 +197,10 @@ def _has_result(names: Collection[str]) -> bool:
     return bool(found - set(START)) or bool(found and _NAMES.command.name not in found)
 
 
-def _free_name(folder: Path) -> Path:
-    """Return a folder beside another, under the first number that is free."""
-    return next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
+def _other(folder: Path) -> str:
+    """Say to take the folder beside another with the first number that is free."""
+    free = next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
+    return f"choose another folder, as in --out {shlex.quote(str(free))}"
 
 
 # Comparing configurations.

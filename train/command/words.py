@@ -75,6 +75,8 @@ def _stray(word: str, before: Sequence[str]) -> str:
 
 def _hint(path: str, known: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
     """Say which flag was probably meant, or which there are in its section."""
+    if path == "help":
+        return "write --help alone, without a value"
     close = nearest_field(path, known)
     section, _, end = path.rpartition(".")
     # Another section's flag is meant where it has the same last word; a similar one there is chance.

@@ -81,7 +81,10 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
         return UnmaskingNetwork(config.policy.as_filter)  # what will be learned has its shape
     if folder is None:
         return None
-    policy = load(folder)
+    try:
+        policy = load(folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"filter.folder is {folder!r}: {str(error).removeprefix(f'policy is {folder!r}: ')}") from None
     network = policy.network
     if policy.has_dial:
         raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")

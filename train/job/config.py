@@ -91,7 +91,20 @@ class EnvConfig:
     def weights_of(self, names: Sequence[str]) -> list[float]:
         """Return the weights of the tasks of these names."""
         given = {text.rpartition("=")[0]: float(text.rpartition("=")[2]) for text in self.task_weights}
+        if missing := sorted(given.keys() - set(names)):
+            raise ValueError(
+                f"env.task_weights holds {missing[0]}, which is not among env.tasks ({', '.join(names)}): leave it "
+                "out, or train on it too"
+            )
         return [given.get(name, 1.0) for name in names]
+
+
+def _check_rule(text: str, field: str) -> None:
+    """Refuse a rule that can't be, in the words of the field that holds it."""
+    try:
+        make_rule(text)
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).removeprefix(f'policy is {text!r}: ')}") from None
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,7 @@ class FilterSection:
         check_range(self, "steepness", "false_commit_weight", above=0)
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
-        # Made to be checked.
-        make_rule(self.reference)
+        _check_rule(self.reference, f"reference is {self.reference!r}")
 
     @property
     def is_learned(self) -> bool:
@@ -156,7 +168,7 @@ class EvaluationConfig:
         check_count(self, "episodes", "validation_episodes", "calibration_episodes", "block_lengths")
         check_range(self, "validations", least=0)
         for rule in self.rules:
-            make_rule(rule)
+            _check_rule(rule, f"rules hold {rule!r}")
 
 
 @dataclass(frozen=True)
@@ -197,8 +209,13 @@ class JobConfig:
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
         # Made to be checked; without a block length it is full diffusion.
-        for block in (None, *self.env.block_lengths, *self.evaluation.block_lengths):
-            DecodingSettings(block_length=block, **self.env.decoding)
+        DecodingSettings(**self.env.decoding)
+        for name in ("env", "evaluation"):
+            for block in getattr(self, name).block_lengths:
+                try:
+                    DecodingSettings(block_length=block, **self.env.decoding)
+                except ValueError as error:
+                    raise ValueError(f"{name}.block_lengths: {error}") from None
         if self.policy.decides_refresh and self.dit is None:
             check_refreshes("policy.decides_refresh", self.env.cache)
 
