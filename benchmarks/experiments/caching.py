@@ -22,7 +22,7 @@ from experiments.base import (
 )
 from experiments.dial import Dial, dials, train
 from experiments.worlds import PROSE_WORLD
-from train.evaluation.measures import best_rule
+from train.evaluation.measures import ROUNDING, TOLERANCE, best_rule
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
@@ -93,9 +93,8 @@ class Caching(Experiment):
         settings, under = summary["settings"], (CACHE, *INTERVALS)
         own = {name: [_seed(settings[CACHE], name, seed) for seed in SEEDS] for name in (*LEARNED, WITHOUT)}
         rules = [[one for cache in under for one in find(settings[cache], policy=_is_rule)] for _ in SEEDS]
-        fixed = [[one for cache in under for one in _seed(settings[cache], "plain", seed)] for seed in SEEDS]
         columns = ["speed", "accuracy %", "positions", "NFE"]
-        rivals = {"of the rules'": rules, "of those without it": own[WITHOUT], "of the best interval's": fixed}
+        rivals = {"of the rules'": rules, "of those without it": own[WITHOUT]}
 
         def written(name: str, against: Sequence[str]) -> str:
             rows = [_row(speed, own[name], [rivals[one] for one in against]) for speed in SPEEDS]
@@ -106,6 +105,11 @@ class Caching(Experiment):
             for cache in ("none", *under)
             for one in find(settings[cache], policy=SHOWN.__contains__)
         ]
+        fixed = [
+            [cache, *_row(speed, [_seed(settings[cache], "plain", seed) for seed in SEEDS], ())]
+            for cache in INTERVALS
+            for speed in SPEEDS
+        ]
         intervals = " and ".join(f"`{cache}`" for cache in INTERVALS)
         return f"""
 In blocks of {BLOCK}, on the {PROSE_WORLD.fresh} problems a task of the dial's comparison. What the cache does to two
@@ -115,16 +119,19 @@ rules:
 
 Three seeds each, trained under `{CACHE}` with positions priced (`env.price`), from the filter that the dial without a
 cache starts from; mean and 95 % Student interval over seeds. Shares of positions are at equal accuracy: of the cheapest
-of the others that is at most half a point less accurate than each seed's place (or the most accurate one). The rules
-are {len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
+of the others that is at most half a point less accurate than each seed's place, if there is one for each. The rules are
+ {len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
 cache, under `{CACHE}`. Under the cache as it is:
 
-{written("plain", list(rivals)[:2])}
+{written("plain", list(rivals))}
 
-With one more action bit, which refreshes the whole row; the best interval is the cheapest of the policies above under
-`{CACHE}`, {intervals}:
+With one more action bit, which refreshes the whole row:
 
 {written("refresh", list(rivals))}
+
+The policies without that bit, refreshed at fixed intervals:
+
+{table(["cache", *columns], fixed)}
 
 The dials that were trained without a cache, under `{CACHE}`:
 
@@ -164,17 +171,22 @@ def _seed(settings: Sequence[Summary], name: str, seed: int) -> list[Summary]:
 def _row(speed: float, own: Sequence[Sequence[Summary]], rivals: Sequence[Sequence[Sequence[Summary]]]) -> list[str]:
     """Write what each seed's policy needs at a place of its dial, and its share of each family of rivals."""
     places = [one[SPEEDS.index(speed)] for one in own]
-    shares = [[_share(*pair) for pair in zip(places, family, strict=True)] for family in rivals]
     return [
         f"{speed:g}",
         over_seeds([100 * place["accuracy"] for place in places]),
         over_seeds([place["positions"] for place in places], 0),
         over_seeds([place["nfe"] for place in places], 2),
-        *(over_seeds(share, 2) for share in shares),
+        *(_shares(places, family) for family in rivals),
     ]
 
 
-def _share(place: Summary, others: Sequence[Summary]) -> float:
-    """Return a place's positions as a share of the cheapest of the others that is as accurate, or the most accurate."""
-    priced: list[Any] = [{"accuracy": one["accuracy"], "nfe": one["positions"]} for one in others]
-    return float(place["positions"] / best_rule(priced, place["accuracy"])["nfe"])
+def _shares(places: Sequence[Summary], rivals: Sequence[Sequence[Summary]]) -> str:
+    """Write the places' positions as shares of those of the cheapest rivals as accurate, where there are any."""
+    shares = []
+    for place, others in zip(places, rivals, strict=True):
+        priced: list[Any] = [{"accuracy": one["accuracy"], "nfe": one["positions"]} for one in others]
+        best = best_rule(priced, place["accuracy"])
+        if best["accuracy"] < place["accuracy"] - TOLERANCE - ROUNDING:
+            return "none as accurate"
+        shares.append(place["positions"] / best["nfe"])
+    return over_seeds(shares, 2)
