@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
@@ -26,7 +27,7 @@ from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
 from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
-from train.evaluation.jobs import SWEEP_BLOCKS, Job, list_jobs, plan
+from train.evaluation.jobs import SWEEP_BLOCKS, Job, list_jobs, plan, run_name
 from train.evaluation.measure import check_samples, choose_problems
 from train.evaluation.naming import is_folder, split_setting
 from train.evaluation.plot import plot_pareto
@@ -42,6 +43,7 @@ from train.evaluation.run import (
     suffix_of,
     warn_of_short_buffer,
 )
+from train.evaluation.styles import style_of_run
 from train.evaluation.table import print_table
 from train.tracking.tracker import Tracker
 
@@ -148,7 +150,9 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         )
         title += "" if config.early_end else ", no early end"
         title += "" if config.cache == "none" else f", cache {config.cache}"
-        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
+        folders = {split_setting(policy)[0] for policy in config.policy if is_folder(policy)}
+        style = style_of_run(run_name(Path(folders.pop()))) if len(folders) == 1 else None
+        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)
         print_table(records, title, config.per_task)
         print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
         tracker.finish(records, RunFiles(config.out).plot)

@@ -22,7 +22,7 @@ from train.compare import CompareConfig, main
 from train.comparison.plots import plot_curves
 from train.evaluation.plot import arrows_of, frontier_of, plot_pareto
 from train.evaluation.records import key_of, summarise
-from train.evaluation.styles import PALETTE, rule_style, styles_of
+from train.evaluation.styles import PALETTE, rule_style, style_of_run, styles_of
 from train.evaluation.table import make_table
 
 HOSTILE = ["_$5_$x^[red]b[/red]<b>a|b`c`", "=1+1\x1b[31my\nb\u202e", "<script>alert(1)</script>模型"]
@@ -142,6 +142,12 @@ def test_a_run_has_one_colour_in_all_plots_of_a_report(
     assert len(seen) == 6  # light and dark
     for name in names:
         assert len({styles[name] for styles in seen}) == 1
+
+
+def test_a_run_has_the_colour_alone_that_it_has_beside_others() -> None:
+    alone = style_of_run("ppo_s1")["learned"]
+    beside = styles_of(["learned:ppo_s1", "learned:zebra"])
+    assert beside["learned:ppo_s1"] == styles_of(["ppo_s1"])["ppo_s1"] == alone
 
 
 def run_of(folder: Path, seed: int = 0, alpha: float = 10.0) -> Path:

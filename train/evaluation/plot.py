@@ -90,7 +90,7 @@ def plot_pareto(
         styles: of the series, where other plots show them too.
     """
     suite = [record for record in records if record["task"] == "all"]
-    styles = styles or styles_of(_series(record) for record in suite if is_learned(record))
+    styles = {**styles_of(_series(record) for record in suite if is_learned(record)), **(styles or {})}
     arrows = arrows_of(suite, outcomes) if arrows is None else arrows
     panels = [
         (block, cost)

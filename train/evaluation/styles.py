@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from policies import RULES
-from train.evaluation.naming import PolicyName
+from train.evaluation.naming import LEARNED, PolicyName
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, without black, which is the oracle's, and yellow, which white swallows."""
@@ -59,21 +59,27 @@ class Style:
 def styles_of(names: Iterable[str]) -> dict[str, Style]:
     """Choose each policy's style by its name, so that it is the same in every plot and in the next report too.
 
-    Of two names that would have the same colour the later in the alphabet takes the next that is free.
+    Of two names that would have the same colour the later in the alphabet takes the next that is free. Records of
+    several policies call a run's ``learned:RUN``, and comparisons RUN.
 
-    >>> styles_of(["ppo"])["ppo"] == styles_of(["ppo", "ppo"])["ppo"]
+    >>> styles_of(["learned:ppo"])["learned:ppo"] == styles_of(["ppo"])["ppo"]
     True
     """
     found: dict[str, Style] = {}
     for name in sorted(set(names)):
         # Not hash(), which is salted anew in every process.
-        code, used = zlib.crc32(name.encode("utf-8", "replace")), list(found.values())
+        code, used = zlib.crc32(name.removeprefix(f"{LEARNED}:").encode("utf-8", "replace")), list(found.values())
         found[name] = Style(
             _least_used(PALETTE, [style.color for style in used], code),
             _least_used(MARKERS, [style.marker for style in used], code // 7),
             _least_used(LINES, [style.line for style in used], 0),
         )
     return found
+
+
+def style_of_run(name: str) -> dict[str, Style]:
+    """Return the style of a run's policy where records call it ``learned``: that which the run has beside others."""
+    return {LEARNED: styles_of([name])[name]}
 
 
 def _least_used(choices: Sequence[str], used: Sequence[str], start: int) -> str:

@@ -36,6 +36,7 @@ from train.evaluation.measure import choose_problems
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, read_outcomes
 from train.evaluation.run import warn_of_short_buffer
+from train.evaluation.styles import style_of_run
 from train.evaluation.table import print_table
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
@@ -117,7 +118,8 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             aside.wait()
         records = evaluate_all(own)
         title = f"{config.model.name}, seed {config.seed}"
-        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
+        style = style_of_run(config.out.resolve().name)
+        plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)
         # Before W&B has the last word, which may be that it failed.
         show(own, records, tracker.place)
         tracker.finish(records, RunFiles(config.out).plot, config.out / "policy")
