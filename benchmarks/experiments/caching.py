@@ -120,7 +120,7 @@ rules:
 Three seeds each, trained under `{CACHE}` with positions priced (`env.price`), from the filter that the dial without a
 cache starts from; mean and 95 % Student interval over seeds. Shares of positions are at equal accuracy: of the cheapest
 of the others that is at most half a point less accurate than each seed's place, if there is one for each. The rules are
- {len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
+{len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
 cache, under `{CACHE}`. Under the cache as it is:
 
 {written("plain", list(rivals))}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from train.command.decoding_config import decoding_of
 from train.evaluation.run import EvaluateConfig
 from train.job.config import JobConfig
 from train.job.finish import evaluation_of
 from train.watching.show import WatchConfig
-
-OWN = frozenset({"policy", "out", "split", "episodes", "first", "samples", "batch_size", "workers", "per_task", "seed"})
-"""Fields that the commands choose themselves, or leave as they are."""
 
 
 def next_commands(config: JobConfig) -> list[str]:
@@ -20,40 +19,31 @@ def next_commands(config: JobConfig) -> list[str]:
 
     Each has a folder of its own beside the job's, so that the default one may be taken.
     """
-    policy, about = config.out / "policy", evaluation_of(config, "")
-    watched: dict[str, Any] = {field.name: getattr(about, field.name, None) for field in fields(WatchConfig)}
-    watched |= {"block_length": about.block_length[0], "format": "html", "problems": 5, "heatmap_problems": 100}
-    if about.tasks != EvaluateConfig().tasks:
-        watched["task"] = about.tasks[0]
-    evaluated = {field.name: getattr(about, field.name) for field in fields(EvaluateConfig)}
+    about = evaluation_of(config, "")
+    # Full diffusion is what the commands do unless told otherwise.
+    blocks = [] if about.block_length == [about.buffer_length] else about.block_length
+    shared = {**decoding_of(about), **{f"model.{name}": value for name, value in asdict(about.model).items()}}
+    tasks = [] if about.tasks == EvaluateConfig().tasks else about.tasks
+    first = [block for block in blocks[:1] if block != about.buffer_length]
+    watched, measured = {"task": tasks[:1], "block_length": first}, {"tasks": tasks, "block_length": blocks}
     return [
-        _command("watch", config, ["--policy", str(policy), "--policy", "threshold:0.9"], watched, WatchConfig()),
-        _command(
-            "evaluate",
-            config,
-            ["--policy", str(policy), "--policy", "eb_sampler:0.5", "--per_task"],
-            evaluated,
-            EvaluateConfig(),
-        ),
+        _command("watch", config, ["threshold:0.9"], {**watched, **shared}, WatchConfig()),
+        _command("evaluate", config, ["eb_sampler:0.5", "--per_task"], {**measured, **shared}, EvaluateConfig()),
     ]
 
 
-def _command(program: str, config: JobConfig, words: list[str], values: dict[str, Any], usual: Any) -> str:
-    """Write a command with the flags of what is not as usual."""
+def _command(program: str, config: JobConfig, rest: list[str], values: Mapping[str, Any], usual: Any) -> str:
+    """Write a command with a flag for each value that is not as usual, and for each item of a list."""
+    words = ["--policy", str(config.out / "policy"), "--policy", *rest]
+    defaults = {**asdict(usual), **{f"model.{name}": value for name, value in asdict(usual.model).items()}}
     for name, value in values.items():
-        default = getattr(usual, name)
-        if name in OWN or value is None or value == default:
-            continue
-        if name == "block_length" and value in (config.env.buffer_length, [config.env.buffer_length]):
-            continue  # full diffusion, which is the default
-        if name == "model":
-            model = asdict(default)
-            words += [word for part, one in asdict(value).items() if one != model[part] for word in _flag(part, one)]
-        elif name != "wandb":
-            words += [word for one in (value if isinstance(value, list) else [value]) for word in _flag(name, one, "")]
+        # What a command has no field for, it doesn't do.
+        if name in defaults and value != defaults[name]:
+            items = value if isinstance(value, list) else [value]
+            words += [word for item in items for word in (f"--{name}", _text(item))]
     out = config.out.with_name(f"{config.out.name}_{program}")
     return shlex.join(["python", f"train/{program}.py", *words, "--out", str(out)])
 
 
-def _flag(name: str, value: Any, section: str = "model.") -> list[str]:
-    return [f"--{section}{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
