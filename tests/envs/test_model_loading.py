@@ -300,7 +300,9 @@ def test_every_family_has_a_model_file() -> None:
 
 def test_a_model_file_in_the_wrong_place(tmp_path: Path) -> None:
     file = str(CONFIGS / "models" / "llada.yaml")
-    with pytest.raises(ValueError, match=r"llada.yaml describes a dLLM, but this command takes none"):
+    with pytest.raises(
+        ValueError, match=r"llada.yaml describes a dLLM, but this command has no section model for it: leave it out"
+    ):
         parse(PretrainConfig, None, ["--config", file])
     (tmp_path / "odd.yaml").write_text("model: {name: tiny}\npublished: {}\nreward: {}\n")
     with pytest.raises(

@@ -216,7 +216,7 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(
 
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("mine")
-    with pytest.raises(UserError, match="another --out"):
+    with pytest.raises(UserError, match=r"is not empty: choose another folder, as in --out \S+-2$"):
         main(WatchConfig(out=tmp_path, model=ModelConfig("toy"), task="copy"))
 
 
