@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from transformers import (
@@ -24,8 +25,24 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
+from train.command.ranges import check_count
+
 # The embedded dLLM's own; 85 is a prompt of its suite, 21 words, with a buffer of 64.
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, LENGTH = 144, 128, 4, 4, 64, 85
+
+
+@dataclass
+class ArchitecturesConfig:
+    """How to time them.
+
+    Attributes:
+        repeats: of each call; their median counts.
+    """
+
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        check_count(self, "repeats")
 
 
 def build() -> dict[str, PreTrainedModel]:
@@ -63,7 +80,7 @@ def build() -> dict[str, PreTrainedModel]:
     }
 
 
-def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
+def milliseconds(call: Callable[[], object], repeats: int) -> float:
     """Return the median time of a call, after one warm-up."""
     call()
     times = []
@@ -74,7 +91,7 @@ def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
     return 1000 * sorted(times)[repeats // 2]
 
 
-def main() -> None:
+def main(config: ArchitecturesConfig) -> None:
     """Time every architecture and print the table."""
     torch.set_num_threads(1)
     # From 4 on, so that none is padding (0), whose position ids some of the models skip.
@@ -91,11 +108,13 @@ def main() -> None:
             with torch.inference_mode():
                 model(input_ids=tokens)
 
-        train = milliseconds(train_step)
-        infer = milliseconds(forward)
+        train = milliseconds(train_step, config.repeats)
+        infer = milliseconds(forward, config.repeats)
         first = first or (infer, train)
         print(f"{name:16}{size:12,}{infer:12.0f}{infer / first[0]:8.2f}{train:10.0f}{train / first[1]:8.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    from train.command.cli import run
+
+    run(main, ArchitecturesConfig)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,26 @@ import torch
 from envs.models.load import load_denoiser
 from envs.unmasking import UnmaskingVectorEnv
 from train.command.config import parse
+from train.command.ranges import check_count
 from train.job.build import make_env, make_model
 from train.job.ppo_config import TrainPPOConfig
 from train.ppo import algorithm
+
+
+@dataclass
+class RolloutConfig:
+    """How much to time.
+
+    Attributes:
+        updates: of PPO, each after a rollout; the mean counts.
+        num_envs: rows side by side; null for as many as a training has.
+    """
+
+    updates: int = 4
+    num_envs: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self, "updates", "num_envs")
 
 
 class Stopwatch:
@@ -42,22 +60,28 @@ class Stopwatch:
         setattr(owner, name, timed)
 
 
-def main(updates: int = 4) -> None:
+def main(config: RolloutConfig) -> None:
     """Time a few updates and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        config = parse(TrainPPOConfig, "ppo.yaml", ["--out", str(Path(folder) / "run"), "--wandb.mode", "disabled"])
-    torch.set_num_threads(config.model.threads)
-    denoiser = load_denoiser(config.model.name, config.model.device, config.model.dtype)
-    env = make_env(config, denoiser, algorithm(config), None)
-    model = make_model(config, env, algorithm(config), None)
-    per_update = config.env.num_envs * config.ppo.n_steps
+        words = ["--out", str(Path(folder) / "run"), "--wandb.mode", "disabled"]
+        if config.num_envs is not None:
+            words += ["--env.num_envs", str(config.num_envs)]
+        job = parse(TrainPPOConfig, "ppo.yaml", words)
+    torch.set_num_threads(job.model.threads)
+    denoiser = load_denoiser(job.model.name, job.model.device, job.model.dtype)
+    env = make_env(job, denoiser, algorithm(job), None)
+    model = make_model(job, env, algorithm(job), None)
+    per_update = job.env.num_envs * job.ppo.n_steps
     # The first update is slower than all others, so it isn't timed.
     model.learn(per_update)
     watch = Stopwatch()
-    watch.wrap(denoiser, "logits", "dLLM forward")
+    # Which of them is called depends on what the policy reads.
+    for name in ("logits", "logits_and_hidden", "logits_and_attention"):
+        watch.wrap(denoiser, name, "dLLM forward")
     watch.wrap(UnmaskingVectorEnv, "step", "env step, dLLM included")
     watch.wrap(model.policy, "forward", "policy forward")
     watch.wrap(model, "train", "PPO update")
+    updates = config.updates
     began = time.perf_counter()
     model.learn(updates * per_update)
     total = time.perf_counter() - began
@@ -73,4 +97,6 @@ def main(updates: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from train.command.cli import run
+
+    run(main, RolloutConfig)

@@ -128,7 +128,7 @@ def _copies(features: frozenset[str], is_sampled: bool) -> int:
     """Return the bytes of all working copies of a logit: one without the mask token, and those made of it in turn."""
     largest = 4  # inside the log-sum-exp
     if "entropy" in features:
-        largest = 3 * 4  # log-probabilities, probabilities, and log-probabilities without infinity
+        largest = 2 * 4  # log-probabilities and probabilities, each written over in place
     if is_sampled:
-        largest = 4 * 8  # counters, their hashes and uniforms, of 64 bits
+        largest = 5 * 8  # counters, their sums with a row's key, and what mixing them holds, of 64 bits
     return 4 + largest

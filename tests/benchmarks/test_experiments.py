@@ -22,7 +22,8 @@ from experiments.algorithms import (
 from experiments.base import SEEDS
 from experiments.caching import CACHE, INTERVALS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
-from records import finish, outcomes, write_run
+from finished import finish
+from records import outcomes, write_run
 
 from train.tracking.history import STEP, write_rows
 

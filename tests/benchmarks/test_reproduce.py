@@ -16,7 +16,8 @@ from experiments.base import marker
 from experiments.dial import SPEEDS, _hypervolumes
 from experiments.every_rule import EveryRule
 from experiments.worlds import LIST_WORLD, PROSE_WORLD
-from records import finish, outcomes, write_run
+from finished import finish
+from records import outcomes, write_run
 from reproduce import (
     RESULTS,
     ReproduceConfig,

@@ -33,6 +33,7 @@ from checkpoints import build
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from records import outcomes, ppo_config, write_run
+from tqdm import tqdm
 from views import random_view
 
 from envs.beliefs import DenoiserError
@@ -50,6 +51,7 @@ from train.algorithms.ppo import PPO
 from train.command import checkpoint
 from train.command.config import ConfigError, parse, to_plain, to_yaml
 from train.command.errors import UserError
+from train.command.interrupt import Interrupted, raised
 from train.command.sweep_file import read_sweep, suggest
 from train.compare import CompareConfig
 from train.comparison.lines import collect_lines
@@ -566,7 +568,7 @@ KINDS: Mapping[str, tuple[Callable[[], Any], Callable[..., str]]] = {
 """What is damaged: the whole folders, and what is tried with a damaged one."""
 
 
-def fuzz(what: str, number: int, first: int, folder: Path) -> Counter[str]:
+def fuzz(what: str, number: int, first: int, folder: Path, shows_progress: bool = False) -> Counter[str]:
     """Try damaged folders.
 
     Args:
@@ -574,6 +576,7 @@ def fuzz(what: str, number: int, first: int, folder: Path) -> Counter[str]:
         number: of cases.
         first: seed of the cases.
         folder: for the files; what is there is removed.
+        shows_progress: whether to show a bar on stderr.
 
     Returns:
         How often each thing came of it.
@@ -592,8 +595,10 @@ def fuzz(what: str, number: int, first: int, folder: Path) -> Counter[str]:
     @given(cases(folders()))
     def run(case: tuple[str, str, bytes]) -> None:
         found[attempt(*case, folder)] += 1
+        bar.update()
 
-    run()
+    with tqdm(total=number, desc=what, unit="case", leave=False, disable=not shows_progress) as bar:
+        run()
     return found
 
 
@@ -608,7 +613,7 @@ def main() -> None:
     for what in KINDS if options.kind is None else [options.kind]:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            found = fuzz(what, options.cases, options.seed, Path(folder) / "damaged")
+            found = fuzz(what, options.cases, options.seed, Path(folder) / "damaged", shows_progress=True)
         whole = found["loaded"] + found["read"]
         kinds = {re.sub(r"['\d].*", "", message) for message in found}
         sys.stdout.write(
@@ -618,4 +623,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with raised():
+            main()
+    except Interrupted as stop:
+        sys.exit(stop.status)

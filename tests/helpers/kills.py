@@ -33,6 +33,7 @@ from typing import Any
 import torch
 import yaml
 from forks import leave_parent, write_to
+from tqdm import tqdm
 
 from train import grpo, learn2pd, ppo, pretrain, sweep
 from train.command import checkpoint
@@ -184,7 +185,7 @@ def _run(train: Training, out: Path, rename: int | None) -> None:
         with raised():
             train(out, (out / "config.yaml").is_file())
     except Interrupted as error:
-        _say(f"error: {error}")
+        sys.stdout.write(f"error: {error}\n")
         status = error.status
     except BaseException:
         traceback.print_exc()
@@ -320,7 +321,7 @@ def killed(train: Training, folder: Path, seconds: float, kills: int, draw: rand
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    tqdm.write(line)
     sys.stdout.flush()
 
 
@@ -334,24 +335,32 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     place, draw = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(arguments.seed)
-    if arguments.ends is None:
-        compare(place, arguments.kills, draw)
-    else:
-        time_ends(place, arguments.ends, draw)
+    try:
+        with raised():
+            if arguments.ends is None:
+                compare(place, arguments.kills, draw)
+            else:
+                time_ends(place, arguments.ends, draw)
+    except Interrupted as stop:
+        shutil.rmtree(place, ignore_errors=True)
+        sys.exit(stop.status)
     shutil.rmtree(place)
 
 
 def time_ends(place: Path, ends: int, draw: random.Random) -> None:
     """Ask trainings to end and say how long they take; each goes on from there until it is asked again."""
+    share = -(-ends // len(DEFAULTS))
+    bar = tqdm(total=share * len(DEFAULTS), unit="end", leave=False)
     for name, train in DEFAULTS.items():
         out, took = place / name, list[float]()
-        while len(took) < -(-ends // len(DEFAULTS)):
+        while len(took) < share:
             # Every other time when it has made an update at least, if it tells of them.
-            at_work = len(took) % 2 == 0 and name in ("ppo", "grpo", "sweep")
+            at_work = len(took) % 2 == 1 and name in ("ppo", "grpo", "sweep")
             end = kill(train, out, draw.uniform(2, 15), draw.choice([signal.SIGTERM, signal.SIGHUP]), at_work)
             if end is None:
                 sys.exit(f"{name} ended by itself:\n{log_of(out)}")
             took.append(end)
+            bar.update()
             for file in out.rglob("latest.safetensors"):
                 checkpoint.read(file)
         said = re.findall("error: interrupted by .*?; (.*?)(?:;|$)", log_of(out), re.MULTILINE)
@@ -368,13 +377,16 @@ def compare(place: Path, wanted: int, draw: random.Random) -> None:
     """Kill trainings, let them end, and compare what they leave with what one leaves that was not killed."""
     total, unequal = 0, 0
     share = -(-wanted // len(TRAININGS))
+    bar = tqdm(total=share * len(TRAININGS), unit="kill", leave=False)
     for name, train in TRAININGS.items():
         whole = place / f"{name}_whole"
         seconds = finish(train, whole)
         expected, kills, runs, bad = results(whole), list[tuple[int, float]](), 0, 0
         while len(kills) < share:
             out = place / f"{name}_{runs}"
-            kills += killed(train, out, seconds, min(2, share - len(kills)), draw)
+            done = killed(train, out, seconds, min(2, share - len(kills)), draw)
+            kills += done
+            bar.update(len(done))
             runs += 1
             found = differences(expected, results(out))
             if found:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiments.base import Experiment, marker
 
 from train.command.files import write_json
 from train.evaluation.records import Outcomes, summarise, write_outcomes
@@ -68,10 +67,3 @@ def ppo_config(seed: int = 0, alpha: float = 10.0, **changes: Any) -> dict[str, 
         "ppo": {"n_steps": 32},
         **changes,
     }
-
-
-def finish(experiment: Experiment, out: Path) -> None:
-    """Write what every finished step of an experiment leaves, whatever its run."""
-    for step in experiment.steps():
-        write_json(out / step.folder / "versions.json", {"commit": "c", "machine": "m"})
-        write_json(marker(out, step), {"command": [], "seconds": 60})

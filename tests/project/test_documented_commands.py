@@ -31,7 +31,6 @@ NEEDS_ACCOUNT = "needs an account of Weights & Biases"
 NEEDS_WRITING = "writes to the Hugging Face hub; tests/policies/test_hub.py tries it against a stand-in"
 NEEDS_ENGINE = "needs SGLang and a GPU; tests/policies/test_formats.py tries the exported packages against stand-ins"
 IS_THE_SUITE = "is this suite or a part of .ci/run"
-IS_IN_PART = "takes many minutes, and tests/train/test_resume.py and tests/train/test_fuzz.py run a part of it"
 
 NOT_RUN = {
     "pip install -c constraints.txt -e .": NEEDS_NETWORK,
@@ -46,9 +45,6 @@ NOT_RUN = {
     "pytest -m gpu": "needs a GPU; tests/project/test_pretended_card.py tries it without one",
     'pytest -p pretended_card -m "gpu and not slow"': IS_THE_SUITE,
     "python tests/helpers/engines.py": NEEDS_NETWORK,
-    "python tests/helpers/kills.py --kills 40": IS_IN_PART,
-    "python tests/helpers/kills.py --ends 40": IS_IN_PART,
-    "python tests/helpers/fuzz.py --cases 10000": IS_IN_PART,
     "python train/grpo.py --config configs/grpo_prose.yaml --out runs/prose": (
         "learns its filter for minutes before its first update"
     ),

@@ -32,12 +32,18 @@ RATE = "metric: {name: x}\nparameters:\n  a: "
 
 EXAMPLES = [
     ("sweeps", "sweep.yaml", f"{RATE}{{min: x, max: 1}}", "finite numbers are needed"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: 1e-4, max: 1}}", "YAML takes 1e-4 for text: write 1.0e-4"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: 0, max: 1e4}}", "YAML takes 1e4 for text: write 1.0e+4"),
     ("sweeps", "sweep.yaml", f"{RATE}{{min: .nan, max: 1}}", "finite numbers are needed"),
     ("sweeps", "sweep.yaml", f"{RATE}{{min: 0, max: .inf}}", "finite numbers are needed"),
     ("sweeps", "sweep.yaml", f"{RATE}{{distribution: int_uniform, min: 0.5, max: 1}}", "whole numbers are needed"),
     ("sweeps", "sweep.yaml", f"{RATE}{{distribution: log_uniform_values, min: 0, max: 1}}", "above 0 on a logarithmic"),
     ("sweeps", "sweep.yaml", f"{RATE}{{min: 2, max: 1}}", "min must be max or less"),
     ("sweeps", "sweep.yaml", f"{RATE}{{distribution: q_uniform, min: 0, max: 1, q: 0}}", "q must be above 0"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{distribution: q_uniform, min: 0, max: 1, q: 1.0e-30}}", "1,000,000,000 steps"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{min: -1.0e+308, max: 1.0e+308}}", "must lie between"),
+    ("sweeps", "sweep.yaml", f"{RATE}{{distribution: int_uniform, min: 0, max: 1{'0' * 30}}}", "must lie between"),
+    ("configurations", "config.yaml", f"model: {{family: {'x' * 1000}}}", f"model.family is '{'x' * 57}...': choose"),
     ("sweeps", "sweep.yaml", f"{RATE}{{values: 3}}", "give value, values, or min and max"),
     ("sweeps", "sweep.yaml", f"{RATE}{{values: []}}", "give value, values, or min and max"),
     ("sweeps", "sweep.yaml", "[" * 1000, "nested too deeply"),

@@ -297,6 +297,72 @@ def test_elsewhere_they_are_raised() -> None:
         work()
 
 
+class Dropping:
+    """Its destructor is asked to end, and what it raises is dropped by Python."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        self.signum = signum
+
+    def __del__(self) -> None:
+        signal_self(self.signum)
+        time.sleep(0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_python_drops_is_raised_once_more(signum: signal.Signals) -> None:
+    def work() -> None:
+        with raised():
+            Dropping(signum)
+            time.sleep(10)
+            pytest.fail("not interrupted")
+
+    before = sys.unraisablehook
+    with pytest.raises(Interrupted) as caught:
+        work()
+    assert caught.value.signum == signum
+    assert sys.unraisablehook is before
+
+
+def test_one_that_is_dropped_beside_a_fork_is_raised_once_more() -> None:
+    """As logging and random run code of their own at every fork."""
+    code = "import os, signal, time\nfrom train.command.interrupt import Interrupted, raised\n"
+    code += "os.register_at_fork(after_in_parent=lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0)))\n"
+    code += "try:\n with raised():\n  os.fork() or os._exit(0)\n  time.sleep(10)\n"
+    code += "except Interrupted as stop:\n print(stop)"
+    with started(sys.executable, "-c", code) as process:
+        assert process.communicate(timeout=10)[0].endswith("interrupted by SIGTERM\n")
+
+
+def test_work_that_drops_one_is_broken_off(capfd: pytest.CaptureFixture[str]) -> None:
+    def attempted() -> str:
+        Dropping(signal.SIGTERM)
+        time.sleep(10)
+        return "result"
+
+    def work() -> None:
+        with deferred("saving") as stop:
+            assert stop.attempt(attempted) is None
+
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        work()
+    assert capfd.readouterr().err == "\nsaving; Ctrl-C once more ends it at once\n"
+
+
+def test_what_else_is_dropped_is_reported() -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise RuntimeError("lost")
+
+    found: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda dropped: found.append(dropped.exc_value)
+    try:
+        with raised():
+            Failing()
+    finally:
+        sys.unraisablehook = before
+    assert [str(each) for each in found] == ["lost"]
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     """As nohup has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

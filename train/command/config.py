@@ -182,7 +182,9 @@ def _default_of(config_class: Any, name: str) -> Any:
 
 
 def _located(message: str, config_class: Any, given: Mapping[str, Given], prefix: str) -> str:
-    """Name a field by its dotted name, and the file and line that its value comes from."""
+    """Name a field by its dotted name, and the file and line that its value comes from; shorten long values."""
+    # Paths stay whole.
+    message = re.sub(r"'([^']{240,})'", lambda value: repr(shorten(value[1])), message)
     # Checks begin their sentence with the field's name.
     match = re.match(r"[\w.]+", message)
     if match is None or f"{prefix}{match[0]}" not in {**flags_of(config_class, prefix), **sections_of(config_class)}:

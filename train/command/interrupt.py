@@ -2,6 +2,7 @@
 
 `raised` turns them into `Interrupted`, which unwinds like any exception; within `deferred` they wait for a place where
 the state is whole. A second Ctrl-C ends the process at once; files are written whole or not at all, so it harms none.
+Where Python drops exceptions, in destructors and beside a fork, it drops this one too, and it is raised once more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ECHO = 1.0
 """Seconds in which torchrun passes on a Ctrl-C that the terminal has sent to every process already."""
+
+AGAIN = 0.02
+"""Seconds from where an exception was dropped to where it is raised once more."""
 
 LOOK = 0.5
 """Seconds between looks whether torchrun is still there."""
@@ -125,8 +129,9 @@ def deferred(saving: str = "saving what was learned") -> Iterator[Stop]:
     stop = Stop()
 
     def on_first(signum: int) -> None:
+        if stop.signum is None:
+            _say(f"\n{saving}; Ctrl-C once more ends it at once\n")
         stop.signum = signum
-        _say(f"\n{saving}; Ctrl-C once more ends it at once\n")
         if stop.is_urgent:
             raise Interrupted(signum)
 
@@ -154,14 +159,29 @@ def _handling(on_first: Callable[[int], None]) -> Iterator[None]:
         if signum == signal.SIGINT and not is_echo:
             end_now(signum)
 
+    report, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def on_dropped(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            report(dropped)
+            return
+        first.clear()
+        # From another thread and a little later: raised from here, it would be dropped again.
+        timers.append(threading.Timer(AGAIN, os.kill, (os.getpid(), dropped.exc_value.signum)))
+        timers[-1].start()
+
     # What nohup, or a shell's background job, has told us to ignore stays ignored.
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     heard = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
     for signum in heard:
         signal.signal(signum, handle)
+    sys.unraisablehook = on_dropped
     try:
         yield
     finally:
+        sys.unraisablehook = report
+        for timer in timers:
+            timer.cancel()
         for signum in heard:
             signal.signal(signum, before[signum])
 

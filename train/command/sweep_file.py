@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from train.command.errors import UserError
 
 METHODS = ("bayes", "random")
 
+LARGEST, STEPS = 10**15, 10**9
+"""The largest bound, and the most steps between two of them: numbers that Optuna still draws from exactly."""
 
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform", "q_uniform")
 
@@ -82,9 +85,18 @@ def _check_parameter(name: str, spec: Mapping[str, Any]) -> None:
     numbers = int if kind == "int_uniform" else int | float
     ends = [spec["min"], spec["max"], *([spec["q"]] if "q" in spec else [])]
     if not all(isinstance(end, numbers) and not isinstance(end, bool) and abs(end) < math.inf for end in ends):
-        raise UserError(f"{said}: {'whole' if numbers is int else 'finite'} numbers are needed")
+        text = next((end for end in ends if isinstance(end, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", end)), None)
+        hint = ""
+        if text and numbers is not int:
+            digits, exponent = text.split("e")
+            hint = f"; YAML takes {text} for text: write {digits}.0e{int(exponent):+d}"
+        raise UserError(f"{said}: {'whole' if numbers is int else 'finite'} numbers are needed{hint}")
     if spec["min"] > spec["max"] or (kind == "log_uniform_values" and spec["min"] <= 0) or spec.get("q", 1) <= 0:
         raise UserError(f"{said}: min must be max or less, and above 0 on a logarithmic scale; q must be above 0")
+    if max(abs(spec["min"]), abs(spec["max"])) > LARGEST:
+        raise UserError(f"{said}: min and max must lie between {-LARGEST:,} and {LARGEST:,}")
+    if "q" in spec and spec["max"] - spec["min"] > STEPS * spec["q"]:
+        raise UserError(f"{said}: q must divide the range into {STEPS:,} steps at most")
 
 
 def _kind(spec: Mapping[str, Any]) -> str:
