@@ -29,7 +29,7 @@ def test_architectures_are_compared_with_bert(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_the_parts_of_a_rollout_are_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    rollout.main(rollout.RolloutConfig(updates=1, num_envs=4))
+    rollout.main(rollout.RolloutConfig(updates=1, num_envs=16))
     shares = re.findall(r"(\d+)%(?: +(\d+)%)?$", capsys.readouterr().out, re.MULTILINE)
     assert sum(int(share) for share, _ in shares) == pytest.approx(100, abs=3)
     assert sum(int(share or 0) for _, share in shares) == pytest.approx(100, abs=3)
