@@ -28,7 +28,7 @@ from transformers import (
 from train.command.ranges import check_count
 
 # The embedded dLLM's own; 85 is a prompt of its suite, 21 words, with a buffer of 64.
-VOCAB, WIDTH, LAYERS, HEADS, BATCH, LENGTH = 144, 128, 4, 4, 64, 85
+VOCAB, WIDTH, LAYERS, HEADS, LENGTH = 144, 128, 4, 4, 85
 
 
 @dataclass
@@ -36,13 +36,15 @@ class ArchitecturesConfig:
     """How to time them.
 
     Attributes:
+        rows: texts side by side.
         repeats: of each call; their median counts.
     """
 
+    rows: int = 64
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        check_count(self, "repeats")
+        check_count(self, "rows", "repeats")
 
 
 def build() -> dict[str, PreTrainedModel]:
@@ -95,7 +97,7 @@ def main(config: ArchitecturesConfig) -> None:
     """Time every architecture and print the table."""
     torch.set_num_threads(1)
     # From 4 on, so that none is padding (0), whose position ids some of the models skip.
-    tokens = torch.randint(4, VOCAB, (BATCH, LENGTH))
+    tokens = torch.randint(4, VOCAB, (config.rows, LENGTH))
     print(f"{'model':16}{'parameters':>12}{'forward ms':>12}{'/ BERT':>8}{'train ms':>10}{'/ BERT':>8}")
     first: tuple[float, float] | None = None
     for name, model in build().items():

@@ -134,19 +134,19 @@ Training = Callable[[Path, bool], None]
 """Trains in a folder, or goes on with what is there."""
 
 TRAININGS: Mapping[str, Training] = {
-    "ppo": train_ppo,
-    "grpo": train_grpo,
-    "learn2pd": train_filters,
-    "sweep": run_sweep,
     "pretrain": train_dllm,
+    "grpo": train_grpo,
+    "sweep": run_sweep,
+    "ppo": train_ppo,
+    "learn2pd": train_filters,
 }
 
 DEFAULTS: Mapping[str, Training] = {
-    "ppo": train_default_ppo,
-    "grpo": train_default_grpo,
-    "learn2pd": train_default_filters,
-    "sweep": run_default_sweep,
     "pretrain": train_default_dllm,
+    "grpo": train_default_grpo,
+    "sweep": run_default_sweep,
+    "ppo": train_default_ppo,
+    "learn2pd": train_default_filters,
 }
 
 
@@ -342,6 +342,9 @@ def main() -> None:
             else:
                 time_ends(place, arguments.ends, draw)
     except Interrupted as stop:
+        for training in multiprocessing.active_children():
+            training.kill()
+            training.join()
         shutil.rmtree(place, ignore_errors=True)
         sys.exit(stop.status)
     shutil.rmtree(place)

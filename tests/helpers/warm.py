@@ -2,7 +2,7 @@
 
 To import torch and transformers takes four seconds, and the pages of docs/ start Python some fifty times. Put
 `bin_folder` first into PATH, and `python FILE ARGUMENTS` is handed to that process, which forks: the program has its
-own arguments, folder, environment, terminal, signals and exit status. README's lines are run by Python itself.
+own arguments, folder, environment, terminal, signals and exit status. README's main job is run by Python itself.
 """
 
 from __future__ import annotations
