@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import runpy
 import select
 import shlex
 import shutil
@@ -18,12 +19,14 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from experiments.base import QUICK_DIAL
 from experiments.main_job import TRAIN_QUICK
 
-from train.command.config import ROOT
+from train.command import cli
+from train.command.config import ROOT, parse
 
 NEEDS_NETWORK = "downloads packages: .ci/run installs the same way before the tests run"
 NEEDS_HUB = "needs weights of several GB from the Hugging Face hub and a GPU"
@@ -299,8 +302,40 @@ def test_what_is_not_run_stands_on_a_page() -> None:
     assert Command(command) in parts_of((ROOT / page).read_text())
 
 
+def mentioned(page: str) -> list[str]:
+    """Return the commands in a page's sentences, with their arguments, that start a script of ours."""
+    sentences = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    spans = (" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`", sentences))
+    return [span for span in spans if re.match(r"(python|torchrun --nproc-per-node \d+) \S+\.py\b", span)]
+
+
+MENTIONED = {command: page for page in PAGES for command in mentioned((ROOT / page).read_text())}
+
+
+@pytest.mark.parametrize("command", MENTIONED)
+def test_a_command_in_a_sentence_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its script is there, and takes these words; to run all of them would take hours."""
+    parsed: list[object] = []
+
+    def only_parse(main: object, kind: Any, file: str | None = None, *, positional: str | None = None) -> None:
+        parsed.append(parse(kind, file, positional=positional))
+
+    script, *words = shlex.split(re.sub(r"^(python|torchrun --nproc-per-node \d+) ", "", command))
+    monkeypatch.chdir(ROOT)
+    if script.startswith("tests/"):
+        assert Path(script).is_file()
+        return
+    monkeypatch.setattr(cli, "run", only_parse)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    runpy.run_path(script, run_name="__main__")
+    assert len(parsed) == 1
+
+
 def test_a_page_is_taken_apart() -> None:
     shell, python = "```bash\na 'b' && c   # d\n\ne \\\n  f\n```", "```python\nx = 1\nprint(x)\n```"
+    assert mentioned("Use `python a/b.py\n--c 'd'` or `x`.\n\n```bash\npython e.py  # `python f.py`\n```\n") == [
+        "python a/b.py --c 'd'"
+    ]
     page = f"{shell}\n\n{python}\n\nIt prints\n\n```text\n1\n```\n"
     snippet = Snippet("x = 1\nprint(x)\n", "1\n")
     assert parts_of(page) == [Command("a 'b'"), Command("c"), Command("e f"), snippet]
