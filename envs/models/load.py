@@ -27,8 +27,10 @@ from envs.models.tokenizer import first_line, load_tokenizer
 from envs.models.toy import ToyDenoiser
 from envs.models.weights import check_dtypes, check_sizes, from_pretrained
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-"""Models that ship with the package; each folder's name is a model name."""
+SHIPPED: Mapping[str, Path] = {
+    file.parent.name: file.parent for file in sorted((Path(__file__).parents[1] / "checkpoints").glob("*/config.json"))
+}
+"""Folders of the models that ship with the package, by name."""
 
 TOY, SAPIENS = "toy", "sapiens:"
 """The name of the one that is no checkpoint, and what those of `envs.models.sapiens` begin with."""
@@ -158,14 +160,13 @@ def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device:
 
 
 def _folder(name: str, revision: str | None = None, with_code: bool = False) -> Path:
-    folder = CHECKPOINTS / name if (CHECKPOINTS / name).is_dir() else Path(os.path.expanduser(name))
+    folder = SHIPPED.get(name) or Path(os.path.expanduser(name))
     if not folder.is_dir() and is_hub_id(name):
         folder = fetch(name, revision, with_code)
     if not (folder / "config.json").is_file():
-        shipped = sorted(path.name for path in CHECKPOINTS.iterdir()) if CHECKPOINTS.is_dir() else []
         raise FileNotFoundError(
             f"model is {name!r}: no config.json in that folder; give a checkpoint folder or one of "
-            f"{', '.join([*shipped, 'toy'])}"
+            f"{', '.join([*SHIPPED, TOY])}"
         )
     return folder
 

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from safetensors.torch import save
 
 from envs.models.hub import is_hub_id
-from envs.models.load import CHECKPOINTS, load_denoiser
+from envs.models.load import SHIPPED as DLLMS
+from envs.models.load import load_denoiser
 from policies.card import cell
 from policies.files import plain_weights, write_together
 from policies.formats.exporter import Exporter, ExportOptions
@@ -231,7 +232,7 @@ def own_ends(policy: LearnedPolicy) -> Sequence[int]:
     """Return the tokens that end a text of the dLLM that a policy was trained with, if it reads them and that ships."""
     model = policy.trained.get("model")
     # One of the hub would have to be fetched for this alone: there, --end_id says it.
-    if NEEDS_ENDS & policy.features and isinstance(model, str) and (CHECKPOINTS / model).is_dir():
+    if NEEDS_ENDS & policy.features and isinstance(model, str) and model in DLLMS:
         return load_denoiser(model).end_ids
     return ()
 

@@ -21,8 +21,10 @@ from policies.hub import fetch_policy
 from policies.learned import FORMAT_VERSION, LearnedPolicy, save
 from policies.networks.kinds import Described, NetworkSpec
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-"""Policies that ship with the package; each folder's name is a policy's name."""
+SHIPPED: Mapping[str, Path] = {
+    file.parent.name: file.parent for file in sorted((Path(__file__).parents[1] / "checkpoints").glob("*/config.json"))
+}
+"""Folders of the policies that ship with the package, by name."""
 
 
 class Folder(Exporter):
@@ -67,7 +69,10 @@ def load(
     folder = locate(folder, revision)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"policy is {str(folder)!r}: it has no {name}; give a folder made by training")
+            raise FileNotFoundError(
+                f"policy is {str(folder)!r}: it has no {name}; give a folder made by training, or one of "
+                f"{', '.join(SHIPPED)}"
+            )
     policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
     policy.network.to(device)
     given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
@@ -80,9 +85,8 @@ def locate(folder: str | Path, revision: str | None = None) -> Path:
     Raises:
         FileNotFoundError: if the hub does not give what is no folder.
     """
-    # An absolute folder that is joined to ours is still itself.
-    if (CHECKPOINTS / folder).is_dir():
-        return CHECKPOINTS / folder
+    if str(folder) in SHIPPED:
+        return SHIPPED[str(folder)]
     if not Path(folder).exists() and is_hub_id(str(folder)):
         return fetch_policy(str(folder), revision)
     return Path(folder)

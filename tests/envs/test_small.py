@@ -10,12 +10,12 @@ from safetensors import safe_open
 import policies
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
-from envs.models.load import CHECKPOINTS, load_denoiser
+from envs.models.load import SHIPPED, load_denoiser
 from envs.tasks import SUITES, make_tasks
 from policies import LowConfidence, Threshold
 from train.evaluation.measure import evaluate
 
-FOLDER = CHECKPOINTS / "small"
+FOLDER = SHIPPED["small"]
 
 
 def test_folder_is_a_small_checkpoint_with_lladas_names() -> None:

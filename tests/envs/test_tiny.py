@@ -7,12 +7,12 @@ from cards import accuracies
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import policies
-from envs.models.load import CHECKPOINTS, load_denoiser
+from envs.models.load import SHIPPED, load_denoiser
 from envs.tasks import TASKS, make_tasks
 from policies import LowConfidence, Threshold
 from train.evaluation.measure import evaluate
 
-FOLDER = CHECKPOINTS / "tiny"
+FOLDER = SHIPPED["tiny"]
 ONE_PER_STEP = {"shuffle": 85.0, "add": 85.0, "sudoku": 80.0}
 """The accuracy in % that each task must have in the card; 95 for the others."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from envs import MaskedLMDenoiser, load_denoiser
-from envs.models.load import CHECKPOINTS, load_guide
+from envs.models.load import SHIPPED, load_guide
 
 # Code in the folder.
 
@@ -88,7 +88,7 @@ def test_a_known_family_does_not_run_its_own_code(trace: Path, tmp_path: Path, f
 
 
 def test_a_guide_runs_no_code(trace: Path, tmp_path: Path) -> None:
-    guide = shutil.copytree(CHECKPOINTS / "tiny_guide", tmp_path / "guide")
+    guide = shutil.copytree(SHIPPED["tiny_guide"], tmp_path / "guide")
     load_guide(str(plant(guide, trace)))
     with pytest.raises(ValueError, match="of type 'mystery', which is no causal language model"):
         load_guide(str(plant(shutil.copytree(guide, tmp_path / "other"), trace, model_type="mystery")))
@@ -161,7 +161,7 @@ def test_a_causal_model_is_no_dllm(tmp_path: Path) -> None:
     folder = tmp_path / "gpt2"
     GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
     refused(folder, "describes GPT2LMHeadModel, a causal language model and no dLLM")
-    refused(shutil.copytree(CHECKPOINTS / "tiny_guide", tmp_path / "guide"), "a causal language model and no dLLM")
+    refused(shutil.copytree(SHIPPED["tiny_guide"], tmp_path / "guide"), "a causal language model and no dLLM")
     # Some families have both kinds.
     bert = configure(build("modernbert", tmp_path / "bert"), model_type="roberta", architectures=["RobertaForCausalLM"])
     refused(bert, "describes RobertaForCausalLM, a causal language model and no dLLM")

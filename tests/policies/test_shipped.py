@@ -11,13 +11,13 @@ from envs.denoiser import identify
 from envs.models.load import load_denoiser
 from envs.tasks import SUITE, make_tasks
 from policies import decode, load, make_rule
-from policies.formats.folder import CHECKPOINTS
+from policies.formats.folder import SHIPPED
 from train.evaluation.measure import evaluate
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_it_is_small_and_says_how_it_was_made(name: str) -> None:
-    folder = CHECKPOINTS / name
+    folder = SHIPPED[name]
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2**20
     assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
     assert load(name).trained["split"] == "train"
@@ -61,3 +61,13 @@ def test_the_calibrated_dial_is_monotone() -> None:
     settings = DecodingSettings(features=policy.features)
     spent = [sum(done.nfe for done in decode(denoiser, prompts, p, settings)) for p in (fastest, slowest)]
     assert spent[0] <= spent[1]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../networks", "tiny/../tiny", "/"])
+def test_no_other_folder_of_the_package_is_taken_for_one_that_ships(name: str) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"it has no config.json; give a folder made by training, or one of small, tiny"
+    ):
+        load(name)
+    with pytest.raises(FileNotFoundError, match=r"give a checkpoint folder or one of small, tiny"):
+        load_denoiser(name)

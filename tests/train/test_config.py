@@ -301,7 +301,7 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, mess
         (["--policy.features", "margn"], "did you mean margin?"),
         (["--evaluation.rules", "thresold:0.9"], "did you mean threshold?"),
         (["--evaluation.rules", "klass:0.9,histry=2"], "did you mean history?"),
-        (["--env.num_envs", "1e30"], "env.num_envs is '1e30': it must be a whole number"),
+        (["--env.num_envs", "1e30"], "env.num_envs is '1e30': it must be between -2^63 and 2^63"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(words: list[str], message: str) -> None:

@@ -220,7 +220,9 @@ def _read_scalar(kind: Any, node: yaml.Node, path: str, may_be_null: bool) -> An
             return _read_int(text)
         if kind is float:
             return _read_float(text)
-    except (ValueError, OverflowError, RuntimeError):
+    except OverflowError:
+        raise ConfigError(f"{path} is {show(node)}: it must be between -2^63 and 2^63") from None
+    except (ValueError, RuntimeError):
         raise _wrong(kind, node, path, may_be_null) from None
     if text not in get_args(kind):
         raise _wrong(kind, node, path, may_be_null, nearest(text, get_args(kind)))
@@ -251,7 +253,7 @@ def _read_int(text: str) -> int:
         value = int(number)
     # Tensors and arrays hold 64 bits.
     if abs(value) >= 2**63:
-        raise ValueError(text)
+        raise OverflowError(text)
     return value
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policies import RULES
-from policies.formats.folder import CHECKPOINTS
+from policies.formats.folder import SHIPPED
 from policies.rules import Rule
 from train.command.escaping import for_terminal
 
@@ -61,10 +61,9 @@ def allowed(rule: type[Rule], option: str) -> str:
 
 def how_to_name() -> list[str]:
     """Return the lines that say how a policy is named."""
-    ships = ", ".join(sorted(folder.name for folder in CHECKPOINTS.iterdir() if folder.is_dir()))
     return [
         "A rule:            NAME, NAME:KNOB or NAME:KNOB,OPTION=VALUE, such as threshold:0.9 or klass:0.8,history=3",
-        f"A learned policy:  a folder, such as runs/ppo/policy, or the name of one that ships: {ships}",
+        f"A learned policy:  a folder, such as runs/ppo/policy, or the name of one that ships: {', '.join(SHIPPED)}",
         "  at a setting:    FOLDER@THRESHOLD, FOLDER@speed=SPEED, FOLDER@beta=BETA, FOLDER@temperature=TEMPERATURE",
         "All rules:         all, every rule at each value that its sweep names",
     ]
