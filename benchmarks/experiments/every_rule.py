@@ -1,4 +1,4 @@
-"""Every published rule at every knob, in full diffusion and in blocks."""
+"""Every published rule at every knob, in full diffusion and, where there is time for it, in blocks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ class EveryRule(Experiment):
         command = ["train/evaluate.py", *self.world.arguments, "--policy", "all"]
         if self.world.prefix:
             # In the first world blocks and problems are those that `--policy all` has by itself.
-            command += [*repeat("--block_length", self.world.blocks), "--episodes", str(self.world.sweep_episodes)]
+            command += [
+                *repeat("--block_length", self.world.sweep_blocks),
+                "--episodes",
+                str(self.world.sweep_episodes),
+            ]
         return [Step(self.name, command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:
         """Keep each rule's cheapest setting that is accurate enough, or its most accurate one in full diffusion."""
         records = find(read_records(out / self.name), task="all")
         rules = dict.fromkeys(PolicyName.read(record["policy"]).kind for record in records)
-        full = self.world.blocks[0]
+        full = self.world.sweep_blocks[0]
         least = self.world.enough(find(records, block_length=full))
 
         def chosen(rule: str, block: int) -> Summary | None:
@@ -39,7 +43,7 @@ class EveryRule(Experiment):
         return {
             "settings": len(records),
             "least": least,
-            "rules": {rule: [chosen(rule, block) for block in self.world.blocks] for rule in rules},
+            "rules": {rule: [chosen(rule, block) for block in self.world.sweep_blocks] for rule in rules},
             "provenance": provenance(out, self.steps()),
         }
 
@@ -49,20 +53,21 @@ class EveryRule(Experiment):
         order = sorted(rules, key=lambda rule: (rules[rule][0]["accuracy"] < least, rules[rule][0]["nfe"]))
         rows = []
         for rule in order:
-            full, blocks = rules[rule]
-            rows.append(
-                [f"`{rule}`", full["knob"], percent(full["accuracy"]), f"{full['nfe']:.2f}"]
-                + [f"{full['token_positions']:.0f}"]
-                + (
-                    [blocks["knob"], percent(blocks["accuracy"]), f"{blocks['nfe']:.2f}"]
-                    if blocks
+            full, *shorter = rules[rule]
+            row = [f"`{rule}`", full["knob"], percent(full["accuracy"]), f"{full['nfe']:.2f}"]
+            row.append(f"{full['token_positions']:.0f}")
+            for one in shorter:
+                row += (
+                    [one["knob"], percent(one["accuracy"]), f"{one['nfe']:.2f}"]
+                    if one
                     else ["-", f"below {100 * least:.0f}", "-"]
                 )
-            )
+            rows.append(row)
         best, second = [rule for rule in order if rule != "oracle"][:2]
         less = 100 * (1 - rules[best][0]["nfe"] / rules["threshold"][0]["nfe"])
         columns = ["rule", "setting", "accuracy %", "NFE", "token positions"]
-        columns += [f"in blocks of {self.world.blocks[1]}: setting", "accuracy %", "NFE"]
+        for block in self.world.sweep_blocks[1:]:
+            columns += [f"in blocks of {block}: setting", "accuracy %", "NFE"]
         return f"""{summary["settings"]} settings on {self.world.sweep_episodes} held-out problems a task
 (forwards and token positions,
 those of drafts, shadows
@@ -72,7 +77,7 @@ full diffusion, the most accurate):
 
 {table(columns, rows)}
 
-Intervals are about 2 points and 5 % of the forwards. The best published rule here is `{best}`, {less:.0f} %
+Intervals are about {self.world.sweep_intervals}. The best published rule here is `{best}`, {less:.0f} %
 below the threshold
 rule, then `{second}`. The oracle, which knows the one-token-per-step result, needs
 {rules["oracle"][0]["nfe"]:.2f}."""

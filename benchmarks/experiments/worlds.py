@@ -29,6 +29,8 @@ class World:
         arguments: of `train/evaluate.py`.
         blocks: block lengths: full diffusion, and one shorter.
         sweep_episodes: problems a task of the sweep over all rules.
+        sweep_blocks: block lengths of that sweep, the first of them full diffusion.
+        sweep_intervals: how wide its intervals are, in words.
         before: what its trainings need.
         dial: command that trains a policy with a dial.
         filter: folder of the filter that its policies start from; by the first dial's own run where `before` has none.
@@ -47,6 +49,8 @@ class World:
     arguments: Sequence[str]
     blocks: tuple[int, int]
     sweep_episodes: int
+    sweep_blocks: tuple[int, ...]
+    sweep_intervals: str
     before: Sequence[Step]
     dial: Sequence[str]
     filter: str
@@ -82,6 +86,8 @@ LIST_WORLD = World(
     arguments=(),
     blocks=(64, 16),
     sweep_episodes=25,
+    sweep_blocks=(64, 16),
+    sweep_intervals="2 points and 5 % of the forwards",
     before=(TRAIN_FILTERS,),
     dial=("train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
     filter=filter_of("weighted"),
@@ -106,7 +112,9 @@ PROSE_WORLD = World(
     prefix="prose_",
     arguments=("--model", "small", "--tasks", "prose", "--buffer_length", "128"),
     blocks=(128, 32),
-    sweep_episodes=10,
+    sweep_episodes=8,
+    sweep_blocks=(128,),
+    sweep_intervals="10 points and a fifth of the forwards",
     before=(),
     # A run's own evaluation is not looked at here, and takes minutes.
     dial=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
