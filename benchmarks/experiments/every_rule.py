@@ -19,14 +19,11 @@ class EveryRule(Experiment):
 
     def steps(self) -> list[Step]:
         """Sweep all rules in one run."""
-        command = ["train/evaluate.py", *self.world.arguments, "--policy", "all"]
-        if self.world.prefix:
+        world = self.world
+        command = ["train/evaluate.py", *world.arguments, "--policy", "all"]
+        if world.prefix:
             # In the first world blocks and problems are those that `--policy all` has by itself.
-            command += [
-                *repeat("--block_length", self.world.sweep_blocks),
-                "--episodes",
-                str(self.world.sweep_episodes),
-            ]
+            command += [*repeat("--block_length", world.sweep_blocks), "--episodes", str(world.sweep_episodes)]
         return [Step(self.name, command, ("--episodes", "1"))]
 
     def summarise(self, out: Path) -> Summary:

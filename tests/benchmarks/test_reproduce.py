@@ -372,6 +372,26 @@ def test_summary_of_every_rule(tmp_path: Path) -> None:
     assert text.index("`oracle`") < text.index("`eb_sampler`") < text.index("`threshold`") < text.index("`random`")
 
 
+def test_summary_of_every_rule_in_full_diffusion_alone(tmp_path: Path) -> None:
+    """What is enough is a point below one token per step's accuracy."""
+    entries = [
+        outcomes("low_confidence:1", [1.0] * 6 + [0.0] * 2, [16] * 8, block_length=128),
+        outcomes("threshold:0.9", [1.0] * 6 + [0.0] * 2, [8] * 8, block_length=128),
+        outcomes("eb_sampler:1", [1.0] * 8, [6] * 8, block_length=128),
+        outcomes("eb_sampler:2", [1.0] * 5 + [0.0] * 3, [2] * 8, block_length=128),
+        outcomes("oracle:1", [1.0] * 8, [2] * 8, block_length=128),
+    ]
+    experiment = EveryRule(PROSE_WORLD)
+    write_run(tmp_path / experiment.name, entries)
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    assert summary["least"] == 0.74
+    assert summary["rules"]["eb_sampler"] == [{"knob": "1", "accuracy": 1.0, "nfe": 6, "token_positions": 120}]
+    text = experiment.markdown(summary)
+    assert "| `eb_sampler` | 1 | 100.0 | 6.00 | 120 |" in text
+    assert "in blocks of" not in text
+
+
 @pytest.mark.slow
 def test_summary_of_the_transfer(tmp_path: Path) -> None:
     experiment = EXPERIMENTS["transfer"]
