@@ -236,10 +236,12 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     partial = {name: folder / f"{name}.tmp" for name in contents}
     try:
         for name, file in partial.items():
+            # What a killed process left, or a stranger's link to a file that is not to be written.
+            file.unlink(missing_ok=True)
             file.write_bytes(contents[name])
         for name, file in partial.items():
             os.replace(file, folder / name)
-    except OSError:
+    except BaseException:
         for file in partial.values():
             file.unlink(missing_ok=True)
         raise

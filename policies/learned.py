@@ -149,6 +149,9 @@ class LearnedPolicy(CommitPolicy):
         Returns:
             (N, L) float32 of committing, or against STOP if there is one; and (N, 1) of a refresh, (N, 0) where the
             network doesn't decide that.
+
+        Raises:
+            ValueError: if one of a position that may be committed is NaN.
         """
         inputs = view.inputs()
         if self.has_dial:
@@ -156,6 +159,9 @@ class LearnedPolicy(CommitPolicy):
             inputs["speed"] = torch.full_like(inputs["time"], self.speed)
         logits: Tensor = self.network(inputs) / self.actions.temperature
         commits, refresh = logits[:, : view.masked.shape[1]], logits[:, view.masked.shape[1] :]
+        # Weights that are finite, but too large, add up to what is not.
+        if bool(commits[view.eligible].isnan().any()):
+            raise ValueError("the policy's log-odds are NaN: its weights are damaged, or too large for float32")
         return commits - self.actions.stop_logit if self.actions.has_stop else commits, refresh
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:

@@ -27,12 +27,13 @@ import torch
 from tqdm import tqdm
 
 from train.command import parallel
+from train.command.errors import UserError
 from train.command.finite import Diverged
 from train.command.interrupt import Interrupted, deferred
-from train.command.lock import held
+from train.command.lock import LOCK, held
 from train.command.progress import progress
 from train.command.provenance import command_line
-from train.command.run_folder import writing
+from train.command.run_folder import elsewhere, writing
 from train.pretraining.config import PretrainConfig
 from train.pretraining.loop import STATE, Pretraining
 
@@ -51,6 +52,8 @@ def pretrain(config: PretrainConfig) -> Path:
     torch.set_num_threads(config.threads)
     is_main = parallel.is_main()
     with writing(config.out), held(config.out) if is_main else nullcontext():
+        if is_main:
+            _refuse_others(config.out)
         run = Pretraining(config)
         if is_main:
             size = sum(p.numel() for p in run.model.parameters())
@@ -69,6 +72,13 @@ def pretrain(config: PretrainConfig) -> Path:
                     interrupted.command = command_line()
                     raise interrupted
     return config.out / "model"
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse a folder that holds something else; one that was killed before it first saved is none such."""
+    found = {file.name.removesuffix(".tmp") for file in out.iterdir()} - {LOCK, STATE, "model"}
+    if found and not (out / STATE).exists():
+        raise UserError(f"out is {str(out)!r}, which is not empty and holds no pretraining: {elsewhere(out)}")
 
 
 def _advance(run: Pretraining, config: PretrainConfig) -> None:

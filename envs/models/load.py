@@ -188,4 +188,6 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         # torch lists all its backends, a line each.
         reason = str(error).splitlines()[0].partition(". ")[0]
+        if "aten::" in reason:  # the name of an operator tells nobody anything
+            reason = "it is built without that"
         raise ValueError(f"device is {device!r}: torch can't use it here ({reason}); try cpu") from error

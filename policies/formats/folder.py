@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,9 +69,14 @@ def load(
     """
     folder = locate(folder, revision)
     for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
+        try:
+            found = (folder / name).is_file()
+        except OSError:  # a name that is too long
+            found = False
+        if not found:
+            what = f"it has no {name}" if os.path.isdir(folder) else "there is no such folder"
             raise FileNotFoundError(
-                f"policy is {str(folder)!r}: it has no {name}; give a folder made by training, or one of "
+                f"policy is {str(folder)[:200]!r}: {what}; give a folder made by training, or one of "
                 f"{', '.join(SHIPPED)}"
             )
     policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)

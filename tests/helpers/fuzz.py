@@ -405,7 +405,7 @@ def begun() -> tuple[TrainPPOConfig, PPO]:
 def checkpoints() -> dict[str, dict[str, bytes]]:
     """Return a training's checkpoint."""
     _, model = begun()
-    rollout = {**checkpoint.capture_rollout(model), "validation": {}, "logged": {}, "processes": 1}
+    rollout = {**checkpoint.capture_rollout(model), "validation": {}, "logged": {}, "processes": 1, "run": {}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "latest.safetensors"
         checkpoint.write(file, checkpoint.capture(model, rollout))
@@ -415,7 +415,7 @@ def checkpoints() -> dict[str, dict[str, bytes]]:
 def try_checkpoint(kind: str, name: str, data: bytes, folder: Path) -> str:
     """Resume from a damaged checkpoint."""
     config, model = begun()
-    (write({}, folder) / name).parent.mkdir()
+    (write({"config.yaml": b"{}"}, folder) / name).parent.mkdir()
     (folder / name).write_bytes(data)
     try:
         resume(replace(config, out=folder), model)

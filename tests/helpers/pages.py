@@ -15,7 +15,7 @@ class Reader(HTMLParser):
         self.words: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "source"):
+        if tag not in ("meta", "wbr", "img", "source"):
             self.open.append(tag)
         assert tag not in ("link", "iframe", "object")
         self.loaded += [value or "" for name, value in attrs if name in ("src", "srcset")]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Dict
 from safetensors import safe_open
 from safetensors.torch import save
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -23,6 +24,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
 from envs.sb3 import SB3VecEnv
+from policies.files import check_finite
 from train.command.files import write_atomic
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
@@ -153,14 +155,21 @@ def restore(model: OnPolicyAlgorithm, state: State, is_whole: bool = True) -> No
         ValueError: if the state is not one of this algorithm, network and env.
     """
     try:
+        check_finite(state["policy"])
+        for number, moments in state["optimizer"]["state"].items():
+            check_finite({f"the optimizer's {name} of {number}": torch.as_tensor(v) for name, v in moments.items()})
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTERS:
-            setattr(model, name, state["counters"][name])
+            count = state["counters"][name]
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**63:
+                raise ValueError(f"{name} is {count!r:.50}")
+            setattr(model, name, count)
         model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
         model.ep_success_buffer = deque(maxlen=model._stats_window_size)
         if not is_whole:
             return
+        _check_observations(model, state["last_obs"])
         model._last_obs, model._last_episode_starts = state["last_obs"], state["last_starts"]
         monitor, env = _envs_of(model)
         for name in MONITORED:
@@ -176,6 +185,22 @@ def restore(model: OnPolicyAlgorithm, state: State, is_whole: bool = True) -> No
             torch.cuda.set_rng_state(generators["cuda"], model.device)
     except Exception as error:  # torch, numpy and Gymnasium each have their own for a state that can't be
         raise ValueError(f"it is not of this algorithm, network and env ({error})") from error
+
+
+def _check_observations(model: OnPolicyAlgorithm, observations: Mapping[str, Any] | None) -> None:
+    """Refuse what a policy could not be asked about; nothing was observed yet where training begins."""
+    spaces = model.observation_space
+    assert isinstance(spaces, Dict)
+    if observations is None:
+        return
+    if set(observations) != set(spaces.spaces):
+        raise ValueError(f"its observations are {', '.join(sorted(observations))}")
+    for name, space in spaces.spaces.items():
+        values = observations[name]
+        if values.shape != (model.n_envs, *(space.shape or ())) or values.dtype != space.dtype:
+            raise ValueError(f"its observation {name} has shape {values.shape} and dtype {values.dtype}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"its observation {name} is not finite")
 
 
 def _envs_of(model: OnPolicyAlgorithm) -> tuple[VecMonitor, SB3VecEnv]:

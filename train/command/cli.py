@@ -17,9 +17,13 @@ from train.command import parallel
 from train.command.allocator import keep_freed_memory
 from train.command.config import parse
 from train.command.errors import UserError
+from train.command.escaping import printable_lines
 from train.command.interrupt import Interrupted, raised
 
 ConfigT = TypeVar("ConfigT")
+
+LONGEST_NAME = 200
+"""Characters of a file's name that a message shows."""
 
 
 def run(
@@ -95,7 +99,10 @@ def _leave(unread: Iterable[int]) -> int:
 
 
 def _complain(message: object, status: int) -> int:
+    if isinstance(message, OSError) and message.strerror and message.filename is not None:
+        # In words, without the system's number.
+        message = f"{message.strerror}: {str(message.filename)[:LONGEST_NAME]!r}"
     # After SIGHUP there may be nowhere to write.
     with suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable_lines(str(message))}", file=sys.stderr)
     return status

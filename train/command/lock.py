@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train.command.errors import UserError
+from train.command.escaping import printable
 from train.command.provenance import MACHINE, command_line, redact
 
 try:
@@ -26,6 +28,10 @@ LOCK = ".lock"
 FREE = ("out", "resume", "dry_run", "wandb", "checkpoint_every", *MACHINE)
 """Settings in which a resumed run may differ: where it runs and who is told, not what comes of it. (On other devices,
 or with more threads, sums of floats may differ in their last bits.)"""
+
+
+NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
+"""Where the system has them."""
 
 
 @contextmanager
@@ -55,21 +61,37 @@ def held(folder: Path) -> Iterator[None]:
 def _lock(file: Path) -> int:
     """Lock a file and return its descriptor."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _open(file)
         if not _try_lock(descriptor, file):
             os.close(descriptor)
             holder = read_holder(file)
-            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-            about = f" ({holder['command']}, started {holder['started']})" if holder else ""
+            said = {name: printable(str(value)) for name, value in holder.items()}
+            who = f"process {said['pid']} on {said['host']}" if said else "another process"
+            about = f" ({said['command']}, started {said['started']})" if said else ""
             raise UserError(
                 f"out is {str(file.parent)!r}, which {who} writes to{about}: wait for it, end it, or choose "
                 "another --out"
             )
         # Its last holder may have deleted the file after we opened it: then another process can lock a new one.
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), file.stat()):
+            if os.path.samestat(os.fstat(descriptor), file.lstat()):
                 return descriptor
         os.close(descriptor)
+
+
+def _open(file: Path) -> int:
+    """Open a lock file, and no other that a link leads to."""
+    try:
+        # Not to wait for whoever reads, if it is a pipe.
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAIT, 0o644)
+    except OSError as error:
+        if file.is_symlink() or file.is_dir():
+            raise UserError(f"{str(file)!r} is no plain file: delete it, or choose another --out") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{str(file)!r} is no plain file: delete it, or choose another --out")
+    return descriptor
 
 
 def _try_lock(descriptor: int, file: Path) -> bool:

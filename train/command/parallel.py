@@ -10,12 +10,13 @@ Without torchrun there is one process, and nothing here does anything.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, util
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +26,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.command.interrupt import follow_launcher, follow_parent, sheltered
+from train.command.interrupt import SIGNALS, follow_launcher, follow_parent, sheltered
 
 Gathered = TypeVar("Gathered")
+
+READY = "UNMASKING_SERVER_READY"
+"""Environment variable that holds the file that `train.command.ready` makes."""
+
+LONGEST_START = 120.0
+"""Seconds to wait for the process whose copies workers are."""
 
 
 def world_size() -> int:
@@ -207,8 +214,31 @@ def process_context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "train.evaluation.run", "transformers.modeling_utils"])
+    context.set_forkserver_preload(
+        ["__main__", "train.evaluation.run", "transformers.modeling_utils", "train.command.ready"]
+    )
     return context
+
+
+def await_server() -> None:
+    """Start the process that is copied, if there is none, and wait until it has imported what it is to import.
+
+    It takes seconds, in which a signal ends the wait; to start a copy then takes too little to be in anyone's way.
+    """
+    if sys.platform != "linux":
+        return
+    process_context()
+    made = Path(util.get_temp_dir(), f"ready-{os.getpid()}")
+    os.environ[READY] = str(made)
+    try:
+        with sheltered():
+            forkserver.ensure_running()
+    finally:
+        del os.environ[READY]
+    # One that can't import its modules is found out by the first start.
+    until = time.monotonic() + LONGEST_START
+    while not made.exists() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -222,6 +252,7 @@ def worker_pool(
         start: called first in each.
         arguments: of `start`.
     """
+    await_server()
     pool = _WorkerPool(workers, process_context(), _start_worker, (start, arguments))
     try:
         yield pool
@@ -235,11 +266,26 @@ def worker_pool(
     pool.shutdown()
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """Let signals wait while a copy of the server starts, which would be left half started."""
+    if sys.platform != "linux":
+        with sheltered():
+            yield
+        return
+    # A copy has the server's mask, not this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _WorkerPool(ProcessPoolExecutor):
     """Starts processes that a Ctrl-C in the terminal doesn't reach, not even while they still import."""
 
     def submit(self, fn: Callable[..., Gathered], /, *args: Any, **kwargs: Any) -> Future[Gathered]:
-        with sheltered():
+        with starting():
             return super().submit(fn, *args, **kwargs)
 
 

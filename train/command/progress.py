@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,10 @@ LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {units} [{elapsed}<{remain
 
 SECONDS = 30.0
 """Between two lines of a log."""
+
+
+# Its own lock is one for several processes, which draw no common bars here; a process that is ended would leak it.
+tqdm.set_lock(threading.RLock())
 
 
 class Bar(tqdm):  # type: ignore[type-arg]

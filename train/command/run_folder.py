@@ -17,6 +17,7 @@ from policies import files
 from policies.files import read_json, show
 from train.command.config import to_plain, to_yaml
 from train.command.errors import UserError
+from train.command.escaping import printable
 from train.command.files import write_atomic, write_json
 from train.command.interrupt import Interrupted
 from train.command.lock import FREE, LOCK, held
@@ -136,7 +137,8 @@ def writing(folder: Path, resume: bool | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         place = repr(str(error.filename2 or error.filename or folder))
-        again = command_line() if resume is None else command_line("--resume")
+        # A start that left nothing has given the folder back.
+        again = command_line("--resume") if resume is not None and has_result(folder) else command_line()
         if error.errno in FULL:
             raise UserError(f"{error.strerror} ({place}): make room, then go on with: {again}") from error
         if error.errno in READ_ONLY:
@@ -149,7 +151,13 @@ def writing(folder: Path, resume: bool | None = None) -> Iterator[None]:
 def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
     """Refuse a folder that is taken, or that doesn't hold the run to resume."""
     has_run = RunFiles(folder).config.is_file()
-    other = _other(folder)
+    other = elsewhere(folder)
+    links = sorted(name for name in _names(folder) if (folder / name).is_symlink() and not (folder / name).is_dir())
+    if links:
+        raise UserError(
+            f"out is {str(folder)!r}, whose {printable(links[0])} is a link to another file, which would be written: "
+            f"delete it, or {other}"
+        )
     if not has_result(folder):
         if resume and not has_run:
             raise UserError(f"out is {str(folder)!r}, which holds no run to resume: leave out --resume")
@@ -179,7 +187,7 @@ def refuse_used(out: Path) -> None:
         UserError: if it does.
     """
     if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"out is {str(out)!r}, which is not empty: {_other(out)}")
+        raise UserError(f"out is {str(out)!r}, which is not empty: {elsewhere(out)}")
 
 
 def has_result(folder: Path) -> bool:
@@ -197,7 +205,7 @@ def _has_result(names: Collection[str]) -> bool:
     return bool(found - set(START)) or bool(found and _NAMES.command.name not in found)
 
 
-def _other(folder: Path) -> str:
+def elsewhere(folder: Path) -> str:
     """Say to take the folder beside another with the first number that is free."""
     free = next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
     return f"choose another folder, as in --out {shlex.quote(str(free))}"

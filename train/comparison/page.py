@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from rich.text import Text
 from train.command.escaping import for_html, for_markdown, for_terminal
 
 SHORT = 16
+LONGEST_PART = 24
+"""Characters of a part of a name that is never broken."""
+
 """Letters of a name that a terminal's table doesn't fold."""
 
 NOTHING = "—"
@@ -200,7 +204,19 @@ def _cell_to_html(value: Any, column: Column) -> str:
     detail = "".join(f'<span class="interval">{text}</span>' for text in intervals)
     label = for_html(column.title)
     text = for_html(main_text(value, column))
+    if column.digits is None:
+        text = _whole_parts(text)
     return f'<td{_align(column)} data-key="{key}" data-title="{label}"><div class="value">{text}{detail}</div></td>'
+
+
+def _whole_parts(text: str) -> str:
+    """Let a name's line end after ``:``, ``@`` or ``/`` rather than within a number.
+
+    >>> _whole_parts("eb_sampler:0.4")
+    '<span>eb_sampler:</span><wbr><span>0.4</span>'
+    """
+    parts = re.split(r"(?<=[:@/ ])", text)
+    return "<wbr>".join(f"<span>{part}</span>" if len(part) <= LONGEST_PART else part for part in parts)
 
 
 def _image_to_html(name: str, light: Path, dark: Path) -> str:

@@ -43,6 +43,7 @@ class _Config(_Decoding):
     """What is read of a ``config.yaml``; the rest is only shown."""
 
     model: Any = None
+    seed: int | None = None
     env: _Decoding | None = None
     split: str = "test"
     first: int = 0

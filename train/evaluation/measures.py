@@ -253,7 +253,7 @@ def bootstrap_interval(statistic: Callable[..., Any], *samples: Values) -> list[
         *samples: one value a problem each; a problem's values stay together.
     """
     if len(samples[0]) < 2:
-        value = float(statistic(*samples, axis=-1))
+        value = np.asarray(statistic(*samples, axis=-1)).item()
         return [value, value]
     interval = scipy.stats.bootstrap(
         samples,

@@ -7,7 +7,6 @@ tell apart. The plots follow matplotlib's settings: ``with rc_context(DARK)`` dr
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib import rc_context, rcParams
 
 from train.command.escaping import for_plot
+from train.command.files import replaced
 from train.evaluation.headline import gains, is_learned, is_oracle
 from train.evaluation.measures import LEVEL, compare_forwards
 from train.evaluation.naming import PolicyName
@@ -227,6 +227,8 @@ def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[
     if learned:
         lowest = 100 * min(record["accuracy"] for record in learned)
         bottom = max(bottom, lowest - max(8.0, 1.2 * (100 - lowest)))
+        # Their intervals are whole.
+        bottom = min(bottom, *(100 * record["accuracy_ci95"][0] for record in learned))
         # Up to the first rule that is as accurate as the best of them, or the dearest of them, and some more.
         as_good = [
             record for record in frontier if 100 * record["accuracy"] >= 100 * max(r["accuracy"] for r in learned)
@@ -319,9 +321,7 @@ def draw_legend(figure: Figure, entries: Mapping[str, Any]) -> None:
 
 def write_figure(figure: Figure, file: Path) -> None:
     """Write a figure as a PNG that appears whole or not at all."""
-    partial = file.with_name(file.name + ".tmp")
-    with warnings.catch_warnings():
+    with replaced(file) as partial, warnings.catch_warnings():
         # A name may have letters that matplotlib's own font lacks: they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(partial, format="png")
-    os.replace(partial, file)

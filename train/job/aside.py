@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.command.interrupt import follow_parent, sheltered
-from train.command.parallel import process_context
+from train.command.interrupt import follow_parent
+from train.command.parallel import await_server, process_context, starting
 from train.evaluation.jobs import Job
 from train.evaluation.run import EvaluateConfig, run_jobs
 
@@ -25,18 +25,25 @@ class Aside:
     """
 
     def __init__(self, config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:
+        await_server()
         self._process = process_context().Process(target=_evaluate, args=(config, jobs, file), daemon=True)
-        with sheltered():
-            self._process.start()
+        try:
+            with starting():
+                self._process.start()
+        except BaseException:
+            # A signal that came meanwhile: nobody would stop it.
+            self.stop()
+            raise
 
     def wait(self) -> None:
         """Wait until it has ended."""
         self._process.join()
 
     def stop(self) -> None:
-        """End it now; the policies that it has finished stay."""
-        self._process.terminate()
-        self._process.join()
+        """End it now, if it began; the policies that it has finished stay."""
+        if self._process.pid is not None:
+            self._process.terminate()
+            self._process.join()
 
 
 def _evaluate(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:

@@ -32,6 +32,8 @@ from policies.networks.transformer_config import NetworkConfig
 from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError
+from train.command.lock import FREE
+from train.command.run_folder import differences, read_settings, word
 from train.job.config import JobConfig
 from train.job.price import price_of
 
@@ -262,10 +264,16 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         UserError: if the checkpoint is damaged, or of another training.
     """
     file = checkpoint_file(config)
-    if not config.resume or not file.is_file():
+    if not config.resume or not file.exists():
         return {}
     try:
         state = checkpoint.read(file)
+        changed = differences(state["run"], read_settings(config.out), FREE)
+        if changed:
+            raise ValueError(f"it is of another run: {word(changed)}")
+        most = config.total_timesteps + parallel.world_size() * model.n_envs * model.n_steps
+        if not 0 <= state["counters"]["num_timesteps"] < most:
+            raise ValueError(f"it counts {state['counters']['num_timesteps']} steps of {config.total_timesteps}")
         # Rows that are under way can only go on where as many processes find their own parts.
         is_whole = state["processes"] == parallel.world_size()
         if is_whole and not parallel.is_main():

@@ -35,7 +35,10 @@ class TrainGRPOConfig(JobConfig):
         if self.env.num_envs % size:
             raise ValueError(f"env.num_envs is {self.env.num_envs}: it must be a multiple of grpo.group_size, {size}")
         if size + len(experts) < 2:
-            raise ValueError("grpo.group_size is 1: a rollout needs another, or an expert's, to be compared with")
+            raise ValueError(
+                "grpo.group_size is 1: it must be 2 or more, as a rollout is compared with another, or there must be "
+                "experts"
+            )
         distribution = self.actions.distribution
         if self.grpo.ratio == "position" and not self.actions.is_product:
             raise ValueError(

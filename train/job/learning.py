@@ -21,6 +21,7 @@ from train.command.finite import Diverged
 from train.command.interrupt import Interrupted, Stop, deferred
 from train.command.progress import progress
 from train.command.run_files import RunFiles
+from train.command.run_folder import read_settings
 from train.job.build import checkpoint_file, rank_file
 from train.job.config import JobConfig
 from train.job.validation import Validation
@@ -63,6 +64,9 @@ class TrainingCallback(BaseCallback):
         self.is_updating = False
         self.finished = self.unscored = 0
         self.bar: Any = None
+        # Of which run it is; without a command there is none.
+        is_run = parallel.is_main() and RunFiles(file.parents[1]).config.is_file()
+        self.settings = read_settings(file.parents[1]) if is_run else {}
 
     def _on_training_start(self) -> None:
         hidden = not parallel.is_main()
@@ -128,7 +132,8 @@ class TrainingCallback(BaseCallback):
         """Write this process's part of the checkpoint of the present rollout's beginning, whole or not at all."""
         steps = self.rollout["counters"]["num_timesteps"]
         if parallel.is_main():
-            checkpoint.write(self.file, checkpoint.capture(cast(OnPolicyAlgorithm, self.model), self.rollout))
+            state = checkpoint.capture(cast(OnPolicyAlgorithm, self.model), self.rollout)
+            checkpoint.write(self.file, {**state, "run": self.settings})
         else:
             checkpoint.write(rank_file(self.file, steps), self.rollout)
 

@@ -94,8 +94,14 @@ class Pretraining:
             self.model.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            if not 0 <= self.step < 2**63 or not 0 <= self.seconds < math.inf:
+                raise ValueError(f"it is at step {self.step} after {self.seconds} seconds")
         except Exception as error:  # torch and its optimisers each have their own for a state that can't be
             raise UserError(f"training state {self._file} is of no such model ({one_line(error)}): {again}") from error
+        if self.step > self.config.steps:
+            raise UserError(
+                f"steps is {self.config.steps}: {self.config.out} is at step {self.step} already; give that or more"
+            )
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that make this run this run, as plain values."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -61,6 +60,8 @@ class Tracker:
         self.folder = folder
         self.failure = ""
         self._is_closed = False
+        for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+            del os.environ[name]  # W&B itself takes an empty one for a value
         mode = chosen_mode(config, default_mode)
         id_file = RunFiles(folder).wandb_id
         made = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
@@ -166,8 +167,8 @@ class Tracker:
         for file in filter(Path.is_file, files_along(self.folder)):
             # A copy, because wandb would leave a link, and a run is often moved before it is synced.
             shutil.copyfile(file, Path(self.run.dir) / file.name)
-            # By a pattern, which a folder's own name must not be part of.
-            self.run.save(f"{glob.escape(self.run.dir)}/{file.name}", base_path=self.run.dir, policy="now")
+            # No pattern: a folder's own name may look like one.
+            self.run.save(f"{self.run.dir}/{file.name}", base_path=self.run.dir, policy="now", glob=False)
         for policy in policies:
             own = records if len(policies) == 1 else without_others(records, policy.name)
             aliases = ["latest", allowed_name(self.run.name)]

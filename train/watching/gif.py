@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.command.escaping import printable
+from train.command.files import replaced
 from train.watching.recording import Frame, Recording
 from train.watching.show import Show
 
@@ -25,11 +26,9 @@ def draw_gif(show: Show, problem: int, file: Path, milliseconds: int = 900) -> N
     canvas = _Canvas(show, problem, last)
     images = [canvas.draw(step) for step in range(last + 1)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".tmp")
     durations = [milliseconds] * last + [5 * milliseconds]
-    images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
-    # Only a whole animation gets the name, so that one that was cut short leaves none behind.
-    partial.replace(file)
+    with replaced(file) as partial:
+        images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 PANEL, CELL_HEIGHT, THIN, MARGIN = 704, 40, 10, 20

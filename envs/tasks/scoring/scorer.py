@@ -133,7 +133,9 @@ def _take(score: Callable[[], Any], seconds: float) -> float | Unscored:
         value = limited(score, seconds)
     except _CutOff:
         return Unscored(f"it took more than {seconds:g} seconds")
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises; not a Ctrl-C
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's code raises
         said = _first_line(error)
         return Unscored(f"it raised {type(error).__name__}" + (f" ({said})" if said else ""))
     # numpy's bool is no Real, yet a verdict.
@@ -143,14 +145,16 @@ def _take(score: Callable[[], Any], seconds: float) -> float | Unscored:
         number = float(value)
     except OverflowError:
         return Unscored("it returned a number that is too large")
+    except Exception as error:  # a stranger's kind of number
+        return Unscored(f"it returned {_shown(value)}, whose float raised {type(error).__name__}")
     if not math.isfinite(number) or not -ROUNDING <= number <= 1 + ROUNDING:
-        return Unscored(f"it returned {number:g}, which is not from 0 to 1")
+        return Unscored(f"it returned {number!r}, which is not from 0 to 1")
     return min(max(number, 0.0), 1.0)
 
 
 def _first_line(error: BaseException) -> str:
     try:
-        return next(iter(str(error).splitlines()), "")[:200]
+        return "".join(c if c.isprintable() else "?" for c in next(iter(str(error).splitlines()), "")[:200])
     except Exception:  # its __str__ is the stranger's too
         return ""
 

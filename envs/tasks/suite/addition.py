@@ -40,7 +40,9 @@ class Addition(ProceduralTask):
 
     def __init__(self, shortest: int = 3, longest: int = 4) -> None:
         if not 2 <= shortest <= longest <= 9:
-            raise ValueError(f"addends are {shortest} to {longest}: they must satisfy 2 <= shortest <= longest <= 9")
+            raise ValueError(
+                f"add has shortest {shortest} and longest {longest}: they must satisfy 2 <= shortest <= longest <= 9"
+            )
         self.shortest, self.longest = shortest, longest
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:

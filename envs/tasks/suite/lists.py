@@ -27,7 +27,8 @@ class ListTask(ProceduralTask):
     def __init__(self, shortest: int = 3, longest: int = 8) -> None:
         if not 2 <= shortest <= longest <= CELLS - 1:
             raise ValueError(
-                f"list lengths are {shortest} to {longest}: they must satisfy 2 <= shortest <= longest <= {CELLS - 1}"
+                f"{self.name} has shortest {shortest} and longest {longest}: they must satisfy 2 <= shortest <= "
+                f"longest <= {CELLS - 1}"
             )
         self.shortest, self.longest = shortest, longest
 
