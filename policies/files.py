@@ -59,6 +59,8 @@ def read_text(file: Path, limit: int = MAX_SETTINGS) -> str:
     Raises:
         ValueError: if it is larger or not UTF-8.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no file")  # a pipe, which would be waited for
     with file.open("rb") as stream:
         # One byte more than allowed tells that there are more, without taking memory for them.
         data = stream.read(limit + 1)
@@ -77,11 +79,20 @@ def read_json(file: Path, limit: int = MAX_SETTINGS) -> Any:
         ValueError: if it is too large or nested too deeply, or no such JSON.
     """
     try:
-        return json.loads(read_text(file, limit), parse_constant=_refuse_constant)
+        return json.loads(read_text(file, limit), parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubles)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it holds {show(name)} twice")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

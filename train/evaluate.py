@@ -23,6 +23,7 @@ from policies.formats.folder import locate
 from policies.generation import check_cache
 from train.command import parallel
 from train.command.config import to_plain
+from train.command.escaping import printable
 from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
 from train.command.wandb_config import check_start
@@ -154,7 +155,8 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         style = style_of_run(run_name(Path(folders.pop()))) if len(folders) == 1 else None
         plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)
         print_table(records, title, config.per_task)
-        print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
+        shown = Path(printable(str(config.out)))
+        print(f"evaluation  {shown / 'evaluation.json'}\nplot        {shown / 'pareto.png'}")
         tracker.finish(records, RunFiles(config.out).plot)
         print(f"W&B         {tracker.place}")
     return records

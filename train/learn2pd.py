@@ -35,6 +35,7 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, 
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from train.command import parallel
 from train.command.config import to_plain
+from train.command.escaping import printable
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.provenance import versions
@@ -257,7 +258,8 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
     plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
-    print(f"evaluation  {config.out / 'evaluation.json'}\nplot        {config.out / 'pareto.png'}")
+    shown = Path(printable(str(config.out)))
+    print(f"evaluation  {shown / 'evaluation.json'}\nplot        {shown / 'pareto.png'}")
     return records
 
 

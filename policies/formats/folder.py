@@ -131,7 +131,7 @@ def _read(folder: Path) -> LearnedPolicy:
 def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
     """Return arguments of `LearnedPolicy` and what to build, of which nothing is built."""
     data = read_settings(file)
-    if data.get("format_version") != FORMAT_VERSION:
+    if data.get("format_version") != FORMAT_VERSION or isinstance(data["format_version"], bool):
         given = data.get("format_version", "missing")
         raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
     found: _Settings = check(_Settings, data)

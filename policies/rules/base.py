@@ -64,7 +64,8 @@ class Rule(UnmaskingPolicy):
         """Refuse options that are not a whole number of 1 or more."""
         for name in names:
             value = getattr(self, name)
-            self.check(name, isinstance(value, int) and 1 <= value < 2**31, "a whole number of 1 or more")
+            most = ", below 2^31" if isinstance(value, int) and value >= 2**31 else ""
+            self.check(name, isinstance(value, int) and 1 <= value < 2**31, f"a whole number of 1 or more{most}")
 
     def check_share(self, *names: str) -> None:
         """Refuse options that are not in [0, 1]."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from envs.tasks.base import Problem
@@ -35,6 +37,23 @@ def sleeps(text: str) -> float:
             time.sleep(60)
 
 
+def cancels(text: str) -> float:
+    """Raise what is no `Exception`."""
+    raise asyncio.CancelledError
+
+
+def escapes(text: str) -> float:
+    """Raise a text that would turn a terminal red."""
+    raise ValueError("\x1b[31mred")
+
+
+class NoFloat(Fraction):
+    """A number that doesn't become one."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
 FAULTS: dict[str, tuple[Callable[[str], Any], str]] = {
     "nan": (lambda text: float("nan"), "it returned nan, which is not from 0 to 1"),
     "two": (lambda text: 2.0, "it returned 2, which is not from 0 to 1"),
@@ -45,6 +64,10 @@ FAULTS: dict[str, tuple[Callable[[str], Any], str]] = {
     "exits": (exits, "it raised SystemExit (3)"),
     "raises what can't be shown": (raises_mute, "it raised Mute"),
     "huge": (lambda text: 10**400, "it returned a number that is too large"),
+    "a little more": (lambda text: 1.0000001, "it returned 1.0000001, which is not from 0 to 1"),
+    "cancels": (cancels, "it raised CancelledError"),
+    "escapes": (escapes, "it raised ValueError (?[31mred)"),
+    "no float": (lambda text: NoFloat(1), "it returned a NoFloat, whose float raised RuntimeError"),
     "sleeps": (sleeps, "it took more than 0.05 seconds"),
 }
 

@@ -360,3 +360,12 @@ def test_a_probability_that_equals_the_threshold_commits() -> None:
     assert outputs(network, view).tolist() == [[0.0, 0.0, 0.0]]
     assert LearnedPolicy(network, threshold=0.5).select(view).tolist() == [[True, True, False]]
     assert LearnedPolicy(network, threshold=0.5001).select(view).sum() == 1  # the forced one
+
+
+def test_a_policy_whose_weights_are_too_large_is_not_asked_twice() -> None:
+    network = perturbed(NetworkConfig(), 0.2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(3e38)
+    with pytest.raises(ValueError, match="log-odds are NaN: its weights are damaged, or too large for float32"):
+        LearnedPolicy(network).act(random_view(2, 8))

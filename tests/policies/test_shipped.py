@@ -65,9 +65,7 @@ def test_the_calibrated_dial_is_monotone() -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../networks", "tiny/../tiny", "/"])
 def test_no_other_folder_of_the_package_is_taken_for_one_that_ships(name: str) -> None:
-    with pytest.raises(
-        FileNotFoundError, match="give a folder made by training, or one of small, tiny"
-    ):
+    with pytest.raises(FileNotFoundError, match="give a folder made by training, or one of small, tiny"):
         load(name)
     with pytest.raises(FileNotFoundError, match=r"give a checkpoint folder or one of small, tiny"):
         load_denoiser(name)

@@ -157,4 +157,17 @@ def test_what_a_user_can_put_right_is_one_line(
     with pytest.raises(SystemExit) as stop:
         train.command.cli.run(fail, ExportConfig)
     assert stop.value.code == (2 if isinstance(error, ValueError) else 1)
-    assert capsys.readouterr().err == f"error: {error}\n"
+    said = str(error) if isinstance(error, ValueError) else "No space left on device: 'a/b'"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_what_a_stranger_wrote_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: Any) -> None:
+        raise ValueError("\x1b[31mred\nsecond line")
+
+    monkeypatch.setattr(sys, "argv", ["export.py"])
+    with pytest.raises(SystemExit):
+        train.command.cli.run(fail, ExportConfig)
+    assert capsys.readouterr().err == "error: ?[31mred\nsecond line\n"

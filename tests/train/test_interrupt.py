@@ -236,6 +236,26 @@ def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) 
         assert shown.splitlines()[-1].startswith("error: interrupted by Ctrl-C; ")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_an_evaluation_ends_soon_while_its_workers_start(tmp_path: Path, seconds: float) -> None:
+    """They are copies of a process that imports for seconds, which nobody waits for then."""
+    words = [str(ROOT / "train" / "evaluate.py"), "--model=toy", "--task=copy", "--buffer_length=8", "--workers=2"]
+    with started(
+        sys.executable, *words, f"--out={tmp_path / 'run'}", "--policy=random:1", "--policy=entropy:1"
+    ) as process:
+        wait_for((tmp_path / "run" / "config.yaml").exists)
+        time.sleep(seconds)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, shown = process.communicate(timeout=60)
+        # Two where nothing else is at work, as it is where tests run side by side.
+        assert time.monotonic() - asked < 5
+    assert process.returncode == 143
+    assert shown.splitlines()[-1] == "error: interrupted by SIGTERM; there was nothing to save yet"
+    assert "Traceback" not in shown
+
+
 def signal_self(*signals: signal.Signals) -> None:
     for signum in signals:
         os.kill(os.getpid(), signum)

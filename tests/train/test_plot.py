@@ -67,6 +67,16 @@ def test_a_gain_is_pointed_out(figures: list[Figure], tmp_path: Path) -> None:
         assert image.width == 960
 
 
+def test_the_intervals_of_learned_policies_are_whole(figures: list[Figure], tmp_path: Path) -> None:
+    entries = [outcomes("learned", [1] * 19 + [0], [2] * 20), outcomes("threshold:0.9", [1] * 20, [3] * 20)]
+    records = records_of(*entries)
+    plot_pareto(records, tmp_path / "p.png")
+    lowest = min(
+        record["accuracy_ci95"][0] for record in records if record["policy"] == "learned" and record["task"] == "all"
+    )
+    assert figures[0].axes[0].get_ylim()[0] < 100 * lowest < 80
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -330,7 +330,23 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     pretrain(config)
     assert all(torch.equal(tensor, weights(tmp_path)[name]) for name, tensor in before.items())
     pretrain(replace(config, steps=2))
-    assert Pretraining(config).step == 2
+    assert Pretraining(replace(config, steps=2)).step == 2
+    with pytest.raises(UserError, match=r"steps is 1: .* is at step 2 already; give that or more"):
+        pretrain(config)
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(UserError, match=r"which is not empty and holds no pretraining: choose another folder, as in"):
+        pretrain(PretrainConfig(**SMALL, out=tmp_path, steps=1))
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_one_that_was_killed_before_it_saved_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in (".lock", "state.safetensors.tmp"):
+        (tmp_path / name).write_text("")
+    pretrain(PretrainConfig(**SMALL, out=tmp_path, steps=1))
 
 
 @pytest.mark.parametrize(

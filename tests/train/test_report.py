@@ -117,6 +117,7 @@ def test_bootstrap_keeps_problems_together() -> None:
     half = 1.96 * noise.std() / np.sqrt(200)
     assert [low, high] == pytest.approx([noise.mean() - half, noise.mean() + half], abs=0.02)
     assert bootstrap_interval(share_saved, np.array([1.0]), np.array([4.0])) == [0.75, 0.75]
+    assert bootstrap_interval(lambda values, axis: values.sum(axis, keepdims=True), np.array([2.0])) == [2.0, 2.0]
     assert bootstrap_interval(difference_of_means, first + noise, first) == [low, high]  # the same page each time
     two = bootstrap_interval(difference_of_means, np.array([1.0, 3.0]), np.array([0.0, 0.0]))
     assert two == [1.0, 3.0]  # of two problems, each of the two alone

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fuzz import begun, checkpoints
 from gymnasium.vector import AutoresetMode
 from kills import TRAININGS, differences, finish, kill, results, start
 
 from envs.unmasking import UnmaskingVectorEnv
 from train.command import checkpoint
+from train.command.errors import UserError
+from train.job.build import resume
 
 LAST = {"ppo": 60, "grpo": 20, "learn2pd": 20, "sweep": 25, "pretrain": 6}
 """A rename late in each training, before its end."""
@@ -121,3 +127,67 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="it is no checkpoint, or damaged"):
         checkpoint.read(tmp_path / "x.safetensors")
+
+
+def _put(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
+    def put(state: dict[str, Any]) -> None:
+        for name in names[:-1]:
+            state = state[name]
+        state[names[-1]] = value
+
+    return put
+
+
+def _spoil_weights(state: dict[str, Any]) -> None:
+    next(weight for weight in state["policy"].values() if weight.is_floating_point()).fill_(torch.nan)
+
+
+def _spoil_moments(state: dict[str, Any]) -> None:
+    next(iter(state["optimizer"]["state"].values()))["exp_avg"].fill_(torch.nan)
+
+
+def _spoil_observation(state: dict[str, Any]) -> None:
+    state["last_obs"]["confidence"].fill(np.nan)
+
+
+def _drop_row(state: dict[str, Any]) -> None:
+    state["last_obs"]["confidence"] = state["last_obs"]["confidence"][:1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_put("5", "counters", "num_timesteps"), "can't be read"),
+        (_put(10**400, "counters", "num_timesteps"), "it counts 1000000"),
+        (_put(10**9, "counters", "num_timesteps"), "it counts 1000000000 steps of 80000"),
+        (_put(-5, "counters", "num_timesteps"), "it counts -5 steps"),
+        (_put(True, "counters", "_n_updates"), "_n_updates is True"),
+        (_put({"seed": 1}, "run"), "it is of another run: seed was 1"),
+        (_spoil_weights, "holds NaN or infinite values"),
+        (_spoil_moments, "holds NaN or infinite values"),
+        (_spoil_observation, "its observation confidence is not finite"),
+        (_drop_row, r"its observation confidence has shape \(1, 8\)"),
+    ],
+)
+def test_what_no_training_writes_is_not_believed(
+    damage: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    config, model = begun()
+    [files] = checkpoints().values()
+    [(name, data)] = files.items()
+    file = tmp_path / name
+    file.parent.mkdir()
+    file.write_bytes(data)
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    state = checkpoint.read(file)
+    damage(state)
+    checkpoint.write(file, state)
+    with pytest.raises(UserError, match=rf"^checkpoint .*{said}.*: delete it to start over"):
+        resume(replace(config, out=tmp_path), model)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    config, model = begun()
+    (tmp_path / "checkpoints" / "latest.safetensors").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^checkpoint .* can't be read"):
+        resume(replace(config, out=tmp_path), model)

@@ -21,7 +21,7 @@ from train import export
 from train.command.cli import run
 from train.command.config import ROOT
 from train.command.errors import UserError
-from train.command.files import write_atomic
+from train.command.files import replaced, write_atomic
 from train.command.lock import LOCK, read_holder
 from train.command.provenance import command_line, redact
 from train.command.run_folder import differences, has_result, open_run
@@ -298,6 +298,63 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_files(small_disk: Path) ->
     assert (config.out / "progress.csv").read_text() == "x" * 10_000
     assert not list(config.out.glob("*.tmp"))
     finish(replace(config, resume=True))
+
+
+def test_a_start_that_a_full_disk_ends_is_begun_again(small_disk: Path) -> None:
+    """It leaves nothing to resume, and what it advises works."""
+    (small_disk / "full").write_bytes(b"x" * 60_000)
+    config = Config(small_disk / "a")
+
+    def fill() -> None:
+        with open_run(config.out, config, False):
+            write_atomic(config.out / "progress.csv", "y" * 100_000)
+
+    with pytest.raises(UserError, match=r"make room, then go on with: (?!.*--resume)"):
+        fill()
+    (small_disk / "full").unlink()
+    finish(config)
+
+
+@pytest.mark.parametrize("name", [LOCK, "versions.json", "versions.json.tmp", "progress.csv"])
+def test_no_link_in_a_strangers_folder_is_written_through(tmp_path: Path, name: str) -> None:
+    finish(Config(tmp_path / "run"))
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(victim)
+    with pytest.raises(
+        UserError, match=r"is no plain file: delete it|is a link to another file, which would be written"
+    ):
+        finish(Config(tmp_path / "run", resume=True))
+    assert victim.read_text() == "mine"
+
+
+def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    for name in ("a.txt", "a.txt.tmp"):
+        (tmp_path / name).symlink_to(victim)
+    write_atomic(tmp_path / "a.txt", "new")
+    assert ((tmp_path / "a.txt").read_text(), (tmp_path / "a.txt").is_symlink()) == ("new", False)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda place: os.symlink("/dev/null", place)])
+def test_what_is_no_file_is_no_lock(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / LOCK)
+    with pytest.raises(UserError, match=r"\.lock' is no plain file: delete it, or choose another --out"):
+        finish(Config(tmp_path))
+
+
+def test_an_interrupted_write_leaves_no_part(tmp_path: Path) -> None:
+    def write() -> None:
+        with replaced(tmp_path / "a.png") as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_can_not_be_written_is_one_sentence(small_disk: Path) -> None:

@@ -226,6 +226,13 @@ def test_a_flag_beats_the_variable_beats_the_default(
 
 
 @pytest.mark.slow
+def test_an_empty_variable_is_none(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("WANDB_MODE", "")
+    tracker = track(WandbConfig(mode="offline"), tmp_path / "a")
+    assert tracker.place.startswith("offline")
+
+
+@pytest.mark.slow
 def test_a_variable_can_turn_it_off_or_move_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("WANDB_MODE", "disabled")
     tracker = track(WandbConfig(), tmp_path / "a")

@@ -237,8 +237,13 @@ def await_server() -> None:
         del os.environ[READY]
     # One that can't import its modules is found out by the first start.
     until = time.monotonic() + LONGEST_START
-    while not made.exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    try:
+        while not made.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+    except BaseException:
+        # It would hold what we print to open until it has imported all, and found us gone.
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        raise
 
 
 @contextmanager

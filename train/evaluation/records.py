@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 import scipy  # its stats are imported where they are first used, half a second
-from pydantic import FailFast, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from envs.decoding.settings import BlockOrigin, Window
 from policies.files import Checked, check, read_json
@@ -81,8 +81,18 @@ MAX_BYTES = 2**28
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+def _in_order(edges: list[float]) -> list[float]:
+    if edges[0] > edges[1]:
+        raise ValueError(f"an interval ends below its beginning: {edges}")
+    return edges
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_in_order)]
 """The edges of an interval."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""How many, as far as floats count."""
 
 
 class _RecordForm(Checked):
@@ -93,15 +103,15 @@ class _RecordForm(Checked):
     task: str
     block_length: Annotated[int, Field(ge=1)]
     accuracy: Share
-    accuracy_ci95: Interval
+    accuracy_ci95: Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(_in_order)]
     nfe: Annotated[float, Field(gt=0)]
     nfe_ci95: Interval
-    episodes: Annotated[int, Field(ge=1)]
+    episodes: Annotated[Count, Field(ge=1)]
     token_positions: Annotated[float, Field(ge=0)] = 0
     tokens_per_forward: Annotated[float, Field(ge=0)] = 0
     seed: int = 0
     samples: Annotated[int, Field(ge=1)] = 1
-    unscored: Annotated[int, Field(ge=0)] = 0
+    unscored: Count = 0
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"

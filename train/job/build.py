@@ -268,10 +268,13 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         return {}
     try:
         state = checkpoint.read(file)
-        changed = differences(state["run"], read_settings(config.out), FREE)
+        # A finished training may be given more steps in its config.yaml.
+        changed = differences(state["run"], read_settings(config.out), (*FREE, "total_timesteps"))
         if changed:
             raise ValueError(f"it is of another run: {word(changed)}")
-        most = config.total_timesteps + parallel.world_size() * model.n_envs * model.n_steps
+        # A last rollout may be one of whole episodes.
+        rollout = max(model.n_steps, 4 * config.env.buffer_length)
+        most = config.total_timesteps + parallel.world_size() * model.n_envs * rollout
         if not 0 <= state["counters"]["num_timesteps"] < most:
             raise ValueError(f"it counts {state['counters']['num_timesteps']} steps of {config.total_timesteps}")
         # Rows that are under way can only go on where as many processes find their own parts.

@@ -52,8 +52,10 @@ def read_rows(file: Path) -> list[Row]:
         rows = _reader(file)(file)
     except (ValueError, TypeError, RecursionError, EOFError, OSError, zlib.error, csv.Error) as error:
         raise ValueError(f"data file is {str(file)!r}: it can't be read ({error})") from error
-    if not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise ValueError(f"data file is {str(file)!r}: it must hold one problem a row, each with named fields")
+    odd = next((i for i, row in enumerate(rows, 1) if not isinstance(row, Mapping)), None)
+    if not rows or odd:
+        where = f"; row {odd} has none" if odd else ""
+        raise ValueError(f"data file is {str(file)!r}: it must hold one problem a row, each with named fields{where}")
     return rows
 
 
@@ -75,7 +77,14 @@ def _json_lines(content: bytes) -> list[Row]:
     # Spreadsheets and Windows editors put a byte order mark first, which -sig passes over.
     text = content.decode("utf-8-sig")
     # Split at newlines only: str.splitlines would also split at characters that JSON text may hold.
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
+    return rows
 
 
 def _csv(file: Path) -> list[Row]:

@@ -148,7 +148,7 @@ def _take(score: Callable[[], Any], seconds: float) -> float | Unscored:
     except Exception as error:  # a stranger's kind of number
         return Unscored(f"it returned {_shown(value)}, whose float raised {type(error).__name__}")
     if not math.isfinite(number) or not -ROUNDING <= number <= 1 + ROUNDING:
-        return Unscored(f"it returned {number!r}, which is not from 0 to 1")
+        return Unscored(f"it returned {number:.9g}, which is not from 0 to 1")
     return min(max(number, 0.0), 1.0)
 
 
