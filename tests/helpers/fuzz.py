@@ -316,7 +316,8 @@ def try_policy(kind: str, name: str, data: bytes, folder: Path) -> str:
     try:
         chosen = policy.select(view)
     except ValueError as error:  # weights that are finite, and too large
-        assert str(error).startswith("the policy's log-odds are NaN")
+        if "log-odds are NaN" not in str(error):
+            raise
         return str(error)
     assert not bool((chosen & ~view.eligible).any())
     assert bool((chosen.any(1) | ~view.eligible.any(1)).all())
