@@ -268,6 +268,8 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         return {}
     try:
         state = checkpoint.read(file)
+        if "run" not in state:
+            raise ValueError("it is of an earlier version, which didn't write of which run it is")
         # A finished training may be given more steps in its config.yaml.
         changed = differences(state["run"], read_settings(config.out), (*FREE, "total_timesteps"))
         if changed:
