@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -186,8 +187,10 @@ def test_what_no_training_writes_is_not_believed(
         resume(replace(config, out=tmp_path), model)
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_checkpoint(make: Callable[[Path], object], tmp_path: Path) -> None:
     config, model = begun()
-    (tmp_path / "checkpoints" / "latest.safetensors").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"^checkpoint .* can't be read"):
+    (tmp_path / "checkpoints").mkdir()
+    make(tmp_path / "checkpoints" / "latest.safetensors")
+    with pytest.raises(UserError, match=r"^checkpoint .* can't be read \(it is no file\): delete it"):
         resume(replace(config, out=tmp_path), model)

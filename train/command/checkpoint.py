@@ -55,6 +55,8 @@ def read(file: Path) -> State:
         ValueError: if it is no such file, or damaged.
         OSError: if it can't be read.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no file")  # a pipe, which would be waited for
     try:
         with safe_open(file, "pt") as content:
             tree = json.loads((content.metadata() or {})["state"])

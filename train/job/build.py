@@ -278,7 +278,8 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         rollout = max(model.n_steps, 4 * config.env.buffer_length)
         most = config.total_timesteps + parallel.world_size() * model.n_envs * rollout
         if not 0 <= state["counters"]["num_timesteps"] < most:
-            raise ValueError(f"it counts {state['counters']['num_timesteps']} steps of {config.total_timesteps}")
+            counted = str(state["counters"]["num_timesteps"])[:20]
+            raise ValueError(f"it counts {counted} steps of {config.total_timesteps}")
         # Rows that are under way can only go on where as many processes find their own parts.
         is_whole = state["processes"] == parallel.world_size()
         if is_whole and not parallel.is_main():
@@ -289,7 +290,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         more = {"validation": dict(state["validation"]), "logged": numbers_of(state["logged"])}
         checkpoint.restore(model, state, is_whole)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = one_line(error)
+        said = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"checkpoint {file} can't be read ({said}): delete it to start over") from error
     if not is_whole:
         # The rows that were under way were shared out otherwise, or not saved: new problems instead.
