@@ -309,6 +309,10 @@ def read_records(source: Path) -> list[Record]:
     try:
         records: list[Record] = read_json(file, MAX_BYTES)
         check(Annotated[list[_RecordForm], FailFast(), Field(min_length=1)], records, "record")
+    except FileNotFoundError:
+        raise UserError(
+            f"run is {str(source)!r}: it has no {file.name}; give the folder of a training or an evaluation"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"run is {str(source)!r}: its evaluation can't be read ({error})") from error
     return records
