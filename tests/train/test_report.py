@@ -492,7 +492,7 @@ def another_evaluation(folder: Path) -> None:
     ("spoil", "message"),
     [
         (lambda folder: None, "there is no such folder"),
-        (lambda folder: folder.mkdir(), "its evaluation can't be read"),
+        (lambda folder: folder.mkdir(), "it has no evaluation.json; give the folder of a training or an evaluation"),
         (lambda folder: damage(folder, "evaluation.json", "[{"), "its evaluation can't be read"),
         (lambda folder: damage(folder, "evaluation.json", "{}"), "record is {}: it must be a valid list"),
         (lambda folder: damage(folder, "evaluation.json", "[]"), r"record is \[\]: list should have at least 1 item"),
