@@ -15,6 +15,7 @@ from train.command.config import parse
 from train.job.ppo_config import TrainPPOConfig
 
 
+@pytest.mark.slow
 def test_every_rule_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     rules.main(rules.RulesConfig(rows=2, repeats=1))
     lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
@@ -22,6 +23,7 @@ def test_every_rule_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(forward) > 0 and float(decision) > 0 for _, forward, decision, _ in lines)
 
 
+@pytest.mark.slow
 def test_architectures_are_compared_with_bert(capsys: pytest.CaptureFixture[str]) -> None:
     architectures.main(architectures.ArchitecturesConfig(rows=2, repeats=1))
     first, *others = capsys.readouterr().out.splitlines()[1:]
@@ -29,6 +31,7 @@ def test_architectures_are_compared_with_bert(capsys: pytest.CaptureFixture[str]
     assert len(others) == len(architectures.build()) - 1
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_rollout_are_all_of_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

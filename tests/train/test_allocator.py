@@ -30,6 +30,7 @@ def faults(how: str) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has glibc")
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("no glibc")

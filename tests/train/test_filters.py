@@ -537,7 +537,7 @@ def test_a_block_filter_is_no_start(
 
 def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = replace(tiny(tmp_path, 0), filter=FilterSection(str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match=r"^filter.folder is '.*nowhere': it has no config.json"):
+    with pytest.raises(UserError, match=r"^filter.folder is '.*nowhere': there is no such folder; give"):
         load_filter(config)
 
 

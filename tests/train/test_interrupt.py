@@ -343,6 +343,7 @@ def test_one_that_python_drops_is_raised_once_more(signum: signal.Signals) -> No
     assert sys.unraisablehook is before
 
 
+@pytest.mark.slow
 def test_one_that_is_dropped_beside_a_fork_is_raised_once_more() -> None:
     """As logging and random run code of their own at every fork."""
     code = "import os, signal, time\nfrom train.command.interrupt import Interrupted, raised\n"
@@ -394,6 +395,7 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once() -> None:
     code = "import time\nfrom train.command.interrupt import deferred\nwith deferred():\n print('ready', flush=True)\n"
     code += " while True: time.sleep(0.01)"

@@ -48,6 +48,7 @@ def test_the_sampled_forwards_are_those_of_the_training(tmp_path: Path) -> None:
     assert all(positions % 4 == 0 or positions % whole == 0 for positions in samples[:, 0])
 
 
+@pytest.mark.slow
 def test_a_training_keeps_and_pays_by_what_it_measured(tmp_path: Path) -> None:
     config = tiny(tmp_path / "run", 0)
     env = replace(config.env, cache="none", price="milliseconds", reward="forward_cost", alpha=0.05)

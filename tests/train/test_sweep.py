@@ -69,6 +69,7 @@ def agents_command(values: dict[str, Any], program: str) -> list[str]:
 
 
 @pytest.mark.parametrize("end", [0, -1])
+@pytest.mark.slow
 def test_the_main_job_understands_what_an_agent_starts(tmp_path: Path, end: int) -> None:
     """Both ends of every range, through the shell to the parser."""
     sweep = read_sweep(CONFIGS / "sweep.yaml")

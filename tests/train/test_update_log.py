@@ -56,6 +56,7 @@ def test_a_groups_spread_leaves_out_what_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", pytest.param("grpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_training_logs_them(algorithm: str, tmp_path: Path) -> None:
     from importlib import import_module
 

@@ -33,6 +33,7 @@ from train.algorithms.group_episodes import GroupEpisodes
 from train.command import checkpoint, parallel
 from train.command.errors import UserError
 from train.command.lock import FREE
+from train.command.run_files import RunFiles
 from train.command.run_folder import differences, read_settings, word
 from train.job.config import JobConfig
 from train.job.price import price_of
@@ -271,7 +272,7 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         if "run" not in state:
             raise ValueError("it is of an earlier version, which didn't write of which run it is")
         # A finished training may be given more steps in its config.yaml.
-        changed = differences(state["run"], read_settings(config.out), (*FREE, "total_timesteps"))
+        changed = differences(state["run"], run_settings(file), (*FREE, "total_timesteps"))
         if changed:
             raise ValueError(f"it is of another run: {word(changed)}")
         # A last rollout may be one of whole episodes.
@@ -296,6 +297,12 @@ def resume(config: JobConfig, model: OnPolicyAlgorithm) -> Mapping[str, Any]:
         # The rows that were under way were shared out otherwise, or not saved: new problems instead.
         model.set_random_seed(stream_seed(config.seed, 1 + model.num_timesteps, parallel.rank()))
     return more
+
+
+def run_settings(file: Path) -> dict[str, Any]:
+    """Return the configuration of the run that a checkpoint's file is of; nothing where no command has written one."""
+    folder = file.parents[1]
+    return read_settings(folder) if RunFiles(folder).config.is_file() else {}
 
 
 def numbers_of(logged: Mapping[str, Any]) -> dict[str, float]:

@@ -21,8 +21,7 @@ from train.command.finite import Diverged
 from train.command.interrupt import Interrupted, Stop, deferred
 from train.command.progress import progress
 from train.command.run_files import RunFiles
-from train.command.run_folder import read_settings
-from train.job.build import checkpoint_file, rank_file
+from train.job.build import checkpoint_file, rank_file, run_settings
 from train.job.config import JobConfig
 from train.job.validation import Validation
 from train.tracking.history import ProgressWriter
@@ -64,9 +63,7 @@ class TrainingCallback(BaseCallback):
         self.is_updating = False
         self.finished = self.unscored = 0
         self.bar: Any = None
-        # Of which run it is; without a command there is none.
-        is_run = parallel.is_main() and RunFiles(file.parents[1]).config.is_file()
-        self.settings = read_settings(file.parents[1]) if is_run else {}
+        self.settings = run_settings(file) if parallel.is_main() else {}
 
     def _on_training_start(self) -> None:
         hidden = not parallel.is_main()
