@@ -17,10 +17,12 @@ from pathlib import Path
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
 from envs.decoding.settings import DecodingSettings
+from envs.denoiser import Denoiser
 from envs.tasks import make_tasks
 from policies import make_rule
 from policies.formats.folder import locate
 from policies.generation import check_cache
+from policies.rules.guide import check_guide
 from train.command import parallel
 from train.command.config import to_plain
 from train.command.escaping import printable
@@ -73,9 +75,7 @@ def main(config: EvaluateConfig) -> list[Record]:
     denoiser = on_own_device(config).model.load()
     for block in blocks:
         check_block(denoiser, block)
-    for job in jobs:
-        if not is_folder(job.policy):
-            check_cache(make_rule(job.policy), config.cache)
+    jobs = possible(jobs, config, denoiser)
     # Made to be checked: whether this dLLM can have the cache, and texts of this length.
     DecodingBatch(denoiser, 1, DecodingSettings(config.buffer_length, blocks[0], cache=config.cache))
     # Before the run's folder is taken: is there data, and a problem at `first`?
@@ -87,6 +87,29 @@ def main(config: EvaluateConfig) -> list[Record]:
             return []
         warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
         return evaluate(config, jobs)
+
+
+def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) -> list[Job]:
+    """Return the jobs that this dLLM and cache allow; of a sweep over all rules, the others are left out and named.
+
+    Raises:
+        ValueError: if one that was named itself can't be.
+    """
+    found, left_out = [], dict[str, str]()
+    for job in jobs:
+        try:
+            if not is_folder(job.policy):
+                rule = make_rule(job.policy)
+                check_cache(rule, config.cache)
+                check_guide(rule, denoiser)
+            found.append(job)
+        except ValueError as error:
+            if "all" not in config.policy or job.policy in config.policy:
+                raise
+            left_out[job.policy.partition(":")[0]] = str(error)
+    for reason in left_out.values() if parallel.is_main() else ():
+        print(f"left out    {reason}")
+    return found
 
 
 def evaluate(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.models.load import load_guide
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
 from policies.rules.corpus import read_corpus
-from policies.rules.guide import judge
+from policies.rules.guide import guide_of, judge
 
 BEAM = 3
 """Paths that the search keeps."""
@@ -141,7 +140,7 @@ class DiffuSpec(Rule):
         """Load the guide and count the bigrams."""
         return replace(
             self,
-            model=load_guide(self.guide, str(denoiser.device)),
+            model=guide_of(self.rule, self.guide, denoiser),
             mask_id=denoiser.mask_id,
             end_ids=tuple(denoiser.end_ids),
             bigrams=None if self.weight == 1 else count_pairs(denoiser, self.corpus),  # type: ignore[arg-type]

@@ -7,6 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.denoiser import Denoiser
+from envs.models.load import load_guide
+from policies.base import UnmaskingPolicy
+
+
+def guide_of(rule: str, name: str, denoiser: Denoiser) -> Any:
+    """Load a rule's guide.
+
+    Args:
+        rule: the rule's name, for the message.
+        name: as `envs.models.load.load_guide` takes it.
+        denoiser: what it is to guide.
+
+    Returns:
+        The causal model.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if it is none, or knows fewer tokens than the dLLM's tokenizer, and so can't have the same.
+    """
+    model = load_guide(name, str(denoiser.device))
+    known, tokenizer = model.get_input_embeddings().num_embeddings, getattr(denoiser, "tokenizer", None)
+    if tokenizer is not None and len(tokenizer) > known:
+        raise ValueError(
+            f"{rule}'s guide is {name!r}: it knows {known} tokens and the dLLM's tokenizer {len(tokenizer)}; give "
+            "guide=FOLDER, a causal model with that tokenizer"
+        )
+    return model
+
+
+def check_guide(rule: UnmaskingPolicy, denoiser: Denoiser) -> None:
+    """Refuse a rule whose guide can't guide a dLLM; any other rule passes.
+
+    Raises:
+        FileNotFoundError: if there is no such guide.
+        ValueError: if it can't.
+    """
+    name = getattr(rule, "guide", None)
+    if name is not None:
+        guide_of(getattr(rule, "rule", type(rule).__name__), name, denoiser)
+
 
 def judge(model: Any, prompt: Tensor, tokens: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
     """Run a guide on prompts and filled buffers, one forward.

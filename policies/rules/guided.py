@@ -9,10 +9,9 @@ import torch
 
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.models.load import load_guide
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
-from policies.rules.guide import judge
+from policies.rules.guide import guide_of, judge
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Guided(Rule):
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Load the guide."""
-        return replace(self, model=load_guide(self.guide, str(denoiser.device)), mask_id=denoiser.mask_id)
+        return replace(self, model=guide_of(self.rule, self.guide, denoiser), mask_id=denoiser.mask_id)
 
     @torch.inference_mode()
     def act(self, view: View) -> Action:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from views import Successor, make_view, written
 
+from envs.models.load import load_denoiser
 from envs.view import Action, View
 from policies import make_rule
+from policies.rules.guide import check_guide
 from policies.rules.guided import Guided
 
 # The guide.
@@ -191,3 +193,13 @@ def test_info_gain_chooses_by_what_is_left_and_what_it_costs() -> None:
     finished = make_view([[0.5] * 4], ["...."], features={"entropy": [[0.0] * 4]})
     views = [finished if commit == ".x.." else seen(commit, 2.0) for commit in sets]
     assert sets[choice(action, views)] == ".x.."
+
+
+@pytest.mark.parametrize("rule", ["guided:0.3", "diffuspec:0.5"])
+def test_a_guide_that_lacks_the_dllms_words_is_refused(rule: str) -> None:
+    """It would be shown tokens that it has no embedding of."""
+    check_guide(make_rule(rule), load_denoiser("tiny"))
+    with pytest.raises(
+        ValueError, match=r"guide is 'tiny_guide': it knows 144 tokens and the dLLM's tokenizer 196; give guide=FOLDER"
+    ):
+        check_guide(make_rule(rule), load_denoiser("small"))

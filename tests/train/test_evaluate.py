@@ -12,6 +12,7 @@ import pytest
 from records import KEYS
 
 from envs.decoding.settings import DecodingSettings
+from envs.models.load import load_denoiser
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, make_tasks
 from policies import RULES, LearnedPolicy, NetworkConfig, UnmaskingNetwork, decode, make_rule, save
@@ -20,7 +21,7 @@ from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
-from train.evaluate import main
+from train.evaluate import main, possible
 from train.evaluation.jobs import plan
 from train.evaluation.measure import evaluate, measure
 from train.evaluation.records import (
@@ -520,3 +521,18 @@ def test_samples_that_would_be_one_are_refused(toy: ToyDenoiser, tmp_path: Path)
         EvaluateConfig(samples=0)
     with pytest.raises(ValueError, match="at temperature 0"):
         measure(toy, make_rule("threshold:0.9"), samples=2, episodes=1)
+
+
+def test_a_sweep_leaves_out_what_this_dllm_can_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    small = load_denoiser("small")
+    config = EvaluateConfig(policy=["all"], model=ModelConfig("small"))
+    jobs = plan(["all"], [128])
+    found = possible(jobs, config, small)
+    assert {job.policy.partition(":")[0] for job in jobs} - {job.policy.partition(":")[0] for job in found} == {
+        "guided",
+        "diffuspec",
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:18] for line in lines] == ["left out    guided", "left out    diffus"]
+    with pytest.raises(ValueError, match=r"guided's guide is 'tiny_guide': it knows 144 tokens"):
+        possible(jobs, replace(config, policy=["all", "guided:0.3"]), small)

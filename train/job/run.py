@@ -23,8 +23,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from envs.decoding.blocks import check_block
 from envs.denoiser import Denoiser
 from envs.tasks import Split, make_tasks, need_splits
+from policies import make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.networks.kinds import PolicyNetwork
+from policies.rules.guide import check_guide
 from train.command import parallel
 from train.command.config import parse, to_plain
 from train.command.errors import UserError
@@ -147,6 +149,8 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     make_env(without_measurement(replace(config, env=env)), denoiser, algorithm, inner).close()
     for block in evaluated_blocks(config):
         check_block(denoiser, block)
+    for rule in config.evaluation.rules:
+        check_guide(make_rule(rule), denoiser)
     # Tries while learning, calibration of a dial, and a filter's early stop need validation problems.
     needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or config.evaluation.validations > 0
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
