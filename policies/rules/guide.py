@@ -28,7 +28,8 @@ def guide_of(rule: str, name: str, denoiser: Denoiser) -> Any:
         ValueError: if it is none, or knows fewer tokens than the dLLM's tokenizer, and so can't have the same.
     """
     model = load_guide(name, str(denoiser.device))
-    known, tokenizer = model.get_input_embeddings().num_embeddings, getattr(denoiser, "tokenizer", None)
+    tokenizer = getattr(denoiser, "tokenizer", None)
+    known = 0 if tokenizer is None else model.get_input_embeddings().num_embeddings
     if tokenizer is not None and len(tokenizer) > known:
         raise ValueError(
             f"{rule}'s guide is {name!r}: it knows {known} tokens and the dLLM's tokenizer {len(tokenizer)}; give "

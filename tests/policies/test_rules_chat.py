@@ -39,6 +39,10 @@ def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class ByteGuide:
     """A causal model of the checkpoints' vocabulary that wants each token to be the one before it plus one."""
 
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        """Their number is that of the tokens that it knows."""
+        return torch.nn.Embedding(320, 1)
+
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor) -> Any:
         wanted = (input_ids + 1) % 250
         return SimpleNamespace(logits=4.0 * torch.nn.functional.one_hot(wanted, 320).float())
@@ -55,8 +59,7 @@ def run(denoiser: MaskedLMDenoiser, name: str, prompts: list[str], **kwargs: Any
 def test_a_rule_decodes_a_chat_alone_as_in_any_batch(
     chat: MaskedLMDenoiser, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("guided", "diffuspec"):
-        monkeypatch.setattr(f"policies.rules.{module}.load_guide", lambda *_: ByteGuide())
+    monkeypatch.setattr("policies.rules.guide.load_guide", lambda *_: ByteGuide())
     together = run(chat, name, PROMPTS)
     alone = run(chat, name, PROMPTS, batch_size=1)
     assert [(one.tokens, one.nfe, one.token_positions) for one in alone] == [
@@ -137,7 +140,7 @@ def test_a_corpus_of_ones_own_is_counted(
     assert rule.surprise[b] < rule.surprise[a] < rule.surprise[b + 1]
     pairs = count_pairs(chat, str(file))
     assert pairs.pairs == {(a, b): 1, (b, chat.eos_id): 2}
-    monkeypatch.setattr("policies.rules.diffuspec.load_guide", lambda *_: ByteGuide())
+    monkeypatch.setattr("policies.rules.guide.load_guide", lambda *_: ByteGuide())
     drafts = make_rule(f"diffuspec:0.5,corpus={file}").bind(chat, settings)
     assert isinstance(drafts, DiffuSpec)
     assert drafts.bigrams == pairs

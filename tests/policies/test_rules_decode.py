@@ -48,8 +48,7 @@ class CopyGuide:
 @pytest.fixture
 def guide(toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch) -> CopyGuide:
     model = CopyGuide(toy)
-    for module in ("guided", "diffuspec"):
-        monkeypatch.setattr(f"policies.rules.{module}.load_guide", lambda name, device: model)
+    monkeypatch.setattr("policies.rules.guide.load_guide", lambda name, device: model)
     return model
 
 
@@ -155,7 +154,7 @@ def test_the_guides_tokens_are_written_and_its_forwards_count_as_positions(
     toy: ToyDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CopyGuide(toy, elsewhere="z")
-    monkeypatch.setattr("policies.rules.guided.load_guide", lambda name, device: model)
+    monkeypatch.setattr("policies.rules.guide.load_guide", lambda name, device: model)
     prompt = form("copy", list("abcdefghijkl"))
     [done] = run(toy, "guided", [prompt], 4)
     assert done.text == "a z c z e z g z i z k z"
