@@ -20,7 +20,7 @@ __all__ = ["EXPERIMENTS", "Experiment", "Step", "Summary"]
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), Filters(), FilterStart()),
+        *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
         *(Dial(PROSE_WORLD), Caching(), Dial(LIST_WORLD), Transfer()),
         *(EndOfText(), Algorithms(), Ablations(), Serving()),
     )

@@ -14,8 +14,7 @@ import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
 from experiments.base import marker
 from experiments.dial import SPEEDS, _hypervolumes
-from experiments.every_rule import EveryRule
-from experiments.worlds import LIST_WORLD, PROSE_WORLD
+from experiments.worlds import LIST_WORLD
 from finished import finish
 from records import outcomes, write_run
 from reproduce import (
@@ -56,9 +55,7 @@ SCRIPTS: dict[str, tuple[type, str | None]] = {
     "train/pretrain.py": (PretrainConfig, None),
 }
 
-# Those of the second world have no results yet, but commands.
-EVERY = [*EXPERIMENTS.values(), EveryRule(PROSE_WORLD)]
-STEPS = {step.folder: step for experiment in EVERY for step in experiment.steps()}
+STEPS = {step.folder: step for experiment in EXPERIMENTS.values() for step in experiment.steps()}
 
 
 @pytest.mark.slow
@@ -76,12 +73,12 @@ def test_every_command_is_one_that_its_script_takes(folder: str, quick: bool, tm
 
 
 def test_a_step_has_one_command_wherever_it_is_used() -> None:
-    for experiment in EVERY:
+    for experiment in EXPERIMENTS.values():
         assert all(STEPS[step.folder] == step for step in experiment.steps())
 
 
 def test_steps_use_only_folders_of_earlier_ones() -> None:
-    for experiment in EVERY:
+    for experiment in EXPERIMENTS.values():
         earlier: list[str] = []
         for step in experiment.steps():
             for word in step.command:
@@ -381,7 +378,7 @@ def test_summary_of_every_rule_in_full_diffusion_alone(tmp_path: Path) -> None:
         outcomes("eb_sampler:2", [1.0] * 5 + [0.0] * 3, [2] * 8, block_length=128),
         outcomes("oracle:1", [1.0] * 8, [2] * 8, block_length=128),
     ]
-    experiment = EveryRule(PROSE_WORLD)
+    experiment = EXPERIMENTS["prose_every_rule"]
     write_run(tmp_path / experiment.name, entries)
     finish(experiment, tmp_path)
     summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
