@@ -29,8 +29,10 @@ def guide_of(rule: str, name: str, denoiser: Denoiser) -> Any:
     """
     model = load_guide(name, str(denoiser.device))
     tokenizer = getattr(denoiser, "tokenizer", None)
-    known = 0 if tokenizer is None else model.get_input_embeddings().num_embeddings
-    if tokenizer is not None and len(tokenizer) > known:
+    if tokenizer is None:
+        return model  # a dLLM without one can't be compared
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
         raise ValueError(
             f"{rule}'s guide is {name!r}: it knows {known} tokens and the dLLM's tokenizer {len(tokenizer)}; give "
             "guide=FOLDER, a causal model with that tokenizer"

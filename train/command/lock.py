@@ -81,16 +81,17 @@ def _lock(file: Path) -> int:
 
 def _open(file: Path) -> int:
     """Open a lock file, and no other that a link leads to."""
+    refusal = UserError(f"{str(file)!r} is no plain file: delete it, or choose another --out")
     try:
         # Not to wait for whoever reads, if it is a pipe.
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAIT, 0o644)
     except OSError as error:
         if file.is_symlink() or file.is_dir():
-            raise UserError(f"{str(file)!r} is no plain file: delete it, or choose another --out") from error
+            raise refusal from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UserError(f"{str(file)!r} is no plain file: delete it, or choose another --out")
+        raise refusal
     return descriptor
 
 
