@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from train.command.parallel import READY
+
 # Its parent may have ended meanwhile, and its folder with it.
 with suppress(KeyError, OSError):
-    Path(os.environ["UNMASKING_SERVER_READY"]).touch()
+    Path(os.environ[READY]).touch()
