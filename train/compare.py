@@ -29,6 +29,7 @@ from train.command.escaping import for_terminal
 from train.command.files import write_atomic, write_json
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
+from train.command.told import tell
 from train.command.wandb_config import Mode, WandbConfig, check_start, chosen_mode
 from train.comparison.headlines import letter
 from train.comparison.lines import Line, collect_lines
@@ -242,10 +243,11 @@ def write_comparison(config: CompareConfig, runs: Sequence[Run]) -> dict[str, An
     write_json(RunFiles(config.out).report, found)
     write_atomic(config.out / "tables.md", seed_tables(lines, config.rules))
     show(sections)
-    print(f"page      {config.out / 'report.html'}\nMarkdown  {config.out / 'report.md'}")
-    print(f"numbers   {config.out / 'report.json'}\ntables    {config.out / 'tables.md'}")
+    parts = {"page": "report.html", "Markdown": "report.md", "numbers": "report.json", "tables": "tables.md"}
+    for name, file in parts.items():
+        tell(name, config.out / file)
     if chosen_mode(config.wandb, DEFAULT_MODE) != "disabled":
-        print(f"W&B       {log_comparison(config, runs, sections, found)}")
+        tell("W&B", log_comparison(config, runs, sections, found))
     return found
 
 

@@ -25,9 +25,9 @@ from policies.generation import check_cache
 from policies.rules.guide import check_guide
 from train.command import parallel
 from train.command.config import to_plain
-from train.command.escaping import printable
 from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
+from train.command.told import tell
 from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
 from train.evaluation.jobs import SWEEP_BLOCKS, Job, list_jobs, plan, run_name
@@ -108,7 +108,7 @@ def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) ->
                 raise
             left_out[job.policy.partition(":")[0]] = str(error)
     for reason in left_out.values() if parallel.is_main() else ():
-        print(f"left out    {reason}")
+        tell("left out", reason)
     return found
 
 
@@ -178,10 +178,9 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         style = style_of_run(run_name(Path(folders.pop()))) if len(folders) == 1 else None
         plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)
         print_table(records, title, config.per_task)
-        shown = Path(printable(str(config.out)))
-        print(f"evaluation  {shown / 'evaluation.json'}\nplot        {shown / 'pareto.png'}")
+        tell("evaluation", config.out / "evaluation.json", config.out / "pareto.png")
         tracker.finish(records, RunFiles(config.out).plot)
-        print(f"W&B         {tracker.place}")
+        tell("W&B", tracker.place)
     return records
 
 

@@ -24,6 +24,7 @@ from train.command.errors import UserError
 from train.command.ranges import check_range
 from train.command.run_files import RunFiles
 from train.command.run_folder import refuse_used, writing
+from train.command.told import tell
 from train.evaluation.records import Record, read_records
 
 OPTIONS = frozenset(option.name for option in fields(ExportOptions)) - {"evaluation"}
@@ -102,8 +103,8 @@ def main(config: ExportConfig) -> Path:
     with writing(config.out), _emptied_on_failure(config.out):
         told = exporter.write(policy, config.out, options)
     for word, text in told.items():
-        print(f"{word:<12}{text}")
-    print(f"policy      {config.out}, {config.to}")
+        tell(word, text)
+    tell("policy", config.out, config.to)
     return config.out
 
 

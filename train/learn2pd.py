@@ -35,13 +35,13 @@ from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, 
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
 from train.command import parallel
 from train.command.config import to_plain
-from train.command.escaping import printable
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.provenance import versions
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
+from train.command.told import tell
 from train.command.wandb_config import WandbConfig, check_start
 from train.evaluation.jobs import plan
 from train.evaluation.plot import plot_pareto
@@ -145,7 +145,7 @@ def main(config: Learn2PDConfig) -> dict[str, Any]:
             records = decode_all(config, list(found["filters"]))
             folders = [config.out / "filters" / name for name in found["filters"]]
             tracker.finish(records, RunFiles(config.out).plot, *folders)
-            print(f"W&B         {tracker.place}")
+            tell("W&B", tracker.place)
     return found
 
 
@@ -166,7 +166,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
     def gather(name: str, problems: int, **kwargs: Any) -> Traces:
         traces = collect(TraceConfig(config.out / "traces" / name, problems, **about, **kwargs), workers)
         if parallel.is_main():
-            print(f"traces {name}: {len(traces):,} steps, {traces.bytes / 2**20:.1f} MiB")
+            tell("traces", f"{name}: {len(traces):,} steps, {traces.bytes / 2**20:.1f} MiB")
         return traces
 
     # One problem to say when to stop for nine to learn from.
@@ -257,9 +257,9 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
     title = f"Learn2PD filters, {config.model.name}, seed {config.seed}"
     plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
-    print(f"filters     {config.out / 'filters'}\nreport      {config.out / 'report.json'}")
-    shown = Path(printable(str(config.out)))
-    print(f"evaluation  {shown / 'evaluation.json'}\nplot        {shown / 'pareto.png'}")
+    tell("filters", config.out / "filters")
+    tell("report", RunFiles(config.out).report)
+    tell("evaluation", config.out / "evaluation.json", config.out / "pareto.png")
     return records
 
 

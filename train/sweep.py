@@ -27,13 +27,14 @@ from rich.table import Table
 from policies.files import Checked, check, read_text, show
 from train.command.config import find_file, parse
 from train.command.errors import UserError
-from train.command.escaping import for_terminal, printable
+from train.command.escaping import for_terminal
 from train.command.files import write_atomic, write_json
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
 from train.command.sweep_file import Sweep, read_sweep, suggest
+from train.command.told import tell
 from train.command.wandb_config import WandbConfig, chosen_mode
 from train.evaluation.jobs import plan
 from train.evaluation.plot import plot_pareto
@@ -148,7 +149,7 @@ def evaluate_best(folder: Path, number: int, values: Mapping[str, Any]) -> list[
     records = run_jobs(about, plan(about.policy, about.block_length), file)
     plot_pareto(records, RunFiles(file.parent).plot, f"{config.model.name}, trial {number}")
     print_table(records, f"trial {number}, {config.evaluation.episodes} held-out problems a task")
-    print(f"evaluation  {file}\nplot        {file.with_name('pareto.png')}")
+    tell("evaluation", file, RunFiles(file.parent).plot)
     return records
 
 
@@ -229,8 +230,8 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
             study.tell(trial, past["result"])
         trial = study.ask()
         values = {name: suggest(trial, name, spec) for name, spec in sweep.parameters.items()}
-        print(f"trial {number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
-        print(printable("  " + ", ".join(f"{name} {value}" for name, value in values.items())), flush=True)
+        tell("trial", f"{number} of {config.trials}{_remaining(began, number - first, config.trials - number)}")
+        tell("", *(f"{name} {value}" for name, value in values.items()))
         given = {**model_settings(config), **values}
         result = run_trial(config.out / f"trial_{number}", given, sweep.metric, wandb)
         study.tell(trial, result)
@@ -240,7 +241,8 @@ def search(config: SweepConfig, sweep: Sweep, wandb: Mapping[str, Any]) -> list[
     write_json(config.out / "best.json", best)
     print_trials(sweep, done)
     evaluate_best(config.out, best["number"], {**model_settings(config), **best["values"]})
-    print(f"best        trial {best['number']}, {sweep.metric} {best['result']:.4f}\ntrials      {file}")
+    tell("best", f"trial {best['number']}", f"{sweep.metric} {best['result']:.4f}")
+    tell("trials", file)
     return done
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from train.command.files import write_atomic
 from train.command.run_folder import open_run, refuse_used
+from train.command.told import tell
 from train.evaluation.rule_list import print_rules
 from train.watching.gif import draw_gif
 from train.watching.page import page
@@ -46,13 +47,13 @@ def write(config: WatchConfig, show: Show) -> None:
     """Write the page, or an animation a problem."""
     if config.format == "html":
         write_atomic(config.out / "watch.html", page(show))
-        print(f"page        {config.out / 'watch.html'}")
+        tell("page", config.out / "watch.html")
         return
     # A file a problem: a GIF has no way to choose.
     for problem, about in enumerate(show.problems):
         file = config.out / f"{about.task}_{about.index}.gif"
         draw_gif(show, problem, file)
-        print(f"animation   {file}")
+        tell("animation", file)
 
 
 if __name__ == "__main__":

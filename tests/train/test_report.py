@@ -482,6 +482,13 @@ def outcome(**changes: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def doubled(folder: Path, name: str) -> None:
+    """Put the first entry of a file there once more."""
+    good(folder)
+    entries = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps([*entries, entries[0]]))
+
+
 def another_evaluation(folder: Path) -> None:
     good(folder)
     text = (folder / "outcomes.json").read_text().replace('"score":[1.0', '"score":[0.0')
@@ -526,6 +533,13 @@ def another_evaluation(folder: Path) -> None:
         (outcome(score=[0.5] * 7 + [1.5]), r"outcomes\.0\.score\.7 is 1.5: it must be less than or equal to 1"),
         (outcome(nfe=[0] * 8), r"outcomes\.0\.nfe\.0 is 0: it must be greater than or equal to 1"),
         (outcome(nfe=[2.5] * 8), r"outcomes\.0: it counts 2.5 forwards or positions for one answer: that must be wh"),
+        (outcome(index=[5] * 8), r"outcomes\.0: it has problem 5 of 'copy' twice: each must be there once"),
+        (outcome(unscored=[["copy", 0]]), r"outcomes\.0: it has problem 0 of 'copy' twice: each must be there once"),
+        (lambda folder: doubled(folder, "outcomes.json"), "'learned', deterministic, blocks of 8 is there twice"),
+        (
+            lambda folder: doubled(folder, "evaluation.json"),
+            "blocks of 8, task copy is there twice: it must be there once",
+        ),
         (
             lambda folder: damage(folder, "progress.csv", "time/total_timesteps\nmany\n"),
             "progress.csv' can't be read: line 2 has time/total_timesteps 'many': it must be a number",

@@ -152,11 +152,25 @@ class _OutcomesForm(Checked):
                     f"its {name} has {len(getattr(self, name))} entries and its task {len(self.task)}: both must have "
                     "one a problem"
                 )
+        problems = [*zip(self.task, self.index, strict=True), *map(tuple, self.unscored)]
+        twice = _first_repeated(problems)
+        if twice is not None:
+            raise ValueError(f"it has problem {twice[1]} of {str(twice[0])!r} twice: each must be there once")
         # Only a mean over several answers can be a fraction.
         parts = [count for count in (*self.nfe, *self.token_positions) if not count.is_integer()]
         if self.samples == 1 and parts:
             raise ValueError(f"it counts {parts[0]} forwards or positions for one answer: that must be whole")
         return self
+
+
+def _first_repeated(keys: Iterable[Any]) -> Any:
+    """Return the first of some keys that was there before; None if each is there once."""
+    seen = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
 
 
 def is_right_or_wrong(scores: Iterable[float]) -> bool:
@@ -275,6 +289,19 @@ def key_of(entry: Record | Outcomes) -> Key:
     return entry["policy"], entry["decision"], entry["block_length"]
 
 
+def _check_once(keys: Iterable[tuple[Any, ...]]) -> None:
+    """Refuse what is there twice, of which only one could be true.
+
+    Raises:
+        ValueError: if two keys are equal.
+    """
+    twice = _first_repeated(keys)
+    if twice is not None:
+        policy, decision, block, *rest = twice
+        what = ", ".join((repr(policy), decision, f"blocks of {block}", *rest))
+        raise ValueError(f"{what} is there twice: it must be there once")
+
+
 def read_outcomes(source: Path) -> dict[Key, Outcomes]:
     """Read the outcomes of a run's folder, or those beside its file of records; older runs have none.
 
@@ -287,6 +314,7 @@ def read_outcomes(source: Path) -> dict[Key, Outcomes]:
     try:
         entries: list[Outcomes] = read_json(file, MAX_BYTES)
         check(Annotated[list[_OutcomesForm], FailFast()], entries, "outcomes")
+        _check_once(map(key_of, entries))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(file)!r} can't be read ({error}): delete it to go on without it") from error
     return {key_of(entry): entry for entry in entries}
@@ -309,6 +337,7 @@ def read_records(source: Path) -> list[Record]:
     try:
         records: list[Record] = read_json(file, MAX_BYTES)
         check(Annotated[list[_RecordForm], FailFast(), Field(min_length=1)], records, "record")
+        _check_once((*key_of(record), f"task {record['task']}") for record in records)
     except FileNotFoundError:
         raise UserError(
             f"run is {str(source)!r}: it has no {file.name}; give the folder of a training or an evaluation"

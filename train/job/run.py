@@ -32,6 +32,7 @@ from train.command.config import parse, to_plain
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
+from train.command.told import tell
 from train.command.wandb_config import check_start
 from train.evaluation.jobs import plan
 from train.evaluation.measure import choose_problems
@@ -87,7 +88,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             if parallel.is_main():
                 held.enter_context(open_run(config.out, config, config.resume))
                 defaults = to_plain(parse(type(config), config.DEFAULTS, []))
-                stage("settings", *(changed(settings, defaults) or ["the defaults"]))
+                tell("settings", *(changed(settings, defaults) or ["the defaults"]))
                 tracker = held.enter_context(Tracker(config.wandb, config.out, settings, "train"))
             if own.filter.is_learned:
                 own = with_filter(own)
@@ -95,7 +96,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             if own.env.price == MILLISECONDS:
                 price = measure_price(own, load_model(own))
                 if parallel.is_main():
-                    stage("price", price)
+                    tell("price", price)
             model = build(own, algorithm, inner)
             more = resume(own, model)
             validation = Validation(own) if parallel.is_main() and own.evaluation.validations else None
@@ -187,7 +188,7 @@ def with_filter(config: JobConfig) -> JobConfig:
     shape, weight = config.policy.as_filter, section.false_commit_weight
     found = learn_start(folder, about, blocks_of(config), shape, settings, weight, workers)
     if parallel.is_main():
-        stage("filter", found)
+        tell("filter", found)
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
 
 
@@ -205,7 +206,7 @@ def build(config: JobConfig, algorithm: Algorithm, inner: PolicyNetwork | None) 
     if parallel.is_main():
         device, threads = config.model.device, torch.get_num_threads()
         processes = f"{parallel.world_size()} processes, " if parallel.world_size() > 1 else ""
-        stage("policy", f"{size:,} parameters", f"{processes}{threads} threads on {device}")
+        tell("policy", f"{size:,} parameters", f"{processes}{threads} threads on {device}")
     return model
 
 
@@ -216,11 +217,6 @@ def start_rules(config: JobConfig) -> Aside | None:
         return None
     about = rules_of(config)
     return Aside(about, plan(about.policy, about.block_length), RunFiles(config.out).evaluation)
-
-
-def stage(name: str, *facts: str) -> None:
-    """Print a line about a part of the job."""
-    print(f"{name:<11} {', '.join(facts)}", flush=True)
 
 
 def changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -251,9 +247,9 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     out, split = config.out, config.evaluation.split
     kind = "held-out" if split == "test" else split
     print_table(records, f"{config.evaluation.episodes} {kind} problems a task")
-    stage("policy", str(out / "policy"))
-    stage("evaluation", f"{out / 'evaluation.json'}, {out / 'pareto.png'}")
-    stage("settings", str(RunFiles(out).config))
-    stage("W&B", place)
+    tell("policy", out / "policy")
+    tell("evaluation", out / "evaluation.json", out / "pareto.png")
+    tell("settings", RunFiles(out).config)
+    tell("W&B", place)
     for name, command in zip(("next", ""), next_commands(config), strict=True):
-        stage(name, command)
+        tell(name, command)
