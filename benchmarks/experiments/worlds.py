@@ -125,9 +125,15 @@ PROSE_WORLD = World(
     rules=(
         *(f"threshold:{t:g}" for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)),
         *(f"eb_sampler:{b:g}" for b in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)),
+        # Those that came before thresholds and entropy budgets somewhere in the sweep over all rules.
+        *(f"dawn:{t:g}" for t in (0.6, 0.8, 0.85, 0.9)),
+        *(f"ete:{t:g}" for t in (0.7, 0.8, 0.85)),
+        *(f"credit:{t:g}" for t in (0.8, 0.9, 0.95)),
+        *(f"localleap:{t:g}" for t in (0.8, 0.9, 0.95)),
+        *("wino:0.8", "factor:0.5", "frechet:0.5"),
         *("low_confidence:128", "low_confidence:1"),
     ),
-    rules_are="of thresholds, entropy budgets, and all or one token a step; the sweep over all rules is below",
+    rules_are="all that came near the frontier of the sweep",
     fresh=24,
     least=None,
     reference=0.24,

@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.load import load_denoiser
-from envs.view import View
+from envs.view import Action, View
 from policies import make_rule
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -83,12 +83,55 @@ def test_a_cache_that_computes_everything_shows_what_none_does(folder: Path) -> 
             torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("feature", ["token_probability", "entropy"])
+def test_a_token_is_judged_in_the_next_forward(tmp_path: Path, family: str, feature: str) -> None:
+    """Also the first of a block where the answer about it is the position's before it, which `dual` wouldn't compute.
+
+    Without the reading nobody asks for that.
+    """
+    denoiser = load_denoiser(str(build(family, tmp_path)), str(places.here), family=family, chat_template=False)
+    settings = DecodingSettings(8, 4, cache="dual", early_end=False, features=frozenset({feature}))
+    batch = DecodingBatch(denoiser, 1, settings)
+    batch.load([0], [PROMPTS[0]])
+    batch.apply(Action(batch.forward().eligible))
+    before, counted = batch.forward(), int(batch.token_positions)
+    batch.apply(Action(torch.arange(8, device=places.here) == torch.full((1, 8), 4, device=places.here)))
+    after = batch.forward()
+    judges = feature == "token_probability"
+    assert int(batch.token_positions) - counted == 4 + (judges and family == "dream")
+    if judges:
+        assert before.features[feature][0, 4] == 0
+        assert 0 < after.features[feature][0, 4] < 1
+
+
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_states_of_half_precision_are_float32(folder: Path, cache: str) -> None:
     denoiser = load_denoiser(str(folder), str(places.here), family="llada", chat_template=False, dtype="bfloat16")
     batch = DecodingBatch(denoiser, 2, DecodingSettings(8, 4, cache=cache, features=READ))
     batch.load([0, 1], PROMPTS[:2])
     assert batch.forward().tensors["hidden"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize("feature", ["hidden", "attention"])
+def test_what_lies_behind_the_buffer_is_shown_to_the_dllm_alone(folder: Path, cache: str, feature: str) -> None:
+    """A truncated window shows a whole last block, here positions 5 to 8 of a buffer of 6."""
+    if (cache, feature) == ("dual", "attention"):
+        pytest.skip("no cache gives it")
+    denoiser = load_denoiser(str(folder), str(places.here), family="llada", chat_template=False)
+    shown: dict[str, Any] = {"window": "truncated", "block_origin": "absolute", "early_end": False}
+    batch = DecodingBatch(denoiser, 1, DecodingSettings(6, 4, cache=cache, features=frozenset({feature}), **shown))
+    batch.load([0], [PROMPTS[0]])
+    batch.apply(Action(batch.forward().eligible))
+    positions = int(batch.token_positions)
+    batch.apply(Action(batch.forward().eligible))
+    # A prompt of 3: blocks end at 1, 5 and 9 of the buffer.
+    view = batch.forward()
+    assert int(view.block_start) == 5
+    assert int(batch.token_positions) - positions > 3 + 5
+    assert view.confidence.shape == (1, 6)
+    assert view.tensors[feature].shape[1:2] == (6,)
 
 
 def test_attention_leaves_other_readings(folder: Path) -> None:

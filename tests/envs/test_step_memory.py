@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,9 @@ import torch
 from envs import Action, DecodingBatch, DecodingSettings, load_denoiser
 
 torch.set_num_threads(1)
+libc = ctypes.CDLL("libc.so.6")
+# Memory that is let go goes back to the system, and is not counted again: M_MMAP_THRESHOLD is 65536.
+assert libc.mallopt(-3, 65536) == 1
 
 
 def resident(key):
@@ -84,7 +86,7 @@ for i, feature in enumerate(2 * features):
     batch = DecodingBatch(denoiser, 8, settings)
     batch.load(range(8), [[5] * (row + 1) for row in range(8)])
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    libc.malloc_trim(0)
     before = resident("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")  # the highest mark starts anew
     # First one step each: what is set up once is not of a step.
@@ -100,7 +102,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not measure it")
 @pytest.mark.parametrize("family", ["a2d_mdlm", "modernbert"])
-def test_a_step_in_bfloat16_takes_what_was_computed(tmp_path: Path, family: str) -> None:
+def test_a_step_in_bfloat16_takes_what_was_computed(tmp_path: Path, family: str, python: str) -> None:
     """The peak of two steps, weights included, within a tenth: a wide head is the hard case.
 
     A masked language model's head runs on the prompt too.
@@ -111,10 +113,11 @@ def test_a_step_in_bfloat16_takes_what_was_computed(tmp_path: Path, family: str)
         widen(folder, rows)
     features = ["", "entropy", "top", "token_probability", "best_probabilities", "hidden", "attention"]
     features += ["probabilities", "sampled"]
+    program = tmp_path / "measure.py"
+    program.write_text(MEASURE)
     answer = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), json.dumps(features)],
-        # Memory that is let go goes back to the system, and is not counted again.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        [python, str(program), str(folder), json.dumps(features)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
