@@ -166,6 +166,8 @@ class Folder:
         self.root = Path(shutil.copytree(ROOT, root, ignore=left_out))
         path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
         # As after the installation of the copy; the tests' own arguments and settings stay outside.
+        self.session = root.with_name("session.py")
+        self.session.write_text(SESSION)
         self.env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
         self.plain = self.env | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
         self.python: subprocess.Popen[str] | None = None
@@ -234,7 +236,7 @@ class Folder:
         if self.python is None:
             self.errors = (self.root / "errors.txt").open("w+")
             self.python = subprocess.Popen(
-                [sys.executable, "-c", SESSION],
+                ["python", str(self.session)],
                 cwd=self.root,
                 env=self.env,
                 stdin=subprocess.PIPE,
@@ -259,8 +261,9 @@ class Folder:
 
     def close(self) -> None:
         if self.python is not None:
-            self.python.kill()
-            self.python.wait()
+            assert self.python.stdin is not None
+            self.python.stdin.close()
+            self.python.wait(60)
             self.errors.close()
 
 
