@@ -123,7 +123,9 @@ def provenance(out: Path, steps: Iterable[Step]) -> Summary:
     versions = [json.loads(RunFiles(out / step.folder).versions.read_text()) for step in steps]
     seconds = [json.loads(marker(out, step).read_text())["seconds"] for step in steps]
     return {
-        "commits": sorted({found["commit"] for found in versions}),
+        "commits": sorted(
+            {start["commit"] for found in versions for start in (found, *found["starts"]) if "commit" in start}
+        ),
         "machines": sorted({found["machine"] for found in versions}),
         "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
     }
