@@ -149,6 +149,18 @@ def test_memory_survives_drafts() -> None:
         assert all(torch.equal(view.memory[name], values) for name, values in memory.items())
 
 
+def test_a_row_that_chose_what_needs_no_forward_has_paid_for_the_others() -> None:
+    batch = start(fixed(*[(A, 0.9)] * 6), [[D], [D]], 6)
+    batch.forward()
+    drafts = bits("xxxxxx", "xxxxx.").unsqueeze(1)
+    batch.apply(Action(bits("xxxx..", "xxxx.."), drafts=drafts, choose=lambda views: whole(1, 1)))
+    view = batch.forward()
+    assert batch.running.tolist() == [False, True]
+    assert view.step.tolist() == batch.nfe.tolist() == [2, 2]
+    # Of the finished row what it has used, of the other one what it had used before.
+    torch.testing.assert_close(view.time, torch.tensor([2 / 6, 1 / 6]))
+
+
 # extra_positions and memory
 
 
@@ -213,6 +225,30 @@ def test_a_trial_informs_and_leaves_nothing_behind() -> None:
     plain = alone.forward()
     assert torch.equal(view.confidence, plain.confidence)
     assert torch.equal(view.prediction, plain.prediction)
+
+
+def test_a_trial_is_written_as_its_action_says() -> None:
+    """With the action's own tokens, and in later blocks where its scope reaches there."""
+    prompts = [[A], [B, C]]
+    batch, expected = (start(Mixing(), prompts, 4, block_length=2) for _ in range(2))
+    for each in (batch, expected):
+        each.forward()
+    how = {"scope": bits("xxxx", "xx.."), "tokens": torch.tensor([[D, C, B, D], [C, C, C, C]])}
+    act(expected, "x..x", ".x.x", **how)
+    wanted = expected.forward()
+    assert wanted.masked.tolist() == [[False, True, True, False], [True, False, True, True]]
+    seen: list[View] = []
+
+    def decide(view: View) -> Action:
+        seen.append(view)
+        return Action(bits("x...", "x..."))
+
+    act(batch, "x...", "x...", trial=bits("x..x", ".x.x"), decide=decide, **how)
+    batch.forward()
+    assert torch.equal(seen[0].masked, wanted.masked)
+    assert torch.equal(seen[0].confidence, wanted.confidence)
+    # What was tried is not what was decided, which has no tokens of its own.
+    assert batch.masked.tolist() == [[False, True, True, True]] * 2
 
 
 def test_trials_follow_each_other_and_drafts_may_end_them() -> None:
