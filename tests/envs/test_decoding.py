@@ -20,7 +20,7 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import MAX_TEMPERATURE, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.models.toy import ToyDenoiser
-from envs.noise import uniform
+from envs.noise import gumbel, uniform
 from envs.readings import MASK_READINGS
 from envs.tasks import TASKS
 from envs.unmasking import UnmaskingVectorEnv
@@ -141,6 +141,10 @@ def test_rows_with_the_same_prompt_and_another_seed_draw_other_numbers() -> None
     alone = DecodingBatch(Mixing(), 1, DecodingSettings(5, temperature=3.0))
     alone.load([0], [[A, B]], [9])
     assert alone.forward().prediction.tolist() == [list(rows[3])]
+    alone.load([0], [[A, B]])
+    key = alone.forward().key.tolist()
+    alone.load([0], [[A, B]], [0])
+    assert alone.forward().key.tolist() == key  # 0 if nothing is said
     with pytest.raises(ValueError, match="seed has 2 entries: it must have one a row, 1"):
         alone.load([0], [[A]], [1, 2])
 
@@ -611,3 +615,23 @@ def test_toy_denoiser(toy: ToyDenoiser) -> None:
     # One logit of 1 to 11 against zeros for the other tokens, without the mask.
     expected = [math.exp(height) / (math.exp(height) + len(toy.words) - 2) for height in range(1, 12)]
     assert sorted(confidences) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * V, 9 * V, 2**20])
+def test_a_warm_prediction_is_the_best_of_logits_and_noise(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many logits are looked at together: none, two positions, two rows, or all of 3 rows of 4."""
+    monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
+    denoiser, prompts = Mixing(), [[A, B], [B, C], [D, D]]
+    batch = start(denoiser, prompts, 4, temperature=0.7)
+    assert batch.forward().step.tolist() == [1, 1, 1]
+    batch.apply(Action(bits("x...", ".x..", "...x")))
+    view = batch.forward()
+    tokens = torch.cat([torch.tensor(prompts, device=places.here), batch.buffer], 1)
+    logits = denoiser.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), 4)
+    logits[..., MASK] = -torch.inf
+    best = (logits + 0.7 * gumbel(view.key, view.step, (4, V))).argmax(-1)
+    assert view.step.tolist() == [2, 2, 2]
+    assert torch.equal(view.prediction, torch.where(view.masked, best, batch.buffer))
+    shares = logits.softmax(-1).gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(view.confidence[view.masked], shares[view.masked])
+    assert not torch.equal(best, logits.argmax(-1))

@@ -335,6 +335,26 @@ def test_pictures_show_given_tokens(toy: ToyDenoiser, monkeypatch: pytest.Monkey
     assert (np.ptp(picture[..., :3], axis=2)[:, : picture.shape[1] // 4] == 0).all()  # no colour of a confidence
 
 
+def test_a_text_of_blanks_alone_ends_where_it_says() -> None:
+    """Of one blank too: no token is given that an end could come before."""
+    for text, row in ([MASK, MASK, MASK], "x.."), ([MASK], "x....."):
+        batch = fill(fixed(*[(EOS, 0.9)] * 6), text)
+        assert commit(batch, row.ljust(6, ".")) == [True]
+        assert batch.tokens(0)[0] == EOS
+
+
+def test_random_numbers_are_of_prompt_text_and_seed() -> None:
+    texts, prompts = [[MASK, A, MASK], [MASK, A, MASK], [MASK, B, MASK], [MASK, A, MASK]], [[A, B], [C], [C], [C]]
+    batch = DecodingBatch(Mixing(), 4, DecodingSettings(3))
+    batch.load(range(4), prompts, [5, 5, 5, 6], given=texts)
+    keys = batch.forward().key.tolist()
+    assert len(set(keys)) == 4
+    alone = DecodingBatch(Mixing(), 1, DecodingSettings(3))
+    for row, key in enumerate(keys):
+        alone.load([0], [prompts[row]], [5, 5, 5, 6][row], given=[texts[row]])
+        assert alone.forward().key.tolist() == [key]
+
+
 # Errors.
 
 
@@ -344,6 +364,14 @@ def test_pictures_show_given_tokens(toy: ToyDenoiser, monkeypatch: pytest.Monkey
         (lambda: fill(Mixing(), [D, D]), "given has no blank, token 1"),
         (lambda: fill(Mixing(), []), "given has 0 tokens: it must have 1 to buffer_length, 6"),
         (lambda: fill(Mixing(), [MASK] * 7), "given has 7 tokens"),
+        (
+            lambda: DecodingBatch(Mixing(), 2, DecodingSettings(4)).load([0, 1], [[A]]),
+            "^prompts has 1 entries: it must have one a row, 2$",
+        ),
+        (
+            lambda: DecodingBatch(Mixing(), 1, DecodingSettings(4)).load([0], [[A]], length=5),
+            "^length is 5: it must be 1 to buffer_length, 4$",
+        ),
         (
             lambda: DecodingBatch(Mixing(), 2, DecodingSettings(4)).load([0, 1], [[A], [B]], given=[None]),
             "given has 1 entries: it must have one a row, 2",

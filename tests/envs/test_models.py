@@ -420,6 +420,32 @@ def test_leave_one_out_of_dream_is_a_copy_of_the_token_before(folders: dict[str,
 
 
 @pytest.mark.parametrize("name", ["llada", "dream"])
+def test_leave_one_out_of_rows_with_blocks_of_several_lengths_is_each_rows_own(
+    folders: dict[str, Path], name: str
+) -> None:
+    """The shadow of a shorter block is filled up, with what counts for nothing."""
+    denoiser, prompts, lengths = load(folders, name), [[5, 6, 7], [9], [8, 8]], [8, 4, 2]
+
+    def readings(rows: list[int]) -> list[Tensor]:
+        batch = DecodingBatch(denoiser, len(rows), DecodingSettings(8, features=frozenset({"leave_one_out"})))
+        batch.load(range(len(rows)), [prompts[row] for row in rows], block_lengths=[lengths[row] for row in rows])
+        found = []
+        for step in range(7):
+            found.append(batch.forward().features["leave_one_out"])
+            batch.apply(Action((torch.arange(8) == step).expand(len(rows), 8)))
+        return found
+
+    together = readings([0, 1, 2])
+    for row in range(3):
+        for seen, alone in zip(together, readings([row]), strict=True):
+            assert bool(torch.isfinite(seen).all())
+            torch.testing.assert_close(seen[row], alone[0], atol=1e-6, rtol=1e-4)
+    # What was committed in a block that is left is not asked about any more.
+    asked = [[position in row for position in range(8)] for row in ((0, 1, 2, 3, 4, 5), (4, 5), ())]
+    assert (together[6] > 0).tolist() == asked
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
 def test_in_one_layer_leave_one_out_is_a_forward_with_a_mask_there(folders: dict[str, Path], name: str) -> None:
     """No other position has seen the token yet, so nothing of it is left."""
     loaded = load(folders, name)
