@@ -343,6 +343,13 @@ def test_a_text_of_blanks_alone_ends_where_it_says() -> None:
         assert batch.tokens(0)[0] == EOS
 
 
+def test_a_policy_may_read_what_was_given() -> None:
+    batch = fill(Mixing(), [MASK, C, MASK], 4, features=frozenset({"given"}))
+    assert batch.forward().tensors["given"].tolist() == [[-1, C, -1, -1]]
+    commit(batch, "x...")
+    assert batch.forward().tensors["given"].tolist() == [[-1, C, -1, -1]]  # not what was committed since
+
+
 def test_random_numbers_are_of_prompt_text_and_seed() -> None:
     texts, prompts = [[MASK, A, MASK], [MASK, A, MASK], [MASK, B, MASK], [MASK, A, MASK]], [[A, B], [C], [C], [C]]
     batch = DecodingBatch(Mixing(), 4, DecodingSettings(3))
