@@ -26,11 +26,12 @@ class Prefix(CacheRule):
     """Compute everything each so many forwards of a block; 0 only at its start, as published."""
 
     fresh_prompt: int = 0
-    """1 computes the prompt in every forward too: a dLLM may note there what it has written, and go by it."""
+    """Compute the prompt too each so many forwards of a block, 1 in every one: a dLLM may note there what it has written,
+    and go by it; 0 only at its start, as published."""
 
     def __post_init__(self) -> None:
         self.check_count("refresh", 0)
-        self.check_count("fresh_prompt", 0, 1)
+        self.check_count("fresh_prompt", 0)
 
     def compute(self, moment: Moment) -> Tensor:
         """Choose all at a block's start, else what the block's masks see change."""
@@ -39,11 +40,11 @@ class Prefix(CacheRule):
     def _always(self, moment: Moment) -> Tensor:
         """Return (B, W) bool, what is computed whatever the block: everything in some rows, perhaps the prompt."""
         # 0 in a block's first forward, so every block starts with everything.
-        into = forwards_into(torch.minimum(moment.block_step, moment.since), self.refresh)
-        is_full = (into == 0).unsqueeze(1)
-        if self.fresh_prompt:
-            is_full = is_full | ~moment.behind(moment.prompt)
-        return is_full & moment.present
+        spent = torch.minimum(moment.block_step, moment.since)
+        is_full, is_fresh = (
+            (forwards_into(spent, often) == 0).unsqueeze(1) for often in (self.refresh, self.fresh_prompt)
+        )
+        return (is_full | (is_fresh & ~moment.behind(moment.prompt))) & moment.present
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ def computed(denoiser: Any, size: int, rule: str | UnmaskingPolicy, steps: int =
         ("dual", [11, 4, 4, 4, 11, 4, 4, 4]),
         ("dual:refresh=3", [11, 4, 4, 11, 11, 4, 4, 11]),
         ("dual:fresh_prompt=1", [11, 7, 7, 7, 11, 7, 7, 7]),
+        ("dual:fresh_prompt=2", [11, 4, 7, 4, 11, 4, 7, 4]),
+        ("dual:fresh_prompt=3,refresh=2", [11, 4, 11, 7, 11, 4, 11, 7]),
         ("prefix:fresh_prompt=1,refresh=3", [11, 11, 11, 11, 11, 7, 7, 11]),
         # The first piece and all after it; once it is clean, its last token and the second.
         ("freecache:piece=4", [11, 8, 8, 8, 5, 4, 4, 4]),
@@ -797,7 +799,7 @@ def test_a_default_is_not_written() -> None:
         ("dual:every=8", "cache is 'dual:every=8': choose from refresh, fresh_prompt"),
         ("exact:refresh=8", "cache is 'exact:refresh=8': exact has no knobs, leave it out"),
         ("dual:refresh=x", "cache is 'dual:refresh=x': refresh must be a whole number"),
-        ("dual:fresh_prompt=2", "dual's fresh_prompt is 2: it must be 0 to 1"),
+        ("dual:fresh_prompt=-1", "cache is 'dual:fresh_prompt=-1': fresh_prompt must be a whole number"),
         ("dual:", "cache is 'dual:': choose from refresh, fresh_prompt"),
         ("dual:refresh=1,refresh=2", "refresh is given twice"),
         ("freecache:piece=0", "freecache's piece is 0: it must be a whole number of 1 or more"),
