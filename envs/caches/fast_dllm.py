@@ -26,8 +26,8 @@ class Prefix(CacheRule):
     """Compute everything each so many forwards of a block; 0 only at its start, as published."""
 
     fresh_prompt: int = 0
-    """Compute the prompt too each so many forwards of a block, 1 in every one: a dLLM may note there what it has written,
-    and go by it; 0 only at its start, as published."""
+    """Compute the prompt too each so many forwards of a block, 1 in every one; 0 only at its start, as published.
+    A dLLM may note there what it has written, and go by it."""
 
     def __post_init__(self) -> None:
         self.check_count("refresh", 0)
