@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from denoisers import A, B, act, fixed
+from denoisers import MASK, A, B, C, act, fixed
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import Layout, buffer_width, check_block, filled_length, prompt_room
@@ -108,6 +108,8 @@ def test_blocks_of_a_row(
         # Of the 22 positions 21, 20, 19 and 18 are left for what follows the prompts.
         (12, [[7, 6, 5, 4], [15, 14, 13, 12]]),
         (16, [[7, 6, 5, 4], [15, 14, 13, 12], [21, 20, 19, 18]]),
+        # The last prompt leaves no place at all behind the buffer.
+        (18, [[7, 6, 5, 4], [15, 14, 13, 12], [21, 20, 19, 18]]),
     ],
 )
 def test_a_last_block_that_the_buffer_cuts_is_shown_whole(length: int, ends: list[list[int]]) -> None:
@@ -117,3 +119,17 @@ def test_a_last_block_that_the_buffer_cuts_is_shown_whole(length: int, ends: lis
         assert batch.layout.shown(batch).tolist() == end
         act(batch, *["x" * length] * 4)
     assert not batch.running.any()
+
+
+def test_a_block_that_is_known_is_passed_over_wherever_blocks_are_counted_from() -> None:
+    """Of a text with blanks at 0 and 10, after a prompt of 3."""
+    text = [MASK, *[C] * 9, MASK, C]
+    for origin, blocks in ("absolute", [(0, 1), (9, 12)]), ("buffer", [(0, 4), (8, 12)]):
+        batch = DecodingBatch(fixed(*[(A, 0.9)] * 12), 1, DecodingSettings(12, 4, block_origin=origin))
+        batch.load([0], [[B] * 3], given=[text])
+        view = batch.forward()
+        assert (int(view.block_start), int(view.block_end)) == blocks[0]
+        act(batch, "x" + "." * 11)
+        view = batch.forward()
+        assert (int(view.block_start), int(view.block_end)) == blocks[1]
+        assert view.eligible.nonzero()[:, 1].tolist() == [10]
