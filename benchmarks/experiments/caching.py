@@ -30,8 +30,8 @@ BLOCK = PROSE_WORLD.blocks[1]
 SPEEDS = (0.0, 0.5, 1.0)
 
 CACHE = "dual"
-INTERVALS = tuple(f"{CACHE}:refresh={interval}" for interval in (2, 4))
-"""The same cache, which computes everything each so many forwards of a block."""
+INTERVALS = tuple(f"{CACHE}:{interval}" for interval in ("refresh=2", "refresh=4", "fresh_prompt=1", "fresh_prompt=2"))
+"""The same cache, which computes everything, or the prompt alone, each so many forwards of a block."""
 
 RULES = (
     *(f"threshold:{t:g}" for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
@@ -110,7 +110,7 @@ class Caching(Experiment):
             for cache in INTERVALS
             for speed in SPEEDS
         ]
-        intervals = " and ".join(f"`{cache}`" for cache in INTERVALS)
+        intervals = ", ".join(f"`{cache}`" for cache in INTERVALS[:-1]) + f" and `{INTERVALS[-1]}`"
         return f"""
 In blocks of {BLOCK}, on the {PROSE_WORLD.fresh} problems a task of the dial's comparison. What the cache does to two
 rules:
@@ -129,7 +129,7 @@ With one more action bit, which refreshes the whole row:
 
 {written("refresh", list(rivals))}
 
-The policies without that bit, refreshed at fixed intervals:
+The policies without that bit, where everything, or the prompt alone, is computed anew at fixed intervals:
 
 {table(["cache", *columns], fixed)}
 
