@@ -305,7 +305,15 @@ def test_temperature_divides_the_log_odds(name: Any) -> None:
 
 
 def test_unknown_distributions_and_temperatures_are_refused() -> None:
-    with pytest.raises(ValueError, match="distribution is 'coin'"):
+    for changes, message in (
+        ({"temperature": math.inf}, "^temperature of the policy is inf: it must be above 0$"),
+        ({"stop_logit": math.nan}, "^stop_logit is nan: it must be a finite number$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ActionConfig(**changes)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"^distribution is 'coin': choose one of forced_bernoulli, bernoulli, plackett"
+    ):
         ActionConfig("coin")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature of the policy is 0"):
         ActionConfig(temperature=0.0)

@@ -155,6 +155,12 @@ def test_log_probabilities_and_entropy_by_hand() -> None:
     torch.testing.assert_close(wide.log_prob(actions).exp(), expected)
     assert isinstance(wide, WithRefresh)
     torch.testing.assert_close(wide.position_log_prob(actions).sum(1).exp(), expected)
+    uneven = LOGITS.clone()
+    uneven[0, 1] = math.log(4.0)
+    product = make_distribution(ActionConfig("bernoulli"), uneven, MAY)
+    assert isinstance(product, WithRefresh)
+    each = product.position_log_prob(torch.tensor([[1, 0, 0, 1]])).exp()
+    torch.testing.assert_close(each, torch.tensor([[3 / 4, 1 / 5, 1.0, 1 / 5]]))
     flips = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (3 / 4, 1 / 2, 1 / 5)]
     assert made.entropy() is not None
     torch.testing.assert_close(made.entropy(), torch.tensor([sum(flips)]))
