@@ -62,7 +62,7 @@ class CachesConfig:
             "prefix",
             "dual",
             "dual:refresh=4",
-            "dual:fresh_prompt=1",
+            "dual:fresh_prompt=2",
             "dkv",
             "d2cache",
             "freecache",
