@@ -73,7 +73,9 @@ class Caching(Experiment):
         """Train under the cache, then evaluate on the problems of the comparison without one."""
         trained = trainings()
         fixed = [step for step in trained if "plain" in step.folder]
-        frontiers = [_frontier(CACHE, [*trained, *dials(PROSE_WORLD)]), *(_frontier(one, fixed) for one in INTERVALS)]
+        without = dials(PROSE_WORLD)
+        frontiers = [_frontier(CACHE, [*trained, *without])]
+        frontiers += [_frontier(one, [*fixed, *without]) for one in INTERVALS]
         return [*self.without.steps(), *trained, *frontiers]
 
     def summarise(self, out: Path) -> Summary:
@@ -105,11 +107,15 @@ class Caching(Experiment):
             for cache in ("none", *under)
             for one in find(settings[cache], policy=SHOWN.__contains__)
         ]
-        fixed = [
-            [cache, *_row(speed, [_seed(settings[cache], "plain", seed) for seed in SEEDS], ())]
-            for cache in INTERVALS
-            for speed in SPEEDS
-        ]
+
+        def at_intervals(name: str) -> str:
+            rows = [
+                [f"`{cache}`", *_row(speed, [_seed(settings[cache], name, seed) for seed in SEEDS], ())]
+                for cache in INTERVALS
+                for speed in SPEEDS
+            ]
+            return table(["cache", *columns], rows)
+
         intervals = ", ".join(f"`{cache}`" for cache in INTERVALS[:-1]) + f" and `{INTERVALS[-1]}`"
         return f"""
 In blocks of {BLOCK}, on the {PROSE_WORLD.fresh} problems a task of the dial's comparison. What the cache does to two
@@ -121,7 +127,7 @@ Three seeds each, trained under `{CACHE}` with positions priced (`env.price`), f
 cache starts from; mean and 95 % Student interval over seeds. Shares of positions are at equal accuracy: of the cheapest
 of the others that is at most half a point less accurate than each seed's place, if there is one for each. The rules are
 {len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
-cache, under `{CACHE}`. Under the cache as it is:
+cache, under `{CACHE}` as it is. Under the cache as it is:
 
 {written("plain", list(rivals))}
 
@@ -131,11 +137,15 @@ With one more action bit, which refreshes the whole row:
 
 The policies without that bit, where everything, or the prompt alone, is computed anew at fixed intervals:
 
-{table(["cache", *columns], fixed)}
+{at_intervals("plain")}
 
 The dials that were trained without a cache, under `{CACHE}`:
 
 {written(WITHOUT, list(rivals)[:1])}
+
+And at fixed intervals:
+
+{at_intervals(WITHOUT)}
 """
 
 
