@@ -128,16 +128,18 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
             lines += places("plain", 5) + places("refresh", 4) + places("dial", 2, right=7)
             write_run(tmp_path / step.folder, lines)
         elif step.folder.startswith("caching/dual_"):
-            write_run(tmp_path / step.folder, [line(rule, 30) for rule in rules] + places("plain", 6, right=9))
+            lines = [line(rule, 30) for rule in rules] + places("plain", 6, right=9) + places("dial", 3, right=9)
+            write_run(tmp_path / step.folder, lines)
         elif step.folder == "prose_dial/frontier":
             block = {"block_length": experiment.without.world.blocks[1]}
             write_run(tmp_path / step.folder, [line(rule, 40, **block) for rule in rules] + [line("threshold:0.9", 1)])
     finish(experiment, tmp_path)
     text = experiment.markdown(experiment.summarise(tmp_path))
-    assert "| dual:refresh=4 | 0.5 | 90.0 ± 0.0 | 120 ± 0 | 6.00 ± 0.00 |" in text
-    rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| 0.5 "))]
+    for positions, nfe in (120, 6), (60, 3):
+        assert f"| `dual:refresh=4` | 0.5 | 90.0 ± 0.0 | {positions} ± 0 | {nfe}.00 ± 0.00 |" in text
+    rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| `dual", "| 0.5 "))]
     assert rows[0] == "| none | `threshold:0.9` | 80.0 | 800 | 40.00 |"
-    assert len(rows) == 2 * (2 + len(INTERVALS)) + 3 + len(INTERVALS) * len(SPEEDS)
+    assert len(rows) == 2 * (2 + len(INTERVALS)) + 3 + 2 * len(INTERVALS) * len(SPEEDS)
     own = "| 0.5 | 80.0 ± 0.0 |"
     assert [row for row in rows if row.startswith("| 0.5 ")] == [
         f"{own} 100 ± 0 | 5.00 ± 0.00 | 0.50 ± 0.00 | none as accurate |",

@@ -110,7 +110,7 @@ out = Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir(parents=True, exist_ok=True)
 calls = out / "calls.json"
 calls.write_text(json.dumps([*(json.loads(calls.read_text()) if calls.is_file() else []), sys.argv[1:]]))
-(out / "versions.json").write_text(json.dumps({"commit": "c0ffee", "machine": "a machine"}))
+(out / "versions.json").write_text(json.dumps({"commit": "c0ffee", "machine": "a machine", "starts": [{"at": "then"}]}))
 sys.exit(3 if "--fail" in sys.argv else 0)
 """
 
@@ -340,7 +340,7 @@ def test_summary_of_the_main_job(tmp_path: Path) -> None:
     assert first["threshold"] == {"setting": "threshold:0.9", "accuracy": 1, "nfe": 4, "saved": 0.5}
     assert (first["eb_sampler"]["nfe"], first["eb_sampler"]["saved"]) == (3, pytest.approx(1 / 3))
     assert summary["tasks"]["sort"]["rule"] == "threshold:0.9"
-    assert summary["provenance"] == {"commits": ["c"], "machines": ["m"], "minutes": 4.0}
+    assert summary["provenance"] == {"commits": ["c", "d"], "machines": ["m"], "minutes": 4.0}
     assert "needs 50 % fewer forwards than the best threshold" in " ".join(experiment.markdown(summary).split())
 
 

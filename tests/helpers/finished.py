@@ -12,5 +12,7 @@ from train.command.files import write_json
 def finish(experiment: Experiment, out: Path) -> None:
     """Write what every finished step of an experiment leaves, whatever its run."""
     for step in experiment.steps():
-        write_json(out / step.folder / "versions.json", {"commit": "c", "machine": "m"})
+        # Resumed at another commit.
+        starts = [{"at": "then"}, {"at": "later", "commit": "d"}]
+        write_json(out / step.folder / "versions.json", {"commit": "c", "machine": "m", "starts": starts})
         write_json(marker(out, step), {"command": [], "seconds": 60})
