@@ -76,6 +76,7 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, inside: Tensor, beli
         return torch.where(where, full, blank)
 
     blank = blank_view(rows, layout)  # the large tensors come from the beliefs
+    is_computed = torch.zeros_like(rows.running).index_fill(0, computed, True).unsqueeze(1)
     open_masks = rows.masked & inside  # those that this forward has an opinion about
     prediction = spread(beliefs.prediction, rows.buffer, open_masks)
     readings = dict(beliefs.features)
@@ -86,8 +87,8 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, inside: Tensor, beli
     for name, values in readings.items():
         features[name] = spread(values, blank.features[name], places[holds_at(name)])
         if holds_at(name) == "committed":
-            # No policy is to doubt what it can't take back.
-            features[name] = features[name].masked_fill(rows.given & inside, 1.0)
+            # No policy is to doubt what it can't take back; a row that was not computed is blank, whoever is beside it.
+            features[name] = features[name].masked_fill(rows.given & inside & is_computed, 1.0)
     if "changed" in wanted:
         # Nothing was predicted where the last step saw nothing.
         began = (rows.nfe <= 1).unsqueeze(1) | (rows.previous == layout.denoiser.mask_id)

@@ -20,7 +20,8 @@ from policies import make_rule
 pytestmark = pytest.mark.usefixtures("device")
 
 PROMPTS = ([5] * 3, [6, 7, 8, 9, 5], [7] * 6)
-READ = frozenset({"age", "unseen", "is_eos", "entropy", "margin", "hidden", "token_probability", "best_probabilities"})
+READ = frozenset({"age", "unseen", "is_eos", "eos_probability", "entropy", "margin", "hidden"})
+READ |= {"token_probability", "best_probabilities"}
 CACHES = ("prefix", "dual", "dkv:refresh=3", "freecache:piece=2", "d2cache:masks=3", "window:window=5,active=2")
 
 
@@ -29,11 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("llada", tmp_path_factory.mktemp("views"))
 
 
-def views(folder: Path, prompts: Any, cache: str, steps: int = 8) -> list[View]:
+def views(folder: Path, prompts: Any, cache: str, steps: int = 8, blocks: Any = None) -> list[View]:
     """Commit the likeliest position of each row in each step."""
     denoiser = load_denoiser(str(folder), str(places.here), family="llada", chat_template=False)
     batch = DecodingBatch(denoiser, len(prompts), DecodingSettings(8, 4, cache=cache, early_end=False, features=READ))
-    batch.load(range(len(prompts)), prompts)
+    batch.load(range(len(prompts)), prompts, block_lengths=blocks)
     found = []
     for _ in range(steps):
         found.append(batch.forward())
@@ -50,9 +51,11 @@ def readings(view: View) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_a_row_sees_in_a_batch_what_it_sees_alone(folder: Path, cache: str) -> None:
-    together = views(folder, PROMPTS, cache)
+    """In blocks of its own length, so that one computes everything where another does not."""
+    blocks = [4, 2, 8]
+    together = views(folder, PROMPTS, cache, blocks=blocks)
     for row, prompt in enumerate(PROMPTS):
-        for seen, alone in zip(together, views(folder, [prompt], cache), strict=True):
+        for seen, alone in zip(together, views(folder, [prompt], cache, blocks=[blocks[row]]), strict=True):
             expected = readings(alone)
             for name, values in readings(seen).items():
                 torch.testing.assert_close(

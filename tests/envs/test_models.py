@@ -425,10 +425,18 @@ def test_leave_one_out_of_rows_with_blocks_of_several_lengths_is_each_rows_own(
 ) -> None:
     """The shadow of a shorter block is filled up, with what counts for nothing."""
     denoiser, prompts, lengths = load(folders, name), [[5, 6, 7], [9], [8, 8]], [8, 4, 2]
+    # Tokens that are given behind the shorter blocks are not asked about, and are never to be doubted.
+    mask = denoiser.mask_id
+    texts = [None, [mask] * 4 + [6, 7] + [mask] * 2, [mask] * 2 + [5] + [mask] * 5]
 
     def readings(rows: list[int]) -> list[Tensor]:
         batch = DecodingBatch(denoiser, len(rows), DecodingSettings(8, features=frozenset({"leave_one_out"})))
-        batch.load(range(len(rows)), [prompts[row] for row in rows], block_lengths=[lengths[row] for row in rows])
+        batch.load(
+            range(len(rows)),
+            [prompts[row] for row in rows],
+            block_lengths=[lengths[row] for row in rows],
+            given=[texts[row] for row in rows],
+        )
         found = []
         for step in range(7):
             found.append(batch.forward().features["leave_one_out"])
@@ -441,7 +449,9 @@ def test_leave_one_out_of_rows_with_blocks_of_several_lengths_is_each_rows_own(
             assert bool(torch.isfinite(seen).all())
             torch.testing.assert_close(seen[row], alone[0], atol=1e-6, rtol=1e-4)
     # What was committed in a block that is left is not asked about any more.
-    asked = [[position in row for position in range(8)] for row in ((0, 1, 2, 3, 4, 5), (4, 5), ())]
+    assert together[0].nonzero().tolist() == [[1, 4], [1, 5], [2, 2]]
+    # The second row has ended, and shows nothing.
+    asked = [[position in row for position in range(8)] for row in ((0, 1, 2, 3, 4, 5), (), (2, 7))]
     assert (together[6] > 0).tolist() == asked
 
 
