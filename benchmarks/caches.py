@@ -36,6 +36,7 @@ from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
 from train.command.run_folder import open_run, refuse_used
+from train.command.told import tell
 from train.evaluation.jobs import Job, plan
 from train.evaluation.measure import choose_problems, decode_problems, score_problems
 
@@ -62,7 +63,7 @@ class CachesConfig:
             "prefix",
             "dual",
             "dual:refresh=4",
-            "dual:fresh_prompt=2",
+            "dual:fresh_prompt=1",
             "dkv",
             "d2cache",
             "freecache",
@@ -300,7 +301,7 @@ def main(config: CachesConfig) -> list[Cost]:
         write_json(config.out / "costs.json", {"about": about, "costs": [asdict(cost) for cost in costs]})
         write_atomic(config.out / "costs.md", markdown(costs))
         show(costs, about)
-    print(f"costs       {config.out / 'costs.json'}")
+    tell("costs", config.out / "costs.json")
     return costs
 
 

@@ -28,6 +28,7 @@ from train.command.config import ROOT
 from train.command.errors import UserError
 from train.command.files import write_atomic, write_json
 from train.command.ranges import check_count
+from train.command.told import tell
 
 RESULTS = ROOT / "benchmarks" / "results"
 """The published numbers: one JSON file an experiment."""
@@ -142,7 +143,7 @@ def run_steps(steps: Sequence[Step], config: ReproduceConfig) -> None:
         try:
             for done in as_completed(names):
                 done.result()
-                print(f"done        {names[done]}", flush=True)
+                tell("done", names[done])
         except BaseException:
             # Otherwise leaving the pool, by Ctrl-C too, would first run all that still waits.
             pool.shutdown(cancel_futures=True)
@@ -170,7 +171,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Summary]:
         write_json(results / f"{experiment.name}.json", summaries[experiment.name])
         experiment.draw(summaries[experiment.name], results)
         print(f"\n## {experiment.name}\n\n{section(experiment, summaries[experiment.name])}\n")
-    print(f"results     {results}")
+    tell("results", results)
     if config.publish:
         publish(chosen, results)
     return summaries

@@ -178,8 +178,9 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         style = style_of_run(run_name(Path(folders.pop()))) if len(folders) == 1 else None
         plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)
         print_table(records, title, config.per_task)
-        tell("evaluation", config.out / "evaluation.json", config.out / "pareto.png")
-        tracker.finish(records, RunFiles(config.out).plot)
+        files = RunFiles(config.out)
+        tell("evaluation", files.evaluation, files.plot)
+        tracker.finish(records, files.plot)
         tell("W&B", tracker.place)
     return records
 

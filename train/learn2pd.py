@@ -258,8 +258,9 @@ def decode_all(config: Learn2PDConfig, names: Sequence[str]) -> list[Record]:
     plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out))
     print_table(records, f"{config.model.name}, {config.episodes} held-out problems a task")
     tell("filters", config.out / "filters")
-    tell("report", RunFiles(config.out).report)
-    tell("evaluation", config.out / "evaluation.json", config.out / "pareto.png")
+    files = RunFiles(config.out)
+    tell("report", files.report)
+    tell("evaluation", files.evaluation, files.plot)
     return records
 
 

@@ -448,8 +448,8 @@ def test_leave_one_out_of_rows_with_blocks_of_several_lengths_is_each_rows_own(
         for seen, alone in zip(together, readings([row]), strict=True):
             assert bool(torch.isfinite(seen).all())
             torch.testing.assert_close(seen[row], alone[0], atol=1e-6, rtol=1e-4)
-    # What was committed in a block that is left is not asked about any more.
     assert together[0].nonzero().tolist() == [[1, 4], [1, 5], [2, 2]]
+    # What was committed in a block that is left is not asked about any more.
     # The second row has ended, and shows nothing.
     asked = [[position in row for position in range(8)] for row in ((0, 1, 2, 3, 4, 5), (), (2, 7))]
     assert (together[6] > 0).tolist() == asked

@@ -165,9 +165,9 @@ class Folder:
         left_out = shutil.ignore_patterns(".*", "runs", "build", "wandb", "*.egg-info")
         self.root = Path(shutil.copytree(ROOT, root, ignore=left_out))
         path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
-        # As after the installation of the copy; the tests' own arguments and settings stay outside.
         self.session = root.with_name("session.py")
         self.session.write_text(SESSION)
+        # As after the installation of the copy; the tests' own arguments and settings stay outside.
         self.env = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
         self.plain = self.env | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
         self.python: subprocess.Popen[str] | None = None

@@ -248,8 +248,9 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     kind = "held-out" if split == "test" else split
     print_table(records, f"{config.evaluation.episodes} {kind} problems a task")
     tell("policy", out / "policy")
-    tell("evaluation", out / "evaluation.json", out / "pareto.png")
-    tell("settings", RunFiles(out).config)
+    files = RunFiles(out)
+    tell("evaluation", files.evaluation, files.plot)
+    tell("settings", files.config)
     tell("W&B", place)
     for name, command in zip(("next", ""), next_commands(config), strict=True):
         tell(name, command)
