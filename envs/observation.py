@@ -19,8 +19,17 @@ from envs.view import Action, View
 Observation = dict[str, npt.NDArray[np.float32]]
 
 
-def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False) -> spaces.Dict:
-    """Return the space of one row's observation, in the order that `observe` fills it, with a ``speed`` or not."""
+def observation_space(
+    settings: DecodingSettings, denoiser: Denoiser, has_dial: bool = False, has_tensors: bool = True
+) -> spaces.Dict:
+    """Return the space of one row's observation, in the order that `observe` fills it.
+
+    Args:
+        settings: how its text is decoded.
+        denoiser: the dLLM.
+        has_dial: whether there is a ``speed``.
+        has_tensors: whether those of `envs.readings.OBSERVED_TENSORS` that are asked for are in it.
+    """
     shape = (buffer_width(denoiser, settings.buffer_length),)
     boxes: dict[str, spaces.Space[Any]] = {
         name: spaces.Box(0.0, 1.0, shape, np.float32) for name in ("confidence", "masked", "eligible")
@@ -29,7 +38,7 @@ def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: 
     # Sorted: a set of texts has another order in every process.
     for name in sorted(settings.features & VIEW_FEATURES):
         boxes[name] = spaces.Box(READINGS[name].lowest, READINGS[name].highest, shape, np.float32)
-    for name in sorted(settings.features & OBSERVED_TENSORS):
+    for name in sorted(settings.features & OBSERVED_TENSORS) if has_tensors else ():
         reading = READINGS[name]
         width = reading.width if isinstance(reading.width, int) else denoiser.hidden_size
         boxes[name] = spaces.Box(reading.lowest, reading.highest, (*shape, width), np.float32)
@@ -38,10 +47,20 @@ def observation_space(settings: DecodingSettings, denoiser: Denoiser, has_dial: 
     return spaces.Dict(boxes)
 
 
-def observe(view: View) -> Observation:
-    """Turn a view into the env's observation, in numpy; see `envs.view.View.inputs`."""
+def bounded(view: View) -> dict[str, Tensor]:
+    """Return `envs.view.View.inputs` within the bounds of the observation, where the view's tensors are."""
     # A box must hold what it shows, and a gap of logits has no bound of its own.
-    return {name: values.clamp(max=_highest(name)).cpu().numpy().copy() for name, values in view.inputs().items()}
+    return {name: values.clamp(max=_highest(name)) for name, values in view.inputs().items()}
+
+
+def observe(view: View, has_tensors: bool = True) -> Observation:
+    """Turn a view into the env's observation, in numpy; see `observation_space`."""
+    shown = bounded(view)
+    return {
+        name: values.cpu().numpy().copy()
+        for name, values in shown.items()
+        if has_tensors or name not in OBSERVED_TENSORS
+    }
 
 
 def _highest(name: str) -> float:

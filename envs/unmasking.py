@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from torch import Tensor
 
 from envs.caches import check_refreshes
 from envs.decoding.batch import DecodingBatch
@@ -23,7 +24,7 @@ from envs.denoiser import Denoiser
 from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info
 from envs.models.load import load_denoiser
-from envs.observation import Observation, masks_of, observation_space, observe, read_action
+from envs.observation import Observation, bounded, masks_of, observation_space, observe, read_action
 from envs.price import Bill, Price, get_price
 from envs.render import RENDERERS
 from envs.reset_options import problem_of, read_mode, read_options, read_seeds
@@ -106,6 +107,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             log-uniformly; the observation then holds ``speed``.
         features: further per-position observations; those of `envs.readings.VIEW_TENSORS` that are not of
             `envs.readings.OBSERVED_TENSORS` are computed for policies that act on `view`, and not observed.
+        observes_tensors: whether those of `envs.readings.OBSERVED_TENSORS` are in the observation. They are by far the
+            largest part of it: an agent that reads `inputs` instead needs no copy of them in numpy.
         decides_refresh: whether a last bit of the action says when a row's cache is refreshed.
         initial_length: masks an episode starts from, for policies that change the length; None for all L.
         autoreset_mode: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``, or a member of `AutoresetMode`.
@@ -141,6 +144,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         price: str | Price = "forwards",
         alpha: float | Sequence[float] = 8.0,
         features: Sequence[str] = (),
+        observes_tensors: bool = True,
         decides_refresh: bool = False,
         initial_length: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
@@ -183,12 +187,13 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
             check_block(self.denoiser, block)
         self.batch = DecodingBatch(self.denoiser, num_envs, settings)
         self.initial_length, self.decides_refresh = initial_length, decides_refresh
+        self.observes_tensors = observes_tensors
         # Rows can be drawn and saved before the first reset.
         self.problems: list[Problem] = [next(iter(self.tasks.values())).wrapped_problem(split, 0)] * num_envs
         """N, what each row was last asked."""
         self._resting: list[int] = []  # rows that the next step restarts
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial)
+        self.single_observation_space = observation_space(settings, self.denoiser, self.has_dial, observes_tensors)
         self.single_action_space = spaces.MultiBinary(self.batch.masked.shape[1] + decides_refresh)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -197,6 +202,16 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     def view(self) -> View:
         """What the policy may look at in this step, as tensors; decoding rules read it."""
         return self.batch.view
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return what this step's observation holds, as tensors on the dLLM's device.
+
+        Returns:
+            (N, ...) float32 by name: all of `view` that a policy network may read, whatever `observes_tensors` is, and
+            with an alpha range ``speed``, (N, 1).
+        """
+        dial = {"speed": torch.from_numpy(self.speed[:, None].copy()).to(self.batch.masked.device)}
+        return {**bounded(self.batch.view), **(dial if self.has_dial else {})}
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -233,7 +248,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
     def observe(self, view: View) -> Observation:
         """Return a view as the env's observation."""
         dial = {"speed": self.speed[:, None].copy()} if self.has_dial else {}
-        return {**observe(view), **dial}
+        return {**observe(view, self.observes_tensors), **dial}
 
     def step(
         self, actions: npt.ArrayLike | Action

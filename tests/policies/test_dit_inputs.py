@@ -272,8 +272,9 @@ def test_each_variant_is_trained_exported_loaded_and_evaluated(
     assert isinstance(again.network, DiTNetwork)
     assert asdict(again.network.config) == asdict(config.dit)
     assert model.env is not None
-    obs: Any = model.env.reset()
-    given = {key: torch.as_tensor(values) for key, values in obs.items()}
+    model.env.reset()
+    [batch] = model.env.get_attr("unwrapped", [0])
+    given = {key: values.cpu() for key, values in batch.inputs().items()}
     assert torch.equal(again.network(given), policy.network(given))
     assert 0 <= evaluate(toy, again, tasks="copy", episodes=3, buffer_length=8)[-1]["accuracy"] <= 1
 

@@ -30,6 +30,7 @@ class Experts:
     """
 
     def __init__(self, rules: Sequence[str], env: UnmaskingVectorEnv) -> None:
+        self.env = env
         made = [make_rule(rule) for rule in rules]
         settings, episodes = env.batch.settings, env.episodes
         assert isinstance(episodes, GroupEpisodes)

@@ -237,7 +237,7 @@ class GRPO(OnPolicyAlgorithm):
             rows = np.flatnonzero(obs["masked"].any(1))
             if len(rows) == 0:
                 break
-            steps = self._decide(env, obs, torch.as_tensor(rows))
+            steps = self._decide(torch.as_tensor(rows))
             action = np.zeros((env.num_envs, steps.action.shape[1]), dtype=np.int64)
             action[rows] = steps.action.cpu().numpy()
             commits = action[rows, : obs["masked"].shape[1]]
@@ -261,10 +261,13 @@ class GRPO(OnPolicyAlgorithm):
         return steps, rewards
 
     @torch.no_grad()
-    def _decide(self, env: VecEnv, obs: Any, rows: Tensor) -> Steps:
+    def _decide(self, rows: Tensor) -> Steps:
         """Let policy and experts decide one step of the running rows."""
         assert self._bound is not None
-        given = {name: torch.as_tensor(values)[rows].to(self.device) for name, values in obs.items()}
+        env, view = self._bound.env, self._bound.env.view
+        # Not the observation, which was copied to the CPU: hidden states would go there and back in every step.
+        here = rows.to(view.masked.device)
+        given = {name: values[here].to(self.device) for name, values in env.inputs().items()}
         is_expert = (self._bound.rule_of[rows] >= 0).to(self.device)
         if self.experts:
             # The policy is to learn what the expert does of all that it could do itself, whatever the expert's block.
@@ -273,8 +276,7 @@ class GRPO(OnPolicyAlgorithm):
         self._probabilities.add(distribution, ~is_expert)
         action = distribution.sample().long()
         if self.experts:
-            [view] = env.get_attr("view", [0])
-            theirs = self._bound.choose(view)[rows.to(view.masked.device)].to(self.device)
+            theirs = self._bound.choose(view)[here].to(self.device)
             # No rule refreshes.
             theirs = F.pad(theirs, (0, action.shape[1] - theirs.shape[1]))
             action = torch.where(is_expert.unsqueeze(1), theirs, action)

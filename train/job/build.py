@@ -206,6 +206,8 @@ def make_env(config: JobConfig, denoiser: Denoiser, algorithm: Algorithm, inner:
         price=price_of(config),
         alpha=env.alpha_range or env.alpha,
         features=sorted(features),
+        # GRPO keeps its own steps; SB3's buffer is made of observations.
+        observes_tensors=group is None,
         decides_refresh=spec.config.decides_refresh,
         autoreset_mode=mode,
         episodes=partial(rows, num_problems=env.problems, task_weights=weights),
