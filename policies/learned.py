@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -132,6 +133,7 @@ class LearnedPolicy(CommitPolicy):
         if "temperature" in changes:
             changes["actions"] = replace(self.actions, temperature=changes.pop("temperature"))
         own = {
+            "network": self.network,
             "decision": self.decision,
             "trained": self.trained,
             "threshold": self.threshold,
@@ -141,7 +143,7 @@ class LearnedPolicy(CommitPolicy):
             "beta": self.beta,
             "any_dllm": self.any_dllm,
         }
-        return LearnedPolicy(self.network, **{**own, **changes})
+        return LearnedPolicy(**{**own, **changes})
 
     def _log_odds(self, view: View) -> tuple[Tensor, Tensor]:
         """Return log-odds at the policy's temperature.
@@ -164,12 +166,19 @@ class LearnedPolicy(CommitPolicy):
             raise ValueError("the policy's log-odds are NaN: its weights are damaged, or too large for float32")
         return commits - self.actions.stop_logit if self.actions.has_stop else commits, refresh
 
-    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
-        """Check that it is for this dLLM and these lengths; see `check_dllm` and `NetworkSpec`."""
+    def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> LearnedPolicy:
+        """Return the policy with its network where the dLLM is.
+
+        Raises:
+            ValueError: if it is not for this dLLM or these lengths; see `check_dllm` and `NetworkSpec`.
+        """
         self.check_dllm(denoiser)
         self.spec.check_hidden(denoiser)
         self.spec.check_block(settings)
-        return self
+        if next(self.network.parameters()).device == denoiser.device:
+            return self
+        # A copy, as others may decode with this one elsewhere.
+        return self.changed(network=deepcopy(self.network).to(denoiser.device))
 
     def check_dllm(self, denoiser: Denoiser) -> None:
         """Refuse a dLLM of another kind than the policy was trained for, as far as it says, unless `any_dllm`.

@@ -119,7 +119,8 @@ class UnmaskingNetwork(nn.Module):
     def start_as(self, other: UnmaskingNetwork) -> None:
         """Take over the weights of a network of the same configuration; what only this one has counts 0 at first.
 
-        That can be a filter's column, a dial and the dLLM's hidden states. An output for refreshes keeps its own start.
+        That can be a filter's column and the dLLM's hidden states. A dial and an output for refreshes that the other
+        has not keep their own start.
 
         Raises:
             ValueError: if the configurations differ, or the other network has a filter of its own.
@@ -127,7 +128,9 @@ class UnmaskingNetwork(nn.Module):
         if other.filter is not None:
             raise ValueError("the network to start as has a filter of its own, which would be lost")
         own = {name: getattr(self.config, name) for name in ("has_dial", *BEYOND_FILTER)}
-        is_more = other.config.has_dial or (other.config.decides_refresh and not self.config.decides_refresh)
+        is_more = any(
+            getattr(other.config, name) and not getattr(self.config, name) for name in ("has_dial", "decides_refresh")
+        )
         if other.config.hidden_state_size:
             states = [(one.hidden_state_size, one.hidden_state_use) for one in (other.config, self.config)]
             is_more = is_more or states[0] != states[1]

@@ -611,6 +611,16 @@ def test_a_dial_starts_as_the_filter_wherever_it_stands(speed: float) -> None:
         UnmaskingNetwork(CONFIG).start_as(network)
 
 
+@pytest.mark.parametrize("speed", [0.0, 0.5, 1.0])
+def test_a_dial_goes_on_from_a_dial(speed: float) -> None:
+    source = perturbed(replace(CONFIG, has_dial=True, dial_rise=4.0, hidden_state_size=3))
+    network = UnmaskingNetwork(source.config)
+    network.start_as(source)
+    inputs = random_view(16, 10).inputs()
+    turned = {**inputs, "speed": torch.full_like(inputs["time"], speed)}
+    assert torch.equal(network(turned), source(turned))
+
+
 @pytest.mark.parametrize("speed", [0.0, 1.0])
 def test_a_dial_is_as_steep_as_all_else(speed: float) -> None:
     source = perturbed(replace(CONFIG, has_dial=True, dial_rise=4.0))

@@ -75,8 +75,8 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     """Load the filter to build on, if there is one.
 
     Raises:
-        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or any
-            filter with a speed dial.
+        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or a
+            policy with a speed dial that is to be anything else than the start of another.
         ValueError: if it is tied to another block length.
     """
     folder, role = config.filter.folder, config.filter.role
@@ -89,8 +89,11 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"filter.folder is {folder!r}: {str(error).removeprefix(f'policy is {folder!r}: ')}") from None
     network = policy.network
-    if policy.has_dial:
-        raise UserError(f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter")
+    if policy.has_dial and (role != "start" or not config.env.alpha_range):
+        raise UserError(
+            f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter; to go on learning from "
+            "it, set filter.role to start and give env.alpha_range"
+        )
     if role != "feature" and not isinstance(network, UnmaskingNetwork):
         raise UserError(
             f"filter.role is {role!r}: the filter in {folder!r} is no transformer (one tied to a block, or the paper's "
@@ -119,7 +122,8 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
     start = starts_as(config, inner)
     own = _with_width(config, config.policy)
     shape = own if start is None else start.config
-    shape = replace(shape, has_dial=bool(config.env.alpha_range), dial_rise=own.dial_rise)
+    if not shape.has_dial:
+        shape = replace(shape, has_dial=bool(config.env.alpha_range), dial_rise=own.dial_rise)
     # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
     # and refresh the other all the same.
     if own.hidden_state_size and not shape.hidden_state_size:

@@ -107,7 +107,8 @@ class FilterSection:
     """A Learn2PD filter to build on."""
 
     folder: PathText | None = None
-    """Folder of a filter that train/learn2pd.py exported."""
+    """Folder of a filter that train/learn2pd.py exported; or of a learned policy to go on from, under another cache or
+    price, say (role: start)."""
     role: Literal["start", "feature", "both"] = "both"
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""

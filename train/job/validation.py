@@ -111,11 +111,11 @@ class Validation:
         Returns:
             ``score``, ``nfe`` and ``reward``, means, and (R,) float64 rewards, in the order of `best`.
         """
-        # A copy: a learned policy freezes the network that it is given, and this one is decoded with on the CPU.
+        # A copy: a learned policy freezes the network that it is given.
         config, network = self.config, copy.deepcopy(network)
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
         reward, price = get_reward(config.env.reward), price_of(config)
-        policy = LearnedPolicy(network.cpu(), "deterministic", actions=config.actions)
+        policy = LearnedPolicy(network, "deterministic", actions=config.actions)
         scores, forwards, rewards = [], [], []
         for block in blocks_of(config):
             for speed in PLACES if policy.has_dial else (0.0,):
