@@ -20,14 +20,14 @@ from experiments.base import (
     table,
     which,
 )
-from experiments.dial import Dial, dials, train
+from experiments.dial import Dial, dials, laptops, train
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.measures import ROUNDING, TOLERANCE, best_rule
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCK = PROSE_WORLD.blocks[1]
-SPEEDS = (0.0, 0.5, 1.0)
+SPEEDS = (0.0, 0.25, 0.5, 1.0)
 
 CACHE = "dual"
 INTERVALS = tuple(f"{CACHE}:{interval}" for interval in ("refresh=2", "refresh=4", "fresh_prompt=1", "fresh_prompt=2"))
@@ -45,19 +45,48 @@ SHOWN = ("threshold:0.9", "low_confidence:1")
 LEARNED = {"plain": (), "refresh": ("--policy.decides_refresh", "true", "--policy.refresh_bias", "-1")}
 """Arguments of the policies that are trained under the cache, by name; the second also decides when to refresh."""
 
-WITHOUT = "dial"
-"""Name of those that were trained without it."""
+CONTINUED, CONTINUED_CACHE = "continued", "dual:fresh_prompt=1"
+"""Name of the policies that go on from those that were trained without a cache, and the cache that they do it under."""
+
+WITHOUT = {"plain": "laptop", "refresh": "laptop", CONTINUED: "dial"}
+"""For each, the name of those that were trained without the cache: by as much training from the same filter, or those
+that it goes on from."""
+
+
+def _under(cache: str, alphas: str) -> list[str]:
+    about = ["--env.cache", cache, "--env.price", "positions", "--env.block_lengths", f"[{BLOCK}]"]
+    # A forward of a block computes a fifth of the text, so the same alphas would weigh less.
+    about += ["--env.alpha_range", alphas, "--evaluation.rules", "[]", "--evaluation.calibration_episodes", "2"]
+    return about
 
 
 def trainings() -> list[Step]:
     """Return the trainings under the cache, from the filter that those without it start from."""
-    about = ["--env.cache", CACHE, "--env.price", "positions", "--env.block_lengths", f"[{BLOCK}]"]
-    # A forward of a block computes a fifth of the text, so the same alphas would weigh less.
-    about += ["--env.alpha_range", "[1, 48]", "--evaluation.rules", "[]", "--evaluation.calibration_episodes", "2"]
+    about = _under(CACHE, "[1, 48]")
     return [
-        Step(f"caching/{name}_s{seed}", train(PROSE_WORLD, "--seed", str(seed), *about, *more), QUICK_DIAL)
+        Step(
+            f"caching/{name}_s{seed}",
+            train(PROSE_WORLD.laptop, PROSE_WORLD.filter, "--seed", str(seed), *about, *more),
+            QUICK_DIAL,
+        )
         for seed in SEEDS
         for name, more in LEARNED.items()
+    ]
+
+
+def continued() -> list[Step]:
+    """Return the trainings that go on under the cache from the policies that were trained without one."""
+    about = _under(CONTINUED_CACHE, "[2, 512]")
+    # As they are, where a filter would begin at another threshold.
+    about += ["--filter.threshold", "0.5", "--filter.steepness", "1"]
+    about += ["--env.num_envs", "256", "--grpo.learning_rate", "5e-4", "--total_timesteps", "40960"]
+    return [
+        Step(
+            f"caching/{CONTINUED}_s{seed}",
+            train(PROSE_WORLD.laptop, f"{{out}}/{before.folder}/policy", "--seed", str(seed), *about),
+            QUICK_DIAL,
+        )
+        for seed, before in zip(SEEDS, dials(PROSE_WORLD), strict=True)
     ]
 
 
@@ -71,12 +100,12 @@ class Caching(Experiment):
 
     def steps(self) -> list[Step]:
         """Train under the cache, then evaluate on the problems of the comparison without one."""
-        trained = trainings()
+        trained, further = trainings(), continued()
         fixed = [step for step in trained if "plain" in step.folder]
-        without = dials(PROSE_WORLD)
-        frontiers = [_frontier(CACHE, [*trained, *without])]
-        frontiers += [_frontier(one, [*fixed, *without]) for one in INTERVALS]
-        return [*self.without.steps(), *trained, *frontiers]
+        others = [*further, *laptops(PROSE_WORLD), *dials(PROSE_WORLD)]
+        frontiers = [_frontier(CACHE, [*trained, *others])]
+        frontiers += [_frontier(one, [*fixed, *others]) for one in INTERVALS]
+        return [*self.without.steps(), *trained, *further, *frontiers]
 
     def summarise(self, out: Path) -> Summary:
         """Keep accuracy and positions of every setting, by cache."""
@@ -93,29 +122,27 @@ class Caching(Experiment):
     def markdown(self, summary: Summary) -> str:
         """Word it."""
         settings, under = summary["settings"], (CACHE, *INTERVALS)
-        own = {name: [_seed(settings[CACHE], name, seed) for seed in SEEDS] for name in (*LEARNED, WITHOUT)}
-        rules = [[one for cache in under for one in find(settings[cache], policy=_is_rule)] for _ in SEEDS]
-        columns = ["speed", "accuracy %", "positions", "NFE"]
-        rivals = {"of the rules'": rules, "of those without it": own[WITHOUT]}
 
-        def written(name: str, against: Sequence[str]) -> str:
-            rows = [_row(speed, own[name], [rivals[one] for one in against]) for speed in SPEEDS]
-            return table([*columns, *against], rows)
+        def of(cache: str, name: str) -> list[list[Summary]]:
+            return [_seed(settings[cache], name, seed) for seed in SEEDS]
+
+        # Whoever knows no cache may have the one that suits him best.
+        rules = [[one for cache in under for one in find(settings[cache], policy=_is_rule)] for _ in SEEDS]
+        without = {
+            name: [[one for cache in under for one in _seed(settings[cache], name, seed)] for seed in SEEDS]
+            for name in set(WITHOUT.values())
+        }
+        columns = ["cache", "speed", "accuracy %", "positions", "NFE"]
+
+        def written(name: str, caches: Sequence[str], rivals: Sequence[Sequence[Sequence[Summary]]] = ()) -> str:
+            rows = [[f"`{cache}`", *_row(speed, of(cache, name), rivals)] for cache in caches for speed in SPEEDS]
+            return table([*columns, *("of the rules'", "of those without it")[: len(rivals)]], rows)
 
         shown = [
             [cache, f"`{one['policy']}`", percent(one["accuracy"]), f"{one['positions']:.0f}", f"{one['nfe']:.2f}"]
             for cache in ("none", *under)
             for one in find(settings[cache], policy=SHOWN.__contains__)
         ]
-
-        def at_intervals(name: str) -> str:
-            rows = [
-                [f"`{cache}`", *_row(speed, [_seed(settings[cache], name, seed) for seed in SEEDS], ())]
-                for cache in INTERVALS
-                for speed in SPEEDS
-            ]
-            return table(["cache", *columns], rows)
-
         intervals = ", ".join(f"`{cache}`" for cache in INTERVALS[:-1]) + f" and `{INTERVALS[-1]}`"
         return f"""
 In blocks of {BLOCK}, on the {PROSE_WORLD.fresh} problems a task of the dial's comparison. What the cache does to two
@@ -123,29 +150,34 @@ rules:
 
 {table(["cache", "rule", "accuracy %", "positions", "NFE"], shown)}
 
-Three seeds each, trained under `{CACHE}` with positions priced (`env.price`), from the filter that the dial without a
-cache starts from; mean and 95 % Student interval over seeds. Shares of positions are at equal accuracy: of the cheapest
-of the others that is at most half a point less accurate than each seed's place, if there is one for each. The rules are
-{len(RULES)} settings, each under `{CACHE}`, {intervals}; those without it are the dials that were trained without a
-cache, under `{CACHE}` as it is. Under the cache as it is:
+Three seeds each; mean and 95 % Student interval over seeds. Shares of positions are at equal accuracy: of the cheapest
+of the others that is at most half a point less accurate than each seed's place, if there is one for each. They are
+{len(RULES)} settings of rules, and the policies with a dial that were trained without a cache, each under `{CACHE}`,
+{intervals}.
 
-{written("plain", list(rivals))}
+**Going on under the cache.** The dials of the comparison, and what they become in 40,960 more steps under
+`{CONTINUED_CACHE}` with positions priced (`env.price`); both under that cache:
+
+{written(WITHOUT[CONTINUED], [CONTINUED_CACHE], [rules])}
+
+{written(CONTINUED, [CONTINUED_CACHE], [rules, without[WITHOUT[CONTINUED]]])}
+
+**From the filter, on two cores.** Trained under `{CACHE}` with positions priced, from the filter that the dial of two
+cores starts from, and held against that dial; under the cache as it is:
+
+{written("plain", [CACHE], [rules, without[WITHOUT["plain"]]])}
 
 With one more action bit, which refreshes the whole row:
 
-{written("refresh", list(rivals))}
+{written("refresh", [CACHE], [rules, without[WITHOUT["refresh"]]])}
 
 The policies without that bit, where everything, or the prompt alone, is computed anew at fixed intervals:
 
-{at_intervals("plain")}
+{written("plain", INTERVALS)}
 
-The dials that were trained without a cache, under `{CACHE}`:
+And the dial of two cores, which knows no cache:
 
-{written(WITHOUT, list(rivals)[:1])}
-
-And at fixed intervals:
-
-{at_intervals(WITHOUT)}
+{written("laptop", under)}
 """
 
 

@@ -40,6 +40,7 @@ NEARLY = 0.99
 
 FAMILIES = {
     "dial": "one policy with a dial",
+    "laptop": "one that was learned on two cores",
     "alphas": "a policy for each alpha",
     "filter": "the filter that it starts from",
     "rules": "rules that run the dLLM alone",
@@ -49,19 +50,36 @@ FAMILIES = {
 """Families of settings and how they are named."""
 
 
-def train(world: World, *arguments: str, learns_filter: bool = False) -> list[str]:
-    """Return the command that trains a policy from the world's filter, or from one that it learns first."""
-    start = [] if learns_filter else ["--filter.folder", world.filter, "--filter.role", "start"]
-    return [*world.dial, *start, "--wandb.mode", "disabled", *arguments]
+def train(command: Sequence[str], start: str | None, *arguments: str) -> list[str]:
+    """Return the command of a training.
+
+    Args:
+        command: its script and what it is always told.
+        start: folder of the filter, or policy, that it starts from; None learns a filter first.
+        *arguments: what else it is told.
+    """
+    from_start = [] if start is None else ["--filter.folder", start, "--filter.role", "start"]
+    return [*command, *from_start, "--wandb.mode", "disabled", *arguments]
+
+
+def _trainings(world: World, name: str, command: Sequence[str], makes_filter: bool) -> list[Step]:
+    """Return a training a seed; the first learns the filter of them all, where it is to."""
+    steps = []
+    for seed in SEEDS:
+        start = None if makes_filter and seed == SEEDS[0] else world.filter
+        words = train(command, start, "--seed", str(seed), "--evaluation.rules", "[]")
+        steps.append(Step(f"{world.prefix}dial/{name}_s{seed}", words, QUICK_DIAL))
+    return steps
+
+
+def laptops(world: World) -> list[Step]:
+    """Return the trainings of policies with a dial that two cores manage, one a seed, where the others need more."""
+    return _trainings(world, "laptop", world.laptop, makes_filter=not world.before) if world.laptop else []
 
 
 def dials(world: World) -> list[Step]:
     """Return the trainings of the policies with a dial, one a seed."""
-    folder, rest = f"{world.prefix}dial/dial", ("--evaluation.rules", "[]")
-    # Where nothing has made the filter before, the first learns it, in a folder of its own run.
-    makers = () if world.before else SEEDS[:1]
-    commands = [train(world, "--seed", str(seed), *rest, learns_filter=seed in makers) for seed in SEEDS]
-    return [Step(f"{folder}_s{seed}", command, QUICK_DIAL) for seed, command in zip(SEEDS, commands, strict=True)]
+    return _trainings(world, "dial", world.dial, makes_filter=False)
 
 
 class Dial(Experiment):
@@ -78,17 +96,20 @@ class Dial(Experiment):
 
     @property
     def families(self) -> dict[str, str]:
-        """Families of settings and how they are named; without a second model, the one with it is the rules again."""
-        return {name: wording for name, wording in FAMILIES.items() if self.has_guide or name != "rules_and_guide"}
+        """Families of settings that there are, by name, and how they are worded."""
+        left_out = set() if self.has_guide else {"rules_and_guide"}
+        if not self.world.laptop:
+            left_out.add("laptop")
+        return {name: wording for name, wording in FAMILIES.items() if name not in left_out}
 
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
-        world, with_dial = self.world, dials(self.world)
+        world, with_dial = self.world, [*laptops(self.world), *dials(self.world)]
         single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(world.alpha_steps)]
         fixed = [
             Step(
                 f"{self.name}/alpha{alpha}_s{seed}",
-                train(world, "--seed", str(seed), *single, "--env.alpha", str(alpha)),
+                train(world.dial, world.filter, "--seed", str(seed), *single, "--env.alpha", str(alpha)),
                 QUICK_TRAINING,
             )
             for alpha in world.alphas
@@ -112,7 +133,8 @@ class Dial(Experiment):
             lines = [entry for entry in outcomes if entry["block_length"] == block]
             blocks[str(block)] = {
                 **_nearly(here),
-                "speeds": _speeds(find(here, task="all")),
+                "speeds": _speeds(find(here, task="all"), "dial"),
+                **({"laptop": _speeds(find(here, task="all"), "laptop")} if self.world.laptop else {}),
                 "points": _points(find(here, task="all")),
                 "hypervolume": _hypervolumes(lines, reference),
                 "in_positions": _hypervolumes(lines, reference, in_positions=True),
@@ -126,6 +148,8 @@ class Dial(Experiment):
         full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
         pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
+        others = list(zip(full.get("laptop", ()), blocks.get("laptop", ()), strict=True))[::2]
+        on_two_cores = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in others]
         shares = [[f"{one['speed']:g}", *_share(one, full), *_share(other, blocks)] for one, other in pairs]
         rows = [
             ("hypervolume", name, wording) for name, wording in self.families.items() if name in full["hypervolume"]
@@ -171,6 +195,13 @@ class Dial(Experiment):
         compared = ["speed", f"full diffusion: {costs[0]}", costs[1], f"{shorter}: {costs[0]}", costs[1]]
         distances = ["decoding", "accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
         distances += ["share of the rule's", "times the oracle's"]
+        more = ""
+        if on_two_cores:
+            more = f"""
+
+The same from as many seeds of the training that two cores manage (`{world.laptop[-3]}`), on the same problems:
+
+{table(["speed", *columns], on_two_cores)}"""
         return f"""Three seeds from a Learn2PD filter, {world.fresh} held-out problems a task that nothing was tuned
 on; mean and 95 % Student interval over seeds:
 
@@ -181,7 +212,7 @@ on; mean and 95 % Student interval over seeds:
 **At equal accuracy**: the cheapest rule that is at most half a point less accurate than each seed's place on its dial
 (or the most accurate rule), and what the dial needs of its forwards:
 
-{table(compared, shares)}
+{table(compared, shares)}{more}
 
 **Against {against}.** Hypervolume: what a family covers of the plane of accuracy
 above {percent(world.reference)} % (which a single forward gives) and speed 1 / NFE; then how much more the dial
@@ -209,7 +240,7 @@ diffusion, {ranks[1]} in {shorter}.
             # The union with the second model first, as it hides what is drawn before it.
             titles[block]: {
                 FAMILIES[name]: found["points"][name]
-                for name in ("rules_and_guide", "rules", "filter", "alphas", "dial", "oracle")
+                for name in ("rules_and_guide", "rules", "filter", "alphas", "laptop", "dial", "oracle")
                 if name in found["points"] and name in self.families
             }
             for block, found in summary["blocks"].items()
@@ -221,7 +252,7 @@ def _families(policy: str) -> tuple[str, ...]:
     """Return the families that a line of the evaluation belongs to."""
     name = PolicyName.read(policy)
     if name.is_learned:
-        kinds = {"dial": "dial", "alpha": "alphas"}
+        kinds = {"dial": "dial", "laptop": "laptop", "alpha": "alphas"}
         return (next((kind for start, kind in kinds.items() if name.options.startswith(start)), "filter"),)
     if name.is_oracle:
         return ("oracle",)
@@ -234,14 +265,14 @@ def _seed(policy: str) -> int:
     return int(seed) if name.is_learned and is_one_of_several else 0
 
 
-def _place(seed: int, speed: float) -> str:
-    return str(PolicyName(LEARNED, f"dial_s{seed}", f"speed={speed:g}"))
+def _place(name: str, seed: int, speed: float) -> str:
+    return str(PolicyName(LEARNED, f"{name}_s{seed}", f"speed={speed:g}"))
 
 
-def _speeds(suite: Sequence[Record]) -> list[Summary]:
+def _speeds(suite: Sequence[Record], name: str) -> list[Summary]:
     found = []
     for speed in SPEEDS:
-        records = [find(suite, policy=_place(seed, speed))[0] for seed in SEEDS]
+        records = [find(suite, policy=_place(name, seed, speed))[0] for seed in SEEDS]
         values = {name: [record[name] for record in records] for name in ("accuracy", "nfe")}
         found.append({"speed": speed, **values})
     return found

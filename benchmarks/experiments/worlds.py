@@ -33,7 +33,8 @@ class World:
         sweep_intervals: how wide its intervals are, in words.
         before: what its trainings need.
         dial: command that trains a policy with a dial.
-        filter: folder of the filter that its policies start from; by the first dial's own run where `before` has none.
+        laptop: command that trains one on two cores, where `dial` needs a GPU; nothing where it doesn't.
+        filter: folder of the filter that its policies start from; of the first `laptop` where `before` makes none.
         filter_thresholds: at which it is a policy of its own, to see what was learned since.
         alphas: weights of speed that a policy each is learned for.
         alpha_steps: environment steps of each; all of them together have more than the dial.
@@ -53,6 +54,7 @@ class World:
     sweep_intervals: str
     before: Sequence[Step]
     dial: Sequence[str]
+    laptop: Sequence[str]
     filter: str
     filter_thresholds: Sequence[float]
     alphas: Sequence[float]
@@ -90,6 +92,7 @@ LIST_WORLD = World(
     sweep_intervals="2 points and 5 % of the forwards",
     before=(TRAIN_FILTERS,),
     dial=("train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
+    laptop=(),
     filter=filter_of("weighted"),
     filter_thresholds=(),
     alphas=(3, 10, 30, 100),
@@ -117,8 +120,9 @@ PROSE_WORLD = World(
     sweep_intervals="10 points and a fifth of the forwards",
     before=(),
     # A run's own evaluation is not looked at here, and takes minutes.
-    dial=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
-    filter="{out}/prose_dial/dial_s0/filter",
+    dial=("train/grpo.py", "--config", "configs/grpo_prose_gpu.yaml", "--evaluation.episodes", "1"),
+    laptop=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
+    filter="{out}/prose_dial/laptop_s0/filter",
     filter_thresholds=(0.5, 0.7, 0.9, 0.97),
     alphas=(),
     alpha_steps=0,

@@ -273,7 +273,7 @@ def test_decode_and_evaluation_equal_the_env(rule: str) -> None:
     finals: list[tuple[Any, ...]] = []
     while len(problems) < 12:
         running = list(env.problems)
-        _, _, terminated, _, infos = env.step(policy.select(env.view).numpy())
+        _, _, terminated, _, infos = env.step(policy.select(env.view).cpu().numpy())
         for row in terminated.nonzero()[0]:
             final = {key: values[row] for key, values in infos["final_info"].items()}
             problems.append(running[row])

@@ -92,6 +92,8 @@ def pytest_load_initial_conftests() -> None:
     library.fallback(compute, "PrivateUse1")
     # torch.tensor fills the CPU's memory first, and then moves what it filled by an operation that can be seen.
     torch._C._set_only_lift_cpu_tensors(True)
+    # As on a real card, a module that moves keeps its parameters, which an optimiser may have already.
+    torch.__future__.set_swap_module_params_on_conversion(True)
     # Inference mode counts no versions, which views of wrapped tensors need.
     vars(torch)["inference_mode"] = torch.no_grad
 

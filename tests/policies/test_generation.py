@@ -53,8 +53,8 @@ POLICIES = ["low_confidence:3", "random:2", "threshold:0.9", "learned:determinis
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize(("block", "temperature"), [(12, 0.0), (4, 0.0), (4, 3.0)])
 def test_decode_equals_the_env(toy: ToyDenoiser, name: str, block: int, temperature: float) -> None:
-    policy = policy_of(name)
     about: dict[str, Any] = {"buffer_length": 12, "block_length": block, "temperature": temperature}
+    policy = policy_of(name).bind(toy, DecodingSettings(**about))
     problems_of: dict[str, Any] = {"tasks": ["copy", "add", "sudoku"], "episodes": SeedZero}
     env = UnmaskingVectorEnv(5, denoiser=toy, features=tuple(policy.features), **problems_of, **about)
     env.reset(seed=1)
@@ -62,7 +62,7 @@ def test_decode_equals_the_env(toy: ToyDenoiser, name: str, block: int, temperat
     from_env: list[tuple[Any, ...]] = []
     while len(prompts) < 15:
         problems = list(env.problems)
-        _, _, terminated, _, infos = env.step(policy.select(env.view).numpy())
+        _, _, terminated, _, infos = env.step(policy.select(env.view).cpu().numpy())
         for row in terminated.nonzero()[0]:
             final = {key: values[row] for key, values in infos["final_info"].items()}
             prompts.append(problems[row].prompt)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import places
 import pytest
 import torch
 from folder_edits import edit
@@ -66,7 +67,7 @@ def block_filter(size: int = 4) -> BlockFilter:
 
 def same_weights(one: nn.Module, two: nn.Module) -> bool:
     mine, theirs = one.state_dict(), two.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in mine)
 
 
 # The filter of one block.
@@ -208,7 +209,9 @@ def test_damaged_folders_are_refused(tmp_path: Path, damage: Callable[[Path], ob
 def test_another_block_length_is_refused(network: Any, toy: ToyDenoiser) -> None:
     policy = LearnedPolicy(network)
     for settings in (DecodingSettings(8, 4), DecodingSettings(4)):
-        assert policy.bind(toy, settings) is policy
+        bound = policy.bind(toy, settings)
+        assert (bound is policy) is (places.here.type == "cpu")
+        assert same_weights(bound.network, network)
     for settings in (DecodingSettings(8), DecodingSettings(8, 2)):
         with pytest.raises(ValueError, match=f"block_length is {settings.block}: this policy's filter works at 4 only"):
             policy.bind(toy, settings)
@@ -389,6 +392,13 @@ def on_filter(tmp_path: Path, role: Any, network: UnmaskingNetwork | BlockFilter
     return replace(config, env=replace(config.env, block_lengths=[4]), filter=FilterSection(folder, role))
 
 
+def start_of(config: TrainPPOConfig) -> LearnedPolicy:
+    """The filter that a run begins from, where its dLLM is."""
+    policy = load(str(config.filter.folder))
+    policy.network.to(places.here)
+    return policy
+
+
 def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, UnmaskingNetwork, VecMonitor]:
     inner = load_filter(config)
     env = make_env(config, denoiser, algorithm(config), inner)
@@ -399,14 +409,14 @@ def begun(config: TrainPPOConfig, denoiser: ToyDenoiser) -> tuple[PPO, Unmasking
 
 
 def moved(network: UnmaskingNetwork, before: dict[str, Tensor]) -> set[str]:
-    return {name for name, values in network.state_dict().items() if not torch.equal(values, before[name])}
+    return {name for name, values in network.state_dict().items() if not torch.equal(values.cpu(), before[name].cpu())}
 
 
 @pytest.mark.parametrize("role", ["start", "both", "feature"])
 def test_what_a_run_on_a_filter_starts_as(tmp_path: Path, toy: ToyDenoiser, role: str) -> None:
     config, view = on_filter(tmp_path, role), random_view(100, 8)
     _, network, env = begun(config, toy)
-    source = load(str(config.filter.folder))
+    source = start_of(config)
     assert "margin" in env.reset()
     started = LearnedPolicy(network)
     if role == "feature":
@@ -429,7 +439,7 @@ def test_a_run_may_start_where_the_filter_is_sure(tmp_path: Path, toy: ToyDenois
     config, view = on_filter(tmp_path, role), random_view(100, 8)
     config = replace(config, filter=replace(config.filter, threshold=0.9, steepness=3.0))
     _, network, _ = begun(config, toy)
-    source = load(str(config.filter.folder))
+    source = start_of(config)
     # Odds of 9 to 1 become even, and the odds above that their third power.
     odds = source.probabilities(view) / (1 - source.probabilities(view))
     odds = (odds / 9) ** 3
@@ -460,6 +470,32 @@ def test_what_starts_as_a_filter_may_read_hidden_states(
     assert obs["hidden"].shape[2] == toy.hidden_size
     assert NetworkSpec.of(network).features == {"margin", "hidden"}
     assert not network.dllm_state.weight.any()
+
+
+def on_dial(tmp_path: Path) -> TrainPPOConfig:
+    """A tiny run with a dial of its own, that goes on from a policy with a dial."""
+    config = on_filter(tmp_path, "start", perturbed(replace(CONFIG, has_dial=True, dial_rise=4.0)))
+    return replace(config, env=replace(config.env, alpha_range=[1.0, 8.0]))
+
+
+def test_a_run_goes_on_from_a_policy_with_a_dial(tmp_path: Path, toy: ToyDenoiser) -> None:
+    config, view = on_dial(tmp_path), random_view(100, 8)
+    _, network, _ = begun(config, toy)
+    source = start_of(config)
+    assert network.config == source.network.config
+    for speed in (0.0, 0.25, 1.0):
+        found, expected = (one.changed(speed=speed).probabilities(view) for one in (LearnedPolicy(network), source))
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("role", "alpha_range"), [("start", []), ("both", [1.0, 8.0]), ("feature", [1.0, 8.0])])
+def test_a_policy_with_a_dial_is_no_filter(tmp_path: Path, role: Any, alpha_range: list[float]) -> None:
+    config = on_dial(tmp_path)
+    config = replace(config, env=replace(config.env, alpha_range=alpha_range), filter=replace(config.filter, role=role))
+    with pytest.raises(
+        UserError, match="has a speed dial and can't be a filter; to go on learning from it, set filter"
+    ):
+        load_filter(config)
 
 
 @pytest.mark.slow
