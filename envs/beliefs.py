@@ -17,7 +17,7 @@ CHUNK = 2**20
 """Logits that are worked on at a time on the CPU: float32 copies of a 126k vocabulary would take several times the
 logits' memory. Positions don't mix, so this changes no number."""
 
-ACCELERATOR_CHUNK = 2**24
+ACCELERATOR_CHUNK = 2**25
 """The same on other devices, where each piece costs the start of some ten kernels."""
 
 

@@ -28,13 +28,12 @@ from experiments.base import (
     which,
 )
 from experiments.plots import plot_frontiers
-from experiments.worlds import World
+from experiments.worlds import EIGHTHS, World
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import RESAMPLES, best_rule
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
 
-SPEEDS = tuple(i / 8 for i in range(9))
 NEARLY = 0.99
 """Share of one token per step's accuracy that is to be kept."""
 
@@ -104,7 +103,7 @@ class Dial(Experiment):
 
     def steps(self) -> list[Step]:
         """Train dials and single alphas from the same filter, then evaluate all on problems that nothing has seen."""
-        world, with_dial = self.world, [*laptops(self.world), *dials(self.world)]
+        world, with_dial, on_two_cores = self.world, dials(self.world), laptops(self.world)
         single = ["--env.alpha_range", "[]", "--evaluation.rules", "[]", "--total_timesteps", str(world.alpha_steps)]
         fixed = [
             Step(
@@ -115,13 +114,24 @@ class Dial(Experiment):
             for alpha in world.alphas
             for seed in SEEDS
         ]
-        policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in with_dial for speed in SPEEDS]
+        policies = [
+            f"{{out}}/{step.folder}/policy@speed={speed:g}"
+            for steps, speeds in ((with_dial, world.speeds), (on_two_cores, EIGHTHS))
+            for step in steps
+            for speed in speeds
+        ]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
         policies += [f"{world.filter}@{threshold}" for threshold in world.filter_thresholds]
         chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
         fresh = ["--first", "100", "--episodes", str(world.fresh)]
         command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
-        return [*world.before, *with_dial, *fixed, Step(f"{self.name}/frontier", command, ("--episodes", "1"))]
+        return [
+            *world.before,
+            *on_two_cores,
+            *with_dial,
+            *fixed,
+            Step(f"{self.name}/frontier", command, ("--episodes", "1")),
+        ]
 
     def summarise(self, out: Path) -> Summary:
         """Compare families of settings on the same problems."""
@@ -133,8 +143,8 @@ class Dial(Experiment):
             lines = [entry for entry in outcomes if entry["block_length"] == block]
             blocks[str(block)] = {
                 **_nearly(here),
-                "speeds": _speeds(find(here, task="all"), "dial"),
-                **({"laptop": _speeds(find(here, task="all"), "laptop")} if self.world.laptop else {}),
+                "speeds": _speeds(find(here, task="all"), "dial", self.world.speeds),
+                **({"laptop": _speeds(find(here, task="all"), "laptop", EIGHTHS)} if self.world.laptop else {}),
                 "points": _points(find(here, task="all")),
                 "hypervolume": _hypervolumes(lines, reference),
                 "in_positions": _hypervolumes(lines, reference, in_positions=True),
@@ -146,7 +156,9 @@ class Dial(Experiment):
         """Word it."""
         world, shorter = self.world, f"blocks of {self.world.blocks[1]}"
         full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
-        pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
+        # Some of the places: the figure has them all.
+        fifth = len(full["speeds"]) // 4
+        pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::fifth]
         speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
         others = list(zip(full.get("laptop", ()), blocks.get("laptop", ()), strict=True))[::2]
         on_two_cores = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in others]
@@ -269,9 +281,9 @@ def _place(name: str, seed: int, speed: float) -> str:
     return str(PolicyName(LEARNED, f"{name}_s{seed}", f"speed={speed:g}"))
 
 
-def _speeds(suite: Sequence[Record], name: str) -> list[Summary]:
+def _speeds(suite: Sequence[Record], name: str, speeds: Sequence[float]) -> list[Summary]:
     found = []
-    for speed in SPEEDS:
+    for speed in speeds:
         records = [find(suite, policy=_place(name, seed, speed))[0] for seed in SEEDS]
         values = {name: [record[name] for record in records] for name in ("accuracy", "nfe")}
         found.append({"speed": speed, **values})

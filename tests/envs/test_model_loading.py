@@ -214,7 +214,7 @@ def test_llada_8b_at_sixteen_rows_with_a_cache() -> None:
     assert cached["kept"] == 32 * 2 * 16 * 457 * 4096 * 2 == 3_833_593_856
     assert plain["kept"] == 0
     # The documentation says them.
-    assert (round(plain["peak"] / 1e9, 1), round(cached["peak"] / 1e9, 1)) == (17.3, 21.1)
+    assert (round(plain["peak"] / 1e9, 1), round(cached["peak"] / 1e9, 1)) == (17.4, 21.2)
     with pytest.raises(ValueError, match="cache is 'duel'"):
         step_memory(config, 1, 1, 1, torch.bfloat16, cache="duel")
 
