@@ -51,6 +51,7 @@ NOT_RUN = {
     "python train/grpo.py --config configs/grpo_prose.yaml --out runs/prose": (
         "learns its filter for minutes before its first update"
     ),
+    "python train/grpo.py --config configs/grpo_prose_gpu.yaml --out runs/prose_gpu": "needs a GPU",
     "ruff check .": IS_THE_SUITE,
     "ruff format --check .": IS_THE_SUITE,
     "mypy": IS_THE_SUITE,

@@ -37,7 +37,8 @@ from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import evaluate
 from train.grpo import algorithm, learning_rate, train
 from train.job.build import make_env, make_model, resume
-from train.job.config import EnvConfig
+from train.job.config import EnvConfig, EvaluationConfig
+from train.job.finish import DIAL
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.learning import learn
 from train.tracking.history import STEP
@@ -424,3 +425,18 @@ def test_impossible_values_are_refused(
     assert stop.value.code == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_whole_job_decodes_where_its_dllm_is(tmp_path: Path) -> None:
+    """Tries on validation problems, the dial's calibration and the evaluation, all with the network beside the dLLM."""
+    config = tiny(tmp_path, total_timesteps=60)
+    section = EvaluationConfig(episodes=1, validations=1, validation_episodes=1, calibration_episodes=1, rules=[])
+    config = replace(config, env=replace(config.env, alpha_range=[1.0, 8.0]), evaluation=section)
+    records = train(config)
+    learned = [record for record in records if record["task"] == "all"]
+    assert len(learned) == len(DIAL)
+    assert all(1 <= record["nfe"] <= 8 for record in learned)
+    policy = load(tmp_path / "policy")
+    assert policy.calibration is not None
+    assert len(policy.calibration.points) == len(DIAL)
+    assert policy.network.output.weight.device.type == "cpu"  # for whoever reads it
