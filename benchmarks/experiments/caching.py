@@ -27,11 +27,15 @@ from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCK = PROSE_WORLD.blocks[1]
-SPEEDS = (0.0, 0.25, 0.5, 1.0)
+SPEEDS, CAREFUL = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5)
+"""Places on the dials of two cores; and on those of a GPU, whose dial goes on to where few answers are right."""
 
 CACHE = "dual"
 INTERVALS = tuple(f"{CACHE}:{interval}" for interval in ("refresh=2", "refresh=4", "fresh_prompt=1", "fresh_prompt=2"))
 """The same cache, which computes everything, or the prompt alone, each so many forwards of a block."""
+
+FRESH = tuple(cache for cache in INTERVALS if "fresh_prompt" in cache)
+"""Those of them that compute the prompt alone."""
 
 RULES = (
     *(f"threshold:{t:g}" for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
@@ -47,6 +51,9 @@ LEARNED = {"plain": (), "refresh": ("--policy.decides_refresh", "true", "--polic
 
 CONTINUED, CONTINUED_CACHE = "continued", "dual:fresh_prompt=1"
 """Name of the policies that go on from those that were trained without a cache, and the cache that they do it under."""
+
+NEIGHBOURS = tuple(cache for cache in (CACHE, *FRESH) if cache != CONTINUED_CACHE)
+"""Others under which these are looked at."""
 
 WITHOUT = {"plain": "laptop", "refresh": "laptop", CONTINUED: "dial"}
 """For each, the name of those that were trained without the cache: by as much training from the same filter, or those
@@ -102,9 +109,11 @@ class Caching(Experiment):
         """Train under the cache, then evaluate on the problems of the comparison without one."""
         trained, further = trainings(), continued()
         fixed = [step for step in trained if "plain" in step.folder]
-        others = [*further, *laptops(PROSE_WORLD), *dials(PROSE_WORLD)]
-        frontiers = [_frontier(CACHE, [*trained, *others])]
-        frontiers += [_frontier(one, [*fixed, *others]) for one in INTERVALS]
+        from_gpu = [*further, *dials(PROSE_WORLD)]
+        frontiers = [_frontier(CACHE, [*trained, *laptops(PROSE_WORLD)], from_gpu)]
+        for cache in INTERVALS:
+            others = from_gpu if cache in FRESH else []
+            frontiers.append(_frontier(cache, [*fixed, *laptops(PROSE_WORLD)], others))
         return [*self.without.steps(), *trained, *further, *frontiers]
 
     def summarise(self, out: Path) -> Summary:
@@ -135,7 +144,12 @@ class Caching(Experiment):
         columns = ["cache", "speed", "accuracy %", "positions", "NFE"]
 
         def written(name: str, caches: Sequence[str], rivals: Sequence[Sequence[Sequence[Summary]]] = ()) -> str:
-            rows = [[f"`{cache}`", *_row(speed, of(cache, name), rivals)] for cache in caches for speed in SPEEDS]
+            speeds = CAREFUL if name in (CONTINUED, WITHOUT[CONTINUED]) else SPEEDS
+            rows = [
+                [f"`{cache}`", *_row(speed, [one[i] for one in of(cache, name)], rivals)]
+                for cache in caches
+                for i, speed in enumerate(speeds)
+            ]
             return table([*columns, *("of the rules'", "of those without it")[: len(rivals)]], rows)
 
         shown = [
@@ -162,6 +176,12 @@ of the others that is at most half a point less accurate than each seed's place,
 
 {written(CONTINUED, [CONTINUED_CACHE], [rules, without[WITHOUT[CONTINUED]]])}
 
+And under the two neighbours, as the dials were and as they went on:
+
+{written(WITHOUT[CONTINUED], NEIGHBOURS)}
+
+{written(CONTINUED, NEIGHBOURS)}
+
 **From the filter, on two cores.** Trained under `{CACHE}` with positions priced, from the filter that the dial of two
 cores starts from, and held against that dial; under the cache as it is:
 
@@ -185,8 +205,13 @@ def _folder(cache: str) -> str:
     return f"caching/{cache.replace(':', '_').replace('=', '_')}"
 
 
-def _frontier(cache: str, trained: Sequence[Step]) -> Step:
-    policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in trained for speed in SPEEDS]
+def _frontier(cache: str, on_two_cores: Sequence[Step], from_gpu: Sequence[Step]) -> Step:
+    policies = [
+        f"{{out}}/{step.folder}/policy@speed={speed:g}"
+        for steps, speeds in ((on_two_cores, SPEEDS), (from_gpu, CAREFUL))
+        for step in steps
+        for speed in speeds
+    ]
     command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", [*policies, *RULES])]
     command += ["--block_length", str(BLOCK), "--cache", cache, "--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
     return Step(_folder(cache), command, ("--episodes", "1"))
@@ -210,9 +235,8 @@ def _seed(settings: Sequence[Summary], name: str, seed: int) -> list[Summary]:
     return find(settings, policy=which(f"{name}_s{seed}"))
 
 
-def _row(speed: float, own: Sequence[Sequence[Summary]], rivals: Sequence[Sequence[Sequence[Summary]]]) -> list[str]:
+def _row(speed: float, places: Sequence[Summary], rivals: Sequence[Sequence[Sequence[Summary]]]) -> list[str]:
     """Write what each seed's policy needs at a place of its dial, and its share of each family of rivals."""
-    places = [one[SPEEDS.index(speed)] for one in own]
     return [
         f"{speed:g}",
         over_seeds([100 * place["accuracy"] for place in places]),

@@ -20,7 +20,7 @@ from experiments.algorithms import (
     read_run,
 )
 from experiments.base import SEEDS
-from experiments.caching import CACHE, INTERVALS, SPEEDS, Caching
+from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
 from finished import finish
 from records import outcomes, write_run
@@ -118,7 +118,8 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
         return outcomes(policy, [1.0] * right + [0.0] * (10 - right), [nfe] * 10, **changes)
 
     def places(name: str, nfe: int, right: int = 8) -> list[Any]:
-        return [line(f"learned:{name}_s{seed}@speed={speed:g}", nfe, right) for seed in SEEDS for speed in SPEEDS]
+        speeds = CAREFUL if name in ("continued", "dial") else SPEEDS
+        return [line(f"learned:{name}_s{seed}@speed={speed:g}", nfe, right) for seed in SEEDS for speed in speeds]
 
     for step in experiment.steps():
         rules = {rule: 10 if rule == "threshold:0.9" else 20 for rule in RULES_UNDER_CACHE}
@@ -131,7 +132,8 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
         elif step.folder.startswith("caching/dual_"):
             # Where the prompt is fresh, going on helps: two thirds of the forwards at the same accuracy.
             lines = [line(rule, 30) for rule in rules] + places("plain", 6, right=9) + places("laptop", 3, right=7)
-            lines += places("continued", 4, right=9) + places("dial", 6, right=9)
+            if step.folder.startswith("caching/dual_fresh"):
+                lines += places("continued", 4, right=9) + places("dial", 6, right=9)
             write_run(tmp_path / step.folder, lines)
         elif step.folder == "prose_dial/frontier":
             block = {"block_length": experiment.without.world.blocks[1]}
@@ -140,12 +142,18 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
     text = experiment.markdown(experiment.summarise(tmp_path))
     rows = [row for row in text.splitlines() if row.startswith(("| none", "| dual", "| `dual"))]
     assert rows[0] == "| none | `threshold:0.9` | 80.0 | 800 | 40.00 |"
-    assert len(rows) == 2 * (2 + len(INTERVALS)) + (2 + 2 + len(INTERVALS) + 1 + len(INTERVALS)) * len(SPEEDS)
+    assert (CACHE, *FRESH[1:]) == NEIGHBOURS
+    on_two_cores, from_gpu = 2 + len(INTERVALS) + 1 + len(INTERVALS), 2 + 2 * len(NEIGHBOURS)
+    assert len(rows) == 2 * (2 + len(INTERVALS)) + on_two_cores * len(SPEEDS) + from_gpu * len(CAREFUL)
     none = "none as accurate"
     assert [row for row in rows if "| 0.5 |" in row] == [
         # No rule is right on nine of ten. Of what they were before going on, at each cache.
         f"| `dual:fresh_prompt=1` | 0.5 | 90.0 ± 0.0 | 120 ± 0 | 6.00 ± 0.00 | {none} |",
         f"| `dual:fresh_prompt=1` | 0.5 | 90.0 ± 0.0 | 80 ± 0 | 4.00 ± 0.00 | {none} | 0.67 ± 0.00 |",
+        "| `dual` | 0.5 | 80.0 ± 0.0 | 100 ± 0 | 5.00 ± 0.00 |",
+        "| `dual:fresh_prompt=2` | 0.5 | 90.0 ± 0.0 | 120 ± 0 | 6.00 ± 0.00 |",
+        "| `dual` | 0.5 | 80.0 ± 0.0 | 80 ± 0 | 4.00 ± 0.00 |",
+        "| `dual:fresh_prompt=2` | 0.5 | 90.0 ± 0.0 | 80 ± 0 | 4.00 ± 0.00 |",
         # The cheapest rule takes 200 positions; what knows no cache is right on seven only.
         f"| `dual` | 0.5 | 80.0 ± 0.0 | 100 ± 0 | 5.00 ± 0.00 | 0.50 ± 0.00 | {none} |",
         f"| `dual` | 0.5 | 80.0 ± 0.0 | 80 ± 0 | 4.00 ± 0.00 | 0.40 ± 0.00 | {none} |",
