@@ -28,12 +28,13 @@ from experiments.base import (
     which,
 )
 from experiments.plots import plot_frontiers
-from experiments.worlds import EIGHTHS, World
+from experiments.worlds import World
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import RESAMPLES, best_rule
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
 
+SPEEDS = tuple(i / 8 for i in range(9))
 NEARLY = 0.99
 """Share of one token per step's accuracy that is to be kept."""
 
@@ -114,12 +115,8 @@ class Dial(Experiment):
             for alpha in world.alphas
             for seed in SEEDS
         ]
-        policies = [
-            f"{{out}}/{step.folder}/policy@speed={speed:g}"
-            for steps, speeds in ((with_dial, world.speeds), (on_two_cores, EIGHTHS))
-            for step in steps
-            for speed in speeds
-        ]
+        learned = [*on_two_cores, *with_dial]
+        policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in learned for speed in SPEEDS]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
         policies += [f"{world.filter}@{threshold}" for threshold in world.filter_thresholds]
         chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
@@ -143,8 +140,8 @@ class Dial(Experiment):
             lines = [entry for entry in outcomes if entry["block_length"] == block]
             blocks[str(block)] = {
                 **_nearly(here),
-                "speeds": _speeds(find(here, task="all"), "dial", self.world.speeds),
-                **({"laptop": _speeds(find(here, task="all"), "laptop", EIGHTHS)} if self.world.laptop else {}),
+                "speeds": _speeds(find(here, task="all"), "dial"),
+                **({"laptop": _speeds(find(here, task="all"), "laptop")} if self.world.laptop else {}),
                 "points": _points(find(here, task="all")),
                 "hypervolume": _hypervolumes(lines, reference),
                 "in_positions": _hypervolumes(lines, reference, in_positions=True),
@@ -156,9 +153,7 @@ class Dial(Experiment):
         """Word it."""
         world, shorter = self.world, f"blocks of {self.world.blocks[1]}"
         full, blocks = (summary["blocks"][str(block)] for block in self.world.blocks)
-        # Some of the places: the figure has them all.
-        fifth = len(full["speeds"]) // 4
-        pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::fifth]
+        pairs = list(zip(full["speeds"], blocks["speeds"], strict=True))[::2]
         speeds = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in pairs]
         others = list(zip(full.get("laptop", ()), blocks.get("laptop", ()), strict=True))[::2]
         on_two_cores = [[f"{one['speed']:g}", *_over_seeds(one), *_over_seeds(other)] for one, other in others]
@@ -281,9 +276,9 @@ def _place(name: str, seed: int, speed: float) -> str:
     return str(PolicyName(LEARNED, f"{name}_s{seed}", f"speed={speed:g}"))
 
 
-def _speeds(suite: Sequence[Record], name: str, speeds: Sequence[float]) -> list[Summary]:
+def _speeds(suite: Sequence[Record], name: str) -> list[Summary]:
     found = []
-    for speed in speeds:
+    for speed in SPEEDS:
         records = [find(suite, policy=_place(name, seed, speed))[0] for seed in SEEDS]
         values = {name: [record[name] for record in records] for name in ("accuracy", "nfe")}
         found.append({"speed": speed, **values})

@@ -15,10 +15,6 @@ TRAIN_FILTERS = Step(
 """Trains the filters that the first world's experiments start from."""
 
 
-EIGHTHS = tuple(i / 8 for i in range(9))
-"""Places on a dial."""
-
-
 def filter_of(name: str) -> str:
     """Return the folder of one of them."""
     return f"{{out}}/{TRAIN_FILTERS.folder}/filters/{name}"
@@ -38,7 +34,6 @@ class World:
         before: what its trainings need.
         dial: command that trains a policy with a dial.
         laptop: command that trains one on two cores, where `dial` needs a GPU; nothing where it doesn't.
-        speeds: places on that dial that are compared, an even number of equal steps.
         filter: folder of the filter that its policies start from; of the first `laptop` where `before` makes none.
         filter_thresholds: at which it is a policy of its own, to see what was learned since.
         alphas: weights of speed that a policy each is learned for.
@@ -60,7 +55,6 @@ class World:
     before: Sequence[Step]
     dial: Sequence[str]
     laptop: Sequence[str]
-    speeds: Sequence[float]
     filter: str
     filter_thresholds: Sequence[float]
     alphas: Sequence[float]
@@ -99,7 +93,6 @@ LIST_WORLD = World(
     before=(TRAIN_FILTERS,),
     dial=("train/ppo.py", "--config", "configs/ppo_dial.yaml", *FROM_SCRATCH),
     laptop=(),
-    speeds=EIGHTHS,
     filter=filter_of("weighted"),
     filter_thresholds=(),
     alphas=(3, 10, 30, 100),
@@ -129,7 +122,6 @@ PROSE_WORLD = World(
     # A run's own evaluation is not looked at here, and takes minutes.
     dial=("train/grpo.py", "--config", "configs/grpo_prose_gpu.yaml", "--evaluation.episodes", "1"),
     laptop=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
-    speeds=tuple(i / 16 for i in range(17)),
     filter="{out}/prose_dial/laptop_s0/filter",
     filter_thresholds=(0.5, 0.7, 0.9, 0.97),
     alphas=(),

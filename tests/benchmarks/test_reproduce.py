@@ -13,8 +13,8 @@ import pytest
 import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
 from experiments.base import marker
-from experiments.dial import _hypervolumes
-from experiments.worlds import EIGHTHS, LIST_WORLD
+from experiments.dial import SPEEDS, _hypervolumes
+from experiments.worlds import LIST_WORLD
 from finished import finish
 from records import outcomes, write_run
 from reproduce import (
@@ -419,7 +419,7 @@ def dial_folder(tmp_path: Path) -> Path:
     entries = []
     for block in (64, 16):
         for seed in range(3):
-            for speed in EIGHTHS:
+            for speed in SPEEDS:
                 policy = f"learned:dial_s{seed}@speed={speed:g}"
                 entries.append(outcomes(policy, [1.0] * 8, [1] * 4 + [3] * 4, block_length=block))
             for alpha in (3, 10, 30, 100):
