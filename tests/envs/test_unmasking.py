@@ -64,6 +64,26 @@ def test_checkers_know_no_bounds_and_prefer_vectors() -> None:
     assert env.observation_space["hidden"] == gymnasium.spaces.Box(-np.inf, np.inf, (16, 128))  # type: ignore[index]
 
 
+@pytest.mark.parametrize("alpha", [2.0, (1.0, 8.0)])
+def test_an_agent_may_read_on_the_device_what_is_observed(toy: ToyDenoiser, alpha: Any) -> None:
+    features = ["logit_gap", "best_probabilities", "hidden"]
+    about: dict[str, Any] = {"denoiser": toy, "tasks": "sort", "buffer_length": 8, "features": features, "alpha": alpha}
+    whole, small = (UnmaskingVectorEnv(3, observes_tensors=how, **about) for how in (True, False))
+    (seen, _), (less, _) = whole.reset(seed=4), small.reset(seed=4)
+    for _ in range(4):
+        assert whole.single_observation_space.contains({name: values[0] for name, values in seen.items()})
+        assert small.single_observation_space.contains({name: values[0] for name, values in less.items()})
+        inputs = small.inputs()
+        assert seen.keys() == inputs.keys() == less.keys() | {"best_probabilities", "hidden"}
+        assert ("speed" in less) is isinstance(alpha, tuple)
+        for name, values in inputs.items():
+            assert values.device == toy.device
+            np.testing.assert_array_equal(values.cpu().numpy(), seen[name])
+            assert name not in less or np.array_equal(less[name], seen[name])
+        commit = np.asarray(seen["confidence"] > 0.5)
+        (seen, *_), (less, *_) = whole.step(commit), small.step(commit)
+
+
 def test_make() -> None:
     env = gymnasium.make("envs:Unmasking-v0", denoiser="toy", tasks="sort", buffer_length=12, block_length=4)
     assert isinstance(env.unwrapped, UnmaskingEnv)
