@@ -28,6 +28,7 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models import Family
 from envs.models.adapter import MaskedLMDenoiser
+from envs.models.load import check_device
 from envs.models.memory import step_memory
 from envs.tasks import SUITE, Problem, make_tasks
 from envs.unmasking import UnmaskingVectorEnv
@@ -46,6 +47,9 @@ from train.pretraining.architectures import build_tokenizer
 
 COLUMNS = ("rows", "what", "forwards / s", "of bare", "tokens / s", "positions", "peak GB", "computed GB")
 """``positions`` are those computed for a text; ``of bare`` is the share of the bare forward's rate."""
+
+MAX_LENGTH = 4096
+"""Positions that the dLLM takes, as LLaDA-8B does."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class ThroughputConfig:
     layers: int = 32
     """Of the dLLM."""
     width: int = 4096
-    """Of its hidden states, in heads of 128 (of 32 below 1024); its feed-forward layers are three times as wide."""
+    """Of its hidden states, a multiple of that of its heads (128, or 32 below 1024); its feed-forward layers are three
+    times as wide."""
     vocabulary: int = 126464
     """Tokens that it knows."""
     repeats: int = 2
@@ -100,10 +105,21 @@ class ThroughputConfig:
     """Of weights and prompts."""
 
     def __post_init__(self) -> None:
-        names = ("rows", "prompt", "buffer_length", "block_length", "tokens", "layers", "repeats", "threads")
+        names = ("rows", "prompt", "buffer_length", "block_length", "tokens", "layers", "width", "repeats", "threads")
         check_count(self, *names)
-        check_count(self, "width", least=64)
         check_count(self, "vocabulary", least=256)
+        if self.width % self.head:
+            raise ValueError(f"width is {self.width}: it must be a multiple of {self.head}, the width of its heads")
+        if self.tokens > self.block_length:
+            raise ValueError(
+                f"tokens is {self.tokens}: a forward commits in one block, so it must be {self.block_length} "
+                "(block_length) or less"
+            )
+        if self.prompt + self.buffer_length > MAX_LENGTH:
+            raise ValueError(
+                f"prompt is {self.prompt}: it must be {MAX_LENGTH - self.buffer_length} or less, as the dLLM takes "
+                f"{MAX_LENGTH} tokens of prompt and buffer together"
+            )
         check_seed(self)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
@@ -112,6 +128,11 @@ class ThroughputConfig:
                 raise ValueError(f"{name} is an empty list: give one or more")
         for cache in self.cache:
             self.settings(cache)
+
+    @property
+    def head(self) -> int:
+        """Width of an attention head."""
+        return 128 if self.width >= 1024 else 32
 
     def settings(self, cache: str) -> DecodingSettings:
         """Return how texts are decoded: every position of them."""
@@ -151,8 +172,8 @@ def random_dllm(config: ThroughputConfig) -> MaskedLMDenoiser:
         hidden_size=config.width,
         intermediate_size=3 * config.width,
         num_hidden_layers=config.layers,
-        num_attention_heads=config.width // (128 if config.width >= 1024 else 32),
-        max_position_embeddings=4096,
+        num_attention_heads=config.width // config.head,
+        max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=False,
         use_cache=False,  # transformers' own, which keeps what no dLLM reads
     )
@@ -337,6 +358,7 @@ def main(config: ThroughputConfig) -> list[Rate]:
         ValueError: if the dLLM can't be made or decoded so.
     """
     refuse_used(config.out)
+    check_device(config.device)
     torch.set_num_threads(config.threads)
     with open_run(config.out, config, resume=None):
         denoiser = random_dllm(config)
@@ -349,7 +371,7 @@ def main(config: ThroughputConfig) -> list[Rate]:
             ways += [(bare, (rows,)), (rollout, (rows,)), *((decode, (rows, cache)) for cache in config.cache)]
         rates = [way(denoiser, config, *about) for way, about in progress(ways, desc="measuring", unit="part")]
         about = (
-            f"{weights / 1e9:.2f} billion weights in {config.dtype} on {name_of(config.device)}, "
+            f"{weights / 1e6:,.0f} million weights in {config.dtype} on {name_of(config.device)}, "
             f"{config.prompt} + {config.buffer_length} positions, blocks of {config.block_length}, "
             f"{config.tokens} tokens a forward"
         )

@@ -169,16 +169,19 @@ of the others that is at most half a point less accurate than each seed's place,
 {len(RULES)} settings of rules, and the policies with a dial that were trained without a cache, each under `{CACHE}`,
 {intervals}.
 
-**Going on under the cache.** The dials of the comparison, and what they become in 40,960 more steps under
-`{CONTINUED_CACHE}` with positions priced (`env.price`); both under that cache:
+**Going on under the cache.** The dials of the comparison under `{CONTINUED_CACHE}`, as they are:
 
 {written(WITHOUT[CONTINUED], [CONTINUED_CACHE], [rules])}
 
+And what they become in 40,960 more steps under that cache with positions priced (`env.price`):
+
 {written(CONTINUED, [CONTINUED_CACHE], [rules, without[WITHOUT[CONTINUED]]])}
 
-And under the two neighbours, as the dials were and as they went on:
+Under the two neighbours of that cache, as they are:
 
 {written(WITHOUT[CONTINUED], NEIGHBOURS)}
+
+And as they went on:
 
 {written(CONTINUED, NEIGHBOURS)}
 

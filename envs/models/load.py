@@ -95,7 +95,7 @@ def load_guide(name: str, device: str = "cpu") -> Any:
 def _load_guide(name: str, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    _check_device(device)
+    check_device(device)
     folder = _folder(name)
     config = _read_config(name, folder)
     try:
@@ -121,7 +121,7 @@ def _load(
     trust_remote_code: bool,
 ) -> Denoiser:
     if name == TOY:
-        _check_device(device)
+        check_device(device)
         return ToyDenoiser(device)
     if name.startswith(SAPIENS):
         from envs.models.sapiens import load_sapiens
@@ -130,7 +130,7 @@ def _load(
     folder = _folder(name, revision, trust_remote_code)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
-    _check_device(device)
+    check_device(device)
     config = _read_config(name, folder)
     family = find_family(config, name, family_name)
     if family.runs_own_code:
@@ -182,7 +182,12 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that there is none of here.
+
+    Raises:
+        ValueError: if torch can't use it.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -74,12 +74,25 @@ def test_the_table_sets_each_rate_beside_the_bare_forward_of_as_many_rows() -> N
     ]
 
 
+def test_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device is 'meta:7x': torch can't use it here"):
+        main(replace(SMALL, device="meta:7x", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"cache": []}, "cache is an empty list: give one or more"),
         ({"rows": []}, "rows is an empty list: give one or more"),
-        ({"width": 32}, "width is 32: it must be 64 or more"),
+        ({"width": 0}, "width is 0: it must be 1 or more"),
+        ({"width": 100}, "width is 100: it must be a multiple of 32, the width of its heads"),
+        ({"width": 1056}, "width is 1056: it must be a multiple of 128"),
+        ({"tokens": 9}, r"tokens is 9: a forward commits in one block, so it must be 8 \(block_length\) or less"),
+        (
+            {"prompt": 5000},
+            "prompt is 5000: it must be 4080 or less, as the dLLM takes 4096 tokens of prompt and buffer",
+        ),
         ({"block_length": 24}, "block_length is 24"),
         ({"dtype": "int8"}, "dtype is 'int8': choose float32, bfloat16 or float16"),
     ],

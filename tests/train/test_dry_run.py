@@ -36,11 +36,18 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("module", "config"), [(ppo, TrainPPOConfig), (grpo, TrainGRPOConfig)])
+@pytest.mark.parametrize("width", ["0", "-1"])
 def test_a_dry_run_shows_an_estimate_and_leaves_nothing(
-    module: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: Any,
+    config: Any,
+    width: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", "--dry-run", f"--out={tmp_path / 'run'}", *FLAGS])
+    sys.argv.append(f"--policy.hidden_state_size={width}")
     run(module.train, config)
     shown = capsys.readouterr().out
     assert "the whole job, estimated" in shown

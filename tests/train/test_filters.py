@@ -488,13 +488,18 @@ def test_a_run_goes_on_from_a_policy_with_a_dial(tmp_path: Path, toy: ToyDenoise
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("role", "alpha_range"), [("start", []), ("both", [1.0, 8.0]), ("feature", [1.0, 8.0])])
-def test_a_policy_with_a_dial_is_no_filter(tmp_path: Path, role: Any, alpha_range: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("role", "alpha_range", "advice"),
+    [
+        ("start", [], "give env.alpha_range, slowest and fastest$"),
+        ("both", [1.0, 8.0], "set filter.role to start$"),
+        ("feature", [], "set filter.role to start and give env.alpha_range"),
+    ],
+)
+def test_a_policy_with_a_dial_is_no_filter(tmp_path: Path, role: Any, alpha_range: list[float], advice: str) -> None:
     config = on_dial(tmp_path)
     config = replace(config, env=replace(config.env, alpha_range=alpha_range), filter=replace(config.filter, role=role))
-    with pytest.raises(
-        UserError, match="has a speed dial and can't be a filter; to go on learning from it, set filter"
-    ):
+    with pytest.raises(UserError, match=f"has a speed dial and can't be a filter; to go on learning from it, {advice}"):
         load_filter(config)
 
 

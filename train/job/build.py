@@ -90,9 +90,11 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
         raise UserError(f"filter.folder is {folder!r}: {str(error).removeprefix(f'policy is {folder!r}: ')}") from None
     network = policy.network
     if policy.has_dial and (role != "start" or not config.env.alpha_range):
+        missing = ["set filter.role to start"] if role != "start" else []
+        missing += [] if config.env.alpha_range else ["give env.alpha_range, slowest and fastest"]
         raise UserError(
             f"filter.folder is {folder!r}: that policy has a speed dial and can't be a filter; to go on learning from "
-            "it, set filter.role to start and give env.alpha_range"
+            f"it, {' and '.join(missing)}"
         )
     if role != "feature" and not isinstance(network, UnmaskingNetwork):
         raise UserError(

@@ -50,10 +50,17 @@ def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[flo
     env = model.env
     assert env is not None
     obs: Any = env.reset()
+    [batch] = env.get_attr("unwrapped", [0])
+
+    def seen() -> Any:
+        """Return what the algorithm would look at: GRPO's observations are not all of it."""
+        if batch.observes_tensors:
+            return obs_as_tensor(obs, model.device)
+        return {name: values.to(model.device) for name, values in batch.inputs().items()}
 
     def step() -> None:
         with torch.no_grad():
-            action = model.policy(obs_as_tensor(obs, model.device))[0]
+            action = model.policy(seen())[0]
         # One position a row, so that hardly a row ends and all are computed.
         bits = action.cpu().numpy() * 0
         bits[:, : obs["eligible"].shape[1]] = obs["eligible"].cumsum(1) == 1
