@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from experiments.base import table
+from random_dllm import random_dllm
 from rich.console import Console
 from rich.table import Table
 
@@ -25,8 +27,6 @@ from envs.caches import make_cache
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
-from envs.models import Family
-from envs.models.adapter import MaskedLMDenoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from policies.generation import check_cache
 from train.command.config_values import PathText
@@ -39,6 +39,9 @@ from train.command.run_folder import open_run, refuse_used
 from train.command.told import tell
 from train.evaluation.jobs import Job, plan
 from train.evaluation.measure import choose_problems, decode_problems, score_problems
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 NONE = "none"
 
@@ -143,15 +146,11 @@ class Cost:
     cpu_seconds: float
 
 
-def random_dllm() -> MaskedLMDenoiser:
-    """Return a dLLM of LLaDA's class with random weights: 2 layers of width 128, with grouped heads."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def random_config() -> LlamaConfig:
+    """Return the sizes of the random dLLM: 2 layers of width 128, with grouped heads."""
+    from transformers import LlamaConfig
 
-    from train.pretraining.architectures import build_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(make_tasks(SUITE))
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=256,
         hidden_size=128,
         intermediate_size=384,
@@ -159,11 +158,7 @@ def random_dllm() -> MaskedLMDenoiser:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        attn_implementation="sdpa",
     )
-    # LLaDA's, but for its tokenizer.
-    family = Family("llada", native_class="LlamaForCausalLM")
-    return MaskedLMDenoiser(LlamaForCausalLM(config), tokenizer, family, name="random")
 
 
 def costs_of(
@@ -284,7 +279,7 @@ def main(config: CachesConfig) -> list[Cost]:
         check_cache(job.make(config.model.device), cache)
     tasks = make_tasks(config.tasks)
     problems = choose_problems(tasks, config.split, config.first, config.episodes)
-    denoiser = random_dllm() if config.is_random else config.model.load()
+    denoiser = random_dllm(random_config()) if config.is_random else config.model.load()
     parts = list(product(config.buffer_length, config.rows, jobs))
     with open_run(config.out, config, resume=None):
         for length, cache in product(config.buffer_length, config.caches):

@@ -13,24 +13,23 @@ beside what `envs.models.memory.step_memory` computes. ``throughput.json`` in th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from experiments.base import table
+from random_dllm import random_dllm
 from rich.console import Console
 from rich.table import Table
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
-from envs.models import Family
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import check_device
 from envs.models.memory import step_memory
-from envs.tasks import SUITE, Problem, make_tasks
+from envs.tasks import Problem
 from envs.unmasking import UnmaskingVectorEnv
 from policies import NetworkConfig, UnmaskingNetwork, make_rule
 from policies.distributions import ActionConfig, make_distribution
@@ -38,12 +37,15 @@ from policies.playing import play_out
 from train.command.config_values import NamedIn
 from train.command.decoding_config import CacheText
 from train.command.files import write_atomic, write_json
-from train.command.model_config import DTYPES
+from train.command.model_config import DTYPES, check_dtype
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
 from train.command.run_folder import open_run, refuse_used
 from train.command.told import tell
-from train.pretraining.architectures import build_tokenizer
+from train.job.counting import timed
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 COLUMNS = ("rows", "what", "forwards / s", "of bare", "tokens / s", "positions", "peak GB", "computed GB")
 """``positions`` are those computed for a text; ``of bare`` is the share of the bare forward's rate."""
@@ -121,8 +123,7 @@ class ThroughputConfig:
                 f"{MAX_LENGTH} tokens of prompt and buffer together"
             )
         check_seed(self)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
+        check_dtype(self.dtype)
         for name in ("cache", "rows"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is an empty list: give one or more")
@@ -133,6 +134,21 @@ class ThroughputConfig:
     def head(self) -> int:
         """Width of an attention head."""
         return 128 if self.width >= 1024 else 32
+
+    @property
+    def llama(self) -> LlamaConfig:
+        """Sizes of the dLLM."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=3 * self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.width // self.head,
+            max_position_embeddings=MAX_LENGTH,
+            tie_word_embeddings=False,
+        )
 
     def settings(self, cache: str) -> DecodingSettings:
         """Return how texts are decoded: every position of them."""
@@ -162,34 +178,6 @@ class Rate:
     computed_bytes: int
 
 
-def random_dllm(config: ThroughputConfig) -> MaskedLMDenoiser:
-    """Return a dLLM of LLaDA's class with random weights."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(config.seed)
-    about = LlamaConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.width,
-        intermediate_size=3 * config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.width // config.head,
-        max_position_embeddings=MAX_LENGTH,
-        tie_word_embeddings=False,
-        use_cache=False,  # transformers' own, which keeps what no dLLM reads
-    )
-    # Made where it will be: eight billion random numbers take minutes on a CPU.
-    with torch.device(config.device):
-        model = AutoModelForCausalLM.from_config(about, dtype=getattr(torch, config.dtype), attn_implementation="sdpa")
-    tokenizer = build_tokenizer(make_tasks(SUITE))
-    return MaskedLMDenoiser(model.eval(), tokenizer, Family("llada", native_class="LlamaForCausalLM"), name="random")
-
-
-def wait(device: str) -> None:
-    """Wait until the device has done what it was told."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-
-
 def fastest(work: Callable[[], int], config: ThroughputConfig) -> tuple[float, int | None]:
     """Time some work.
 
@@ -205,11 +193,8 @@ def fastest(work: Callable[[], int], config: ThroughputConfig) -> tuple[float, i
     for _ in range(config.repeats):
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        wait(config.device)
-        began = time.perf_counter()
-        forwards = work()
-        wait(config.device)
-        rates.append(forwards / (time.perf_counter() - began))
+        forwards, seconds = timed(work, config.device)
+        rates.append(forwards / seconds)
     # Whatever else the machine does only ever slows it.
     return max(rates), torch.cuda.max_memory_allocated() if on_gpu else None
 
@@ -361,7 +346,7 @@ def main(config: ThroughputConfig) -> list[Rate]:
     check_device(config.device)
     torch.set_num_threads(config.threads)
     with open_run(config.out, config, resume=None):
-        denoiser = random_dllm(config)
+        denoiser = random_dllm(config.llama, config.device, config.dtype, config.seed)
         weights = sum(weight.numel() for weight in denoiser.model.parameters())
         # After an hour's work the last cache must not be found impossible.
         for cache in config.cache:

@@ -47,20 +47,24 @@ def observation_space(
     return spaces.Dict(boxes)
 
 
-def bounded(view: View) -> dict[str, Tensor]:
-    """Return `envs.view.View.inputs` within the bounds of the observation, where the view's tensors are."""
+def bounded(view: View, has_tensors: bool = True) -> dict[str, Tensor]:
+    """Return `envs.view.View.inputs` within the bounds of the observation, where the view's tensors are.
+
+    Args:
+        view: of N rows.
+        has_tensors: whether those of `envs.readings.OBSERVED_TENSORS` are among them.
+    """
     # A box must hold what it shows, and a gap of logits has no bound of its own.
-    return {name: values.clamp(max=_highest(name)) for name, values in view.inputs().items()}
+    return {
+        name: values.clamp(max=_highest(name))
+        for name, values in view.inputs().items()
+        if has_tensors or name not in OBSERVED_TENSORS
+    }
 
 
 def observe(view: View, has_tensors: bool = True) -> Observation:
-    """Turn a view into the env's observation, in numpy; see `observation_space`."""
-    shown = bounded(view)
-    return {
-        name: values.cpu().numpy().copy()
-        for name, values in shown.items()
-        if has_tensors or name not in OBSERVED_TENSORS
-    }
+    """Turn a view into the env's observation, in numpy; see `bounded`."""
+    return {name: values.cpu().numpy().copy() for name, values in bounded(view, has_tensors).items()}
 
 
 def _highest(name: str) -> float:

@@ -204,9 +204,10 @@ class Dial(Experiment):
         distances += ["share of the rule's", "times the oracle's"]
         more = ""
         if on_two_cores:
+            config = world.laptop[world.laptop.index("--config") + 1]
             more = f"""
 
-The same from as many seeds of the training that two cores manage (`{world.laptop[-3]}`), on the same problems:
+The same from as many seeds of the training that two cores manage (`{config}`), on the same problems:
 
 {table(["speed", *columns], on_two_cores)}"""
         return f"""Three seeds from a Learn2PD filter, {world.fresh} held-out problems a task that nothing was tuned

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from throughput import Rate, ThroughputConfig, main, random_dllm, table_rows
+from random_dllm import random_dllm
+from throughput import Rate, ThroughputConfig, main, table_rows
 
 from envs.models.memory import step_memory
 
@@ -46,7 +47,7 @@ def test_positions_of_whole_texts_are_those_of_each_caches_forwards(tmp_path: Pa
 
 def test_memory_is_that_of_a_step_with_its_cache(tmp_path: Path) -> None:
     config = replace(SMALL, out=tmp_path / "run")
-    about = random_dllm(config).model.config
+    about = random_dllm(config.llama).model.config
     computed = {
         cache: step_memory(about, 2, 10, 16, torch.float32, device="cpu", cache=cache)["peak"] for cache in config.cache
     }
@@ -58,7 +59,7 @@ def test_memory_is_that_of_a_step_with_its_cache(tmp_path: Path) -> None:
 
 
 def test_a_random_dllm_keeps_nothing_that_nobody_reads() -> None:
-    assert random_dllm(SMALL).model.config.use_cache is False
+    assert random_dllm(SMALL.llama).model.config.use_cache is False
 
 
 def test_the_table_sets_each_rate_beside_the_bare_forward_of_as_many_rows() -> None:

@@ -31,6 +31,7 @@ class Experts:
 
     def __init__(self, rules: Sequence[str], env: UnmaskingVectorEnv) -> None:
         self.env = env
+        """Whose rows they and the policy decode."""
         made = [make_rule(rule) for rule in rules]
         settings, episodes = env.batch.settings, env.episodes
         assert isinstance(episodes, GroupEpisodes)

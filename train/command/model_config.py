@@ -19,6 +19,16 @@ from train.command.ranges import check_count
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def check_dtype(dtype: str) -> None:
+    """Refuse what is none of `DTYPES`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The frozen dLLM."""
@@ -48,8 +58,7 @@ class ModelConfig:
             raise ValueError("name is empty: give a checkpoint folder, or a name")
         if self.family is not None and self.family not in FAMILIES:
             raise ValueError(f"family is {self.family!r}: {hint(self.family, FAMILIES)}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
+        check_dtype(self.dtype)
         try:
             # Whether there is such a kind, not whether it is here: a configuration may be for another machine.
             device = torch.device(self.device)

@@ -51,10 +51,15 @@ class CountingDenoiser:
 
 
 def timed(run: Callable[[], Result], device: str) -> tuple[Result, float]:
-    """Return a call's result and its seconds, waiting for the GPU."""
+    """Return a call's result and its seconds, waiting for the GPU: before it too, for what was asked earlier."""
+    _wait(device)
     began = time.perf_counter()
     result = run()
+    _wait(device)
+    return result, time.perf_counter() - began
+
+
+def _wait(device: str) -> None:
     # CUDA returns from a call before its work is done.
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-    return result, time.perf_counter() - began
