@@ -11,6 +11,7 @@ from experiments.end_of_text import EndOfText
 from experiments.every_rule import EveryRule
 from experiments.learn2pd_filters import Filters, FilterStart
 from experiments.main_job import FirstRun, MainJob
+from experiments.recipes import Recipes
 from experiments.serving import Serving
 from experiments.transfer import Transfer
 from experiments.worlds import LIST_WORLD, PROSE_WORLD
@@ -21,7 +22,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Caching(), Dial(LIST_WORLD), Transfer()),
+        *(Dial(PROSE_WORLD), Recipes(), Caching(), Dial(LIST_WORLD), Transfer()),
         *(EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

@@ -1,0 +1,177 @@
+"""Trainings in the prose world that differ in one thing: what is read, where it starts, algorithm, one alpha or all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import yaml
+
+from experiments.base import (
+    QUICK_DIAL,
+    Experiment,
+    Step,
+    Summary,
+    find,
+    percent,
+    provenance,
+    repeat,
+    table,
+)
+from experiments.dial import train
+from experiments.worlds import PROSE_WORLD
+from train.command.config import ROOT
+from train.evaluation.frontiers import hypervolume
+from train.evaluation.measures import best_rule
+from train.evaluation.naming import PolicyName
+from train.evaluation.records import Record, read_records
+
+STEPS = 24_576
+"""Environment steps of each."""
+
+SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Places on a dial that are looked at."""
+
+CONFIG = "configs/grpo_prose.yaml"
+"""What they all have in common."""
+
+EQUALLY = ("--total_timesteps", str(STEPS), "--evaluation.validations", "0", "--evaluation.rules", "[]")
+"""Arguments of every training: the last weights count, so that no try has to choose among them."""
+
+FROM_RULE = ("--filter.learn", "false")
+FROM_NOTHING = (*FROM_RULE, "--policy.init", "random")
+
+PPO = ("--ppo.learning_rate", "5e-4", "--ppo.n_steps", "16", "--ppo.batch_size", "512", "--ppo.n_epochs", "4")
+"""Three trials at 1e-3, 1.5e-4 and 5e-4 lost less the nearer they were to this."""
+
+
+def ppo_command(config: Path) -> list[str]:
+    """Return the command that trains with PPO what a configuration of GRPO says of all else.
+
+    Args:
+        config: the file.
+    """
+    words = ["train/ppo.py"]
+    for section, fields in yaml.safe_load(config.read_text()).items():
+        if section == "grpo" or not isinstance(fields, Mapping):
+            continue
+        for name, value in fields.items():
+            if (section, name) != ("filter", "learn"):  # a folder is given instead
+                words += [f"--{section}.{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training.
+
+    Attributes:
+        group: what is being changed; lines of a group are compared with the first of all.
+        wording: how this one has it.
+        is_ppo: with PPO, or GRPO.
+        has_filter: whether it starts from the filter.
+        flags: what else it is told.
+        speeds: places on its dial; nothing for a policy of one alpha.
+    """
+
+    group: str
+    wording: str
+    is_ppo: bool = False
+    has_filter: bool = True
+    flags: Sequence[str] = ()
+    speeds: Sequence[float] = SPEEDS
+
+
+def _one_alpha(alpha: float) -> Recipe:
+    flags = ("--env.alpha_range", "[]", "--env.alpha", f"{alpha:g}")
+    return Recipe("a policy for each alpha", f"alpha {alpha:g}", flags=flags, speeds=())
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "states": Recipe("what it reads", "hidden states as inputs"),
+        "confidences": Recipe("what it reads", "confidences alone", flags=("--policy.hidden_state_size", "0")),
+        "similarity": Recipe(
+            "what it reads", "how alike hidden states are", flags=("--policy.hidden_state_use", "similarity")
+        ),
+        "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
+        "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
+        "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
+        "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
+        "ppo_nothing": Recipe("start", "nothing, with PPO", is_ppo=True, has_filter=False, flags=(*FROM_NOTHING, *PPO)),
+        "alpha1": _one_alpha(1),
+        "alpha4": _one_alpha(4),
+        "alpha16": _one_alpha(16),
+    }
+)
+"""Every training by the name of its folder; the first is what the others are compared with."""
+
+
+def _training(name: str) -> Step:
+    recipe, given = RECIPES[name], PROSE_WORLD.laptop
+    command = [*ppo_command(ROOT / CONFIG), "--evaluation.episodes", "1"] if recipe.is_ppo else given
+    start = PROSE_WORLD.filter if recipe.has_filter else None
+    words = train(command, start, "--seed", "0", *EQUALLY, "--evaluation.calibration_episodes", "2", *recipe.flags)
+    return Step(f"prose_recipes/{name}", words, QUICK_DIAL)
+
+
+def _evaluation(name: str) -> Step:
+    policy = f"{{out}}/prose_recipes/{name}/policy"
+    places = [f"{policy}@speed={speed:g}" for speed in RECIPES[name].speeds] or [policy]
+    command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", places)]
+    command += ["--block_length", str(PROSE_WORLD.blocks[0]), "--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
+    return Step(f"prose_recipes/{name}_places", command, ("--episodes", "1"))
+
+
+class Recipes(Experiment):
+    """`python train/grpo.py --config configs/grpo_prose.yaml` with one thing changed at a time."""
+
+    name = "prose_recipes"
+
+    def steps(self) -> list[Step]:
+        """Train every recipe from the filter of the dial's comparison, and look at its places."""
+        return [step for name in RECIPES for step in (_training(name), _evaluation(name))]
+
+    def summarise(self, out: Path) -> Summary:
+        """Keep each place, and the cheapest rule as accurate, on the problems of the dial's comparison."""
+        here = find(read_records(out / "prose_dial/frontier"), task="all", block_length=PROSE_WORLD.blocks[0])
+        rules = [record for record in here if _is_rule(record)]
+        rows = []
+        for name, recipe in RECIPES.items():
+            suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all", decision="deterministic")
+            places = [
+                {
+                    "speed": PolicyName.read(record["policy"]).setting.removeprefix("speed="),
+                    "accuracy": record["accuracy"],
+                    "nfe": record["nfe"],
+                    "rules_nfe": best_rule(rules, record["accuracy"])["nfe"],
+                }
+                for record in suite
+            ]
+            rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
+        return {"rows": rows, "steps": STEPS, "provenance": provenance(out, self.steps())}
+
+    def markdown(self, summary: Summary) -> str:
+        """Word it."""
+        lines = []
+        for row in summary["rows"]:
+            covered = [(place["nfe"], place["accuracy"]) for place in row["places"]]
+            area = hypervolume([(accuracy, nfe) for nfe, accuracy in covered], PROSE_WORLD.reference)
+            shown = row["places"][::2]
+            cells = [f"{percent(p['accuracy'])} in {p['nfe']:.2f} ({p['nfe'] / p['rules_nfe']:.2f})" for p in shown]
+            lines.append([row["group"], row["wording"], *cells, *[""] * (3 - len(cells)), f"{area:.3f}"])
+        columns = ["what is changed", "how", "speed 0, or the one place", "0.5", "1", "hypervolume"]
+        return f"""One seed each, {summary["steps"]:,} environment steps on two cores, from the filter that the dial of
+two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy
+in % and forwards, and in brackets the share of the forwards of the cheapest rule that is at most half a point less
+accurate (among the settings above):
+
+{table(columns, lines)}"""
+
+
+def _is_rule(record: Record) -> bool:
+    name = PolicyName.read(record["policy"])
+    return not name.is_learned and not name.is_oracle
