@@ -48,18 +48,19 @@ PPO = ("--ppo.learning_rate", "5e-4", "--ppo.n_steps", "16", "--ppo.batch_size",
 """Three trials at 1e-3, 1.5e-4 and 5e-4 lost less the nearer they were to this."""
 
 
-def ppo_command(config: Path) -> list[str]:
+def ppo_command(config: Path, has_filter: bool) -> list[str]:
     """Return the command that trains with PPO what a configuration of GRPO says of all else.
 
     Args:
         config: the file.
+        has_filter: whether it starts from a filter's folder; what is said of one that is learned is left out.
     """
     words = ["train/ppo.py"]
     for section, fields in yaml.safe_load(config.read_text()).items():
         if section == "grpo" or not isinstance(fields, Mapping):
             continue
         for name, value in fields.items():
-            if (section, name) != ("filter", "learn"):  # a folder is given instead
+            if section != "filter" or (has_filter and name in ("threshold", "steepness")):
                 words += [f"--{section}.{name}", value if isinstance(value, str) else json.dumps(value)]
     return words
 
@@ -112,7 +113,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 def _training(name: str) -> Step:
     recipe, given = RECIPES[name], PROSE_WORLD.laptop
-    command = [*ppo_command(ROOT / CONFIG), "--evaluation.episodes", "1"] if recipe.is_ppo else given
+    command = [*ppo_command(ROOT / CONFIG, recipe.has_filter), "--evaluation.episodes", "1"] if recipe.is_ppo else given
     start = PROSE_WORLD.filter if recipe.has_filter else None
     words = train(command, start, "--seed", "0", *EQUALLY, "--evaluation.calibration_episodes", "2", *recipe.flags)
     return Step(f"prose_recipes/{name}", words, QUICK_DIAL)
