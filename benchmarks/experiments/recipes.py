@@ -49,7 +49,7 @@ PPO = ("--ppo.learning_rate", "5e-4", "--ppo.n_steps", "16", "--ppo.batch_size",
 
 
 def ppo_command(config: Path, has_filter: bool) -> list[str]:
-    """Return the command that trains with PPO what a configuration of GRPO says of all else.
+    """Return the command that trains with PPO what a configuration of GRPO says of all but evaluation.
 
     Args:
         config: the file.
@@ -57,7 +57,7 @@ def ppo_command(config: Path, has_filter: bool) -> list[str]:
     """
     words = ["train/ppo.py"]
     for section, fields in yaml.safe_load(config.read_text()).items():
-        if section == "grpo" or not isinstance(fields, Mapping):
+        if section in ("grpo", "evaluation") or not isinstance(fields, Mapping):
             continue
         for name, value in fields.items():
             if section != "filter" or (has_filter and name in ("threshold", "steepness")):
