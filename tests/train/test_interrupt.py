@@ -21,8 +21,9 @@ from together import Together, started_together
 
 from train.command import checkpoint
 from train.command.config import ROOT
-from train.command.interrupt import Interrupted, deferred, raised
+from train.command.interrupt import Interrupted, deferred, interruption, raised
 from train.command.lock import LOCK
+from train.command.run_folder import open_run
 from train.tracking.history import STEP
 
 UPDATE = 64
@@ -315,6 +316,46 @@ def test_elsewhere_they_are_raised() -> None:
 
     with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
         work()
+
+
+def import_an_extension() -> None:
+    """Be asked to end as pybind11 imports an extension, which turns whatever is raised into an error of its own."""
+    try:
+        signal_self(signal.SIGTERM)
+    except BaseException as error:
+        raise ImportError("initialization failed") from error
+
+
+def test_one_that_a_library_made_an_error_of_counts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with raised(), open_run(tmp_path / "run", {}):
+            import_an_extension()
+
+    with pytest.raises(Interrupted) as caught:
+        work()
+    assert str(caught.value) == "interrupted by SIGTERM; there was nothing to save yet"
+    assert not (tmp_path / "run").exists()
+
+    def attempted() -> None:
+        with deferred("saving") as stop:
+            assert stop.attempt(import_an_extension) is None
+
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        attempted()
+    assert capfd.readouterr().err == "\nsaving; Ctrl-C once more ends it at once\n"
+
+
+def test_what_fails_while_a_run_is_ending_is_no_interruption() -> None:
+    def work() -> None:
+        with raised():
+            try:
+                signal_self(signal.SIGTERM)
+            finally:
+                raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full") as caught:
+        work()
+    assert interruption(caught.value) is None
 
 
 class Dropping:

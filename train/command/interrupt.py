@@ -3,6 +3,7 @@
 `raised` turns them into `Interrupted`, which unwinds like any exception; within `deferred` they wait for a place where
 the state is whole. A second Ctrl-C ends the process at once; files are written whole or not at all, so it harms none.
 Where Python drops exceptions, in destructors and beside a fork, it drops this one too, and it is raised once more.
+Where a library makes an error of its own of any exception, as extensions do that are being imported, that one counts.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Stop:
             done = work()
             self.is_urgent = False
             return done
-        except Interrupted:
-            if self.signum is None:
+        except BaseException as error:
+            if self.signum is None or interruption(error) is None:
                 raise
             return None
         finally:
@@ -113,7 +114,26 @@ def raised() -> Iterator[None]:
         raise Interrupted(signum)
 
     with _handling(on_first):
-        yield
+        try:
+            yield
+        except Exception as error:
+            stop = interruption(error)
+            if stop is None:
+                raise
+            raise stop from error
+
+
+def interruption(error: BaseException) -> Interrupted | None:
+    """Return the request to end that an error is, or that a library made the error of.
+
+    Args:
+        error: any; what was raised for reasons of its own while a run was ending is none.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, Interrupted):
+        # Not what was merely being handled: a disk that is full on the way to the end is worth its own words.
+        found = found.__cause__
+    return found
 
 
 @contextmanager

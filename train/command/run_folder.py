@@ -19,7 +19,7 @@ from train.command.config import to_plain, to_yaml
 from train.command.errors import UserError
 from train.command.escaping import printable
 from train.command.files import write_atomic, write_json
-from train.command.interrupt import Interrupted
+from train.command.interrupt import Interrupted, interruption
 from train.command.lock import FREE, LOCK, held
 from train.command.provenance import command_line, launcher, redact, versions
 from train.command.run_files import RunFiles
@@ -68,7 +68,7 @@ def open_run(folder: Path, config: Any, resume: bool | None = False, free: Colle
                 _record_start(folder, settings)
                 yield
             except BaseException as error:
-                _leave(folder, error, before, resume)
+                _leave(folder, interruption(error) or error, before, resume)
                 raise
     finally:
         for place in missing:
