@@ -31,9 +31,6 @@ from policies.networks.kinds import NetworkSpec, PolicyNetwork
 
 FORMAT_VERSION = 1
 
-MAX_AHEAD = 2**20
-"""Blocks ahead that no buffer has."""
-
 
 class LearnedPolicy(CommitPolicy):
     """A trained network with a decision rule.
@@ -49,12 +46,10 @@ class LearnedPolicy(CommitPolicy):
         beta: every probability is multiplied by it and cut at 1: a knob from slow to fast on a policy without a dial.
             Source: arXiv 2512.09106.
         any_dllm: decode with dLLMs of other kinds than the one that ``trained`` names as ``dllm`` too.
-        ahead: blocks after the current one whose masks `act` may commit too, where the last forward computed them; the
-            network sees them as part of the block. Enough of them decode as in full diffusion.
 
     Raises:
         ValueError: if the decision is unknown, the threshold not in (0, 1), the speed not in [0, 1], beta not above 0,
-            or beta not 1 for positions that are drawn one after another, or ahead is no whole number of 0 or more.
+            or beta not 1 for positions that are drawn one after another.
     """
 
     def __init__(
@@ -68,7 +63,6 @@ class LearnedPolicy(CommitPolicy):
         actions: ActionConfig | None = None,
         beta: float = 1.0,
         any_dllm: bool = False,
-        ahead: int = 0,
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
@@ -88,16 +82,9 @@ class LearnedPolicy(CommitPolicy):
         self.threshold, self.speed, self.calibration = threshold, float(speed), calibration
         self.spec = NetworkSpec.of(network)
         self.has_dial: bool = self.spec.config.has_dial
-        if isinstance(ahead, bool) or ahead not in range(MAX_AHEAD + 1):
-            raise ValueError(f"ahead is {ahead!r}: it must be a whole number of blocks, 0 to {MAX_AHEAD:,}")
-        if ahead and getattr(self.spec.config, "context", "buffer") == "block":
-            raise ValueError(
-                f"ahead is {ahead}, but the policy sees the current block alone (policy.context is block): set it to 0"
-            )
-        self.decision, self.any_dllm, self.ahead = decision, any_dllm, int(ahead)
+        self.decision, self.any_dllm = decision, any_dllm
         self.trained = dict(trained or {})
-        # What is known of other blocks may be of an earlier forward.
-        self.features = self.spec.features | ({"age"} if ahead else set())
+        self.features = self.spec.features
 
     @property
     def name(self) -> str:
@@ -155,7 +142,6 @@ class LearnedPolicy(CommitPolicy):
             "actions": self.actions,
             "beta": self.beta,
             "any_dllm": self.any_dllm,
-            "ahead": self.ahead,
         }
         return LearnedPolicy(**{**own, **changes})
 
@@ -254,19 +240,7 @@ class LearnedPolicy(CommitPolicy):
 
     @torch.inference_mode()
     def act(self, view: View) -> Action:
-        """Commit what `select` would choose with the blocks `ahead`, and decide about a refresh if the network does."""
-        if not self.ahead:
-            return self._decide(view)
-        # Blocks to come are taken to be as long as this one; beyond the buffer there is nothing masked.
-        reach = view.block_end + self.ahead * (view.block_end - view.block_start)
-        # A mask that was not shown has a confidence of 0, which no prediction has.
-        is_known = (view.features["age"] == 0) & (view.confidence > 0)
-        more = view.masked & is_known & (view.positions < reach.unsqueeze(1))
-        wider = replace(view, eligible=view.eligible | more)
-        return replace(self._decide(wider), scope=wider.eligible)
-
-    def _decide(self, view: View) -> Action:
-        """Decide about what is eligible."""
+        """Commit what `select` chooses, and decide about a refresh where the network does."""
         commits, refresh = self._log_odds(view)
         commit = self._choose(view, commits)
         if not self.spec.config.decides_refresh:
@@ -281,14 +255,13 @@ class LearnedPolicy(CommitPolicy):
         waited = before.masked_fill(is_whole, 0.0) + F.softplus(refresh)
         return Action(commit, refresh=(waited >= math.log(2)).squeeze(1), memory={"refresh": waited})
 
-    @torch.inference_mode()
     def select(self, view: View) -> Tensor:
-        """Choose by the decision rule, in the current block alone.
+        """Choose by the decision rule.
 
         A row with nothing chosen commits its most probable position, or, as the env does where the empty set is an
         action, the most confident one.
         """
-        return self._decide(view).commit
+        return self.act(view).commit
 
     def _choose(self, view: View, logits: Tensor) -> Tensor:
         """Return (N, L) bool, the positions to commit by their (N, L) log-odds."""
@@ -333,7 +306,6 @@ def save(policy: LearnedPolicy, folder: str | Path, card: str = "") -> Path:
         "calibration": policy.calibration and policy.calibration.to_plain(),
         "actions": asdict(policy.actions),
         "beta": policy.beta,
-        "ahead": policy.ahead,
         "trained": policy.trained,
         "format_version": FORMAT_VERSION,
     }

@@ -174,7 +174,7 @@ def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
         return policy
     if not is_folder(config.policy):
         raise ValueError(f"speed is {config.speed}, but {config.policy} is a rule and has no dial: change its knob")
-    if set(split_setting(config.policy)[1]) - {"ahead"}:
+    if split_setting(config.policy)[1]:
         raise ValueError(f"speed is given, and policy is {config.policy!r}: give one of both")
     return policy.tuned(job.block_length, speed=config.speed)  # type: ignore[attr-defined, no-any-return]
 

@@ -19,7 +19,7 @@ from policies.formats.exporter import Exporter, ExportOptions
 from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.formats.weights import load_weights
 from policies.hub import fetch_policy
-from policies.learned import FORMAT_VERSION, MAX_AHEAD, LearnedPolicy, save
+from policies.learned import FORMAT_VERSION, LearnedPolicy, save
 from policies.networks.kinds import Described, NetworkSpec
 
 SHIPPED: Mapping[str, Path] = {
@@ -46,7 +46,6 @@ def load(
     threshold: float | None = None,
     temperature: float | None = None,
     beta: float | None = None,
-    ahead: int | None = None,
     *,
     revision: str | None = None,
     any_dllm: bool = False,
@@ -61,7 +60,6 @@ def load(
         threshold: overrides the saved threshold.
         temperature: overrides the saved temperature of its decisions.
         beta: overrides the saved factor on its probabilities.
-        ahead: overrides the saved number of blocks after the current one in which it may commit too.
         revision: commit, branch or tag of a hub repository; None is the newest.
         any_dllm: decode with dLLMs of other kinds than it was trained for too.
 
@@ -83,7 +81,7 @@ def load(
             )
     policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
     policy.network.to(device)
-    given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta, "ahead": ahead}
+    given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}
     return policy.changed(any_dllm=any_dllm, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -109,7 +107,6 @@ class _Settings(Described):
     calibration: list[Any] | None
     actions: dict[str, Any]
     beta: Annotated[float, Field(gt=0, le=MAX_NUMBER)]
-    ahead: Annotated[int, Field(ge=0, le=MAX_AHEAD)] = 0
     trained: dict[str, Any]
 
 
@@ -139,7 +136,7 @@ def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
         raise ValueError(f"format_version is {given!r}, this release reads {FORMAT_VERSION}")
     found: _Settings = check(_Settings, data)
     check_trained(found.trained)
-    settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "ahead", "trained")}
+    settings = {name: getattr(found, name) for name in ("decision", "threshold", "speed", "beta", "trained")}
     points = found.calibration
     settings["calibration"] = None if points is None else Calibration.from_plain(points)
     settings["actions"] = parse(ActionConfig, found.actions, "actions")

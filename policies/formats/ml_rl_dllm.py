@@ -237,11 +237,6 @@ def write_checkpoint(policy: LearnedPolicy, folder: Path) -> Path:
             f"the policy has beta {policy.beta}: ml-rl-dllm has no field for that, so it would be lost and the policy "
             "decide otherwise there; export it with beta 1, or as a folder"
         )
-    if policy.ahead:
-        raise ValueError(
-            f"the policy has ahead {policy.ahead}: ml-rl-dllm commits in the current block alone, so it would be lost "
-            "and the policy decide otherwise there; export it with ahead 0, or as a folder"
-        )
     weights = {PREFIX + name: values.float() for name, values in plain_weights(network).items()}
     # Here, not above: only who writes one needs it, for its version.
     import transformers

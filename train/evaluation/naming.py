@@ -8,16 +8,12 @@ from dataclasses import dataclass, replace
 
 from policies import RULES, LearnedPolicy
 
-SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temperature", "ahead")
+SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temperature")
 """What ``FOLDER@...`` can set."""
 
 
 SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
-
-
-PLACES = ("speed", "accuracy_target", "nfe_target")
-"""Those that are looked up on a dial."""
 
 
 LEARNED, ORACLE, EOTP = "learned", "oracle", "+eotp"
@@ -105,33 +101,27 @@ def is_folder(policy: str) -> bool:
 
 
 def split_setting(policy: str) -> tuple[str, dict[str, float]]:
-    """Take ``FOLDER@THRESHOLD`` or ``FOLDER@NAME=VALUE,NAME=VALUE`` apart, each NAME one of `SETTINGS`.
+    """Take ``FOLDER@THRESHOLD`` or ``FOLDER@NAME=VALUE`` apart, NAME one of `SETTINGS`.
 
     >>> split_setting("runs/learn2pd/filters/weighted@0.9")
     ('runs/learn2pd/filters/weighted', {'threshold': 0.9})
-    >>> split_setting("runs/dial/policy@speed=0.7,ahead=1")
-    ('runs/dial/policy', {'speed': 0.7, 'ahead': 1.0})
+    >>> split_setting("runs/dial/policy@speed=0.7")
+    ('runs/dial/policy', {'speed': 0.7})
 
     Raises:
-        ValueError: if what follows the at sign is not that, or says one thing twice.
+        ValueError: if what follows the at sign is not that.
     """
-    folder, has_setting, text = policy.rpartition("@")
+    folder, has_setting, setting = policy.rpartition("@")
     if not has_setting or os.path.isdir(policy):
         return policy, {}
-    setting: dict[str, float] = {}
-    for part in text.split(","):
-        name, has_name, value = part.rpartition("=")
-        # A threshold has no name: it is what a number alone means.
-        if has_name and name not in SETTINGS[1:]:
-            raise ValueError(f"policy is {policy!r}: {name!r} can't be set; choose from {', '.join(SETTINGS[1:])}")
-        name = name or SETTINGS[0]
-        if name in setting:
-            raise ValueError(f"policy is {policy!r}: {name} is set twice, say it once")
-        try:
-            setting[name] = float(value)
-        except ValueError:
-            raise ValueError(f"policy is {policy!r}: write a number after the @, as in {folder}@0.9") from None
-    return folder, setting
+    name, has_name, value = setting.rpartition("=")
+    # A threshold has no name: it is what a number alone means.
+    if has_name and name not in SETTINGS[1:]:
+        raise ValueError(f"policy is {policy!r}: {name!r} can't be set; choose from {', '.join(SETTINGS[1:])}")
+    try:
+        return folder, {name or SETTINGS[0]: float(value)}
+    except ValueError:
+        raise ValueError(f"policy is {policy!r}: write a number after the @, as in {folder}@0.9") from None
 
 
 def setting_text(policy: str) -> str:
@@ -140,11 +130,7 @@ def setting_text(policy: str) -> str:
 
 
 def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length: int) -> LearnedPolicy:
-    """Return a learned policy at what `split_setting` found, for a block length.
-
-    Raises:
-        ValueError: if a value is none that the policy can have, or two of them are places on a dial.
-    """
-    places = {name: value for name, value in setting.items() if name in PLACES}
-    policy = policy.changed(**{name: value for name, value in setting.items() if name not in PLACES})
-    return policy.tuned(block_length, **places) if places else policy
+    """Return a learned policy at what `split_setting` found, for a block length."""
+    if {"threshold", *SAMPLED_SETTINGS} & set(setting):
+        return policy.changed(**setting)
+    return policy.tuned(block_length, **setting) if setting else policy

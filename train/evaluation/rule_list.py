@@ -64,7 +64,6 @@ def how_to_name() -> list[str]:
     return [
         "A rule:            NAME, NAME:KNOB or NAME:KNOB,OPTION=VALUE, such as threshold:0.9 or klass:0.8,history=3",
         f"A learned policy:  a folder, such as runs/ppo/policy, or the name of one that ships: {', '.join(SHIPPED)}",
-        "  at a setting:    FOLDER@THRESHOLD, FOLDER@speed=SPEED, FOLDER@beta=BETA, FOLDER@temperature=TEMPERATURE,",
-        "                   FOLDER@ahead=BLOCKS, or several as FOLDER@speed=SPEED,ahead=BLOCKS",
+        "  at a setting:    FOLDER@THRESHOLD, FOLDER@speed=SPEED, FOLDER@beta=BETA, FOLDER@temperature=TEMPERATURE",
         "All rules:         all, every rule at each value that its sweep names",
     ]

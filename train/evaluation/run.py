@@ -58,8 +58,8 @@ class EvaluateConfig:
 
     policy: list[PathText] = field(default_factory=lambda: ["low_confidence:1", "threshold:0.9"])
     """Rules as name:knob,option=value, or folders of exported policies (evaluated sampled and deterministic, or as
-    FOLDER@THRESHOLD, FOLDER@speed=SPEED, FOLDER@ahead=BLOCKS, or sampled as FOLDER@beta=BETA or
-    FOLDER@temperature=TEMPERATURE, several with commas); all sweeps every rule, list prints a table of them."""
+    FOLDER@THRESHOLD, FOLDER@speed=SPEED, or sampled as FOLDER@beta=BETA or FOLDER@temperature=TEMPERATURE); all sweeps
+    every rule, list prints a table of them."""
     out: Path = Path("runs/evaluate")
     """The run's folder; to an evaluation with the same settings, other policies and block lengths are added."""
     resume: bool = False
