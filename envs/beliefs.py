@@ -64,12 +64,15 @@ class Beliefs:
         tensors: (B, L, K) readings by name, those that were asked for: ``top_probabilities`` and ``top_ids`` (both of
             ``top``), ``probabilities`` and ``best_probabilities``; see `envs.readings.READINGS`. ``attention_received``
             is (B, K), of whole rows.
+        is_new: (B, L) bool, masks whose prediction is of this forward and not one that a cache goes on from; None is
+            all of them.
     """
 
     confidence: Tensor
     prediction: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    is_new: Tensor | None = None
 
 
 def read_beliefs(

@@ -52,7 +52,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
 
     * ``confidence`` (L,) in [0, 1]: the model's probability of its prediction, 1 at committed positions.
     * ``masked`` (L,): 1 where no token is committed.
-    * ``eligible`` (L,): 1 where masked and in the row's current block.
+    * ``eligible`` (L,): 1 where masked and in the row's current block, or in one of the ``blocks_ahead``.
     * ``time`` (1,): steps taken / L.
     * with an alpha range: ``speed`` (1,), where on the logarithmic dial the episode's alpha lies.
     * with ``features``: any of `envs.readings.VIEW_FEATURES`, each (L,), such as ``margin``, ``entropy`` (nats),
@@ -117,7 +117,8 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         **decoding: ``buffer_length`` (L, positions of a text), ``temperature`` (of the sampled token; 0 commits the
             argmax), ``end_of_text_prediction``, ``early_end``, ``window`` (masks that are not shown have the confidence
-            0), ``block_origin`` and ``cache``, as `envs.decoding.settings.DecodingSettings` explains them.
+            0), ``block_origin``, ``blocks_ahead`` and ``cache``, as `envs.decoding.settings.DecodingSettings` explains
+            them.
 
     Raises:
         ValueError: if an argument is not possible; the message names it.

@@ -24,7 +24,8 @@ class View:
         prediction: (N, L) int64, the token that a commit writes; at committed positions the token there, at masks that
             were not shown the mask token.
         masked: (N, L) bool, True where no token is committed yet.
-        eligible: (N, L) bool, True where masked and in the row's current block.
+        eligible: (N, L) bool, True where masked and in the row's current block, or in one of those ahead of it that may
+            be committed too (`envs.decoding.settings.DecodingSettings.blocks_ahead`).
         step: (N,) int64, forwards that the row has used, this one included.
         time: (N,) float32 in [0, 1], (step - 1) / L; in a finished row, step / L.
         block_start: (N,) int64, first position of the current block.

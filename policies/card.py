@@ -15,7 +15,7 @@ from policies.files import Checked, check
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
 
-DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin", "cache")
+DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin", "blocks_ahead", "cache")
 """Entries of `LearnedPolicy.trained` that say what decoding a policy was trained for."""
 
 
@@ -94,11 +94,12 @@ def _arguments(trained: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `policies.generate`, where they aren't its defaults, that decode as in training."""
     length, blocks = trained.get("buffer_length", 64), trained.get("block_lengths")
     found = {"buffer_length": length, "window": trained.get("window"), "block_origin": trained.get("block_origin")}
+    found["blocks_ahead"] = trained.get("blocks_ahead", 0)
     # Full diffusion, where it was among what it was trained in, is how `generate` decodes untold.
     if isinstance(blocks, list) and blocks and length not in blocks:
         found["block_length"] = blocks[-1]
     # A policy's folder may be a stranger's: what is no such value is left out.
-    unsaid = {"buffer_length": 64, "window": "full", "block_origin": "buffer"}
+    unsaid = {"buffer_length": 64, "window": "full", "block_origin": "buffer", "blocks_ahead": 0}
     known = (*get_args(Window), *get_args(BlockOrigin))
     return [
         f"{name}={value!r}"

@@ -110,8 +110,8 @@ def generate(
         on_step: called with every sequence after each of its forwards, as text fills in.
         **decoding: ``buffer_length`` (L, masks to start from, or the longest given text), ``temperature`` (of the
             sampled token; 0 commits the argmax), ``end_of_text_prediction``, ``early_end``, ``window``,
-            ``block_origin`` and ``cache`` (such as ``"dual:refresh=8"``), as `envs.decoding.settings.DecodingSettings`
-            explains them.
+            ``block_origin``, ``blocks_ahead`` and ``cache`` (such as ``"dual:refresh=8"``), as
+            `envs.decoding.settings.DecodingSettings` explains them.
 
     Returns:
         `samples` `Generation` objects a prompt, in order, those of a prompt one after the other.

@@ -82,6 +82,8 @@ class GenerateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    blocks_ahead: int = 0
+    """Blocks after the current one whose masks may be committed too, where the last forward computed them."""
     cache: CacheText = "none"
     """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     batch_size: int = 64
@@ -99,7 +101,8 @@ class GenerateConfig:
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
-        return {"batch_size": "stream is given, which decodes one after the other"} if self.stream else {}
+        found = {"batch_size": "stream is given, which decodes one after the other"} if self.stream else {}
+        return found | ({} if self.block_length else {"blocks_ahead": "block_length is null, which is full diffusion"})
 
 
 def main(config: GenerateConfig) -> list[Generation]:

@@ -162,10 +162,11 @@ def _cached_beliefs(
         full[torch.arange(count, device=index.device).unsqueeze(1), place] = values
         return full[:, :length]
 
+    believed = torch.zeros(count, length + 1, dtype=torch.bool, device=index.device)
+    believed = believed.scatter(1, place, True)[:, :length]
     if "age" in features:
         inside = prompt.unsqueeze(1) + rows.positions
         computed = F.pad(answer.computed, (0, length)).gather(1, inside)
-        believed = F.pad(torch.zeros_like(computed), (0, 1)).scatter(1, place, True)[:, :length]
         is_new = torch.where(rows.masked[index], believed, computed)
         readings["age"] = (last.features["age"][index] + 1).masked_fill(is_new, 0.0)
     if "unseen" in features:
@@ -179,6 +180,7 @@ def _cached_beliefs(
         renewed(last.prediction, beliefs.prediction),
         {**readings, **{name: renewed(last.features.get(name), values) for name, values in beliefs.features.items()}},
         {name: renewed(last.tensors.get(name), values) for name, values in {**beliefs.tensors, **tensors}.items()},
+        believed,
     )
 
 

@@ -14,6 +14,10 @@ MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
 
 
+MAX_BLOCKS = 2**20
+"""More than any buffer has; times a block's positions, it still is an int64."""
+
+
 _UNKEPT: Mapping[str, str] = MappingProxyType(
     {
         "leave_one_out": "its shadow block can't be kept",
@@ -58,6 +62,7 @@ class DecodingOptions(TypedDict, total=False):
     early_end: bool
     window: Window
     block_origin: BlockOrigin
+    blocks_ahead: int
     cache: str
 
 
@@ -81,11 +86,13 @@ class DecodingSettings:
             block-causal dLLM that counts its own from the start of the text is decoded so whatever is said here. A
             last block that the buffer cuts is shown whole to a truncated window, its rest masks, as far as the dLLM's
             length allows.
+        blocks_ahead: blocks after the current one whose masks may be committed too, where the last forward computed
+            them; with enough of them it is full diffusion whose forced commits come from left to right.
         cache: which positions a forward computes anew, as `envs.caches.make_cache` reads it. A position that isn't
             computed is seen by the others as it was when it last was, and the policy sees the belief of then.
 
     Raises:
-        ValueError: for a length, temperature, feature, window, origin or cache that is not possible.
+        ValueError: for a length, temperature, feature, window, origin, number of blocks or cache that is not possible.
     """
 
     buffer_length: int = 64
@@ -96,10 +103,11 @@ class DecodingSettings:
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    blocks_ahead: int = 0
     cache: str = "none"
 
     def __post_init__(self) -> None:
-        for name in ("buffer_length", "block_length"):
+        for name in ("buffer_length", "block_length", "blocks_ahead"):
             value = getattr(self, name)
             # To Python, True is a whole number too.
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
@@ -108,6 +116,13 @@ class DecodingSettings:
             raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
         if self.buffer_length is None or self.buffer_length < 1:
             raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
+        if self.blocks_ahead is None or not 0 <= self.blocks_ahead < MAX_BLOCKS:
+            raise ValueError(f"blocks_ahead is {self.blocks_ahead}: it must be 0 to {MAX_BLOCKS - 1:,}")
+        if self.blocks_ahead and self.window == "truncated":
+            raise ValueError(
+                f"blocks_ahead is {self.blocks_ahead} and window truncated, which shows nothing after the current "
+                "block: set one of them back"
+            )
         if self.block_origin == "absolute" and not 1 <= self.block <= self.buffer_length:
             raise ValueError(
                 f"block_length is {self.block_length}: it must be 1 to buffer_length, {self.buffer_length}"

@@ -78,7 +78,8 @@ def _commit(rows: Rows, view: View, action: Action, opened: Tensor, mask_id: int
         mask_id: the mask token.
     """
     seen = rows.masked & view.masked & opened  # masks that the forward has an opinion about
-    eligible = rows.eligible() & seen
+    # What is ahead of the block was eligible, or not, when the action was decided.
+    eligible = (rows.eligible() | (view.eligible & ~view.in_block)) & seen
     may = eligible
     if action.scope is not None:
         may = eligible | (action.scope & seen)

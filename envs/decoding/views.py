@@ -106,10 +106,32 @@ def make_view(rows: Rows, layout: Layout, computed: Tensor, inside: Tensor, beli
         confidence=confidence,
         prediction=prediction,
         masked=rows.masked.clone(),
-        eligible=rows.eligible() & layout.cache.opens(rows.masked),
+        eligible=_eligible(rows, layout, computed, open_masks, beliefs),
         features=features,
         tensors=tensors,
     )
+
+
+def _eligible(rows: Rows, layout: Layout, computed: Tensor, open_masks: Tensor, beliefs: Beliefs) -> Tensor:
+    """Return (N, L) bool, the masks that may be committed: the block's, and those of blocks ahead that are known now.
+
+    Args:
+        rows: all rows.
+        layout: the dLLM and how its buffers are decoded.
+        computed: (B,) int64, the rows that the beliefs are about.
+        open_masks: (N, L) bool, those that were shown.
+        beliefs: about their first columns.
+    """
+    eligible = rows.eligible()
+    if layout.settings.blocks_ahead:
+        is_known = torch.zeros_like(eligible)
+        is_known[computed, : beliefs.confidence.shape[1]] = True if beliefs.is_new is None else beliefs.is_new
+        # Blocks to come are taken to be as long as this one; beyond the row there is nothing masked.
+        size = rows.block_end - rows.block_start
+        reach = (rows.block_end + layout.settings.blocks_ahead * size).unsqueeze(1)
+        is_ahead = (rows.positions >= rows.block_end.unsqueeze(1)) & (rows.positions < reach)
+        eligible = eligible | (open_masks & is_known & is_ahead)
+    return eligible & layout.cache.opens(rows.masked)
 
 
 def time_used(rows: Rows, layout: Layout) -> Tensor:

@@ -132,13 +132,17 @@ class NetworkSpec:
         """Refuse a block length that a part is not made for.
 
         Raises:
-            ValueError: if it is tied to another one.
+            ValueError: if it is tied to another one, or to blocks of their own where those ahead count too.
         """
         for part in self.parts():
             only = part.config.only_block
             if only not in (None, settings.block):
                 raise ValueError(
                     f"block_length is {settings.block}: this policy's filter works at {only} only; decode with that"
+                )
+            if only is not None and settings.blocks_ahead:
+                raise ValueError(
+                    f"blocks_ahead is {settings.blocks_ahead}: this policy's filter sees one block alone; set it to 0"
                 )
 
 

@@ -244,6 +244,8 @@ def problems_of(run: Run) -> Problems:
         text += ", truncated window"
     if env.get("block_origin", "buffer") != "buffer":
         text += ", absolute blocks"
+    if ahead := env.get("blocks_ahead", 0):
+        text += f", {ahead} block{'s' * (ahead != 1)} ahead"
     if env.get("cache", "none") != "none":
         text += f", cache {env['cache']}"
     return Problems(text, length)

@@ -116,6 +116,7 @@ def measure(
         "early_end": settings.early_end,
         "window": settings.window,
         "block_origin": settings.block_origin,
+        "blocks_ahead": settings.blocks_ahead,
         # As the cache writes itself, so that knobs at their defaults make no other cache of it.
         "cache": make_cache(settings.cache).name,
     }

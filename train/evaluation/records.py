@@ -21,9 +21,10 @@ from train.command.run_files import RunFiles
 Record = dict[str, Any]
 """``{policy, decision, task, block_length, accuracy, accuracy_ci95, nfe, nfe_ci95, token_positions, episodes, seed}``:
 one policy with one decision rule on one task, or on ``"all"`` of them; accuracy is the mean score, in [0, 1]. How its
-forwards were counted and what the dLLM was shown say ``early_end``, ``window``, ``block_origin`` and ``cache`` (see
-`envs.decoding.settings.DecodingSettings`); records of older runs lack them, which is true, full, buffer and none. They
-lack ``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding not counted.
+forwards were counted and what the dLLM was shown say ``early_end``, ``window``, ``block_origin``, ``blocks_ahead`` and
+``cache`` (see `envs.decoding.settings.DecodingSettings`); records of older runs lack them, which is true, full, buffer,
+0 and none. They lack ``tokens_per_forward`` too: the tokens of all answers over their forwards, end-of-text and padding
+not counted.
 
 Where there are several answers to each problem also ``samples``, with ``pass@1``, ``pass@2``, ``pass@4`` and so on up
 to them of tasks that are scored by running code; and ``unscored``, problems that are left out, where there are any."""
@@ -60,9 +61,10 @@ class Outcomes(TypedDict):
     log_likelihood: NotRequired[list[float]]
     """Of each problem, nats of its answer along its path; see `envs.decoding.rows.Rows.log_likelihood`; likewise."""
     early_end: NotRequired[bool]
-    """Of the decoding, as are the next three; older runs lack them."""
+    """Of the decoding, as are the next four; older runs lack them."""
     window: NotRequired[Window]
     block_origin: NotRequired[BlockOrigin]
+    blocks_ahead: NotRequired[int]
     cache: NotRequired[str]
     samples: NotRequired[int]
     """Answers to each problem, where there are several; the scores and counts are the means over them."""
@@ -72,7 +74,7 @@ class Outcomes(TypedDict):
     """Task and index of each problem that is left out, because an answer to it couldn't be scored."""
 
 
-COUNTING = ("early_end", "window", "block_origin", "cache")
+COUNTING = ("early_end", "window", "block_origin", "blocks_ahead", "cache")
 """What a record says of the decoding because forwards are counted, or made, by it."""
 
 MAX_BYTES = 2**28
@@ -115,6 +117,7 @@ class _RecordForm(Checked):
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    blocks_ahead: Count = 0
     cache: str = "none"
 
 
@@ -139,6 +142,7 @@ class _OutcomesForm(Checked):
     early_end: bool = True
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    blocks_ahead: Count = 0
     cache: str = "none"
     unscored: list[Annotated[list[str | int], Field(min_length=2, max_length=2)]] = []
 

@@ -87,6 +87,8 @@ class EvaluateConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    blocks_ahead: int = 0
+    """Blocks after the current one whose masks may be committed too, where the last forward computed them."""
     cache: CacheText = "none"
     """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     samples: int = 1
@@ -111,6 +113,11 @@ class EvaluateConfig:
         # Made to be checked; without a block length it is full diffusion.
         for block in (None, *self.block_length):
             DecodingSettings(block_length=block, **decoding_of(self))
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that play no role beside the others, each with the reason."""
+        has_blocks = self.block_length or "all" in self.policy
+        return {} if has_blocks else {"blocks_ahead": "block_length is empty, which is full diffusion"}
 
 
 def episodes_of(config: EvaluateConfig) -> int:

@@ -85,6 +85,7 @@ def learn_start(
         "block_lengths": list(blocks),
         "window": about.window,
         "block_origin": about.block_origin,
+        "blocks_ahead": about.blocks_ahead,
         "reference": about.reference,
         "steps": steps,
         "seed": settings.seed,

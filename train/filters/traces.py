@@ -57,6 +57,7 @@ class TraceConfig:
         tasks: by name, or suite.
         window: see `envs.decoding.settings.DecodingSettings`.
         block_origin: see `envs.decoding.settings.DecodingSettings`.
+        blocks_ahead: see `envs.decoding.settings.DecodingSettings`.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class TraceConfig:
     tasks: tuple[str, ...] = (SUITE,)
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
+    blocks_ahead: int = 0
 
 
 def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
@@ -123,6 +125,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         features=frozenset(features),
         window=config.window,
         block_origin=config.block_origin,
+        blocks_ahead=config.blocks_ahead,
     )
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)

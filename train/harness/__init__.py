@@ -43,6 +43,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         temperature: of the sampled token, where a task does not say.
         window: see `envs.decoding.settings.Window`.
         block_origin: see `envs.decoding.settings.BlockOrigin`.
+        blocks_ahead: see `envs.decoding.settings.DecodingSettings`.
         cache: see `envs.caches`.
         end_of_text_prediction: see `envs.decoding.settings.DecodingSettings`.
         mc_samples: maskings that a likelihood is estimated from.
@@ -67,6 +68,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         temperature: float = 0.0,
         window: Window = "full",
         block_origin: BlockOrigin = "buffer",
+        blocks_ahead: int = 0,
         cache: str = "none",
         end_of_text_prediction: bool = False,
         mc_samples: int = 128,
@@ -109,6 +111,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
             "end_of_text_prediction": end_of_text_prediction,
             "window": window,
             "block_origin": block_origin,
+            "blocks_ahead": blocks_ahead,
             "cache": cache,
         }
         self._settings(buffer_length, self.temperature)  # which checks it all

@@ -49,6 +49,8 @@ class EnvConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    blocks_ahead: int = 0
+    """Blocks after the current one whose masks may be committed too, where the last forward computed them."""
     cache: CacheText = "none"
     """Rule about the keys and values that forwards keep, with knobs as dual:refresh=8."""
     reward: Annotated[str, NamedIn(tuple(REWARDS))] = "multiplicative"
@@ -231,6 +233,8 @@ class JobConfig:
             found["policy"] = "dit is given, the paper's network in its place"
             if not self.dit.reads_time:
                 found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
+        if not self.env.block_lengths:
+            found["env.blocks_ahead"] = "env.block_lengths is empty, which is full diffusion"
         found |= self._unused_of_filter()
         if self.env.alpha_range:
             found["env.alpha"] = "env.alpha_range is given"

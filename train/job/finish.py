@@ -50,6 +50,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "block_lengths": blocks_of(config),
         "window": config.env.window,
         "block_origin": config.env.block_origin,
+        "blocks_ahead": config.env.blocks_ahead,
         "cache": config.env.cache,
         "reward": config.env.reward,
         "price": config.env.price,

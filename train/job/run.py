@@ -182,6 +182,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         tasks=tuple(config.env.tasks),
         window=config.env.window,
         block_origin=config.env.block_origin,
+        blocks_ahead=config.env.blocks_ahead,
     )
     workers = parallel.decoding_workers(config.model.device)
     settings = FitSettings(stream_seed(config.seed, 2))

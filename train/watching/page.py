@@ -52,10 +52,11 @@ def page_data(show: Show) -> dict[str, Any]:
     runs = chain.from_iterable(runs[:shown] for runs in show.recordings)
     frames = chain.from_iterable(run.frames for run in runs)
     ids = sorted(set(chain.from_iterable(map(_ids, frames))))
-    names = ("task", "split", "seed", "buffer_length", "block_length", "end_of_text_prediction", "window", "cache")
+    names = ("task", "split", "seed", "buffer_length", "block_length", "blocks_ahead")
+    decoding = ("end_of_text_prediction", "window", "cache")
     return {
         "model": config.model.name,
-        **{name: getattr(config, name) for name in names},
+        **{name: getattr(config, name) for name in (*names, *decoding)},
         "scale": SCALE,
         "eos": show.denoiser.eos_id,
         "mask": show.denoiser.mask_id,

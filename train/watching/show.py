@@ -66,6 +66,8 @@ class WatchConfig:
     """truncated shows the model nothing after the current block, as serving engines do; full shows the whole buffer."""
     block_origin: BlockOrigin = "buffer"
     """absolute counts blocks from the start of the prompt, as serving engines do; buffer from its end."""
+    blocks_ahead: int = 0
+    """Blocks after the current one whose masks may be committed too, where the last forward computed them."""
     cache: CacheText = "none"
     """Which positions a forward computes anew, such as dual or dual:refresh=8 (docs/caches.md); those that it computed
     are marked."""
@@ -87,6 +89,8 @@ class WatchConfig:
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
         found = {} if self.format == "html" else {"heatmap_problems": f"format is {self.format}"}
+        if self.block_length is None:
+            found["blocks_ahead"] = "block_length is null, which is full diffusion"
         return found | ({"out": "format is ansi, which writes nothing"} if self.format == "ansi" else {})
 
 
