@@ -38,6 +38,9 @@ SPEEDS = tuple(i / 8 for i in range(9))
 NEARLY = 0.99
 """Share of one token per step's accuracy that is to be kept."""
 
+AHEAD = "frontier_ahead"
+"""Folder, and name in the summary, of the decoding in blocks that may commit ahead of them."""
+
 FAMILIES = {
     "dial": "one policy with a dial",
     "laptop": "one that was learned on two cores",
@@ -117,32 +120,39 @@ class Dial(Experiment):
         ]
         learned = [*on_two_cores, *with_dial]
         policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in learned for speed in SPEEDS]
+        looking_ahead = policies[len(on_two_cores) * len(SPEEDS) :]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
         policies += [f"{world.filter}@{threshold}" for threshold in world.filter_thresholds]
         chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
         fresh = ["--first", "100", "--episodes", str(world.fresh)]
         command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
+        ahead = ["train/evaluate.py", *world.arguments, *repeat("--policy", [*looking_ahead, "oracle:1", *world.rules])]
+        ahead += ["--block_length", str(world.blocks[1]), "--blocks_ahead", str(world.ahead), *fresh]
         return [
             *world.before,
             *on_two_cores,
             *with_dial,
             *fixed,
             Step(f"{self.name}/frontier", command, ("--episodes", "1")),
+            *([Step(f"{self.name}/{AHEAD}", ahead, ("--episodes", "1"))] if world.ahead else []),
         ]
 
     def summarise(self, out: Path) -> Summary:
         """Compare families of settings on the same problems."""
-        records = read_records(out / self.name / "frontier")
-        outcomes = list(read_outcomes(out / self.name / "frontier").values())
         reference, blocks = self.world.reference, {}
-        for block in self.world.blocks:
-            here = find(records, block_length=block)
+        decodings = {str(block): ("frontier", block) for block in self.world.blocks}
+        if self.world.ahead:
+            decodings[AHEAD] = AHEAD, self.world.blocks[1]
+        for name, (folder, block) in decodings.items():
+            here = find(read_records(out / self.name / folder), block_length=block)
+            outcomes = read_outcomes(out / self.name / folder).values()
             lines = [entry for entry in outcomes if entry["block_length"] == block]
-            blocks[str(block)] = {
+            suite = find(here, task="all")
+            blocks[name] = {
                 **_nearly(here),
-                "speeds": _speeds(find(here, task="all"), "dial"),
-                **({"laptop": _speeds(find(here, task="all"), "laptop")} if self.world.laptop else {}),
-                "points": _points(find(here, task="all")),
+                "speeds": _speeds(suite, "dial"),
+                **({"laptop": _speeds(suite, "laptop")} if self.world.laptop and name != AHEAD else {}),
+                "points": _points(suite),
                 "hypervolume": _hypervolumes(lines, reference),
                 "in_positions": _hypervolumes(lines, reference, in_positions=True),
             }

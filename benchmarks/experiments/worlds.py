@@ -28,6 +28,8 @@ class World:
         prefix: of the names of its experiments, nothing for the first world.
         arguments: of `train/evaluate.py`.
         blocks: block lengths: full diffusion, and one shorter.
+        ahead: blocks ahead in which positions may be committed too, of a third decoding in the shorter blocks; 0 has
+            none.
         sweep_episodes: problems a task of the sweep over all rules.
         sweep_blocks: block lengths of that sweep, the first of them full diffusion.
         sweep_intervals: how wide its intervals are, in words.
@@ -49,6 +51,7 @@ class World:
     prefix: str
     arguments: Sequence[str]
     blocks: tuple[int, int]
+    ahead: int
     sweep_episodes: int
     sweep_blocks: tuple[int, ...]
     sweep_intervals: str
@@ -87,6 +90,7 @@ LIST_WORLD = World(
     prefix="",
     arguments=(),
     blocks=(64, 16),
+    ahead=0,
     sweep_episodes=25,
     sweep_blocks=(64, 16),
     sweep_intervals="2 points and 5 % of the forwards",
@@ -115,6 +119,7 @@ PROSE_WORLD = World(
     prefix="prose_",
     arguments=("--model", "small", "--tasks", "prose", "--buffer_length", "128"),
     blocks=(128, 32),
+    ahead=1,
     sweep_episodes=8,
     sweep_blocks=(128,),
     sweep_intervals="10 points and a fifth of the forwards",
