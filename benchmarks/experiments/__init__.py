@@ -6,6 +6,7 @@ from experiments.ablations import Ablations
 from experiments.algorithms import Algorithms
 from experiments.base import Experiment, Step, Summary
 from experiments.caching import Caching
+from experiments.caching_ahead import CachingAhead
 from experiments.dial import Dial
 from experiments.end_of_text import EndOfText
 from experiments.every_rule import EveryRule
@@ -22,7 +23,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Recipes(), Caching(), Dial(LIST_WORLD), Transfer()),
+        *(Dial(PROSE_WORLD), Recipes(), Caching(), CachingAhead(), Dial(LIST_WORLD), Transfer()),
         *(EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

@@ -60,7 +60,8 @@ WITHOUT = {"plain": "laptop", "refresh": "laptop", CONTINUED: "dial"}
 that it goes on from."""
 
 
-def _under(cache: str, alphas: str) -> list[str]:
+def trained_under(cache: str, alphas: str) -> list[str]:
+    """Return the arguments of a training under a cache, at a range of alphas."""
     about = ["--env.cache", cache, "--env.price", "positions", "--env.block_lengths", f"[{BLOCK}]"]
     # A forward of a block computes a fifth of the text, so the same alphas would weigh less.
     about += ["--env.alpha_range", alphas, "--evaluation.rules", "[]", "--evaluation.calibration_episodes", "2"]
@@ -69,7 +70,7 @@ def _under(cache: str, alphas: str) -> list[str]:
 
 def trainings() -> list[Step]:
     """Return the trainings under the cache, from the filter that those without it start from."""
-    about = _under(CACHE, "[1, 48]")
+    about = trained_under(CACHE, "[1, 48]")
     return [
         Step(
             f"caching/{name}_s{seed}",
@@ -83,7 +84,7 @@ def trainings() -> list[Step]:
 
 def continued() -> list[Step]:
     """Return the trainings that go on under the cache from the policies that were trained without one."""
-    about = _under(CONTINUED_CACHE, "[2, 512]")
+    about = trained_under(CONTINUED_CACHE, "[2, 512]")
     # As they are, where a filter would begin at another threshold.
     about += ["--filter.threshold", "0.5", "--filter.steepness", "1"]
     about += ["--env.num_envs", "256", "--grpo.learning_rate", "5e-4", "--total_timesteps", "40960"]
@@ -125,7 +126,7 @@ class Caching(Experiment):
             for record in find(read_records(out / self.without.name / "frontier"), block_length=BLOCK)
             if record["policy"] in RULES
         ]
-        settings = {cache: [_kept(record) for record in find(own, task="all")] for cache, own in records.items()}
+        settings = {cache: [kept(record) for record in find(own, task="all")] for cache, own in records.items()}
         return {"settings": settings, "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
@@ -133,12 +134,12 @@ class Caching(Experiment):
         settings, under = summary["settings"], (CACHE, *INTERVALS)
 
         def of(cache: str, name: str) -> list[list[Summary]]:
-            return [_seed(settings[cache], name, seed) for seed in SEEDS]
+            return [seed_of(settings[cache], name, seed) for seed in SEEDS]
 
         # Whoever knows no cache may have the one that suits him best.
-        rules = [[one for cache in under for one in find(settings[cache], policy=_is_rule)] for _ in SEEDS]
+        rules = [[one for cache in under for one in find(settings[cache], policy=is_rule)] for _ in SEEDS]
         without = {
-            name: [[one for cache in under for one in _seed(settings[cache], name, seed)] for seed in SEEDS]
+            name: [[one for cache in under for one in seed_of(settings[cache], name, seed)] for seed in SEEDS]
             for name in set(WITHOUT.values())
         }
         columns = ["cache", "speed", "accuracy %", "positions", "NFE"]
@@ -146,7 +147,7 @@ class Caching(Experiment):
         def written(name: str, caches: Sequence[str], rivals: Sequence[Sequence[Sequence[Summary]]] = ()) -> str:
             speeds = CAREFUL if name in (CONTINUED, WITHOUT[CONTINUED]) else SPEEDS
             rows = [
-                [f"`{cache}`", *_row(speed, [one[i] for one in of(cache, name)], rivals)]
+                [f"`{cache}`", *row_of(speed, [one[i] for one in of(cache, name)], rivals)]
                 for cache in caches
                 for i, speed in enumerate(speeds)
             ]
@@ -220,11 +221,13 @@ def _frontier(cache: str, on_two_cores: Sequence[Step], from_gpu: Sequence[Step]
     return Step(_folder(cache), command, ("--episodes", "1"))
 
 
-def _is_rule(policy: str) -> bool:
+def is_rule(policy: str) -> bool:
+    """Tell whether a record's policy is a rule, for `find`."""
     return not PolicyName.read(policy).is_learned
 
 
-def _kept(record: Record) -> Summary:
+def kept(record: Record) -> Summary:
+    """Return what is kept of a record."""
     return {
         "policy": record["policy"],
         "accuracy": record["accuracy"],
@@ -233,12 +236,12 @@ def _kept(record: Record) -> Summary:
     }
 
 
-def _seed(settings: Sequence[Summary], name: str, seed: int) -> list[Summary]:
+def seed_of(settings: Sequence[Summary], name: str, seed: int) -> list[Summary]:
     """Return the places on one policy's dial, from slow to fast."""
     return find(settings, policy=which(f"{name}_s{seed}"))
 
 
-def _row(speed: float, places: Sequence[Summary], rivals: Sequence[Sequence[Sequence[Summary]]]) -> list[str]:
+def row_of(speed: float, places: Sequence[Summary], rivals: Sequence[Sequence[Sequence[Summary]]]) -> list[str]:
     """Write what each seed's policy needs at a place of its dial, and its share of each family of rivals."""
     return [
         f"{speed:g}",
