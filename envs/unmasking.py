@@ -161,6 +161,9 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
         settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
+        for name, value in (("observes_tensors", observes_tensors), ("decides_refresh", decides_refresh)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}: it must be True or False")
         if decides_refresh:
             check_refreshes("decides_refresh", settings.cache)
         self.autoreset_mode = read_mode(autoreset_mode)

@@ -25,6 +25,7 @@ from policies.generation import check_cache
 from policies.rules.guide import check_guide
 from train.command import parallel
 from train.command.config import to_plain
+from train.command.decoding_config import decoding_of, what_differs
 from train.command.run_files import RunFiles
 from train.command.run_folder import has_result, open_run
 from train.command.told import tell
@@ -172,8 +173,7 @@ def evaluate_jobs(config: EvaluateConfig, jobs: Sequence[Job]) -> list[Record]:
         title = (
             f"{config.model.name}, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} {config.split} problems a task"
         )
-        title += "" if config.early_end else ", no early end"
-        title += "" if config.cache == "none" else f", cache {config.cache}"
+        title += what_differs(decoding_of(config))
         folders = {split_setting(policy)[0] for policy in config.policy if is_folder(policy)}
         style = style_of_run(run_name(Path(folders.pop()))) if len(folders) == 1 else None
         plot_pareto(records, RunFiles(config.out).plot, title, read_outcomes(config.out), styles=style)

@@ -499,6 +499,8 @@ def test_render_shows_every_row_of_the_batch() -> None:
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"features": ["margins"]}, "feature is 'margins'"),
+        ({"observes_tensors": "no"}, "observes_tensors is 'no': it must be True or False"),
+        ({"decides_refresh": 1}, "decides_refresh is 1: it must be True or False"),
     ],
 )
 def test_impossible_arguments(kwargs: dict[str, Any], message: str) -> None:

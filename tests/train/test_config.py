@@ -245,6 +245,7 @@ WRONG = [
     ("env: 3", "env is '3': it is a section"),
     ("env: {alhpa: 3}", "there is no field env.alhpa: did you mean env.alpha?"),
     ("alpha: 3", "there is no field alpha: did you mean env.alpha?"),
+    ("grpo: {group_size: 8}", "grpo is a section of train/grpo.py: run that with it instead"),
     ("seed:\n", "seed is empty: it must be a whole number"),
     ("seed: {a: 1}", "seed is a mapping: it must be a whole number"),
     ("env: {tasks: copy}", "env.tasks is 'copy': it must be a list, each item text"),

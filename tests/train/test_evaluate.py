@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from records import KEYS
+from rich.console import Console
 
 from envs.decoding.settings import DecodingSettings
 from envs.models.load import load_denoiser
@@ -36,7 +37,7 @@ from train.evaluation.records import (
     write_outcomes,
 )
 from train.evaluation.run import EvaluateConfig, default_workers, run_job, start_worker, warn_of_short_buffer
-from train.evaluation.table import make_table
+from train.evaluation.table import make_table, print_table
 
 
 @pytest.mark.parametrize(
@@ -490,6 +491,17 @@ def test_pass_at_k_is_of_tasks_that_run_code() -> None:
     assert columns["task"] == ["humaneval", "all"]
     assert (columns["pass@1 %"], columns["pass@2 %"]) == (["50.0", ""], ["100.0", ""])
     assert "samples" not in summarise(several([1], 1) | {"samples": 1})[0]
+
+
+def test_names_are_whole_on_any_width(capsys: pytest.CaptureFixture[str]) -> None:
+    records = summarise(several([1], 1))
+    names = [f"learned:{'long' * 20}@speed={speed}" for speed in (0.25, 0.5)]
+    print_table([{**record, "policy": name} for name in names for record in records])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+    narrow = Console(width=60, record=True)
+    narrow.print(make_table([{**record, "policy": names[0]} for record in records]))
+    assert "…" not in narrow.export_text().partition("┡")[2]
 
 
 def test_samples_are_answers_with_keys_of_their_own(toy: ToyDenoiser) -> None:

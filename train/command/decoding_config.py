@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, cast
 
@@ -11,6 +12,27 @@ from train.command.config_values import NamedIn
 
 CacheText = Annotated[str, NamedIn(tuple(CACHES))]
 """The type of their field ``cache``."""
+
+
+def what_differs(about: Mapping[str, Any]) -> str:
+    """Word how something decodes where that is not as by default, each part after a comma.
+
+    Args:
+        about: by the names of `envs.decoding.settings.DecodingSettings`; what it lacks is as by default, so that runs
+            from before there was such a setting compare with new ones.
+
+    >>> what_differs({"early_end": False, "cache": "dual", "window": "full"})
+    ', no early end, cache dual'
+    """
+    ahead = about.get("blocks_ahead", 0)
+    parts = {
+        "no early end": not about.get("early_end", True),
+        "truncated window": about.get("window", "full") != "full",
+        "absolute blocks": about.get("block_origin", "buffer") != "buffer",
+        f"{ahead} block{'s' * (ahead != 1)} ahead": ahead != 0,
+        f"cache {about.get('cache')}": about.get("cache", "none") != "none",
+    }
+    return "".join(f", {text}" for text, is_so in parts.items() if is_so)
 
 
 def decoding_of(config: Any) -> DecodingOptions:

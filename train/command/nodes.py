@@ -38,6 +38,8 @@ def gather(
         if name in seen:
             raise ConfigError(f"{where}{prefix}{shorten(name)} is given twice: give it once")
         seen.add(name)
+        if name in getattr(config_class, "ELSEWHERE", {}):
+            raise ConfigError(f"{where}{name} is a section of {config_class.ELSEWHERE[name]}: run that with it instead")
         if name not in kinds:
             raise ConfigError(where + _unknown(f"{prefix}{name}", kinds, prefix, flags_of(config_class, prefix)))
         _gather_field(kinds[name], value, f"{prefix}{name}", (what, where, by_default), found)

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from policies.files import Checked, check, read_settings, read_text
+from train.command.decoding_config import what_differs
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
@@ -235,19 +236,9 @@ def problems_of(run: Run) -> Problems:
         f"{episodes} {config.get('split', 'test')} problems a task, from number {config.get('first', 0)}, of "
         f"{', '.join(names)}; dLLM {name}, L = {length}, temperature {temperature:g}"
     )
-    # What is as by default is not said, so that runs from before there was such a setting compare with new ones.
     if config.get("samples", 1) > 1:
         text += f", {config['samples']} samples each"
-    if not env.get("early_end", True):
-        text += ", no early end"
-    if env.get("window", "full") != "full":
-        text += ", truncated window"
-    if env.get("block_origin", "buffer") != "buffer":
-        text += ", absolute blocks"
-    if ahead := env.get("blocks_ahead", 0):
-        text += f", {ahead} block{'s' * (ahead != 1)} ahead"
-    if env.get("cache", "none") != "none":
-        text += f", cache {env['cache']}"
+    text += what_differs(env)
     return Problems(text, length)
 
 

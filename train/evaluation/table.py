@@ -23,7 +23,8 @@ def make_table(records: Sequence[Record], title: str = "", per_task: bool = Fals
     """
     table = Table(title=for_terminal(title) if title else None, title_justify="left")
     for column in ("policy", "decision", "block", "task"):
-        table.add_column(column)
+        # Whole on any width, since two settings may differ in how their names end.
+        table.add_column(column, overflow="fold")
     for column in ("accuracy %", "NFE", "token positions"):
         table.add_column(column, justify="right")
     titles = {"unscored": "left out", "tokens_per_forward": "tokens / NFE"}
@@ -61,9 +62,14 @@ def _extra_cell(record: Record, name: str) -> str:
 
 def print_table(records: Sequence[Record], title: str = "", per_task: bool = False) -> None:
     """Print `make_table`, and below it the accuracy under parallelism where there are several settings of a policy."""
-    # A file has no width, for which rich would take 80.
+    # A file has no width, for which rich would take 80: there it is as wide as it likes.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(make_table(records, title, per_task))
+    table = make_table(records, title, per_task)
+    if not sys.stdout.isatty():
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum
+        )
+    console.print(table)
     for (block, family, decision), area in aups(records).items():
         console.print(
             for_terminal(f"AUP {area:.0f} (accuracy under parallelism): {family} ({decision}), blocks of {block}")

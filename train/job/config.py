@@ -250,6 +250,8 @@ class JobConfig:
         """Return the fields that play no role for how the filter is made and used, each with the reason."""
         found: dict[str, str] = {}
         at = ("filter.threshold", "filter.steepness")
+        if self.filter.folder is not None:
+            found["filter.learn"] = "filter.folder is given"
         if not self.filter.is_learned:
             names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
             found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from envs.decoding.settings import DecodingSettings
@@ -23,6 +25,7 @@ class TrainGRPOConfig(JobConfig):
     """
 
     DEFAULTS: ClassVar[str | None] = "grpo.yaml"
+    ELSEWHERE: ClassVar[Mapping[str, str]] = MappingProxyType({"ppo": "train/ppo.py"})
 
     out: Path = Path("runs/grpo")
     """The run's folder; it must be new or empty."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from train.algorithms.ppo import PPOSection
@@ -21,6 +23,7 @@ class TrainPPOConfig(JobConfig):
     """
 
     DEFAULTS: ClassVar[str | None] = "ppo.yaml"
+    ELSEWHERE: ClassVar[Mapping[str, str]] = MappingProxyType({"grpo": "train/grpo.py", "experts": "train/grpo.py"})
 
     out: Path = Path("runs/ppo")
     """The run's folder; it must be new or empty."""

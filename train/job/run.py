@@ -28,7 +28,7 @@ from policies.actor_critic import UnmaskingActorCritic
 from policies.networks.kinds import PolicyNetwork
 from policies.rules.guide import check_guide
 from train.command import parallel
-from train.command.config import parse, to_plain
+from train.command.config import parse, to_plain, unused
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
@@ -87,8 +87,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
             inner = check(own, algorithm)
             if parallel.is_main():
                 held.enter_context(open_run(config.out, config, config.resume))
-                defaults = to_plain(parse(type(config), config.DEFAULTS, []))
-                tell("settings", *(changed(settings, defaults) or ["the defaults"]))
+                tell("settings", *(told_settings(config, settings) or ["the defaults"]))
                 tracker = held.enter_context(Tracker(config.wandb, config.out, settings, "train"))
             if own.filter.is_learned:
                 own = with_filter(own)
@@ -218,6 +217,19 @@ def start_rules(config: JobConfig) -> Aside | None:
         return None
     about = rules_of(config)
     return Aside(about, plan(about.policy, about.block_length), RunFiles(config.out).evaluation)
+
+
+def told_settings(config: JobConfig, settings: Mapping[str, Any]) -> list[str]:
+    """List what a job has other than its command's defaults, but for what plays no role in it.
+
+    Args:
+        config: of the job.
+        settings: the same, plain.
+    """
+    defaults = to_plain(parse(type(config), config.DEFAULTS, []))
+    idle = unused(config)
+    lines = changed(settings, defaults)
+    return [line for line in lines if not any(f"{line.split()[0]}.".startswith(f"{name}.") for name in idle)]
 
 
 def changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
