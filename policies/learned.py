@@ -192,11 +192,12 @@ class LearnedPolicy(CommitPolicy):
         found = identify(denoiser)
         differ = [name for name, value in found.items() if name in expected and expected[name] != value]
         if differ:
-            name = differ[0]
+            name, model = differ[0], self.trained.get("model")
+            own = f"decode with its own (--model.name {show(model)}), " if isinstance(model, str) else ""
             raise ValueError(
                 f"the policy was trained for a dLLM with {name} {show(expected[name])}, but that of this one is "
-                f"{show(found[name])}: what is certain to one is not to another; train one for it, take a rule such as "
-                "threshold:0.9, or set any_dllm"
+                f"{show(found[name])}: what is certain to one is not to another; {own}train one for this dLLM, take a "
+                "rule such as threshold:0.9, or set any_dllm"
             )
 
     def push_to_hub(

@@ -248,7 +248,33 @@ one, and then no share), the cheapest rule, and the oracle:
 {ranks[0]} in full
 diffusion, {ranks[1]} in {shorter}.
 
-{table(["task", *with_oracle], tasks)}"""
+{table(["task", *with_oracle], tasks)}{self._ahead(summary) if world.ahead else ""}"""
+
+    def _ahead(self, summary: Summary) -> str:
+        """Word what comes of blocks ahead whose masks may be committed too."""
+        found, block_alone = summary["blocks"][AHEAD], summary["blocks"][str(self.world.blocks[1])]
+        rows = [
+            [f"{one['speed']:g}", *_over_seeds(one), *_share(one, found), *_share(one, block_alone)]
+            for one in found["speeds"][::2]
+        ]
+        families = ("dial", "rules", "oracle")
+        covered = [[FAMILIES[name], *_covers(found["hypervolume"][name], name)] for name in families]
+        nearly = [[percent(found["wanted"]), *_distance(row, found)] for row in found["nearly"]]
+        columns = ["accuracy % wanted", "speed", "accuracy %", "NFE", "best rule's NFE"]
+        columns += ["share of the rule's", "times the oracle's"]
+        one, both = f"blocks of {self.world.blocks[1]}", ["rules' NFE", "dial's share"]
+        ahead = "the next block" if self.world.ahead == 1 else f"the next {self.world.ahead} blocks"
+        return f"""
+
+**A block ahead.** In {one} where masks of {ahead} may be committed too (`--blocks_ahead {self.world.ahead}`), the same
+problems and settings; the cheapest rules that are as accurate, first with the same allowed to them, then in the block
+alone:
+
+{table(["speed", "accuracy %", "NFE", *both, *(f"in the block alone: {name}" for name in both)], rows)}
+
+{table(["family", "hypervolume", "dial covers more"], covered)}
+
+{table(columns, nearly)}"""
 
     def draw(self, summary: Summary, folder: Path) -> None:
         """Draw the frontiers of both decodings."""
