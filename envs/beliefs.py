@@ -5,8 +5,9 @@ Letters: B sequences, L buffer positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,7 @@ def read_beliefs(
     features: frozenset[str] = frozenset(),
     noise: Callable[[slice, slice], Tensor] | None = None,
     standing: Tensor | None = None,
+    about: Tensor | None = None,
 ) -> Beliefs:
     """Read predictions and confidences from a dLLM's logits.
 
@@ -98,21 +100,30 @@ def read_beliefs(
             noise times the temperature makes the prediction a sample); it is never whole in memory, as the logits are
             large. The confidence is the noise-free probability of the predicted token.
         standing: (B, L) int64, the tokens whose probability ``token_probability`` is.
+        about: (B, L) bool, the positions to read, with 0 for all else; None, as with noise, reads all.
 
     Raises:
-        DenoiserError: if a logit is NaN or a position has no finite one.
+        DenoiserError: if a logit that is read is NaN, or a position has no finite one.
     """
     found: dict[str, Tensor] = {}
     # Noise is made on the CPU, in several steps of 64 bits a logit.
     chunk = CHUNK if logits.device.type == "cpu" or noise is not None else ACCELERATOR_CHUNK
     batch, length, vocabulary = logits.shape
-    for at in _chunks(batch, length, vocabulary, chunk):
+    pieces: Iterable[Any]
+    if about is None or noise is not None:
+        pieces, own = _chunks(batch, length, vocabulary, chunk), 2
+    else:
+        # Positions one after another, in the place of rows and positions.
+        rows, places = about.nonzero(as_tuple=True)
+        size, own = max(1, chunk // vocabulary), 1
+        pieces = zip(rows.split(size), places.split(size), strict=True)
+    for at in pieces:
         drawn = None if noise is None else noise(*at)
         tokens = None if standing is None else standing[at]
         for name, values in _read(logits[at], mask_id, end_ids, features, drawn, tokens):
             if name not in found:
                 # Filled piece by piece: to join the pieces at the end would hold everything twice.
-                found[name] = values.new_empty((*logits.shape[:2], *values.shape[2:]))
+                found[name] = values.new_zeros((batch, length, *values.shape[own:]))
             found[name][at] = values
     confidence, prediction = found.pop("confidence"), found.pop("prediction")
     # One NaN or +inf spoils its position's log-sum-exp, so the confidence tells of all V logits.

@@ -20,6 +20,7 @@ from envs.decoding.rows import Rows
 from envs.decoding.shadow import add_shadow
 from envs.decoding.views import blank_view, make_view
 from envs.noise import gumbel
+from envs.readings import READINGS
 from envs.view import View
 
 
@@ -38,14 +39,32 @@ def believe(rows: Rows, layout: Layout, computed: Tensor, last: View, cached: Ca
         return blank_view(rows, layout, like=last)
     seen = layout.seen(rows, rows.nfe)
     if cached is None:
-        beliefs = _beliefs(rows, layout, index)
+        beliefs = _beliefs(rows, layout, index, seen[index])
     else:
         beliefs = _cached_beliefs(rows, layout, index, seen[index], last, cached)
     return make_view(rows, layout, index, seen, beliefs)
 
 
-def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
-    """Run the dLLM on all that is shown."""
+def _asked(features: frozenset[str], open_masks: Tensor) -> Tensor | None:
+    """Return the positions whose logits are to be read: masks that are shown, or None, all, where a reading is of more.
+
+    Args:
+        features: names of readings.
+        open_masks: (B, L) bool, those masks.
+    """
+    made_of_logits = [READINGS[name] for name in features if READINGS[name].formula is not None]
+    return open_masks if all(reading.holds == "masked" for reading in made_of_logits) else None
+
+
+def _beliefs(rows: Rows, layout: Layout, index: Tensor, seen: Tensor) -> Beliefs:
+    """Run the dLLM on all that is shown.
+
+    Args:
+        rows: all rows.
+        layout: the dLLM and how its buffers are decoded.
+        index: (B,) int64, the rows to run it on.
+        seen: (B, L) bool, their positions that are shown.
+    """
     denoiser, features = layout.denoiser, layout.settings.features
     shown = layout.shown(rows)[index]
     prompt_width, buffer_width = int(rows.prompt_length[index].max()), int(shown.max())
@@ -86,6 +105,7 @@ def _beliefs(rows: Rows, layout: Layout, index: Tensor) -> Beliefs:
         features,
         _noise(rows, layout, logits, index),
         rows.buffer[index, : logits.shape[1]],
+        _asked(features, (rows.masked[index] & seen)[:, : logits.shape[1]]),
     )
     del logits  # as large as all that follows together
     return replace(beliefs, features={**beliefs.features, **readings}, tensors={**beliefs.tensors, **tensors})
@@ -152,6 +172,7 @@ def _cached_beliefs(
         features,
         _noise(rows, layout, answer.logits, index, place),
         F.pad(rows.buffer, (0, 1), value=mask_id)[index].gather(1, place),
+        _asked(features, F.pad(rows.masked[index] & seen, (0, 1)).gather(1, place)),
     )
 
     def renewed(old: Tensor | None, values: Tensor) -> Tensor:

@@ -146,6 +146,30 @@ def test_pieces_change_no_number(monkeypatch: pytest.MonkeyPatch, chunk: int) ->
     assert torch.equal(whole.features["token_probability"], at_standing)
 
 
+@pytest.mark.parametrize("chunk", [1, 3 * V, 100 * V])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_positions_that_are_not_asked_about_are_0(monkeypatch: pytest.MonkeyPatch, chunk: int, share: float) -> None:
+    monkeypatch.setattr("envs.beliefs.CHUNK", chunk)
+    logits, everything = random_logits(dtype=torch.bfloat16), ALL | {"top", "probabilities"}
+    about = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) < share
+    whole = read_beliefs(logits, MASK, (EOS,), everything)
+    some = read_beliefs(logits, MASK, (EOS,), everything, about=about)
+    assert torch.equal(some.confidence, whole.confidence * about)
+    assert torch.equal(some.prediction, whole.prediction * about)
+    assert some.features.keys() == whole.features.keys()
+    assert some.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(values, whole.features[name] * about) for name, values in some.features.items())
+    assert all(torch.equal(values, whole.tensors[name] * about.unsqueeze(-1)) for name, values in some.tensors.items())
+
+
+def test_a_bad_logit_is_named_by_its_own_place() -> None:
+    logits, about = random_logits(), torch.zeros(4, 7, dtype=torch.bool)
+    logits[2, 3, 4] = logits[1, 1, 1] = torch.nan
+    about[2] = True
+    with pytest.raises(DenoiserError, match=r"row 2, buffer position 3"):
+        read_beliefs(logits, MASK, (EOS,), about=about)
+
+
 def test_every_end_token_counts() -> None:
     logits = random_logits()
     p = probabilities(logits)
