@@ -19,7 +19,7 @@ from envs.decoding.blocks import check_block
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.tasks import make_tasks
-from policies import make_rule
+from policies import load, make_rule
 from policies.formats.folder import locate
 from policies.generation import check_cache
 from policies.rules.guide import check_guide
@@ -33,7 +33,7 @@ from train.command.wandb_config import check_start
 from train.evaluation.evaluated import Asked, digest, read_asked, update
 from train.evaluation.jobs import SWEEP_BLOCKS, Job, list_jobs, plan, run_name
 from train.evaluation.measure import check_samples, choose_problems
-from train.evaluation.naming import is_folder, split_setting
+from train.evaluation.naming import PLACES, is_folder, split_setting
 from train.evaluation.plot import plot_pareto
 from train.evaluation.records import Record, key_of, read_outcomes, read_records
 from train.evaluation.rule_list import print_rules
@@ -87,7 +87,23 @@ def main(config: EvaluateConfig) -> list[Record]:
             assist()
             return []
         warn_of_short_buffer(denoiser, problems_of(config), config.buffer_length)
+        tell_speeds(jobs)
         return evaluate(config, jobs)
+
+
+def tell_speeds(jobs: Sequence[Job]) -> None:
+    """Say where on its dial a policy is evaluated that was given without a place."""
+    given = [
+        job.policy for job in jobs if is_folder(job.policy) and not set(PLACES) & set(split_setting(job.policy)[1])
+    ]
+    for text in dict.fromkeys(given):
+        folder = split_setting(text)[0]
+        policy = load(folder)
+        if policy.has_dial:
+            tell(
+                "dial",
+                f"{folder} at speed {policy.speed:g}, as it was saved; {folder}@speed=0 is its slow end, 1 its fast one",
+            )
 
 
 def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) -> list[Job]:

@@ -22,8 +22,8 @@ from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
-from train.evaluate import main, possible
-from train.evaluation.jobs import plan
+from train.evaluate import main, possible, tell_speeds
+from train.evaluation.jobs import list_jobs, plan
 from train.evaluation.measure import evaluate, measure
 from train.evaluation.records import (
     COUNTING,
@@ -491,6 +491,12 @@ def test_pass_at_k_is_of_tasks_that_run_code() -> None:
     assert columns["task"] == ["humaneval", "all"]
     assert (columns["pass@1 %"], columns["pass@2 %"]) == (["50.0", ""], ["100.0", ""])
     assert "samples" not in summarise(several([1], 1) | {"samples": 1})[0]
+
+
+def test_a_dial_without_a_place_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_speeds(list_jobs(["tiny", "tiny@speed=0.25", "threshold:0.9"], [64, 16]))
+    [line] = capsys.readouterr().out.splitlines()
+    assert line == "dial        tiny at speed 0.5, as it was saved; tiny@speed=0 is its slow end, 1 its fast one"
 
 
 def test_names_are_whole_on_any_width(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,10 @@ SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
 
 
+PLACES = ("speed", "accuracy_target", "nfe_target")
+"""Those that are places on a dial."""
+
+
 LEARNED, ORACLE, EOTP = "learned", "oracle", "+eotp"
 """What names of learned policies begin with, the rule that knows the answer, and what a name ends in where everything
 after a committed end-of-text leaves the computation."""
