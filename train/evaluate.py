@@ -100,10 +100,8 @@ def tell_speeds(jobs: Sequence[Job]) -> None:
         folder = split_setting(text)[0]
         policy = load(folder)
         if policy.has_dial:
-            tell(
-                "dial",
-                f"{folder} at speed {policy.speed:g}, as it was saved; {folder}@speed=0 is its slow end, 1 its fast one",
-            )
+            place = f"{folder} at speed {policy.speed:g}, as it was saved"
+            tell("dial", f"{place}; {folder}@speed=0 is its slow end, 1 its fast one")
 
 
 def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) -> list[Job]:
