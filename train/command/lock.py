@@ -30,6 +30,10 @@ FREE = ("out", "resume", "dry_run", "wandb", "checkpoint_every", *MACHINE)
 or with more threads, sums of floats may differ in their last bits.)"""
 
 
+LONGEST_COMMAND = 160
+"""Characters of a command line that a message shows."""
+
+
 NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 """Where the system has them."""
 
@@ -67,7 +71,10 @@ def _lock(file: Path) -> int:
             holder = read_holder(file)
             said = {name: printable(str(value)) for name, value in holder.items()}
             who = f"process {said['pid']} on {said['host']}" if said else "another process"
-            about = f" ({said['command']}, started {said['started']})" if said else ""
+            # An evaluation of many policies has a command of pages.
+            command = said.get("command", "")
+            command = command if len(command) <= LONGEST_COMMAND else f"{command[:LONGEST_COMMAND]}..."
+            about = f" ({command}, started {said['started']})" if said else ""
             raise UserError(
                 f"out is {str(file.parent)!r}, which {who} writes to{about}: wait for it, end it, or choose "
                 "another --out"
