@@ -280,6 +280,7 @@ alone:
         """Draw the frontiers of both decodings."""
         full, shorter = self.world.blocks
         titles = {str(full): "full diffusion", str(shorter): f"blocks of {shorter}"}
+        titles[AHEAD] = f"blocks of {shorter}, {self.world.ahead} ahead"
         panels = {
             # The union with the second model first, as it hides what is drawn before it.
             titles[block]: {
