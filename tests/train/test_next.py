@@ -38,6 +38,8 @@ def test_a_default_job_is_gone_on_with_in_few_words() -> None:
         job(TrainPPOConfig, "--out=my runs/$a", "--model.name=toy", "--env.tasks=[copy, sort]"),
         job(TrainPPOConfig, "--config=configs/ppo_dial.yaml"),
         job(TrainPPOConfig, "--config=configs/engine.yaml"),
+        job(TrainPPOConfig, "--env.blocks_ahead=1", "--env.block_lengths=[64, 16]"),
+        job(TrainPPOConfig, "--env.blocks_ahead=2", "--env.block_lengths=[16]"),
         job(TrainPPOConfig, "--env.cache=dual", "--env.block_lengths=[16]", "--env.early_end=false"),
         job(TrainPPOConfig, "--config=configs/models/llada.yaml", "--env.task=gsm8k", "--model.chat_template=false"),
         job(TrainGRPOConfig, "--config=configs/grpo_prose.yaml"),
@@ -54,6 +56,7 @@ def test_the_printed_commands_decode_as_the_job_does(config: JobConfig) -> None:
         assert Path(one.out).parent == config.out.parent
         for name in ("model", "buffer_length", "window", "block_origin", "cache", "end_of_text_prediction"):
             assert getattr(one, name) == getattr(wanted, name)
+        assert one.blocks_ahead == (wanted.blocks_ahead if one.block_length else 0)
     for name in ("tasks", "temperature", "early_end"):
         assert getattr(measured, name) == getattr(wanted, name)
     length = config.env.buffer_length

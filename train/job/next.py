@@ -26,9 +26,11 @@ def next_commands(config: JobConfig) -> list[str]:
     tasks = [] if about.tasks == EvaluateConfig().tasks else about.tasks
     first = [block for block in blocks[:1] if block != about.buffer_length]
     watched, measured = {"task": tasks[:1], "block_length": first}, {"tasks": tasks, "block_length": blocks}
+    # Where there are no blocks, none are ahead, and saying so is refused.
+    of_watch, of_evaluate = ({**shared, "blocks_ahead": about.blocks_ahead if own else 0} for own in (first, blocks))
     return [
-        _command("watch", config, ["threshold:0.9"], {**watched, **shared}, WatchConfig()),
-        _command("evaluate", config, ["eb_sampler:0.5", "--per_task"], {**measured, **shared}, EvaluateConfig()),
+        _command("watch", config, ["threshold:0.9"], {**watched, **of_watch}, WatchConfig()),
+        _command("evaluate", config, ["eb_sampler:0.5", "--per_task"], {**measured, **of_evaluate}, EvaluateConfig()),
     ]
 
 
