@@ -70,6 +70,11 @@ class View:
         inside = (place >= self.block_start.unsqueeze(1)) & (place < self.block_end.unsqueeze(1))
         return inside & (place < self.length.unsqueeze(1))
 
+    @property
+    def eligible_in_block(self) -> Tensor:
+        """(N, L) bool, True where eligible and in the row's current block, whatever may be committed ahead of it."""
+        return self.eligible & self.in_block
+
     def inputs(self) -> dict[str, Tensor]:
         """Return what the env's observation holds, all float32.
 

@@ -113,7 +113,10 @@ def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) ->
     found, left_out = [], dict[str, str]()
     for job in jobs:
         try:
-            if not is_folder(job.policy):
+            if is_folder(job.policy):
+                settings = DecodingSettings(block_length=job.block_length, **decoding_of(config))
+                load(split_setting(job.policy)[0]).spec.check_block(settings)
+            else:
                 rule = make_rule(job.policy)
                 check_cache(rule, config.cache)
                 check_guide(rule, denoiser)

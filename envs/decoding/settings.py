@@ -87,7 +87,7 @@ class DecodingSettings:
             last block that the buffer cuts is shown whole to a truncated window, its rest masks, as far as the dLLM's
             length allows.
         blocks_ahead: blocks after the current one whose masks may be committed too, where the last forward computed
-            them; with enough of them it is full diffusion whose forced commits come from left to right.
+            them; where enough of them may, whatever is decided from what is eligible is decided as in full diffusion.
         cache: which positions a forward computes anew, as `envs.caches.make_cache` reads it. A position that isn't
             computed is seen by the others as it was when it last was, and the policy sees the belief of then.
 
@@ -121,7 +121,7 @@ class DecodingSettings:
         if self.blocks_ahead and self.window == "truncated":
             raise ValueError(
                 f"blocks_ahead is {self.blocks_ahead} and window truncated, which shows nothing after the current "
-                "block: set one of them back"
+                "block: set blocks_ahead to 0, or window to full"
             )
         if self.block_origin == "absolute" and not 1 <= self.block <= self.buffer_length:
             raise ValueError(

@@ -126,9 +126,9 @@ def _eligible(rows: Rows, layout: Layout, computed: Tensor, open_masks: Tensor, 
     if layout.settings.blocks_ahead:
         is_known = torch.zeros_like(eligible)
         is_known[computed, : beliefs.confidence.shape[1]] = True if beliefs.is_new is None else beliefs.is_new
-        # Blocks to come are taken to be as long as this one; beyond the row there is nothing masked.
-        size = rows.block_end - rows.block_start
-        reach = (rows.block_end + layout.settings.blocks_ahead * size).unsqueeze(1)
+        # Whole blocks, though this one may be short; what a block-causal dLLM has no opinion about can't be written.
+        reach = rows.block_end + layout.settings.blocks_ahead * rows.block_length
+        reach = torch.minimum(reach, layout.visible_end(rows, rows.block_start)).unsqueeze(1)
         is_ahead = (rows.positions >= rows.block_end.unsqueeze(1)) & (rows.positions < reach)
         eligible = eligible | (open_masks & is_known & is_ahead)
     return eligible & layout.cache.opens(rows.masked)

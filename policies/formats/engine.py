@@ -161,6 +161,8 @@ def check_exportable(policy: LearnedPolicy) -> UnmaskingNetwork:
         reason = "it reads changed, which compares with the step before"
     elif network.config.decides_refresh:
         reason = "it decides when a cache is refreshed (policy.decides_refresh), which no engine asks a policy"
+    elif policy.trained.get("blocks_ahead"):
+        reason = "it was trained to commit in blocks ahead of the current one too (env.blocks_ahead)"
     elif "age" in network.config.features:
         reason = "it reads age, which counts the steps since a belief was computed"
     elif "unseen" in network.config.features:

@@ -48,4 +48,4 @@ class CAD(CommitRule):
         commit = top_k(view.confidence, allowed, count)
         overdue = (view.block_step >= view.in_block.sum(1)).unsqueeze(1)
         # The fallback may take an end-of-text that has to wait: where nothing else is left, a row would stand still.
-        return ensure_progress(torch.where(overdue, view.eligible, commit), view.eligible, view.confidence)
+        return ensure_progress(torch.where(overdue, view.eligible_in_block, commit), view.eligible, view.confidence)

@@ -42,7 +42,7 @@ class ETE(Rule):
         scope = view.masked & (view.positions < reach.unsqueeze(1))
         confident = scope & (view.confidence >= self.threshold)
         short = (confident.sum(1) < self.least).unsqueeze(1)
-        doubtful = top_k(-view.confidence, view.eligible & ~confident, self.explore)
+        doubtful = top_k(-view.confidence, view.eligible_in_block & ~confident, self.explore)
         commit = confident | (doubtful & short)
         # No fallback: with 1 or more to explore, what is too little is never nothing.
         return Action(commit, scope=scope)

@@ -70,7 +70,9 @@ class FixedStep(CommitRule):
 
     def select(self, view: View) -> Tensor:
         """Choose the best-scored."""
-        return top_k(self.score(view), view.eligible, self.quota(view))
+        # The other schedules are of a block's steps, and count its positions alone.
+        eligible = view.eligible if self.schedule == "linear" else view.eligible_in_block
+        return top_k(self.score(view), eligible, self.quota(view))
 
 
 def dream_quota(size: Tensor, left: Tensor, step: Tensor, tokens_per_step: int) -> Tensor:

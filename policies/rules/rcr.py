@@ -40,7 +40,7 @@ class RCR(Rule):
         target = torch.maximum(committed_target(view, self.tokens_per_step, self.schedule), committed + 1)
         keep = view.in_block & (rank(running, view.in_block) < target.unsqueeze(1))
         # A step in which nothing new is kept would change nothing for ever.
-        best = rank(view.confidence, view.eligible) == 0
+        best = rank(view.confidence, view.eligible_in_block) == 0
         commit = keep & view.eligible
         commit = commit | (best & ~commit.any(1, keepdim=True))
         return Action(commit, remask=view.in_block & ~view.masked & ~keep)

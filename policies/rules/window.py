@@ -30,6 +30,6 @@ class Window(CommitRule):
 
     def select(self, view: View) -> Tensor:
         """Choose among the first masks."""
-        # The count begins with the eligible ones: masks of later blocks don't compete anyway.
+        # The count begins with the eligible ones: masks of later blocks compete only where they may be committed too.
         first = view.eligible & (view.eligible.cumsum(1) <= self.active)
         return top_k(view.confidence, first, self.tokens_per_step)

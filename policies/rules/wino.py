@@ -41,10 +41,12 @@ class Wino(Rule):
 
     def act(self, view: View) -> Action:
         """Commit widely, remask narrowly."""
-        ranks = rank(view.confidence, view.eligible)
-        cap = (self.share * view.eligible.sum(1)).floor().clamp(min=self.least).unsqueeze(1)
+        # Nothing that the shadow, which is of the block, could not doubt.
+        eligible = view.eligible_in_block
+        ranks = rank(view.confidence, eligible)
+        cap = (self.share * eligible.sum(1)).floor().clamp(min=self.least).unsqueeze(1)
         wide = (view.confidence > self.threshold) & (ranks < cap)
-        commit = ensure_progress(wide, view.eligible, view.confidence)
+        commit = ensure_progress(wide, eligible, view.confidence)
         left_out = view.features["leave_one_out"]
         doubted = view.in_block & ~view.masked & (left_out < self.keep)
         # One fewer than are committed, or a row could take back all that it gains, step after step.

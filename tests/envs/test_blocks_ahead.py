@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from checkpoints import build
 from networks import perturbed
+from views import make_view
 
 from envs import UnmaskingEnv, UnmaskingVectorEnv
 from envs.decoding.batch import DecodingBatch
@@ -67,6 +69,58 @@ def test_none_ahead_is_the_block_alone(toy: ToyDenoiser) -> None:
     assert eligible(batch) == ["xx......"]
     commit(batch, "..xx....")  # nothing that may be: one of the block is forced
     assert batch.masked.sum() == 7
+
+
+def test_what_a_block_causal_dllm_has_no_opinion_about_is_not_eligible(tmp_path: Path) -> None:
+    sdar = load_denoiser(str(build("sdar", tmp_path)), str(places.here), family="sdar", chat_template=False)
+    assert sdar.block_length == 4
+    batch = DecodingBatch(sdar, 1, DecodingSettings(16, 2, early_end=False, blocks_ahead=3))
+    batch.load([0], [sdar.encode_prompt("a" * 8)])
+    batch.forward()
+    # Of its own block of four all that is left, however many blocks of two are ahead.
+    width = batch.masked.shape[1]  # whole blocks of its own
+    assert eligible(batch) == ["xxxx" + (width - 4) * "."]
+    batch.apply(Action(batch.view.eligible))
+    assert batch.masked.nonzero()[:, 1].tolist() == list(range(4, 16))
+
+
+def test_a_short_first_block_has_whole_ones_ahead(toy: ToyDenoiser) -> None:
+    batch = DecodingBatch(toy, 2, DecodingSettings(12, 4, block_origin="absolute", blocks_ahead=1))
+    prompts = [toy.encode_prompt("aaaa")[-1:] * size for size in (3, 5)]
+    batch.load([0, 1], prompts)
+    batch.forward()
+    assert eligible(batch) == ["xxxxx.......", "xxxxxxx....."]
+
+
+@pytest.mark.parametrize(
+    ("rule", "where"),
+    [
+        # Rules that keep accounts of a block decide about it alone; the others about all that is eligible.
+        ("threshold:0.95", "......x."),
+        ("low_confidence:1", "......x."),
+        ("low_confidence:1,schedule=cosine", "...x...."),
+        ("low_confidence:1,schedule=dream", "...x...."),
+        ("rcr:1", "...x...."),
+        ("wino:0.95", "...x...."),
+        ("adablock:0.95", "...x...."),
+        # What is sure ahead, or the least sure of the block.
+        ("ete:0.8", "......x."),
+        ("ete:0.99", "x......."),
+    ],
+)
+def test_where_a_rule_commits(rule: str, where: str) -> None:
+    view = make_view([[0.4, 0.5, 0.5, 0.6, 0.1, 0.2, 0.9, 0.3]], block=(0, 4))
+    nothing = torch.zeros(1, 8, device=places.here)
+    view = replace(view, eligible=view.masked, features={"leave_one_out": nothing})
+    action = make_rule(rule).act(view)
+    assert "".join("x" if chosen else "." for chosen in action.commit[0].tolist()) == where
+
+
+def test_what_is_overdue_in_a_block_frees_that_block_alone() -> None:
+    view = make_view([[0.4, 0.5, 0.5, 0.6, 0.1, 0.2, 0.9, 0.3]], block=(0, 4), block_step=[4])
+    nothing = torch.zeros(1, 8, device=places.here)
+    view = replace(view, eligible=view.masked, features={"is_eos": nothing})
+    assert make_rule("cad:0.999").act(view).commit.int().tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
 
 
 def test_under_a_cache_only_what_the_last_forward_computed_is_eligible(llada: Denoiser) -> None:

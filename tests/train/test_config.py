@@ -289,6 +289,7 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, mess
         (["--env.tasks", "copy", "add"], "'add' stands alone: every value follows a flag, as in --seed 3; for a list,"),
         (["--polcy", "x"], "did you mean --policy.hidden_size?"),
         (["--alpha", "4"], "did you mean --env.alpha?"),
+        (["--grpo.group_size", "4"], "there is no flag --grpo.group_size: it is one of train/grpo.py"),
         (["--device", "cuda"], "did you mean --model.device?"),
         (["--zzzz"], "there is no flag --zzzz: --help lists them all"),
         (["--dit", "3"], "dit is '3': it is a section"),

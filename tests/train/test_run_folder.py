@@ -144,6 +144,10 @@ def test_what_differs_is_named(tmp_path: Path, change: dict[str, object], words:
 def test_a_setting_that_the_runs_version_did_not_have_is_no_difference() -> None:
     assert differences({"a": 1, "s": {"b": 2}}, {"a": 1, "new": 5, "s": {"b": 2, "new": 6}}) == {}
     assert list(differences({"a": 1, "gone": 2}, {"a": 1})) == ["gone"]
+    # What a run of an older version didn't have, it did as is usual.
+    new, usual = {"a": 1, "new": 5, "s": {"b": 2, "new": 6}}, {"a": 0, "new": 5, "s": {"b": 0, "new": 7}}
+    assert differences({"a": 1, "s": {"b": 2}}, new, usual=usual) == {"s.new": (7, 6)}
+    assert differences({"a": 1, "s": {"b": 2}}, new, ["s.new"], usual) == {}
     assert differences({"m": {"threads": 1, "x": 1}}, {"m": {"threads": 2, "x": 1}}, ["m.threads"]) == {}
 
 

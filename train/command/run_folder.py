@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,14 @@ def open_run(folder: Path, config: Any, resume: bool | None = False, free: Colle
             later on.
     """
     settings = to_plain(config) | ({} if resume is None else {"resume": False})
+    make: Any = type(config)
+    usual = to_plain(make()) if is_dataclass(config) else {}
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with writing(folder, resume), held(folder):
             before = _names(folder)
             try:
-                _check(folder, settings, resume, free)
+                _check(folder, settings, resume, free, usual)
                 _record_start(folder, settings)
                 yield
             except BaseException as error:
@@ -148,7 +151,9 @@ def writing(folder: Path, resume: bool | None = None) -> Iterator[None]:
         raise
 
 
-def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str]) -> None:
+def _check(
+    folder: Path, settings: Mapping[str, Any], resume: bool | None, free: Collection[str], usual: Mapping[str, Any]
+) -> None:
     """Refuse a folder that is taken, or that doesn't hold the run to resume."""
     has_run = RunFiles(folder).config.is_file()
     other = elsewhere(folder)
@@ -164,7 +169,7 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool | None, free:
         return
     if not has_run or resume is None:
         raise UserError(f"out is {str(folder)!r}, which is not empty: {other}")
-    changed = differences(read_settings(folder), settings, (*FREE, *free))
+    changed = differences(read_settings(folder), settings, (*FREE, *free), usual)
     if not changed:
         if not resume:
             again = command_line("--resume")
@@ -224,11 +229,11 @@ MISSING = _Missing()
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = (), usual: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[Any, Any]]:
     """Return the settings of a configuration that another one has otherwise, as pairs by dotted name.
 
-    Settings that only the new one has are left out: the run is of a version that didn't have them.
+    A run of a version that didn't have a setting did what is usual.
 
     >>> differences({"seed": 1, "env": {"alpha": 2.0, "tasks": []}}, {"seed": 1, "env": {"alpha": 3.0, "tasks": []}})
     {'env.alpha': (2.0, 3.0)}
@@ -237,16 +242,19 @@ def differences(
         old: nested, as `to_plain` makes it.
         new: likewise.
         free: settings, or sections, to leave out.
+        usual: what settings are by default, nested likewise; those that neither this nor the old one has are left out.
     """
     found: dict[str, tuple[Any, Any]] = {}
-    for name, was in old.items():
+    default = usual or {}
+    for name, was in {**{name: default[name] for name in new if name in default}, **old}.items():
         if name in free:
             continue
         now = new.get(name, MISSING)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             prefix = f"{name}."
             inner = [other.removeprefix(prefix) for other in free if other.startswith(prefix)]
-            found |= {prefix + key: pair for key, pair in differences(was, now, inner).items()}
+            own = default.get(name) or {}
+            found |= {prefix + key: pair for key, pair in differences(was, now, inner, own).items()}
         elif was != now:
             found[name] = was, now
     return found

@@ -46,7 +46,9 @@ def read_words(config_class: Any, words: Sequence[str], positional: str | None) 
         path = path if path in kinds else plurals.get(path, path)
         if path not in kinds and path not in sections and path != "config":
             known = {**kinds, **sections, **plurals, "config": str, "help": str}
-            raise ConfigError(f"there is no flag {shorten(flag)}: {_hint(path, known, sections)}")
+            elsewhere = getattr(config_class, "ELSEWHERE", {}).get(path.partition(".")[0])
+            hint = _hint(path, known, sections) if elsewhere is None else f"it is one of {elsewhere}"
+            raise ConfigError(f"there is no flag {shorten(flag)}: {hint}")
         if not has_value:
             is_switch = kinds.get(path) is bool
             stands_alone = i == len(words) or words[i].startswith("--")

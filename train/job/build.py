@@ -102,7 +102,7 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
             "network) and can't be a start; choose feature, or a transformer filter"
         )
     for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
-        policy.spec.check_block(DecodingSettings(config.env.buffer_length, block))
+        policy.spec.check_block(DecodingSettings(block_length=block, **config.env.decoding))
     if role == "feature" or not isinstance(network, UnmaskingNetwork):
         return network
     if network.filter is not None:

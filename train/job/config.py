@@ -233,7 +233,7 @@ class JobConfig:
             found["policy"] = "dit is given, the paper's network in its place"
             if not self.dit.reads_time:
                 found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
-        if not self.env.block_lengths:
+        if not self.env.block_lengths and not self.evaluation.block_lengths:
             found["env.blocks_ahead"] = "env.block_lengths is empty, which is full diffusion"
         found |= self._unused_of_filter()
         if self.env.alpha_range:

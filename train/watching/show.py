@@ -15,7 +15,7 @@ from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from policies.generation import check_cache
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText, decoding_of
+from train.command.decoding_config import CacheText, decoding_of, what_differs
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
@@ -141,8 +141,8 @@ class Show:
     @property
     def title(self) -> str:
         """Say what is decoded and by whom, in one line."""
-        cache = f" · cache {self.config.cache}" if self.is_cached else ""
-        return f"{self.config.model.name} · {self.config.task} · {self.config.split}{cache} — {self.versus}"
+        how = what_differs(decoding_of(self.config)).replace(", ", " · ")
+        return f"{self.config.model.name} · {self.config.task} · {self.config.split}{how} — {self.versus}"
 
     @property
     def is_cached(self) -> bool:
