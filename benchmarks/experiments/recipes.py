@@ -35,6 +35,9 @@ STEPS = 24_576
 SPEEDS = (0.0, 0.5, 1.0)
 """Places on a dial that are looked at."""
 
+WANTED = ("", *(f"{speed:g}" for speed in SPEEDS))
+"""How records name them; that of a policy without a dial has no name."""
+
 CONFIG = "configs/grpo_prose.yaml"
 """What they all have in common."""
 
@@ -145,13 +148,10 @@ class Recipes(Experiment):
         for name, recipe in RECIPES.items():
             suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all", decision="deterministic")
             places = [
-                {
-                    "speed": PolicyName.read(record["policy"]).setting.removeprefix("speed="),
-                    "accuracy": record["accuracy"],
-                    "nfe": record["nfe"],
-                    "rules_nfe": best_rule(rules, record["accuracy"])["nfe"],
-                }
+                {"speed": speed, **{key: record[key] for key in ("accuracy", "nfe")}, "rules_nfe": cheapest["nfe"]}
                 for record in suite
+                if (speed := PolicyName.read(record["policy"]).setting.removeprefix("speed=")) in WANTED
+                and (cheapest := best_rule(rules, record["accuracy"]))
             ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         return {"rows": rows, "steps": STEPS, "provenance": provenance(out, self.steps())}
