@@ -1,4 +1,4 @@
-"""Trainings in the prose world that differ in one thing: what is read, where it starts, algorithm, one alpha or all."""
+"""Trainings in the prose world that differ in one thing: what is read, where it starts, which algorithm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.base import (
     repeat,
     table,
 )
-from experiments.dial import train
+from experiments.dial import Dial, train
 from experiments.worlds import PROSE_WORLD
 from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
@@ -35,9 +35,6 @@ STEPS = 24_576
 SPEEDS = (0.0, 0.5, 1.0)
 """Places on a dial that are looked at."""
 
-WANTED = ("", *(f"{speed:g}" for speed in SPEEDS))
-"""How records name them; that of a policy without a dial has no name."""
-
 CONFIG = "configs/grpo_prose.yaml"
 """What they all have in common."""
 
@@ -48,7 +45,7 @@ FROM_RULE = ("--filter.learn", "false")
 FROM_NOTHING = (*FROM_RULE, "--policy.init", "random")
 
 PPO = ("--ppo.learning_rate", "5e-4", "--ppo.n_steps", "16", "--ppo.batch_size", "512", "--ppo.n_epochs", "4")
-"""Three trials at 1e-3, 1.5e-4 and 5e-4 lost less the nearer they were to this."""
+"""PPO's own settings: rounds of 16 steps a row, in batches of 512."""
 
 
 def ppo_command(config: Path, has_filter: bool) -> list[str]:
@@ -78,7 +75,6 @@ class Recipe:
         is_ppo: with PPO, or GRPO.
         has_filter: whether it starts from the filter.
         flags: what else it is told.
-        speeds: places on its dial; nothing for a policy of one alpha.
     """
 
     group: str
@@ -86,12 +82,6 @@ class Recipe:
     is_ppo: bool = False
     has_filter: bool = True
     flags: Sequence[str] = ()
-    speeds: Sequence[float] = SPEEDS
-
-
-def _one_alpha(alpha: float) -> Recipe:
-    flags = ("--env.alpha_range", "[]", "--env.alpha", f"{alpha:g}")
-    return Recipe("a policy for each alpha", f"alpha {alpha:g}", flags=flags, speeds=())
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -106,9 +96,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
         "ppo_nothing": Recipe("start", "nothing, with PPO", is_ppo=True, has_filter=False, flags=(*FROM_NOTHING, *PPO)),
-        "alpha1": _one_alpha(1),
-        "alpha4": _one_alpha(4),
-        "alpha16": _one_alpha(16),
     }
 )
 """Every training by the name of its folder; the first is what the others are compared with."""
@@ -124,7 +111,7 @@ def _training(name: str) -> Step:
 
 def _evaluation(name: str) -> Step:
     policy = f"{{out}}/prose_recipes/{name}/policy"
-    places = [f"{policy}@speed={speed:g}" for speed in RECIPES[name].speeds] or [policy]
+    places = [f"{policy}@speed={speed:g}" for speed in SPEEDS]
     command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", places)]
     command += ["--block_length", str(PROSE_WORLD.blocks[0]), "--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
     return Step(f"prose_recipes/{name}_places", command, ("--episodes", "1"))
@@ -135,10 +122,13 @@ class Recipes(Experiment):
 
     name = "prose_recipes"
 
+    def __init__(self) -> None:
+        self.comparison = Dial(PROSE_WORLD)
+
     def steps(self) -> list[Step]:
         """Train every recipe from the filter of the dial's comparison, and look at its places."""
         # Trainings first: side by side, an evaluation that waits for its own keeps others from beginning.
-        return [*map(_training, RECIPES), *map(_evaluation, RECIPES)]
+        return [*self.comparison.steps(), *map(_training, RECIPES), *map(_evaluation, RECIPES)]
 
     def summarise(self, out: Path) -> Summary:
         """Keep each place, and the cheapest rule as accurate, on the problems of the dial's comparison."""
@@ -146,41 +136,35 @@ class Recipes(Experiment):
         rules = [record for record in here if _is_rule(record)]
         rows = []
         for name, recipe in RECIPES.items():
-            places = []
-            for record in find(
-                read_records(out / f"prose_recipes/{name}_places"), task="all", decision="deterministic"
-            ):
-                speed = PolicyName.read(record["policy"]).setting.removeprefix("speed=")
-                if speed in WANTED:
-                    own = {key: record[key] for key in ("accuracy", "nfe")}
-                    places.append({"speed": speed, **own, "rules_nfe": best_rule(rules, record["accuracy"])["nfe"]})
+            suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all")
+            settings = [f"speed={speed:g}" for speed in SPEEDS]
+            places = [
+                {
+                    "accuracy": record["accuracy"],
+                    "nfe": record["nfe"],
+                    "rules_nfe": best_rule(rules, record["accuracy"])["nfe"],
+                }
+                for record in suite
+                if PolicyName.read(record["policy"]).setting in settings
+            ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         return {"rows": rows, "steps": STEPS, "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
-        lines, single = [], []
+        lines = []
         for row in summary["rows"]:
             places = row["places"]
             cells = [f"{percent(p['accuracy'])} in {p['nfe']:.2f} ({p['nfe'] / p['rules_nfe']:.2f})" for p in places]
-            if len(places) > 1:
-                lines.append([row["group"], row["wording"], *cells, _area(places)])
-            else:
-                single += places
-                lines.append([row["group"], row["wording"], *cells, "", "", ""])
-        lines.append([summary["rows"][-1]["group"], "together", "", "", "", _area(single)])
-        columns = ["what is changed", "how", "speed 0, or the one place", "0.5", "1", "hypervolume"]
+            area = hypervolume([(place["accuracy"], place["nfe"]) for place in places], PROSE_WORLD.reference)
+            lines.append([row["group"], row["wording"], *cells, f"{area:.3f}"])
+        columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
         return f"""One seed each, {summary["steps"]:,} environment steps on two cores, from the filter that the dial of
 two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy
 in % and forwards, and in brackets the share of the forwards of the cheapest rule that is at most half a point less
 accurate (among the settings above):
 
 {table(columns, lines)}"""
-
-
-def _area(places: Sequence[Summary]) -> str:
-    """Write what places cover of the plane of accuracy and speed."""
-    return f"{hypervolume([(place['accuracy'], place['nfe']) for place in places], PROSE_WORLD.reference):.3f}"
 
 
 def _is_rule(record: Record) -> bool:
