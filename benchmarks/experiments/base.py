@@ -103,6 +103,12 @@ def of_kind(*kinds: str) -> Callable[[str], bool]:
     return lambda text: PolicyName.read(text).kind in kinds
 
 
+def is_rule(text: str) -> bool:
+    """Tell whether a policy is a rule that knows no answer, for `find`."""
+    name = PolicyName.read(text)
+    return not name.is_learned and not name.is_oracle
+
+
 def which(options: str) -> Callable[[str], bool]:
     """Return a test for one of several learned policies, at any setting, for `find`."""
     return lambda text: PolicyName.read(text).options == options

@@ -13,17 +13,16 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    is_rule,
     over_seeds,
     percent,
     provenance,
-    repeat,
     table,
     which,
 )
 from experiments.dial import Dial, dials, laptops, train
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.measures import ROUNDING, TOLERANCE, best_rule
-from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, read_records
 
 BLOCK = PROSE_WORLD.blocks[1]
@@ -60,7 +59,7 @@ WITHOUT = {"plain": "laptop", "refresh": "laptop", CONTINUED: "dial"}
 that it goes on from."""
 
 
-def trained_under(cache: str, alphas: str) -> list[str]:
+def _trained_under(cache: str, alphas: str) -> list[str]:
     """Return the arguments of a training under a cache, at a range of alphas."""
     about = ["--env.cache", cache, "--env.price", "positions", "--env.block_lengths", f"[{BLOCK}]"]
     # A forward of a block computes a fifth of the text, so the same alphas would weigh less.
@@ -70,7 +69,7 @@ def trained_under(cache: str, alphas: str) -> list[str]:
 
 def trainings() -> list[Step]:
     """Return the trainings under the cache, from the filter that those without it start from."""
-    about = trained_under(CACHE, "[1, 48]")
+    about = _trained_under(CACHE, "[1, 48]")
     return [
         Step(
             f"caching/{name}_s{seed}",
@@ -82,15 +81,20 @@ def trainings() -> list[Step]:
     ]
 
 
-def continued() -> list[Step]:
-    """Return the trainings that go on under the cache from the policies that were trained without one."""
-    about = trained_under(CONTINUED_CACHE, "[2, 512]")
+def continued(name: str = f"caching/{CONTINUED}", *more: str) -> list[Step]:
+    """Return the trainings that go on under the cache from the policies that were trained without one.
+
+    Args:
+        name: of their folders, to which the seed is added.
+        *more: what else they are told.
+    """
+    about = [*_trained_under(CONTINUED_CACHE, "[2, 512]"), *more]
     # As they are, where a filter would begin at another threshold.
     about += ["--filter.threshold", "0.5", "--filter.steepness", "1"]
     about += ["--env.num_envs", "256", "--grpo.learning_rate", "5e-4", "--total_timesteps", "40960"]
     return [
         Step(
-            f"caching/{CONTINUED}_s{seed}",
+            f"{name}_s{seed}",
             train(PROSE_WORLD.laptop, f"{{out}}/{before.folder}/policy", "--seed", str(seed), *about),
             QUICK_DIAL,
         )
@@ -216,14 +220,8 @@ def _frontier(cache: str, on_two_cores: Sequence[Step], from_gpu: Sequence[Step]
         for step in steps
         for speed in speeds
     ]
-    command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", [*policies, *RULES])]
-    command += ["--block_length", str(BLOCK), "--cache", cache, "--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
+    command = PROSE_WORLD.evaluation([*policies, *RULES], [BLOCK], "--cache", cache)
     return Step(_folder(cache), command, ("--episodes", "1"))
-
-
-def is_rule(policy: str) -> bool:
-    """Tell whether a record's policy is a rule, for `find`."""
-    return not PolicyName.read(policy).is_learned
 
 
 def kept(record: Record) -> Summary:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.base import (
-    QUICK_DIAL,
     SEEDS,
     Experiment,
     Step,
     Summary,
     find,
+    is_rule,
     percent,
     provenance,
-    repeat,
     table,
 )
 from experiments.caching import (
@@ -23,13 +22,12 @@ from experiments.caching import (
     CONTINUED_CACHE,
     FRESH,
     Caching,
-    is_rule,
+    continued,
     kept,
     row_of,
     seed_of,
-    trained_under,
 )
-from experiments.dial import dials, train
+from experiments.dial import dials
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.records import read_records
 
@@ -56,18 +54,7 @@ TRAINED, AS_THEY_ARE = "ahead", "dial"
 
 def trainings() -> list[Step]:
     """Return the trainings that go on under the cache with a block ahead, one a seed."""
-    about = [*trained_under(CONTINUED_CACHE, "[2, 512]"), "--env.blocks_ahead", str(AHEAD)]
-    # As they are, where a filter would begin at another threshold.
-    about += ["--filter.threshold", "0.5", "--filter.steepness", "1"]
-    about += ["--env.num_envs", "256", "--grpo.learning_rate", "5e-4", "--total_timesteps", "40960"]
-    return [
-        Step(
-            f"caching_ahead/{TRAINED}_s{seed}",
-            train(PROSE_WORLD.laptop, f"{{out}}/{before.folder}/policy", "--seed", str(seed), *about),
-            QUICK_DIAL,
-        )
-        for seed, before in zip(SEEDS, dials(PROSE_WORLD), strict=True)
-    ]
+    return continued(f"caching_ahead/{TRAINED}", "--env.blocks_ahead", str(AHEAD))
 
 
 class CachingAhead(Experiment):
@@ -143,7 +130,5 @@ def _folder(cache: str) -> str:
 def _frontier(cache: str) -> Step:
     steps = [*dials(PROSE_WORLD), *trainings()]
     policies = [f"{{out}}/{step.folder}/policy@speed={speed:g}" for step in steps for speed in SPEEDS]
-    command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", [*policies, *RULES])]
-    command += ["--block_length", str(BLOCK), "--blocks_ahead", str(AHEAD), "--cache", cache]
-    command += ["--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
+    command = PROSE_WORLD.evaluation([*policies, *RULES], [BLOCK], "--blocks_ahead", str(AHEAD), "--cache", cache)
     return Step(_folder(cache), command, ("--episodes", "1"))

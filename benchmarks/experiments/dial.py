@@ -23,7 +23,6 @@ from experiments.base import (
     over_seeds,
     percent,
     provenance,
-    repeat,
     table,
     which,
 )
@@ -123,11 +122,10 @@ class Dial(Experiment):
         looking_ahead = policies[len(on_two_cores) * len(SPEEDS) :]
         policies += [f"{{out}}/{step.folder}/policy" for step in fixed]
         policies += [f"{world.filter}@{threshold}" for threshold in world.filter_thresholds]
-        chosen = [*repeat("--policy", [*policies, "oracle:1", *world.rules]), *repeat("--block_length", world.blocks)]
-        fresh = ["--first", "100", "--episodes", str(world.fresh)]
-        command = ["train/evaluate.py", *world.arguments, *chosen, *fresh]
-        ahead = ["train/evaluate.py", *world.arguments, *repeat("--policy", [*looking_ahead, "oracle:1", *world.rules])]
-        ahead += ["--block_length", str(world.blocks[1]), "--blocks_ahead", str(world.ahead), *fresh]
+        command = world.evaluation([*policies, "oracle:1", *world.rules], world.blocks)
+        ahead = world.evaluation(
+            [*looking_ahead, "oracle:1", *world.rules], world.blocks[1:], "--blocks_ahead", str(world.ahead)
+        )
         return [
             *world.before,
             *on_two_cores,

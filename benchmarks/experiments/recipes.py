@@ -15,9 +15,9 @@ from experiments.base import (
     Step,
     Summary,
     find,
+    is_rule,
     percent,
     provenance,
-    repeat,
     table,
 )
 from experiments.dial import Dial, train
@@ -26,7 +26,7 @@ from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import best_rule
 from train.evaluation.naming import PolicyName
-from train.evaluation.records import Record, read_records
+from train.evaluation.records import read_records
 
 STEPS = 24_576
 """Environment steps of each."""
@@ -112,8 +112,7 @@ def _training(name: str) -> Step:
 def _evaluation(name: str) -> Step:
     policy = f"{{out}}/prose_recipes/{name}/policy"
     places = [f"{policy}@speed={speed:g}" for speed in SPEEDS]
-    command = ["train/evaluate.py", *PROSE_WORLD.arguments, *repeat("--policy", places)]
-    command += ["--block_length", str(PROSE_WORLD.blocks[0]), "--first", "100", "--episodes", str(PROSE_WORLD.fresh)]
+    command = PROSE_WORLD.evaluation(places, PROSE_WORLD.blocks[:1])
     return Step(f"prose_recipes/{name}_places", command, ("--episodes", "1"))
 
 
@@ -132,8 +131,8 @@ class Recipes(Experiment):
 
     def summarise(self, out: Path) -> Summary:
         """Keep each place, and the cheapest rule as accurate, on the problems of the dial's comparison."""
-        here = find(read_records(out / "prose_dial/frontier"), task="all", block_length=PROSE_WORLD.blocks[0])
-        rules = [record for record in here if _is_rule(record)]
+        about = {"task": "all", "block_length": PROSE_WORLD.blocks[0], "policy": is_rule}
+        rules = find(read_records(out / "prose_dial/frontier"), **about)
         rows = []
         for name, recipe in RECIPES.items():
             suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all")
@@ -165,8 +164,3 @@ in % and forwards, and in brackets the share of the forwards of the cheapest rul
 accurate (among the settings above):
 
 {table(columns, lines)}"""
-
-
-def _is_rule(record: Record) -> bool:
-    name = PolicyName.read(record["policy"])
-    return not name.is_learned and not name.is_oracle

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.base import FROM_SCRATCH, Step
+from experiments.base import FROM_SCRATCH, Step, repeat
 from policies import RULES
 from train.evaluation.records import Record
 
@@ -68,6 +68,17 @@ class World:
     least: float | None
     reference: float
     most_forwards: float
+
+    def evaluation(self, policies: Iterable[str], block_lengths: Iterable[int], *more: str) -> list[str]:
+        """Return the command that evaluates on the comparison's problems, which nothing was tuned on.
+
+        Args:
+            policies: as `train/evaluate.py` takes them.
+            block_lengths: of the decoding.
+            *more: what else it is told.
+        """
+        chosen = [*repeat("--policy", policies), *repeat("--block_length", block_lengths), *more]
+        return ["train/evaluate.py", *self.arguments, *chosen, "--first", "100", "--episodes", str(self.fresh)]
 
     def enough(self, suite: Sequence[Record]) -> float:
         """Return the accuracy that a rule's setting must reach.
