@@ -111,11 +111,14 @@ def possible(jobs: Sequence[Job], config: EvaluateConfig, denoiser: Denoiser) ->
         ValueError: if one that was named itself can't be.
     """
     found, left_out = [], dict[str, str]()
+    # Each folder once, which may be given at many settings and block lengths.
+    folders = {split_setting(job.policy)[0] for job in jobs if is_folder(job.policy)}
+    specs = {folder: load(folder).spec for folder in folders}
     for job in jobs:
         try:
             if is_folder(job.policy):
                 settings = DecodingSettings(block_length=job.block_length, **decoding_of(config))
-                load(split_setting(job.policy)[0]).spec.check_block(settings)
+                specs[split_setting(job.policy)[0]].check_block(settings)
             else:
                 rule = make_rule(job.policy)
                 check_cache(rule, config.cache)

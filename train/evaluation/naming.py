@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 from policies import RULES, LearnedPolicy
 
-SETTINGS = ("threshold", "speed", "accuracy_target", "nfe_target", "beta", "temperature")
-"""What ``FOLDER@...`` can set."""
-
-
 SAMPLED_SETTINGS = ("beta", "temperature")
 """Those that are evaluated sampled: on the deterministic decision they act like a threshold, or not at all."""
 
 
 PLACES = ("speed", "accuracy_target", "nfe_target")
 """Those that are places on a dial."""
+
+
+SETTINGS = ("threshold", *PLACES, *SAMPLED_SETTINGS)
+"""What ``FOLDER@...`` can set."""
 
 
 LEARNED, ORACLE, EOTP = "learned", "oracle", "+eotp"
@@ -135,6 +135,6 @@ def setting_text(policy: str) -> str:
 
 def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length: int) -> LearnedPolicy:
     """Return a learned policy at what `split_setting` found, for a block length."""
-    if {"threshold", *SAMPLED_SETTINGS} & set(setting):
-        return policy.changed(**setting)
-    return policy.tuned(block_length, **setting) if setting else policy
+    if set(PLACES) & set(setting):
+        return policy.tuned(block_length, **setting)
+    return policy.changed(**setting) if setting else policy
