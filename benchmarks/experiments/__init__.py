@@ -10,6 +10,7 @@ from experiments.caching_ahead import CachingAhead
 from experiments.dial import Dial
 from experiments.end_of_text import EndOfText
 from experiments.every_rule import EveryRule
+from experiments.fresh import Fresh
 from experiments.learn2pd_filters import Filters, FilterStart
 from experiments.main_job import FirstRun, MainJob
 from experiments.recipes import Recipes
@@ -23,7 +24,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Recipes(), Caching(), CachingAhead(), Dial(LIST_WORLD), Transfer()),
+        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Caching(), CachingAhead(), Dial(LIST_WORLD), Transfer()),
         *(EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

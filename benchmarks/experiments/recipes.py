@@ -19,6 +19,7 @@ from experiments.base import (
     percent,
     provenance,
     table,
+    which,
 )
 from experiments.dial import Dial, train
 from experiments.worlds import PROSE_WORLD
@@ -26,7 +27,7 @@ from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import best_rule
 from train.evaluation.naming import PolicyName
-from train.evaluation.records import read_records
+from train.evaluation.records import Record, read_records
 
 STEPS = 24_576
 """Environment steps of each."""
@@ -99,6 +100,21 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 """Every training by the name of its folder; the first is what the others are compared with."""
 
+ALPHAS = (1, 4, 16)
+"""Weights of speed that a policy without a dial is learned for, by the first recipe: within its dial's range."""
+
+
+def _alpha(alpha: float) -> Step:
+    words = train(PROSE_WORLD.laptop, PROSE_WORLD.filter, "--seed", "0", *EQUALLY)
+    words += ["--env.alpha_range", "[]", "--env.alpha", str(alpha), "--policy.dial_rise", "0"]
+    return Step(f"prose_recipes/alpha{alpha}", words, ("--total_timesteps", "1024"))
+
+
+def _alphas_evaluation() -> Step:
+    policies = [f"{{out}}/prose_recipes/alpha{alpha}/policy" for alpha in ALPHAS]
+    command = PROSE_WORLD.evaluation(policies, PROSE_WORLD.blocks[:1])
+    return Step("prose_recipes/alphas", command, ("--episodes", "1"))
+
 
 def _training(name: str) -> Step:
     recipe, given = RECIPES[name], PROSE_WORLD.laptop
@@ -127,7 +143,8 @@ class Recipes(Experiment):
     def steps(self) -> list[Step]:
         """Train every recipe from the filter of the dial's comparison, and look at its places."""
         # Trainings first: side by side, an evaluation that waits for its own keeps others from beginning.
-        return [*self.comparison.steps(), *map(_training, RECIPES), *map(_evaluation, RECIPES)]
+        trainings = [*map(_training, RECIPES), *map(_alpha, ALPHAS)]
+        return [*self.comparison.steps(), *trainings, *map(_evaluation, RECIPES), _alphas_evaluation()]
 
     def summarise(self, out: Path) -> Summary:
         """Keep each place, and the cheapest rule as accurate, on the problems of the dial's comparison."""
@@ -138,23 +155,19 @@ class Recipes(Experiment):
             suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all")
             settings = [f"speed={speed:g}" for speed in SPEEDS]
             places = [
-                {
-                    "accuracy": record["accuracy"],
-                    "nfe": record["nfe"],
-                    "rules_nfe": best_rule(rules, record["accuracy"])["nfe"],
-                }
-                for record in suite
-                if PolicyName.read(record["policy"]).setting in settings
+                _place(record, rules) for record in suite if PolicyName.read(record["policy"]).setting in settings
             ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
-        return {"rows": rows, "steps": STEPS, "provenance": provenance(out, self.steps())}
+        suite = find(read_records(out / "prose_recipes/alphas"), task="all")
+        alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
+        return {"rows": rows, "alphas": alphas, "steps": STEPS, "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
         lines = []
         for row in summary["rows"]:
             places = row["places"]
-            cells = [f"{percent(p['accuracy'])} in {p['nfe']:.2f} ({p['nfe'] / p['rules_nfe']:.2f})" for p in places]
+            cells = list(map(_cell, places))
             area = hypervolume([(place["accuracy"], place["nfe"]) for place in places], PROSE_WORLD.reference)
             lines.append([row["group"], row["wording"], *cells, f"{area:.3f}"])
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
@@ -163,4 +176,18 @@ two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out p
 in % and forwards, and in brackets the share of the forwards of the cheapest rule that is at most half a point less
 accurate (among the settings above):
 
-{table(columns, lines)}"""
+{table(columns, lines)}
+
+**A policy for one alpha.** The same training with one weight of speed and no dial, which then is what it learns for:
+
+{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell(row)] for row in summary["alphas"]])}"""
+
+
+def _place(record: Record, rules: Sequence[Record]) -> Summary:
+    """Keep what a policy does, and the forwards of the cheapest rule that is as accurate."""
+    best = best_rule(rules, record["accuracy"])
+    return {"accuracy": record["accuracy"], "nfe": record["nfe"], "rules_nfe": best["nfe"]}
+
+
+def _cell(place: Summary) -> str:
+    return f"{percent(place['accuracy'])} in {place['nfe']:.2f} ({place['nfe'] / place['rules_nfe']:.2f})"

@@ -69,16 +69,26 @@ class World:
     reference: float
     most_forwards: float
 
-    def evaluation(self, policies: Iterable[str], block_lengths: Iterable[int], *more: str) -> list[str]:
-        """Return the command that evaluates on the comparison's problems, which nothing was tuned on.
+    def evaluation(
+        self,
+        policies: Iterable[str],
+        block_lengths: Iterable[int],
+        *more: str,
+        first: int = 100,
+        episodes: int | None = None,
+    ) -> list[str]:
+        """Return the command that evaluates on problems that nothing was tuned on.
 
         Args:
             policies: as `train/evaluate.py` takes them.
             block_lengths: of the decoding.
             *more: what else it is told.
+            first: number of the first problem of a task; unless told, that of the comparison.
+            episodes: problems a task; None is those of the comparison.
         """
         chosen = [*repeat("--policy", policies), *repeat("--block_length", block_lengths), *more]
-        return ["train/evaluate.py", *self.arguments, *chosen, "--first", "100", "--episodes", str(self.fresh)]
+        numbers = ["--first", str(first), "--episodes", str(episodes or self.fresh)]
+        return ["train/evaluate.py", *self.arguments, *chosen, *numbers]
 
     def enough(self, suite: Sequence[Record]) -> float:
         """Return the accuracy that a rule's setting must reach.
@@ -132,7 +142,7 @@ PROSE_WORLD = World(
     blocks=(128, 32),
     ahead=1,
     sweep_episodes=8,
-    sweep_blocks=(128,),
+    sweep_blocks=(128, 32),
     sweep_intervals="10 points and a fifth of the forwards",
     before=(),
     # A run's own evaluation is not looked at here, and takes minutes.

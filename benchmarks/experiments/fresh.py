@@ -1,0 +1,255 @@
+"""The claim about the dial of the prose world again, on more problems that nothing and nobody has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.base import SEEDS, Experiment, Step, Summary, is_rule, over_seeds, percent, provenance, table, which
+from experiments.dial import NEARLY, Dial, dials
+from experiments.worlds import PROSE_WORLD
+from train.evaluation.measures import RESAMPLES, ROUNDING, TOLERANCE, Values
+from train.evaluation.naming import LEARNED, PolicyName
+from train.evaluation.records import Outcomes, read_outcomes
+
+FIRST = 1000
+"""Number of the first problem: far from those on which anything was compared or tuned."""
+
+PART = 50
+"""Problems a task of one evaluation; there are several, so that a killed reproduction loses little."""
+
+SPEEDS = (0.0, 0.125, 0.1875, 0.25, 0.375, 0.5)
+"""Places on the dial: those around one point below one token per step."""
+
+RULES = (
+    *(f"threshold:{t:g}" for t in (0.8, 0.9, 0.95, 0.97)),
+    *(f"eb_sampler:{b:g}" for b in (0.02, 0.05, 0.1, 0.2)),
+    *("ete:0.8", "ete:0.85", "credit:0.9", "credit:0.95", "factor:0.5", "frechet:0.5"),
+)
+"""Settings that were right on 88 % or more of the dial's comparison in about the fewest forwards."""
+
+ONE = "low_confidence:1"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the problems are decoded.
+
+    Attributes:
+        wording: its name.
+        block: its block length.
+        parts: evaluations of `PART` problems a task.
+        flags: what else they are told.
+    """
+
+    wording: str
+    block: int
+    parts: int
+    flags: Sequence[str] = ()
+
+
+DECODINGS = {
+    "full": Decoding("full diffusion", PROSE_WORLD.blocks[0], 4),
+    "ahead": Decoding(
+        f"blocks of {PROSE_WORLD.blocks[1]}, a block ahead allowed",
+        PROSE_WORLD.blocks[1],
+        2,
+        ("--blocks_ahead", str(PROSE_WORLD.ahead)),
+    ),
+}
+"""Both decodings by the name of their folders."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Settings on the same problems, for the problems themselves and for resamples of them.
+
+    Attributes:
+        policies: name of each setting.
+        accuracy: of shape (1 + resamples, settings), in [0, 1]; the first row is of the problems themselves.
+        nfe: likewise, forwards.
+    """
+
+    policies: Sequence[str]
+    accuracy: Values
+    nfe: Values
+
+    def where(self, fits: Any) -> list[int]:
+        """Return the settings whose names fit."""
+        return [i for i, policy in enumerate(self.policies) if fits(policy)]
+
+    def cheapest(self, settings: Sequence[int], accuracy: Values) -> Values:
+        """Return, for every row, the cheapest of some settings that is accurate enough, or the most accurate one.
+
+        Args:
+            settings: to choose from.
+            accuracy: of shape (1 + resamples,): what is enough.
+
+        Returns:
+            Indices of shape (1 + resamples,), int64.
+        """
+        enough = self.accuracy[:, settings] >= accuracy[:, None] - ROUNDING
+        cost = np.where(enough, self.nfe[:, settings], np.inf)
+        chosen = np.where(enough.any(1), cost.argmin(1), self.accuracy[:, settings].argmax(1))
+        return np.asarray(settings)[chosen]
+
+
+def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:
+    """Put the problems of several evaluations together.
+
+    Args:
+        parts: outcomes of each evaluation, of the same settings.
+    """
+    policies = [entry["policy"] for entry in parts[0]]
+    by_name = [{entry["policy"]: entry for entry in part} for part in parts]
+    score, nfe = (
+        np.array([[value for part in by_name for value in part[policy][field]] for policy in policies], np.float64)
+        for field in ("score", "nfe")
+    )
+    problems = score.shape[1]
+    # A resample is how often each problem was drawn, so that the means of all settings are one product.
+    resamples = np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, RESAMPLES)
+    weights = np.vstack([np.ones(problems), resamples]) / problems
+    return Lines(policies, weights @ score.T, weights @ nfe.T)
+
+
+class Fresh(Experiment):
+    """Three seeds' dials and the rules near them, on 200 problems a task that nothing was chosen on."""
+
+    name = "prose_fresh"
+
+    def steps(self) -> list[Step]:
+        """Evaluate the policies of the dial's comparison."""
+        learned = [f"{{out}}/{step.folder}/policy@speed={s:g}" for step in dials(PROSE_WORLD) for s in SPEEDS]
+        policies = [*learned, f"{PROSE_WORLD.filter}@0.9", "oracle:1", ONE, *RULES]
+        found = Dial(PROSE_WORLD).steps()
+        for part in range(max(decoding.parts for decoding in DECODINGS.values())):
+            for name, decoding in DECODINGS.items():
+                if part < decoding.parts:
+                    first = FIRST + PART * part
+                    command = PROSE_WORLD.evaluation(
+                        policies, (decoding.block,), *decoding.flags, first=first, episodes=PART
+                    )
+                    found.append(Step(f"{self.name}/{name}{part}", command, ("--episodes", "1")))
+        return found
+
+    def summarise(self, out: Path) -> Summary:
+        """Compare each seed with the rules, resampling problems with all that is chosen on them."""
+        blocks = {}
+        for name, decoding in DECODINGS.items():
+            folders = [out / self.name / f"{name}{part}" for part in range(decoding.parts)]
+            blocks[name] = _compare(pool([list(read_outcomes(folder).values()) for folder in folders]))
+        return {"blocks": blocks, "provenance": provenance(out, self.steps())}
+
+    def markdown(self, summary: Summary) -> str:
+        """Word it."""
+        parts = []
+        for name, decoding in DECODINGS.items():
+            found = summary["blocks"][name]
+            rows = [
+                [
+                    f"s{seed}: {row['speed']:g}",
+                    percent(row["accuracy"]),
+                    f"{row['nfe']:.2f}",
+                    f"{row['rules_nfe']:.2f} (`{row['rule']}`)",
+                    _interval(row["share"]),
+                    _interval(row["times_oracle"]),
+                ]
+                for seed, row in enumerate(found["nearly"])
+            ]
+            rows.append(["mean", "", "", "", _interval(found["share"]), _interval(found["times_oracle"])])
+            places = [
+                [
+                    f"{row['speed']:g}",
+                    over_seeds([100 * value for value in row["accuracy"]]),
+                    over_seeds(row["nfe"], 2),
+                    over_seeds(row["rules_nfe"], 2),
+                    over_seeds(row["share"], 2),
+                ]
+                for row in found["places"]
+            ]
+            best = ["speed", "accuracy %", "NFE", "best rule's NFE", "share of the rule's", "times the oracle's"]
+            others = ", ".join(f"`{policy}` {percent(a)} in {n:.2f}" for policy, a, n in found["others"])
+            parts.append(
+                f"""**In {decoding.wording}**, {decoding.parts * PART} problems a task. One token per step is right on
+{percent(found["one"])} %; the cheapest place on each seed's dial that is right on {percent(found["wanted"])} %,
+{100 * NEARLY:.0f} % of that (or its most accurate one), and the cheapest rule:
+
+{table(best, rows)}
+
+At equal accuracy, as in the comparison above:
+
+{table(["speed", "accuracy %", "NFE", "rules' NFE", "dial's share"], places)}
+
+Beside it: {others}."""
+            )
+        return f"""Three seeds' dials, {len(RULES)} settings of rules that came near the frontier, the filter and the
+oracle on problems from number {FIRST} on. Brackets are 95 % bootstrap intervals over problems, with the place on the
+dial and the rule chosen anew on every resample; ± is a Student interval over seeds.
+
+{(chr(10) * 2).join(parts)}"""
+
+
+def _compare(lines: Lines) -> Summary:
+    """Set every seed's dial against the rules."""
+    one, oracle = lines.policies.index(ONE), lines.policies.index("oracle:1")
+    rules = lines.where(is_rule)
+    wanted = NEARLY * lines.accuracy[:, one]
+    rows = np.arange(len(wanted))
+    rule = lines.cheapest(rules, wanted)
+    nearly, shares, times = [], [], []
+    for seed in SEEDS:
+        place = lines.cheapest(lines.where(which(f"dial_s{seed}")), wanted)
+        nfe = lines.nfe[rows, place]
+        shares.append(nfe / lines.nfe[rows, rule])
+        times.append(nfe / lines.nfe[:, oracle])
+        nearly.append(
+            {
+                "speed": float(PolicyName.read(lines.policies[place[0]]).setting.removeprefix("speed=")),
+                "accuracy": float(lines.accuracy[0, place[0]]),
+                "nfe": float(nfe[0]),
+                "rule": lines.policies[rule[0]],
+                "rules_nfe": float(lines.nfe[0, rule[0]]),
+                "share": _with_interval(shares[-1]),
+                "times_oracle": _with_interval(times[-1]),
+            }
+        )
+    places = []
+    for speed in SPEEDS:
+        names = [str(PolicyName(LEARNED, f"dial_s{seed}", f"speed={speed:g}")) for seed in SEEDS]
+        own = [lines.policies.index(name) for name in names]
+        cheapest = [lines.cheapest(rules, lines.accuracy[:, i] - TOLERANCE)[0] for i in own]
+        places.append(
+            {
+                "speed": speed,
+                "accuracy": lines.accuracy[0, own].tolist(),
+                "nfe": lines.nfe[0, own].tolist(),
+                "rules_nfe": lines.nfe[0, cheapest].tolist(),
+                "share": (lines.nfe[0, own] / lines.nfe[0, cheapest]).tolist(),
+            }
+        )
+    others = lines.where(lambda policy: not policy.startswith(f"{LEARNED}:dial_") and policy != ONE)
+    others.sort(key=lambda i: -float(lines.accuracy[0, i]))
+    return {
+        "one": float(lines.accuracy[0, one]),
+        "wanted": float(wanted[0]),
+        "nearly": nearly,
+        "share": _with_interval(np.mean(shares, 0)),
+        "times_oracle": _with_interval(np.mean(times, 0)),
+        "places": places,
+        "others": [(lines.policies[i], float(lines.accuracy[0, i]), float(lines.nfe[0, i])) for i in others],
+    }
+
+
+def _with_interval(values: Values) -> list[float]:
+    """Return what the problems themselves give, and the 95 % interval of what resamples give."""
+    return [float(values[0]), *np.percentile(values[1:], [2.5, 97.5]).tolist()]
+
+
+def _interval(values: Sequence[float]) -> str:
+    value, low, high = values
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
