@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from experiments.base import SEEDS, Experiment, Step, Summary, is_rule, over_seeds, percent, provenance, table, which
 from experiments.dial import NEARLY, Dial, dials
@@ -78,11 +78,11 @@ class Lines:
     accuracy: Values
     nfe: Values
 
-    def where(self, fits: Any) -> list[int]:
+    def where(self, fits: Callable[[str], bool]) -> list[int]:
         """Return the settings whose names fit."""
         return [i for i, policy in enumerate(self.policies) if fits(policy)]
 
-    def cheapest(self, settings: Sequence[int], accuracy: Values) -> Values:
+    def cheapest(self, settings: Sequence[int], accuracy: Values) -> npt.NDArray[np.int64]:
         """Return, for every row, the cheapest of some settings that is accurate enough, or the most accurate one.
 
         Args:
@@ -95,7 +95,7 @@ class Lines:
         enough = self.accuracy[:, settings] >= accuracy[:, None] - ROUNDING
         cost = np.where(enough, self.nfe[:, settings], np.inf)
         chosen = np.where(enough.any(1), cost.argmin(1), self.accuracy[:, settings].argmax(1))
-        return np.asarray(settings)[chosen]
+        return np.take(np.asarray(settings, np.int64), chosen)
 
 
 def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:

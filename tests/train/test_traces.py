@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 from threads import InThreads
 from torch import Tensor
 
+import train.filters.start as start_module
 import train.filters.traces as traces_module
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
@@ -24,6 +26,8 @@ from policies.base import UnmaskingPolicy
 from policies.rules import Oracle
 from train.command import parallel
 from train.command.model_config import ModelConfig
+from train.filters.fit import FitSettings
+from train.filters.start import learn_start
 from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
 
 FEATURES = ("is_eos", "margin", "repeated")
@@ -95,10 +99,14 @@ def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: Unma
         bits = view.eligible & (view.prediction == torch.tensor([reference.tokens]))
         steps.append({name: values.numpy() for name, values in {**view.inputs(), "oracle": bits.float()}.items()})
         chosen = bits.clone()
-        if policy is not None:
+        if policy is not None and not config.rejoins:
             chosen = policy.act(view).commit
-        elif not bits.any():
-            chosen[0, view.confidence.masked_fill(~view.eligible, -1.0).argmax()] = True
+        else:
+            likely = view.confidence.masked_fill(~(bits if bits.any() else view.eligible), -1.0)
+            if policy is not None:
+                chosen &= policy.act(view).commit
+            if not chosen.any():
+                chosen[0, likely.argmax()] = True
         batch.apply(Action(chosen))
     return steps
 
@@ -177,6 +185,62 @@ def test_a_behaviour_records_its_own_states(fickle: Fickle, tmp_path: Path) -> N
     assert len(own["oracle"]) != len(oracles["oracle"])
     loose = collect(replace(config, folder=tmp_path / "loose", threshold=0.01))
     assert len(loose) < len(own["oracle"])
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.8])
+def test_a_student_rejoins_the_recorded_answer(fickle: Fickle, tmp_path: Path, threshold: float) -> None:
+    """One that commits all that is eligible, wrong or not, becomes the oracle; a careful one is slower."""
+    network = UnmaskingNetwork(NetworkConfig(threshold=0.5, features=("margin",)))
+    folder = save(LearnedPolicy(network, "sample"), tmp_path / "policy")
+    config = about(tmp_path / "rejoined", behaviour=str(folder), threshold=threshold, rejoins=True)
+    rejoined = whole(collect(config))
+    assert_same(rejoined, by_hand(fickle, config, Threshold(threshold)))
+    oracles = whole(collect(about(tmp_path / "oracle")))
+    if threshold == 0.01:
+        assert_same(rejoined, oracles)
+    else:
+        assert len(rejoined["oracle"]) > len(oracles["oracle"])
+
+
+def test_a_filter_learns_in_rounds(fickle: Fickle, tmp_path: Path) -> None:
+    """The second round adds what the first one's filter came to, and starts where a killed one stopped."""
+    shape = NetworkConfig(features=("margin",), init="threshold")
+    settings = FitSettings(epochs=1)
+
+    def learn(folder: Path, rounds: int) -> dict[str, Any]:
+        config = replace(about(folder), features=("margin",))
+        learn_start(folder, config, [4], shape, settings, 16.0, 1, rounds)
+        trained: dict[str, Any] = json.loads((folder / "config.json").read_text())["trained"]
+        return trained
+
+    once, twice = learn(tmp_path / "once", 1), learn(tmp_path / "twice", 2)
+    assert (once["rounds"], twice["rounds"]) == (1, 2)
+    assert twice["steps"] > once["steps"]
+    assert not (tmp_path / "twice_traces").exists()
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start_module, "versions", killed)  # as the second filter is about to be written
+        with pytest.raises(KeyboardInterrupt):
+            learn(tmp_path / "killed", 2)
+    students = tmp_path / "killed_traces/student1/model.safetensors"
+    before = students.stat().st_mtime_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traces_module, "collect_shard", killed)  # all that is to be seen was seen
+        patch.setattr(start_module, "save", only_once(students, before))
+        assert learn(tmp_path / "killed", 2)["steps"] == twice["steps"]
+    assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
+
+
+def only_once(student: Path, written: int) -> Any:
+    def saved(policy: LearnedPolicy, folder: Path, *card: str) -> Path:
+        assert folder != student.parent
+        assert student.stat().st_mtime_ns == written
+        return save(policy, folder, *card)
+
+    return saved
 
 
 @pytest.mark.slow
@@ -339,16 +403,15 @@ def test_only_what_a_careful_rule_gets_right_is_kept(fickle: Fickle, tmp_path: P
     assert len(hasty["oracle"]) == 13 * 2  # one forward a block of 4: all that is predicted is the reference
     assert (hasty["oracle"] == (hasty["eligible"] > 0)).all()
     assert len(careful["oracle"]) > 13 * 2
-    right = whole(collect(about(tmp_path / "right", only_right=True)))
-    config = about(tmp_path / "right")
+    config = about(tmp_path / "right", buffer_length=32, block_length=8, only_right=True)
+    right = whole(collect(config))
+    problems = [problem for shard in range(3) for problem in problems_of(config, shard)]
     texts = [
         done.text
-        for done in decode(
-            fickle, [p for s in range(3) for p in prompts_of(config, s)], LowConfidence(1), DecodingSettings(8, 4)
-        )
+        for done in decode(fickle, [problem.prompt for problem in problems], LowConfidence(1), DecodingSettings(32, 8))
     ]
-    problems = [problem for shard in range(3) for problem in problems_of(config, shard)]
     scorers = {task.name: task.score for task in make_tasks(["copy", "sort"])}
     answered = [scorers[problem.task](text, problem) == 1 for problem, text in zip(problems, texts, strict=True)]
+    assert 0 < sum(answered) < len(answered)
     firsts = right["time"][:, 0] == 0
     assert firsts.sum() == sum(answered)

@@ -26,21 +26,26 @@ def learn_start(
     settings: FitSettings,
     weight: float,
     workers: int,
+    rounds: int = 1,
 ) -> str:
     """Learn a filter of the policy's own shape, unless the folder holds one; torchrun's processes call it together.
 
-    They share the collecting; the first one learns, the others wait for its filter.
+    They share the collecting; the first one learns, the others wait for its filter. The first round records what the
+    oracle decodes, each further one what the filter so far chooses, and it learns from all rounds together.
 
     Traces that a killed run has collected are used; they are deleted once the filter is there.
 
     Args:
         folder: of the filter.
-        about: what to collect, but for the block length; its folder is not used.
+        about: what to collect, but for the block length; its folder and behaviour are not used.
         blocks: block lengths to collect at.
         shape: of the network.
         settings: of its training.
         weight: of a position that must not be committed.
         workers: processes that each one starts to decode in.
+        rounds: of collecting and learning, 1 or more.
+
+    Source: as DAgger (arXiv 1011.0686) and OnTrack, see `train.filters.traces.Rejoining`.
 
     Returns:
         One line about it; an empty one beside the first process.
@@ -69,12 +74,22 @@ def learn_start(
                 f"filter.reference is {about.reference!r}: it answers none of the {name} problems right, so there is "
                 "nothing to learn a filter from; set filter.learn to false"
             )
+
+    def learn() -> tuple[UnmaskingNetwork, dict[str, float]]:
+        torch.manual_seed(settings.seed)
+        network = UnmaskingNetwork(shape)
+        return network, fit(network, train, held_out, settings, weight)
+
+    for number in range(1, rounds):
+        student = place / f"student{number}"
+        if parallel.is_main() and not (student / "config.json").is_file():
+            save(LearnedPolicy(learn()[0], "deterministic", {}, about.threshold), student)
+        parallel.await_path(student / "config.json")
+        train += gather(f"rejoined{number}_", behaviour=str(student), rejoins=True)
     if not parallel.is_main():
         parallel.await_path(file)
         return ""
-    torch.manual_seed(settings.seed)
-    network = UnmaskingNetwork(shape)
-    result = fit(network, train, held_out, settings, weight)
+    network, result = learn()
     steps = sum(map(len, train))
     trained = {
         "algorithm": "Learn2PD",
@@ -87,6 +102,7 @@ def learn_start(
         "block_origin": about.block_origin,
         "blocks_ahead": about.blocks_ahead,
         "reference": about.reference,
+        "rounds": rounds,
         "steps": steps,
         "seed": settings.seed,
         "versions": versions(),

@@ -24,7 +24,9 @@ from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from envs.tasks.scoring.scorer import Scorer
+from envs.view import View, ensure_progress
 from policies import UnmaskingPolicy, load, make_rule
+from policies.base import CommitPolicy
 from policies.playing import play
 from policies.rules import Oracle
 from train.command import parallel
@@ -51,6 +53,8 @@ class TraceConfig:
         features: per-position readings to keep beside the confidence.
         behaviour: a policy's folder whose own states are recorded, at `threshold`; None records the oracle's.
         threshold: probability at which the behaviour commits.
+        rejoins: the behaviour commits none of its positions whose prediction is not the reference's, so that what it
+            writes is on the way to the reference's answer; see `Rejoining`.
         reference: the rule whose result the oracle knows; the published one is one token per step.
         only_right: leave out problems that the reference answers wrong.
         model: the dLLM.
@@ -68,6 +72,7 @@ class TraceConfig:
     features: tuple[str, ...] = ()
     behaviour: str | None = None
     threshold: float = 0.5
+    rejoins: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: str = "low_confidence:1"
     only_right: bool = False
@@ -75,6 +80,37 @@ class TraceConfig:
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
     blocks_ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Rejoining(CommitPolicy):
+    """A student's choice of positions, on the way to a recorded answer.
+
+    Commits what the student chooses and the oracle agrees with; where that is nothing, the most confident position that
+    the oracle agrees with, or if there is none, as the oracle does.
+
+    Source: the "student rejoins the recorded trajectory" of OnTrack (Sakurai, Xu and Yoon, "What Makes a Good Unmasking
+    Policy? A Controlled Study", 2026), after its model card, as its code is not public. Departure: a position that the
+    student is wrong about stays masked, where a recorded token in its place would be none that the dLLM predicts.
+
+    Attributes:
+        student: chooses, bound.
+        oracle: knows the recorded answer, bound.
+    """
+
+    student: UnmaskingPolicy
+    oracle: Oracle
+
+    @property
+    def name(self) -> str:
+        """Of the student."""
+        return self.student.name
+
+    def select(self, view: View) -> Tensor:
+        """Choose what both would commit."""
+        agreed = self.oracle.agreement_with(view)
+        careful = ensure_progress(agreed, view.eligible, view.confidence)
+        return ensure_progress(self.student.act(view).commit & agreed, careful, view.confidence)
 
 
 def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
@@ -129,6 +165,8 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     )
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
+    if own is not None and config.rejoins:
+        behaviour = Rejoining(behaviour, oracle)
     problems = problems_of(config, shard)
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems]
     batch = DecodingBatch(denoiser, len(prompts), settings)

@@ -124,11 +124,14 @@ class FilterSection:
     """Training problems to learn it from."""
     reference: str = "threshold:0.98"
     """Rule that decodes them; what it gets right is to be found in as few forwards as an oracle would."""
+    rounds: int = 1
+    """Times that it is learned: first from the states that the oracle passes through, then from those that it comes to
+    itself as well, at the threshold, where it commits only what the reference has too."""
     false_commit_weight: float = 16.0
     """Weight of a position that must not be committed, in its loss."""
 
     def __post_init__(self) -> None:
-        check_count(self, "problems")
+        check_count(self, "problems", "rounds")
         check_range(self, "steepness", "false_commit_weight", above=0)
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}: it must be between 0 and 1, both excluded")
@@ -253,7 +256,7 @@ class JobConfig:
         if self.filter.folder is not None:
             found["filter.learn"] = "filter.folder is given"
         if not self.filter.is_learned:
-            names = ("filter.problems", "filter.reference", "filter.false_commit_weight")
+            names = ("filter.problems", "filter.reference", "filter.rounds", "filter.false_commit_weight")
             found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
         if self.filter.folder is None and not self.filter.learn:
             found |= dict.fromkeys(("filter.role", *at), "filter.folder is null and filter.learn false")

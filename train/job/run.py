@@ -175,6 +175,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         section.problems,
         buffer_length=config.env.buffer_length,
         features=config.policy.features,
+        threshold=section.threshold,
         reference=section.reference,
         only_right=True,
         model=config.model,
@@ -186,7 +187,7 @@ def with_filter(config: JobConfig) -> JobConfig:
     workers = parallel.decoding_workers(config.model.device)
     settings = FitSettings(stream_seed(config.seed, 2))
     shape, weight = config.policy.as_filter, section.false_commit_weight
-    found = learn_start(folder, about, blocks_of(config), shape, settings, weight, workers)
+    found = learn_start(folder, about, blocks_of(config), shape, settings, weight, workers, section.rounds)
     if parallel.is_main():
         tell("filter", found)
     return replace(config, filter=replace(section, learn=False, folder=str(folder)))
