@@ -95,7 +95,8 @@ class Lines:
         enough = self.accuracy[:, settings] >= accuracy[:, None] - ROUNDING
         cost = np.where(enough, self.nfe[:, settings], np.inf)
         chosen = np.where(enough.any(1), cost.argmin(1), self.accuracy[:, settings].argmax(1))
-        return np.take(np.asarray(settings, np.int64), chosen)
+        found: npt.NDArray[np.int64] = np.asarray(settings)[chosen]
+        return found
 
 
 def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:

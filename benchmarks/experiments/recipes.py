@@ -26,7 +26,7 @@ from experiments.worlds import PROSE_WORLD
 from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import best_rule
-from train.evaluation.naming import PolicyName
+from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Record, read_records
 
 STEPS = 24_576
@@ -93,6 +93,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
         "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
+        "rounds": Recipe("start", "a filter that saw its own states", has_filter=False, flags=("--filter.rounds", "2")),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
         "ppo_nothing": Recipe("start", "nothing, with PPO", is_ppo=True, has_filter=False, flags=(*FROM_NOTHING, *PPO)),
@@ -114,6 +115,12 @@ def _alphas_evaluation() -> Step:
     policies = [f"{{out}}/prose_recipes/alpha{alpha}/policy" for alpha in ALPHAS]
     command = PROSE_WORLD.evaluation(policies, PROSE_WORLD.blocks[:1])
     return Step("prose_recipes/alphas", command, ("--episodes", "1"))
+
+
+def _filters_evaluation() -> Step:
+    policies = [f"{{out}}/prose_recipes/rounds/filter@{threshold:g}" for threshold in PROSE_WORLD.filter_thresholds]
+    command = PROSE_WORLD.evaluation(policies, PROSE_WORLD.blocks[:1])
+    return Step("prose_recipes/filters", command, ("--episodes", "1"))
 
 
 def _training(name: str) -> Step:
@@ -144,7 +151,13 @@ class Recipes(Experiment):
         """Train every recipe from the filter of the dial's comparison, and look at its places."""
         # Trainings first: side by side, an evaluation that waits for its own keeps others from beginning.
         trainings = [*map(_training, RECIPES), *map(_alpha, ALPHAS)]
-        return [*self.comparison.steps(), *trainings, *map(_evaluation, RECIPES), _alphas_evaluation()]
+        return [
+            *self.comparison.steps(),
+            *trainings,
+            *map(_evaluation, RECIPES),
+            _alphas_evaluation(),
+            _filters_evaluation(),
+        ]
 
     def summarise(self, out: Path) -> Summary:
         """Keep each place, and the cheapest rule as accurate, on the problems of the dial's comparison."""
@@ -160,7 +173,19 @@ class Recipes(Experiment):
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         suite = find(read_records(out / "prose_recipes/alphas"), task="all")
         alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
-        return {"rows": rows, "alphas": alphas, "steps": STEPS, "provenance": provenance(out, self.steps())}
+        filters = []
+        for threshold in PROSE_WORLD.filter_thresholds:
+            suites = [read_records(out / folder) for folder in ("prose_dial/frontier", "prose_recipes/filters")]
+            of_filter = str(PolicyName(LEARNED, "filter", f"{threshold:g}"))
+            places = [find(suite, **{**about, "policy": of_filter})[0] for suite in suites]
+            filters.append({"threshold": threshold, "rounds": [_place(place, rules) for place in places]})
+        return {
+            "rows": rows,
+            "alphas": alphas,
+            "filters": filters,
+            "steps": STEPS,
+            "provenance": provenance(out, self.steps()),
+        }
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
@@ -170,6 +195,7 @@ class Recipes(Experiment):
             cells = list(map(_cell, places))
             area = hypervolume([(place["accuracy"], place["nfe"]) for place in places], PROSE_WORLD.reference)
             lines.append([row["group"], row["wording"], *cells, f"{area:.3f}"])
+        filters = [[f"{row['threshold']:g}", *map(_cell, row["rounds"])] for row in summary["filters"]]
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
         return f"""One seed each, {summary["steps"]:,} environment steps on two cores, from the filter that the dial of
 two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy
@@ -180,7 +206,13 @@ accurate (among the settings above):
 
 **A policy for one alpha.** The same training with one weight of speed and no dial, which then is what it learns for:
 
-{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell(row)] for row in summary["alphas"]])}"""
+{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell(row)] for row in summary["alphas"]])}
+
+**Filters alone.** What they learned by imitation, before any reinforcement: from the states that the oracle passes
+through on its way to a careful rule's right answers (`filter.rounds` 1), and from those as well to which the first
+filter comes on the way to the same answers (2):
+
+{table(["threshold", "1 round: accuracy % in forwards", "2 rounds"], filters)}"""
 
 
 def _place(record: Record, rules: Sequence[Record]) -> Summary:
