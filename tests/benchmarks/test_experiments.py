@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import EXPERIMENTS, Summary
+from experiments import EXPERIMENTS, Step, Summary
 from experiments.ablations import Ablations
 from experiments.algorithms import (
     ALGORITHMS,
@@ -22,6 +24,7 @@ from experiments.algorithms import (
 from experiments.base import SEEDS
 from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
+from experiments.fresh import DECODINGS, Fresh
 from finished import finish
 from records import outcomes, write_run
 
@@ -161,6 +164,81 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
         "| `dual` | 0.5 | 70.0 ± 0.0 | 40 ± 0 | 2.00 ± 0.00 |",
         *(f"| `{cache}` | 0.5 | 70.0 ± 0.0 | 60 ± 0 | 3.00 ± 0.00 |" for cache in INTERVALS),
     ]
+
+
+def test_fresh_problems_of_several_evaluations_are_one(tmp_path: Path) -> None:
+    """Two problems a part. A seed's slow end, one rule and one token per step solve them all; all else, in parts after
+    the first, the first problem alone."""
+    experiment = Fresh()
+    for step in experiment.steps():
+        parent, _, part = step.folder.partition("/")
+        if parent == experiment.name:
+            some = [1.0, 1.0 if part.endswith("0") else 0.0]
+            known = {"threshold:0.9": [10, 6], "oracle:1": [2, 2], "low_confidence:1": [20, 20]}
+            known |= {f"learned:dial_s{seed}@speed=0": [4, 4] for seed in SEEDS}
+            lines = []
+            for policy in policies_of(step):
+                fast = [1, 1] if policy.startswith("learned:dial_") else [3, 3]
+                lines.append(outcomes(policy, [1.0, 1.0] if policy in known else some, known.get(policy, fast)))
+            write_run(tmp_path / step.folder, lines)
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    full = summary["blocks"]["full"]
+    assert (full["one"], full["wanted"]) == (1.0, 0.99)
+    assert [(row["speed"], row["nfe"], row["rule"], row["rules_nfe"]) for row in full["nearly"]] == [
+        (0.0, 4.0, "threshold:0.9", 8.0)
+    ] * 3
+    value, low, high = full["share"]
+    # A resample may have more of the problems that take ten forwards.
+    assert value == 0.5
+    assert low < 0.5 < high
+    assert full["times_oracle"][0] == 2.0
+    at_half = full["places"][-1]
+    solved = 0.5 + 0.5 / DECODINGS["full"].parts
+    assert at_half == {
+        "speed": 0.5,
+        "accuracy": [solved] * 3,
+        "nfe": [1] * 3,
+        "rules_nfe": [3] * 3,
+        "share": [1 / 3] * 3,
+    }
+    text = experiment.markdown(summary)
+    assert "| s2: 0 | 100.0 | 4.00 | 8.00 (`threshold:0.9`) | 0.50 [" in text
+
+
+def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:
+    experiment = EXPERIMENTS["prose_recipes"]
+    for step in experiment.steps():
+        policies = policies_of(step)
+        if policies:
+            fast = step.folder == "prose_recipes/filters"
+            lines = [
+                outcomes(
+                    name, [1.0] * 9 + [0.0], [2 if name.startswith("learned:") and fast else 4] * 10, block_length=128
+                )
+                for name in policies
+            ]
+            write_run(tmp_path / step.folder, lines)
+    finish(experiment, tmp_path)
+    text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
+    assert "| 16 | 90.0 in 4.00 (1.00) |" in text
+    assert "| 0.97 | 90.0 in 4.00 (1.00) | 90.0 in 2.00 (0.50) |" in text
+    assert "| start | a filter that saw its own states | 90.0 in 4.00 (1.00) |" in text
+
+
+def policies_of(step: Step) -> list[str]:
+    """What an evaluation calls those that it is given."""
+    return [evaluated(word) for flag, word in pairwise(step.command) if flag == "--policy"]
+
+
+def evaluated(policy: str) -> str:
+    """What an evaluation calls a policy that is given by its folder, or a rule."""
+    folder, _, setting = policy.partition("@")
+    if "/" not in folder:
+        return policy
+    parts = Path(folder).parts
+    name = parts[-2] if parts[-1] == "policy" else parts[-1]
+    return f"learned:{name}@{setting}" if setting else f"learned:{name}"
 
 
 def test_steps_that_experiments_share_are_the_same() -> None:
