@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from types import MappingProxyType
 
 import yaml
 
 from experiments.base import (
+    SEEDS,
     Experiment,
     Step,
     Summary,
     find,
     is_rule,
-    percent,
+    over_seeds,
     provenance,
     table,
     which,
@@ -75,6 +77,7 @@ class Recipe:
         is_ppo: with PPO, or GRPO.
         has_filter: whether it starts from the filter.
         flags: what else it is told.
+        seeds: that it is trained with.
     """
 
     group: str
@@ -82,16 +85,22 @@ class Recipe:
     is_ppo: bool = False
     has_filter: bool = True
     flags: Sequence[str] = ()
+    seeds: Sequence[int] = SEEDS[:1]
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "states": Recipe("what it reads", "hidden states as inputs"),
-        "confidences": Recipe("what it reads", "confidences alone", flags=("--policy.hidden_state_size", "0")),
-        "similarity": Recipe(
-            "what it reads", "how alike hidden states are", flags=("--policy.hidden_state_use", "similarity")
+        "states": Recipe("what it reads", "hidden states as inputs", seeds=SEEDS),
+        "confidences": Recipe(
+            "what it reads", "confidences alone", flags=("--policy.hidden_state_size", "0"), seeds=SEEDS
         ),
-        "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
+        "similarity": Recipe(
+            "what it reads",
+            "how alike hidden states are",
+            flags=("--policy.hidden_state_use", "similarity"),
+            seeds=SEEDS,
+        ),
+        "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both"), seeds=SEEDS),
         "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
         "rounds": Recipe("start", "a filter that saw its own states", has_filter=False, flags=("--filter.rounds", "2")),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
@@ -123,20 +132,26 @@ def _filters_evaluation() -> Step:
     return Step("prose_recipes/filters", command, ("--episodes", "1"))
 
 
-def _training(name: str) -> Step:
+def _folder(name: str, seed: int) -> str:
+    return f"prose_recipes/{name}" + (f"_s{seed}" if seed else "")
+
+
+def _training(name: str, seed: int) -> Step:
     recipe, given = RECIPES[name], PROSE_WORLD.laptop
     command = [*ppo_command(ROOT / CONFIG, recipe.has_filter), "--evaluation.episodes", "1"] if recipe.is_ppo else given
     start = PROSE_WORLD.filter if recipe.has_filter else None
-    words = train(command, start, "--seed", "0", *EQUALLY, "--evaluation.calibration_episodes", "2", *recipe.flags)
+    words = train(
+        command, start, "--seed", str(seed), *EQUALLY, "--evaluation.calibration_episodes", "2", *recipe.flags
+    )
     # Not as other dials: nothing is validated here.
-    return Step(f"prose_recipes/{name}", words, ("--total_timesteps", "1024"))
+    return Step(_folder(name, seed), words, ("--total_timesteps", "1024"))
 
 
-def _evaluation(name: str) -> Step:
-    policy = f"{{out}}/prose_recipes/{name}/policy"
+def _evaluation(name: str, seed: int) -> Step:
+    policy = f"{{out}}/{_folder(name, seed)}/policy"
     places = [f"{policy}@speed={speed:g}" for speed in SPEEDS]
     command = PROSE_WORLD.evaluation(places, PROSE_WORLD.blocks[:1])
-    return Step(f"prose_recipes/{name}_places", command, ("--episodes", "1"))
+    return Step(f"{_folder(name, seed)}_places", command, ("--episodes", "1"))
 
 
 class Recipes(Experiment):
@@ -150,11 +165,12 @@ class Recipes(Experiment):
     def steps(self) -> list[Step]:
         """Train every recipe from the filter of the dial's comparison, and look at its places."""
         # Trainings first: side by side, an evaluation that waits for its own keeps others from beginning.
-        trainings = [*map(_training, RECIPES), *map(_alpha, ALPHAS)]
+        tries = [(name, seed) for name, recipe in RECIPES.items() for seed in recipe.seeds]
+        trainings = [*starmap(_training, tries), *map(_alpha, ALPHAS)]
         return [
             *self.comparison.steps(),
             *trainings,
-            *map(_evaluation, RECIPES),
+            *starmap(_evaluation, tries),
             _alphas_evaluation(),
             _filters_evaluation(),
         ]
@@ -165,11 +181,11 @@ class Recipes(Experiment):
         rules = find(read_records(out / "prose_dial/frontier"), **about)
         rows = []
         for name, recipe in RECIPES.items():
-            suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all")
-            settings = [f"speed={speed:g}" for speed in SPEEDS]
-            places = [
-                _place(record, rules) for record in suite if PolicyName.read(record["policy"]).setting in settings
-            ]
+            suites = [find(read_records(out / f"{_folder(name, seed)}_places"), task="all") for seed in recipe.seeds]
+            places = []
+            for speed in SPEEDS:
+                records = [record for suite in suites for record in suite if _speed(record) == f"speed={speed:g}"]
+                places.append([_place(record, rules) for record in records])
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         suite = find(read_records(out / "prose_recipes/alphas"), task="all")
         alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
@@ -177,8 +193,8 @@ class Recipes(Experiment):
         for threshold in PROSE_WORLD.filter_thresholds:
             suites = [read_records(out / folder) for folder in ("prose_dial/frontier", "prose_recipes/filters")]
             of_filter = str(PolicyName(LEARNED, "filter", f"{threshold:g}"))
-            places = [find(suite, **{**about, "policy": of_filter})[0] for suite in suites]
-            filters.append({"threshold": threshold, "rounds": [_place(place, rules) for place in places]})
+            found = [find(suite, **{**about, "policy": of_filter})[0] for suite in suites]
+            filters.append({"threshold": threshold, "rounds": [_place(record, rules) for record in found]})
         return {
             "rows": rows,
             "alphas": alphas,
@@ -191,22 +207,25 @@ class Recipes(Experiment):
         """Word it."""
         lines = []
         for row in summary["rows"]:
-            places = row["places"]
-            cells = list(map(_cell, places))
-            area = hypervolume([(place["accuracy"], place["nfe"]) for place in places], PROSE_WORLD.reference)
-            lines.append([row["group"], row["wording"], *cells, f"{area:.3f}"])
-        filters = [[f"{row['threshold']:g}", *map(_cell, row["rounds"])] for row in summary["filters"]]
+            areas = [
+                hypervolume([(place["accuracy"], place["nfe"]) for place in seed], PROSE_WORLD.reference)
+                for seed in zip(*row["places"], strict=True)
+            ]
+            lines.append([row["group"], row["wording"], *map(_cell, row["places"]), over_seeds(areas, 3)])
+        filters = [
+            [f"{row['threshold']:g}", *(_cell([place]) for place in row["rounds"])] for row in summary["filters"]
+        ]
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
-        return f"""One seed each, {summary["steps"]:,} environment steps on two cores, from the filter that the dial of
-two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy
-in % and forwards, and in brackets the share of the forwards of the cheapest rule that is at most half a point less
-accurate (among the settings above):
+        return f"""One seed each, three and their 95 % Student interval where there is a ±, {summary["steps"]:,}
+environment steps on two cores, from the filter that the dial of two cores starts from where nothing else is said;
+{PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy in % and forwards, and in brackets the share of
+the forwards of the cheapest rule that is at most half a point less accurate (among the settings above):
 
 {table(columns, lines)}
 
 **A policy for one alpha.** The same training with one weight of speed and no dial, which then is what it learns for:
 
-{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell(row)] for row in summary["alphas"]])}
+{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell([row])] for row in summary["alphas"]])}
 
 **Filters alone.** What they learned by imitation, before any reinforcement: from the states that the oracle passes
 through on its way to a careful rule's right answers (`filter.rounds` 1), and from those as well to which the first
@@ -221,5 +240,12 @@ def _place(record: Record, rules: Sequence[Record]) -> Summary:
     return {"accuracy": record["accuracy"], "nfe": record["nfe"], "rules_nfe": best["nfe"]}
 
 
-def _cell(place: Summary) -> str:
-    return f"{percent(place['accuracy'])} in {place['nfe']:.2f} ({place['nfe'] / place['rules_nfe']:.2f})"
+def _speed(record: Record) -> str:
+    return PolicyName.read(record["policy"]).setting
+
+
+def _cell(places: Sequence[Summary]) -> str:
+    """Word one place of as many seeds as there are."""
+    accuracy = over_seeds([100 * place["accuracy"] for place in places])
+    shares = over_seeds([place["nfe"] / place["rules_nfe"] for place in places], 2)
+    return f"{accuracy} in {over_seeds([place['nfe'] for place in places], 2)} ({shares})"
