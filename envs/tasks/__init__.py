@@ -22,7 +22,7 @@ from envs.tasks.benchmarks.sudoku_text import Sudoku4x4, Sudoku9x9
 from envs.tasks.prose import PROSE
 from envs.tasks.suite.addition import Addition
 from envs.tasks.suite.copy_list import Copy
-from envs.tasks.suite.form import EMPTY
+from envs.tasks.suite.form import EMPTY, FormTask
 from envs.tasks.suite.insert import Insert
 from envs.tasks.suite.remove import Remove
 from envs.tasks.suite.replace import Replace
@@ -52,7 +52,7 @@ __all__ = [
     "vocabulary",
 ]
 
-TASKS: dict[str, type[ProceduralTask]] = {
+TASKS: dict[str, type[FormTask]] = {
     task.name: task for task in (Copy, Reverse, Sort, Shuffle, Replace, Insert, Remove, Addition, Sudoku)
 }
 """Every task of the first embedded suite by name; a new one is one file and one word here."""

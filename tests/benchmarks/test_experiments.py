@@ -24,7 +24,8 @@ from experiments.algorithms import (
 from experiments.base import SEEDS
 from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
-from experiments.fresh import DECODINGS, Fresh
+from experiments.fresh import DECODINGS, Fresh, _compare, pool
+from experiments.fresh import SPEEDS as FRESH_SPEEDS
 from finished import finish
 from records import outcomes, write_run
 
@@ -188,10 +189,11 @@ def test_fresh_problems_of_several_evaluations_are_one(tmp_path: Path) -> None:
     assert [(row["speed"], row["nfe"], row["rule"], row["rules_nfe"]) for row in full["nearly"]] == [
         (0.0, 4.0, "threshold:0.9", 8.0)
     ] * 3
-    value, low, high = full["share"]
-    # A resample may have more of the problems that take ten forwards.
-    assert value == 0.5
-    assert low < 0.5 < high
+    # Each resample has as many problems of both tasks, so the rule's forwards stay; but in a quarter of them all are of
+    # the first part, where anything is right, and a forward of the dial stands against three.
+    assert DECODINGS["full"].parts == 2
+    assert full["share"] == pytest.approx([0.5, 1 / 3, 0.5])
+    assert full["reached"] == 1
     assert full["times_oracle"][0] == 2.0
     at_half = full["places"][-1]
     solved = 0.5 + 0.5 / DECODINGS["full"].parts
@@ -204,6 +206,19 @@ def test_fresh_problems_of_several_evaluations_are_one(tmp_path: Path) -> None:
     }
     text = experiment.markdown(summary)
     assert "| s2: 0 | 100.0 | 4.00 | 8.00 (`threshold:0.9`) | 0.50 [" in text
+
+
+def test_a_dial_that_is_not_as_accurate_has_no_share() -> None:
+    """Three right of four, where four are wanted; on some resamples the three are all that is drawn."""
+    score = [1.0, 1.0, 1.0, 0.0]
+    lines = [outcomes(f"learned:dial_s{seed}@speed={s:g}", score, [1] * 4) for seed in SEEDS for s in FRESH_SPEEDS]
+    lines += [outcomes(policy, [1.0] * 4, [8] * 4) for policy in ("low_confidence:1", "oracle:1")]
+    found = _compare(pool([lines]))
+    assert (found["share"], found["times_oracle"]) == (None, None)
+    assert [row["share"] for row in found["nearly"]] == [None] * 3
+    assert [row["nfe"] for row in found["nearly"]] == [1] * 3
+    # The fourth is one of two of its task: a quarter of the resamples lack it.
+    assert found["reached"] == pytest.approx(0.25, abs=0.03)
 
 
 def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_impossible_options_are_refused(text: str) -> None:
         make_task(text)
 
 
+@pytest.mark.parametrize("text", ["route:ways=20,walls=10", "route:farthest=8,ways=70"])
+def test_mazes_that_are_hardly_there_are_not_searched_for_ever(text: str) -> None:
+    with pytest.raises(ValueError, match=r"so many shortest paths of 4 to .* take fewer walls or fewer ways"):
+        make_task(text).problem("train", 0)
+
+
 # Known truth, a task at a time.
 
 

@@ -558,6 +558,15 @@ def test_what_plays_no_role_is_refused(config_class: type[Any], words: str, mess
         parse(config_class, None, words.split())
 
 
+def test_a_filter_that_is_but_read_has_a_threshold_where_it_learns_from_its_own_states() -> None:
+    words = ["--filter.learn", "true", "--filter.role", "feature", "--filter.threshold", "0.7"]
+    assert parse(TrainPPOConfig, None, [*words, "--filter.rounds", "2"]).filter.threshold == 0.7
+    with pytest.raises(ConfigError, match=r"threshold is given, but not used: filter.role is feature"):
+        parse(TrainPPOConfig, None, words)
+    with pytest.raises(ConfigError, match=r"steepness is given, but not used: filter.role is feature"):
+        parse(TrainPPOConfig, None, [*words[:4], "--filter.rounds", "2", "--filter.steepness", "3"])
+
+
 def test_what_equals_the_default_may_be_given(tmp_path: Path) -> None:
     config = parse(TrainPPOConfig, "ppo.yaml", ["--dit", "{}", "--filter.learn=false", "--policy.hidden_size", "32"])
     again = parse(TrainPPOConfig, "ppo.yaml", ["--config", write(tmp_path, to_yaml(config))])

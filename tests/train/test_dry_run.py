@@ -19,7 +19,7 @@ from train.algorithms.ppo import PPOSection
 from train.command.cli import run
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
-from train.job.config import EnvConfig, EvaluationConfig
+from train.job.config import EnvConfig, EvaluationConfig, FilterSection
 from train.job.counting import CountingDenoiser
 from train.job.dry_run import dry_run
 from train.job.grpo_config import TrainGRPOConfig
@@ -144,6 +144,18 @@ def test_it_counts_what_the_oracle_computes_for_its_references(toy: ToyDenoiser)
     oracle = make_rule("oracle")
     [answer] = decode(counting, [prompt], oracle, DecodingSettings(8, features=oracle.features))
     assert counting.positions == 2 * reference.token_positions + answer.token_positions
+
+
+def test_every_round_of_a_filter_decodes_its_problems_again() -> None:
+    def answers(**section: Any) -> int:
+        section_of_ppo = PPOSection(n_steps=8, batch_size=16)
+        config = TrainPPOConfig(**SMALL, ppo=section_of_ppo, filter=FilterSection(role="start", **section))
+        return dry_run(config, ppo.algorithm(config)).answers
+
+    without = answers()
+    # And a ninth as many that stop it.
+    assert answers(learn=True, problems=18) - without == 20
+    assert answers(learn=True, problems=18, rounds=3) - without == 60
 
 
 def test_groups_of_a_trial_fill_one_backward_pass() -> None:

@@ -234,6 +234,38 @@ def test_a_filter_learns_in_rounds(fickle: Fickle, tmp_path: Path) -> None:
     assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
 
 
+def test_a_filter_learns_from_no_traces_of_other_settings(fickle: Fickle, tmp_path: Path) -> None:
+    """What a killed run left is used by a run of the same settings alone, and is gone once there is a filter."""
+    config = replace(about(tmp_path / "filter"), features=("margin",))
+    shape, settings, place = NetworkConfig(features=("margin",)), FitSettings(epochs=1), tmp_path / "filter_traces"
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start_module, "fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
+        left = files(place)
+        with pytest.raises(KeyboardInterrupt):
+            learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
+        assert files(place) == left
+        with pytest.raises(KeyboardInterrupt):
+            learn_start(config.folder, replace(config, reference="threshold:0.01"), [4], shape, settings, 16.0, 1)
+        assert files(place).keys() == left.keys()
+        assert files(place) != left
+    learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
+    assert not place.exists()
+    place.mkdir()  # as one that was killed after it wrote its filter
+    assert "taken from" in learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
+    assert not place.exists()
+
+
+def test_a_student_needs_a_behaviour(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rejoins is given without a behaviour"):
+        about(tmp_path, rejoins=True)
+
+
 def only_once(student: Path, written: int) -> Any:
     def saved(policy: LearnedPolicy, folder: Path, *card: str) -> Path:
         assert folder != student.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 import torch
 
+from envs.tasks import Split
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command import parallel
+from train.command.config import to_plain
+from train.command.files import write_atomic
 from train.command.provenance import versions
 from train.filters.fit import FitSettings, fit
 from train.filters.traces import TraceConfig, Traces, collect
@@ -33,19 +37,20 @@ def learn_start(
     They share the collecting; the first one learns, the others wait for its filter. The first round records what the
     oracle decodes, each further one what the filter so far chooses, and it learns from all rounds together.
 
-    Traces that a killed run has collected are used; they are deleted once the filter is there.
+    Traces that a killed run of the same settings has collected are used; they are deleted once the filter is there.
+
+    Source: as DAgger (arXiv 1011.0686) and OnTrack, see `train.filters.traces.Rejoining`.
 
     Args:
         folder: of the filter.
-        about: what to collect, but for the block length; its folder and behaviour are not used.
+        about: what to collect, but for the block length, and at which probability the filter commits in the rounds
+            after the first; its folder and behaviour are not used.
         blocks: block lengths to collect at.
         shape: of the network.
         settings: of its training.
         weight: of a position that must not be committed.
         workers: processes that each one starts to decode in.
         rounds: of collecting and learning, 1 or more.
-
-    Source: as DAgger (arXiv 1011.0686) and OnTrack, see `train.filters.traces.Rejoining`.
 
     Returns:
         One line about it; an empty one beside the first process.
@@ -54,20 +59,25 @@ def learn_start(
         ValueError: if the reference answers no problem right.
     """
     file = folder / "config.json"
-    # The first process looks for all: it may write one while another still looks.
-    if parallel.broadcast(file.is_file()):
-        return f"taken from {folder}"
-    began = time.monotonic()
     # Beside the filter, not in it: the folder is taken for a policy as soon as it has its config.json.
     place = folder.with_name(folder.name + "_traces")
-
-    def gather(name: str, **changes: Any) -> list[Traces]:
-        wanted = [replace(about, folder=place / f"{name}{b}", block_length=b, **changes) for b in blocks]
-        return [collect(one, workers) for one in wanted]
-
-    train = gather("train")
+    # The first process looks for all: it may write one while another still looks.
+    if parallel.broadcast(file.is_file()):
+        if parallel.is_main():
+            shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before it could
+        return f"taken from {folder}"
+    began = time.monotonic()
+    if parallel.is_main():
+        _begin(place, {"about": to_plain(about), "blocks": list(blocks), "shape": to_plain(shape), "weight": weight})
+    parallel.wait()
     # A tenth of all.
-    held_out = gather("validation", split="validation", problems=max(1, about.problems // 9))
+    splits: dict[Split, int] = {"train": about.problems, "validation": max(1, about.problems // 9)}
+
+    def gather(split: Split, name: str, **changes: Any) -> list[Traces]:
+        one = replace(about, split=split, problems=splits[split], **changes)
+        return [collect(replace(one, folder=place / f"{name}_{b}", block_length=b), workers) for b in blocks]
+
+    train, held_out = (gather(split, split) for split in splits)
     for name, traces in {"training": train, "validation": held_out}.items():
         if not any(map(len, traces)):
             raise ValueError(
@@ -85,7 +95,9 @@ def learn_start(
         if parallel.is_main() and not (student / "config.json").is_file():
             save(LearnedPolicy(learn()[0], "deterministic", {}, about.threshold), student)
         parallel.await_path(student / "config.json")
-        train += gather(f"rejoined{number}_", behaviour=str(student), rejoins=True)
+        own: dict[str, Any] = {"behaviour": str(student), "rejoins": True}
+        train += gather("train", f"train_rejoined{number}", **own)
+        held_out += gather("validation", f"validation_rejoined{number}", **own)
     if not parallel.is_main():
         parallel.await_path(file)
         return ""
@@ -102,7 +114,10 @@ def learn_start(
         "block_origin": about.block_origin,
         "blocks_ahead": about.blocks_ahead,
         "reference": about.reference,
+        "problems": about.problems,
         "rounds": rounds,
+        **({"threshold": about.threshold} if rounds > 1 else {}),
+        "false_commit_weight": weight,
         "steps": steps,
         "seed": settings.seed,
         "versions": versions(),
@@ -113,3 +128,12 @@ def learn_start(
     # After the filter is written, so that a run killed in between finds one of the two.
     shutil.rmtree(place)
     return f"{steps:,} steps of decoding, {result['epochs']} epochs, {time.monotonic() - began:.0f} s"
+
+
+def _begin(place: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of traces, without those that a killed run of other settings has left in it."""
+    file, text = place / "settings.json", json.dumps(settings, indent=1, default=str)
+    if place.is_dir() and not (file.is_file() and file.read_text() == text):
+        shutil.rmtree(place)
+    place.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, text)

@@ -53,8 +53,8 @@ class TraceConfig:
         features: per-position readings to keep beside the confidence.
         behaviour: a policy's folder whose own states are recorded, at `threshold`; None records the oracle's.
         threshold: probability at which the behaviour commits.
-        rejoins: the behaviour commits none of its positions whose prediction is not the reference's, so that what it
-            writes is on the way to the reference's answer; see `Rejoining`.
+        rejoins: the behaviour's positions are committed where the oracle agrees, so that it stays on the way to the
+            reference's answer; see `Rejoining`.
         reference: the rule whose result the oracle knows; the published one is one token per step.
         only_right: leave out problems that the reference answers wrong.
         model: the dLLM.
@@ -80,6 +80,10 @@ class TraceConfig:
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
     blocks_ahead: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rejoins and self.behaviour is None:
+            raise ValueError("rejoins is given without a behaviour: the oracle leaves no recorded answer")
 
 
 @dataclass(frozen=True)
@@ -217,9 +221,10 @@ def collect(config: TraceConfig, workers: int = 1) -> Traces:
     # Not in a collective operation, which gives up after minutes.
     for place in places:
         parallel.await_path(place)
-    # And not a step further before all have seen them: the first process deletes them in the end.
+    traces = Traces(places)
+    # And not a step further before all have opened them: the first process deletes them in the end.
     parallel.wait()
-    return Traces(places)
+    return traces
 
 
 class Traces:

@@ -115,7 +115,8 @@ class FilterSection:
     """start: training begins as the filter, whose architecture and inputs replace the policy section's; feature: its
     log-odds are one more input; both."""
     threshold: float = 0.5
-    """What the filter's probability must be for even odds of committing in what starts as it (role)."""
+    """What the filter's probability must be for even odds of committing in what starts as it (role), and for a commit
+    where it goes on learning from its own states (rounds)."""
     steepness: float = 1.0
     """What the log-odds above that are multiplied by there; sampled decisions are then less often the unlikely one."""
     learn: bool = False
@@ -261,7 +262,8 @@ class JobConfig:
         if self.filter.folder is None and not self.filter.learn:
             found |= dict.fromkeys(("filter.role", *at), "filter.folder is null and filter.learn false")
         elif self.filter.role == "feature":
-            found |= dict.fromkeys(at, "filter.role is feature")
+            learns_on = self.filter.is_learned and self.filter.rounds > 1
+            found |= dict.fromkeys(at[1:] if learns_on else at, "filter.role is feature")
         elif self.filter.folder is not None:
             why = "the policy starts as the filter, whose architecture and inputs it takes (filter.role)"
             own = {one.name for one in fields(NetworkConfig)} - BEYOND_FILTER

@@ -103,9 +103,11 @@ class Trials:
             return 0, 0.0
         count = section.problems + max(1, section.problems // 9)  # and those that stop it
         blocks = blocks_of(self.config)
-        # Its references are computed too, as the filter's are.
+        # Its references are computed too, as the filter's are. No student is there yet to say what it takes on its way
+        # to them in the rounds after the first; it lies between what the oracle takes and what they took.
         oracle = Oracle(careful=make_rule(section.reference))
-        return count * len(blocks), count * sum(self._positions(oracle, block) for block in blocks)
+        answers, positions = count * section.rounds, sum(self._positions(oracle, block) for block in blocks)
+        return answers * len(blocks), answers * positions
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""

@@ -23,6 +23,9 @@ SQUARES = tuple(f"{column}{row}" for row, column in product(range(1, SIDE + 1), 
 MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 WALL = "#"
 
+MOST_MAZES = 20_000
+"""Drawn for one problem; of those with the default walls and ways one in fifty will do."""
+
 
 @cache
 def step(square: str, move: str) -> str | None:
@@ -73,8 +76,12 @@ class Route(ProceduralTask):
         self.nearest, self.farthest, self.walls, self.ways = nearest, farthest, walls, ways
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
-        """Draw one maze and one of its shortest paths, all as likely."""
-        while True:
+        """Draw one maze and one of its shortest paths, all as likely.
+
+        Raises:
+            ValueError: if hardly any maze has as many walls and ways.
+        """
+        for _ in range(MOST_MAZES):
             squares = [SQUARES[i] for i in rng.permutation(len(SQUARES))]
             # The ends come before the walls, so they are never among them.
             start, goal, is_free = squares[0], squares[1], set(squares[self.walls + 2 :]) | set(squares[:2])
@@ -84,9 +91,12 @@ class Route(ProceduralTask):
             left = distances(goal, is_free)
             # A detour would make the answer longer than the two squares tell.
             if left.get(start) == far and shortest_paths(left)[start] >= self.ways:
-                break
-        maze = [square if square in is_free else WALL for square in SQUARES]
-        return f"{self.name} {' '.join(maze)} . {start} to {goal} =", shortest_path(rng, start, left)
+                maze = [square if square in is_free else WALL for square in SQUARES]
+                return f"{self.name} {' '.join(maze)} . {start} to {goal} =", shortest_path(rng, start, left)
+        raise ValueError(
+            f"ways is {self.ways}: none of {MOST_MAZES:,} mazes with {self.walls} walls has so many shortest paths of "
+            f"{self.nearest} to {self.farthest} moves; take fewer walls or fewer ways"
+        )
 
     def score(self, text: str, problem: Problem) -> float:
         """Return 1.0 if the moves lead from start to goal through free squares, as few as can be."""

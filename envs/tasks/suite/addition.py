@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.tasks.base import Problem, ProceduralTask
-from envs.tasks.suite.form import cells_of, form
+from envs.tasks.base import Problem
+from envs.tasks.suite.form import FormTask, cells_of, form
 
 
 def work_out(addends: list[int]) -> str:
@@ -25,7 +25,7 @@ def work_out(addends: list[int]) -> str:
     return " ".join(words)
 
 
-class Addition(ProceduralTask):
+class Addition(FormTask):
     """``add . . : 3 9 7 ... =`` is answered ``9 + 3 = 12 + 7 = 19`` or by any other order; a total is one word.
 
     Args:

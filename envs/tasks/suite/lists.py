@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.tasks.base import ProceduralTask
-from envs.tasks.suite.form import CELLS, LETTERS
+from envs.tasks.suite.form import CELLS, LETTERS, FormTask
 
 
 def draw_letters(rng: np.random.Generator, shortest: int, longest: int) -> list[str]:
@@ -14,7 +13,7 @@ def draw_letters(rng: np.random.Generator, shortest: int, longest: int) -> list[
     return [LETTERS[i] for i in rng.permutation(len(LETTERS))[:size]]
 
 
-class ListTask(ProceduralTask):
+class ListTask(FormTask):
     """A task on a list of distinct letters.
 
     Args:

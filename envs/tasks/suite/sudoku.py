@@ -9,8 +9,8 @@ from itertools import permutations, product
 import numpy as np
 import numpy.typing as npt
 
-from envs.tasks.base import Problem, ProceduralTask
-from envs.tasks.suite.form import form
+from envs.tasks.base import Problem
+from envs.tasks.suite.form import FormTask, form
 
 BLANK = "_"
 
@@ -50,7 +50,7 @@ def all_grids() -> npt.NDArray[np.int64]:
     return grids[is_solved(grids)]
 
 
-class Sudoku(ProceduralTask):
+class Sudoku(FormTask):
     """``sudoku . . : 1 _ 3 _ ... =`` is answered by the 16 digits; every puzzle has one solution.
 
     Args:
