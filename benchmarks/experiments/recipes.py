@@ -100,7 +100,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             flags=("--policy.hidden_state_use", "similarity"),
             seeds=SEEDS,
         ),
-        "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both"), seeds=SEEDS),
+        "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
         "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
         "rounds": Recipe("start", "a filter that saw its own states", has_filter=False, flags=("--filter.rounds", "2")),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
