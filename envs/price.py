@@ -40,12 +40,12 @@ class Price:
     def __post_init__(self) -> None:
         for name in ("forward", "position"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}: a price must be a finite number of 0 or more")
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value!r}: a price must be a finite number of 0 or more")
         if self.forward == self.position == 0:
             raise ValueError("forward and position are 0: something must cost something")
-        if self.rows < 1:
-            raise ValueError(f"rows is {self.rows}: it must be 1 or more")
+        if not isinstance(self.rows, int) or self.rows < 1:
+            raise ValueError(f"rows is {self.rows!r}: it must be a whole number of 1 or more")
 
     def cost(self, nfe: npt.ArrayLike, token_positions: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
         """Return what rows have cost, in forwards of their whole texts.

@@ -168,10 +168,12 @@ class Preference:
         Raises:
             ValueError: for another number of numbers.
         """
-        ends = [float(end) for end in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
-        if not 1 <= len(ends) <= 2:
-            raise ValueError(f"alpha is {alpha}: it must be a number or a range of two")
-        return cls(ends[0], ends[-1])
+        ends = [alpha, alpha] if isinstance(alpha, int | float) else alpha
+        # A text has a length too.
+        is_range = isinstance(ends, Sequence | np.ndarray) and not isinstance(ends, str) and len(ends) == 2
+        if not is_range or not all(isinstance(end, int | float | np.number) for end in ends):
+            raise ValueError(f"alpha is {alpha!r}: it must be a number or a range of two")
+        return cls(float(ends[0]), float(ends[1]))
 
     def alpha(self, speed: npt.NDArray[np.floating]) -> Floats:
         """Return the alpha of each dial position.

@@ -153,14 +153,25 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}: it must be 1 or more")
+        # To Python, True is a whole number too.
+        if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs!r}: it must be a whole number of 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
-        blocks: Sequence[int | None] = block_length if isinstance(block_length, Sequence) else [block_length]
+        is_several = isinstance(block_length, Sequence) and not isinstance(block_length, str)
+        blocks: Sequence[int | None] = block_length if is_several else [block_length]  # type: ignore[assignment, list-item]
         if not blocks:
             raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
+        if isinstance(features, str):
+            raise ValueError(f"features is {features!r}: give a list of names, such as [{features!r}]")
         settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
+        if initial_length is not None:
+            is_whole = isinstance(initial_length, int) and not isinstance(initial_length, bool)
+            if not is_whole or not 1 <= initial_length <= settings.buffer_length:
+                raise ValueError(
+                    f"initial_length is {initial_length!r}: it must be a whole number of 1 to buffer_length, "
+                    f"{settings.buffer_length}"
+                )
         for name, value in (("observes_tensors", observes_tensors), ("decides_refresh", decides_refresh)):
             if not isinstance(value, bool):
                 raise ValueError(f"{name} is {value!r}: it must be True or False")

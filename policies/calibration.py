@@ -98,6 +98,8 @@ class Calibration:
         Raises:
             ValueError: if none is; the message gives the range.
         """
+        if not 0 <= target <= 1:
+            raise ValueError(f"accuracy_target is {target}: it is a share of the answers, 0 to 1")
         points = self.measured(block_length)
         enough = [point for point in points if point.accuracy >= target]
         if not enough:
@@ -126,5 +128,5 @@ def check_speed(speed: float) -> None:
     Raises:
         ValueError: unless the speed is in [0, 1].
     """
-    if not 0 <= speed <= 1:
-        raise ValueError(f"speed is {speed}: it must be 0 (slow) to 1 (fast)")
+    if not isinstance(speed, int | float) or not 0 <= speed <= 1:
+        raise ValueError(f"speed is {speed!r}: it must be 0 (slow) to 1 (fast)")

@@ -16,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.caches import make_cache
 from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
@@ -46,6 +47,8 @@ class LearnedPolicy(CommitPolicy):
         beta: every probability is multiplied by it and cut at 1: a knob from slow to fast on a policy without a dial.
             Source: arXiv 2512.09106.
         any_dllm: decode with dLLMs of other kinds than the one that ``trained`` names as ``dllm`` too.
+        target: what `tuned` was asked to reach on the dial, such as ``"accuracy_target 0.98"``, which was measured in
+            the decoding that it was trained in; none by default.
 
     Raises:
         ValueError: if the decision is unknown, the threshold not in (0, 1), the speed not in [0, 1], beta not above 0,
@@ -63,6 +66,7 @@ class LearnedPolicy(CommitPolicy):
         actions: ActionConfig | None = None,
         beta: float = 1.0,
         any_dllm: bool = False,
+        target: str = "",
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
@@ -83,7 +87,7 @@ class LearnedPolicy(CommitPolicy):
         self.spec = NetworkSpec.of(network)
         self.has_dial: bool = self.spec.config.has_dial
         self.decision, self.any_dllm = decision, any_dllm
-        self.trained = dict(trained or {})
+        self.trained, self.target = dict(trained or {}), target
         self.features = self.spec.features
 
     @property
@@ -107,6 +111,9 @@ class LearnedPolicy(CommitPolicy):
             accuracy_target: in [0, 1], to be reached with the fewest forwards.
             nfe_target: forwards to stay within, as accurately as possible.
 
+        What a target takes was measured on validation problems of the training, decoded as in training; `bind` refuses
+        another cache, window, origin of blocks or number of blocks ahead.
+
         Raises:
             ValueError: if the policy has no dial or no calibration for what is asked, more than one thing is asked, or
                 it is out of reach.
@@ -115,6 +122,8 @@ class LearnedPolicy(CommitPolicy):
         given = [name for name, value in asked.items() if value is not None]
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given) or 'nothing'} is given: ask for one of {', '.join(asked)}")
+        if not isinstance(asked[given[0]], int | float):
+            raise ValueError(f"{given[0]} is {asked[given[0]]!r}: it must be a number")
         if not self.has_dial:
             raise ValueError(f"{given[0]} is given, but the policy has no dial: it was trained for one alpha")
         if speed is not None:
@@ -126,7 +135,8 @@ class LearnedPolicy(CommitPolicy):
         else:
             assert nfe_target is not None
             place = self.calibration.for_nfe(nfe_target, block_length)
-        return self.changed(speed=place)
+        target = "" if speed is not None else f"{given[0]} {asked[given[0]]:g}"
+        return self.changed(speed=place, target=target)
 
     def changed(self, **changes: Any) -> LearnedPolicy:
         """Return the policy with other arguments; ``temperature`` is that of its `actions`."""
@@ -142,6 +152,7 @@ class LearnedPolicy(CommitPolicy):
             "actions": self.actions,
             "beta": self.beta,
             "any_dllm": self.any_dllm,
+            "target": self.target,
         }
         return LearnedPolicy(**{**own, **changes})
 
@@ -175,10 +186,28 @@ class LearnedPolicy(CommitPolicy):
         self.check_dllm(denoiser)
         self.spec.check_hidden(denoiser)
         self.spec.check_block(settings)
+        self._check_target(settings)
         if next(self.network.parameters()).device == denoiser.device:
             return self
         # A copy, as others may decode with this one elsewhere.
         return self.changed(network=deepcopy(self.network).to(denoiser.device))
+
+    def _check_target(self, settings: DecodingSettings) -> None:
+        """Refuse to promise what was measured in another way of decoding.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        for name in ("cache", "window", "block_origin", "blocks_ahead") if self.target else ():
+            usual = DecodingSettings.__dataclass_fields__[name].default
+            measured, asked = self.trained.get(name, usual), getattr(settings, name)
+            if name == "cache":
+                measured, asked = make_cache(measured).name, make_cache(asked).name
+            if measured != asked:
+                raise ValueError(
+                    f"{self.target} is asked and {name} is {asked!r}: what places on this policy's dial reach was "
+                    f"measured with {name} {measured!r}, so decode so, or give a speed"
+                )
 
     def check_dllm(self, denoiser: Denoiser) -> None:
         """Refuse a dLLM of another kind than the policy was trained for, as far as it says, unless `any_dllm`.

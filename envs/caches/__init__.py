@@ -41,15 +41,24 @@ def make_cache(text: str) -> CacheRule:
     knobs = [knob.name for knob in fields(CACHES[name])]
     values: dict[str, int] = {}
     for part in rest.split(",") if has_knobs else []:
-        knob, _, value = (piece.strip() for piece in part.partition("="))
+        knob, is_given, value = (piece.strip() for piece in part.partition("="))
+        if not knobs:
+            raise ValueError(f"cache is {text!r}: {name} has no knobs, leave out all but the name")
+        if not part.strip():
+            raise ValueError(
+                f"cache is {text!r}: nothing stands behind a colon or comma; leave that out, or write KNOB=VALUE"
+            )
+        if knob.isdecimal():
+            raise ValueError(f"cache is {text!r}: write KNOB=VALUE, such as {knobs[0]}={knob}; {hint('', knobs)}")
         if knob not in knobs:
-            allowed = hint(knob, knobs) if knobs else f"{name} has no knobs, leave it out"
-            raise ValueError(f"cache is {text!r}: {allowed}")
+            raise ValueError(f"cache is {text!r}: {hint(knob, knobs)}")
         if knob in values:
             raise ValueError(f"cache is {text!r}: {knob} is given twice, give it once")
-        # int() would also take signs, spaces and underscores.
-        if not value.isdecimal():
-            raise ValueError(f"cache is {text!r}: {knob} must be a whole number")
+        if not is_given:
+            raise ValueError(f"cache is {text!r}: {knob} has no value; write {knob}=VALUE, a whole number")
+        # int() would also take signs, spaces, underscores and the digits of other scripts.
+        if not (value.isascii() and value.isdecimal()):
+            raise ValueError(f"cache is {text!r}: {knob} is {value!r}, and must be a whole number, written in digits")
         values[knob] = int(value)
     try:
         return CACHES[name](**values)

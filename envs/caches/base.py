@@ -140,5 +140,9 @@ class CacheRule:
         value = getattr(self, name)
         # To Python, True is a whole number too.
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            allowed = f"a whole number of {least} or more" if most == 2**31 - 1 else f"{least} to {most}"
+            # The largest there is goes unsaid, unless it is what is exceeded.
+            is_large = isinstance(value, int) and value > most
+            allowed = (
+                f"a whole number of {least} or more" if most == 2**31 - 1 and not is_large else f"{least} to {most:,}"
+            )
             raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be {allowed}")

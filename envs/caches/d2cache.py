@@ -35,7 +35,8 @@ class D2Cache(CacheRule):
 
     def __post_init__(self) -> None:
         self.check_count("masks", 1)
-        self.check_count("sigma", 1)
+        # Wider than that, all of a text counts alike; the Gaussian is written out.
+        self.check_count("sigma", 1, 1000)
         self.check_count("gap", 0)
 
     def compute(self, moment: Moment) -> Tensor:

@@ -35,7 +35,12 @@ class Window(CacheRule):
 
     def __post_init__(self) -> None:
         self.check_count("window", 1)
-        self.check_count("active", 1, self.window)
+        if self.active > self.window:
+            raise ValueError(
+                f"window's active is {self.active} and window {self.window}: what is active lies in the window, so "
+                f"give an active of 1 to {self.window}, or a larger window"
+            )
+        self.check_count("active", 1)
         self.check_count("refresh", 0)
 
     def compute(self, moment: Moment) -> Tensor:

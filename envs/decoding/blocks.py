@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -55,15 +56,21 @@ def prompt_room(denoiser: Denoiser, length: int) -> int:
     return most - filled_length(denoiser, 0, length)
 
 
-def check_block(denoiser: Denoiser, block: int) -> None:
+def check_block(denoiser: Denoiser, block: int, buffer_length: int | None = None) -> None:
     """Refuse blocks that a block-causal dLLM was not trained to fill.
+
+    Args:
+        denoiser: the dLLM.
+        block: the block length.
+        buffer_length: that blocks must divide too; None where they needn't.
 
     Raises:
         ValueError: if the block length does not divide the dLLM's.
     """
     own = denoiser.block_length
     if own is not None and own % block:
-        divisors = [d for d in range(own, 0, -1) if own % d == 0]
+        both = own if buffer_length is None else math.gcd(own, buffer_length)
+        divisors = [d for d in range(both, 0, -1) if both % d == 0]
         raise ValueError(
             f"block_length is {block}: this dLLM sees only blocks of {own} and what lies before them, so it must "
             f"divide {own}; choose one of {', '.join(map(str, divisors))}"
@@ -87,7 +94,8 @@ class Layout:
     settings: DecodingSettings
 
     def __post_init__(self) -> None:
-        check_block(self.denoiser, self.settings.block)
+        divided = self.settings.buffer_length if self.settings.block_origin == "buffer" else None
+        check_block(self.denoiser, self.settings.block, divided)
         if "attention" in self.settings.features and not hasattr(self.denoiser, "logits_and_attention"):
             raise ValueError("features hold attention: this dLLM does not tell its attention; leave it out")
         length = self.settings.buffer_length
@@ -111,7 +119,9 @@ class Layout:
     @property
     def is_absolute(self) -> bool:
         """Whether blocks are counted from the start of the prompt."""
-        return self.settings.block_origin == "absolute" or self.denoiser.absolute_blocks
+        # One block is all of the buffer, wherever the prompt ends.
+        is_asked = self.settings.block_origin == "absolute" and self.settings.block_length is not None
+        return is_asked or self.denoiser.absolute_blocks
 
     def whole(self, rows: Rows, length: Tensor | int) -> Tensor:
         """Return (N,) int64, each row's length made up to whole blocks of the dLLM."""

@@ -72,8 +72,8 @@ class DecodingSettings:
 
     Attributes:
         buffer_length: positions of a text, and of the masks that a sequence starts from; see `buffer_width`.
-        block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None, or the
-            buffer length, is full diffusion.
+        block_length: positions of a block; blocks are decoded left to right (semi-autoregressive). None is full
+            diffusion, whatever the origin, and so is the buffer length, counted from the end of the prompt.
         temperature: of the sampled token; 0 commits the argmax.
         features: names of `envs.readings.READINGS` to compute.
         end_of_text_prediction: once an end-of-text is committed, everything after it is end-of-text at once and
@@ -107,15 +107,33 @@ class DecodingSettings:
     cache: str = "none"
 
     def __post_init__(self) -> None:
+        self._check_kinds()
+        if self.buffer_length is None or self.buffer_length < 1:
+            raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
+        for name, allowed in (("window", get_args(Window)), ("block_origin", get_args(BlockOrigin))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(allowed)}")
+        self._check_blocks()
+        self._check_features()
+
+    def _check_kinds(self) -> None:
         for name in ("buffer_length", "block_length", "blocks_ahead"):
             value = getattr(self, name)
             # To Python, True is a whole number too.
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ValueError(f"{name} is {value!r}: it must be a whole number")
-        if not isinstance(self.temperature, int | float):
+        if not isinstance(self.temperature, int | float) or isinstance(self.temperature, bool):
             raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
-        if self.buffer_length is None or self.buffer_length < 1:
-            raise ValueError(f"buffer_length is {self.buffer_length}: it must be 1 or more")
+        for name in ("end_of_text_prediction", "early_end"):
+            # A text such as "false" would count as True.
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+        if isinstance(self.features, str):
+            raise ValueError(f"features is {self.features!r}: give a set of names, such as {{{self.features!r}}}")
+
+    def _check_blocks(self) -> None:
         if self.blocks_ahead is None or not 0 <= self.blocks_ahead < MAX_BLOCKS:
             raise ValueError(f"blocks_ahead is {self.blocks_ahead}: it must be 0 to {MAX_BLOCKS - 1:,}")
         if self.blocks_ahead and self.window == "truncated":
@@ -133,12 +151,6 @@ class DecodingSettings:
                 f"block_length is {self.block_length}: it must divide buffer_length {self.buffer_length}; "
                 f"choose one of {', '.join(map(str, divisors))}"
             )
-        if not 0 <= self.temperature <= MAX_TEMPERATURE:
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (argmax) to {MAX_TEMPERATURE:g}")
-        for name, allowed in (("window", get_args(Window)), ("block_origin", get_args(BlockOrigin))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {' or '.join(allowed)}")
-        self._check_features()
 
     def _check_features(self) -> None:
         unknown = sorted(self.features - READINGS.keys())

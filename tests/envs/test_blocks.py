@@ -71,7 +71,7 @@ def test_a_block_divides_the_dllms() -> None:
         check_block(FROM_BUFFER, 3)  # type: ignore[arg-type]
 
 
-def rows_of(own: int | None, is_absolute: bool, length: int, block: int, **settings: Any) -> DecodingBatch:
+def rows_of(own: int | None, is_absolute: bool, length: int, block: int | None, **settings: Any) -> DecodingBatch:
     """Rows with prompts of 1 to 4 tokens."""
     denoiser = fixed(*[(A, 0.9)] * 16)
     denoiser.block_length, denoiser.absolute_blocks, denoiser.max_length = own, is_absolute, 22
@@ -100,6 +100,20 @@ def test_blocks_of_a_row(
     assert batch.layout.shown(batch).tolist() == batch.length.tolist()  # all of it
     batch = rows_of(own, is_absolute, 6, 2, window="truncated", **settings)
     assert batch.layout.shown(batch).tolist() == shown
+
+
+def test_full_diffusion_is_one_block_wherever_it_is_counted_from() -> None:
+    batch = rows_of(None, False, 6, None, block_origin="absolute", blocks_ahead=1)
+    assert batch.layout.first_end(batch).tolist() == [6] * 4
+    assert batch.block_end.tolist() == [6] * 4
+    # Of six positions, but counted from the start of the prompt, are two blocks.
+    assert rows_of(None, False, 6, 6, block_origin="absolute").block_end.tolist() == [5, 4, 3, 2]
+
+
+def test_lengths_that_are_named_divide_the_buffer_too() -> None:
+    message = "block_length is 12: this dLLM sees only blocks of 8 .* must divide 8; choose one of 4, 2, 1$"
+    with pytest.raises(ValueError, match=message):
+        rows_of(8, False, 12, None)
 
 
 @pytest.mark.parametrize(

@@ -470,6 +470,10 @@ def test_any_actions_end_within_the_buffer_length(data: st.DataObject) -> None:
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
         ({"temperature": "warm"}, "temperature is 'warm': it must be a number"),
+        ({"temperature": True}, "temperature is True: it must be a number"),
+        ({"early_end": "false"}, "early_end is 'false': it must be True or False"),
+        ({"end_of_text_prediction": 1}, "end_of_text_prediction is 1: it must be True or False"),
+        ({"features": "age"}, "features is 'age': give a set of names, such as {'age'}"),
         ({"buffer_length": 8.0}, "buffer_length is 8.0: it must be a whole number"),
         ({"block_length": True}, "block_length is True: it must be a whole number"),
         (

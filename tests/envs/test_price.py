@@ -36,6 +36,8 @@ def test_without_a_cache_every_price_is_the_number_of_forwards() -> None:
         ({"forward": 1.0, "position": float("nan")}, "position is nan"),
         ({"forward": 0.0, "position": 0.0}, "something must cost something"),
         ({"forward": 1.0, "position": 0.0, "rows": 0}, "rows is 0"),
+        ({"forward": 1.0, "position": 0.0, "rows": 1.5}, "rows is 1.5: it must be a whole number"),
+        ({"forward": "a", "position": 0.0}, "forward is 'a': a price must be a finite number"),
     ],
 )
 def test_impossible_prices(kwargs: Any, message: str) -> None:

@@ -114,16 +114,48 @@ def test_asking_for_a_speed() -> None:
     ]
     assert dial(None).tuned(64, speed=0.6).speed == 0.6
     plain = LearnedPolicy(perturbed(NetworkConfig(hidden_size=16), 0.2))
-    errors: list[tuple[LearnedPolicy, dict[str, float], str]] = [
+    errors: list[tuple[LearnedPolicy, dict[str, Any], str]] = [
         (policy, {}, "nothing is given"),
         (policy, {"speed": 0.5, "nfe_target": 2.0}, "speed and nfe_target is given"),
         (plain, {"speed": 0.5}, "has no dial"),
         (dial(None), {"nfe_target": 2.0}, "has no calibration"),
         (dial(None), {"speed": -0.1}, "speed is -0.1"),
+        (policy, {"speed": "fast"}, "speed is 'fast': it must be a number"),
+        (policy, {"accuracy_target": 98}, "accuracy_target is 98: it is a share of the answers, 0 to 1"),
+        (policy, {"accuracy_target": -0.1}, "accuracy_target is -0.1: it is a share"),
+        (policy, {"nfe_target": "x"}, "nfe_target is 'x': it must be a number"),
     ]
     for asked, kwargs, message in errors:
         with pytest.raises(ValueError, match=message):
             asked.tuned(64, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("trained", "decoding", "message"),
+    [
+        ({}, {}, None),
+        ({}, {"cache": "dual:refresh=1"}, "cache is 'dual:refresh=1': .* measured with cache 'none', so decode so, or"),
+        ({}, {"window": "truncated"}, "window is 'truncated': .* measured with window 'full'"),
+        ({}, {"blocks_ahead": 1}, "blocks_ahead is 1: .* measured with blocks_ahead 0"),
+        ({"cache": "dual:refresh=0"}, {"cache": "dual"}, None),
+        ({"cache": "dual"}, {}, "cache is 'none': .* measured with cache 'dual'"),
+    ],
+)
+def test_what_a_target_takes_is_known_of_the_decoding_it_was_measured_in(
+    trained: dict[str, Any], decoding: dict[str, Any], message: str | None, toy: ToyDenoiser
+) -> None:
+    policy = dial().changed(trained=trained)
+    settings = DecodingSettings(8, 4, features=policy.features, **decoding)
+    policy.tuned(4, speed=0.5).bind(toy, settings)
+    for target, shown in ({"accuracy_target": 0.9}, "accuracy_target 0.9"), ({"nfe_target": 4}, "nfe_target 4"):
+        asked = policy.tuned(4, **target)
+        if message is None:
+            asked.bind(toy, settings)
+            continue
+        with pytest.raises(ValueError, match=f"^{shown} is asked and {message}"):
+            asked.bind(toy, settings)
+    # A speed that is chosen afterwards promises nothing.
+    policy.tuned(4, nfe_target=4).tuned(4, speed=0.5).bind(toy, settings)
 
 
 def test_settings_of_folders(tmp_path: Path) -> None:

@@ -545,6 +545,13 @@ def test_only_what_takes_a_dllm_is_said_to_take_its_file() -> None:
         (TrainPPOConfig, "--policy.init random --policy.slope 2", "policy.slope is given, but not used"),
         (TrainPPOConfig, "--actions.stop_logit 1", "actions.stop_logit is given, but not used"),
         (TrainPPOConfig, "--dit.reads_time false --dit.time_size 8", "dit.time_size is given, but not used"),
+        (
+            TrainPPOConfig,
+            "--env.window truncated",
+            "env.window is given, but not used: env.block_lengths is empty, which is full diffusion; give",
+        ),
+        (WatchConfig, "--block_origin absolute", "block_origin is given, but not used: block_length is null"),
+        (EvaluateConfig, "--blocks_ahead 1", "blocks_ahead is given, but not used: block_length is empty"),
         (TrainPPOConfig, "--model.revision abc", "model.revision is given, but not used"),
         (TrainGRPOConfig, "--grpo.max_redraws 3", "grpo.max_redraws is given, but not used"),
         (TrainGRPOConfig, "--experts.block_length 16", "experts.block_length is given, but not used"),
@@ -556,6 +563,26 @@ def test_only_what_takes_a_dllm_is_said_to_take_its_file() -> None:
 def test_what_plays_no_role_is_refused(config_class: type[Any], words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse(config_class, None, words.split())
+
+
+def test_two_ways_to_write_a_cache_are_one_setting() -> None:
+    assert parse(TrainPPOConfig, None, ["--env.cache", "dual:refresh=0"]).env.cache == "dual"
+    assert parse(EvaluateConfig, None, ["--cache", "dual:refresh=0,fresh_prompt=2"]).cache == "dual:fresh_prompt=2"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env.cache", "duel"], "env.cache is 'duel': did you mean dual"),
+        (
+            ["--env.blocks_ahead", "1", "--env.block_lengths", "[16]", "--env.window", "truncated"],
+            "env.blocks_ahead is 1 and window truncated",
+        ),
+    ],
+)
+def test_what_is_wrong_with_decoding_is_said_by_the_flags_name(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        parse(TrainPPOConfig, None, words)
 
 
 def test_a_filter_that_is_but_read_has_a_threshold_where_it_learns_from_its_own_states() -> None:

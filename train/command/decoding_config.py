@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, cast
 
-from envs.caches import CACHES
-from envs.decoding.settings import DecodingOptions
+from envs.caches import CACHES, make_cache
+from envs.decoding.settings import DecodingOptions, DecodingSettings
 from train.command.config_values import NamedIn
 
 CacheText = Annotated[str, NamedIn(tuple(CACHES))]
@@ -33,6 +33,33 @@ def what_differs(about: Mapping[str, Any]) -> str:
         f"cache {about.get('cache')}": about.get("cache", "none") != "none",
     }
     return "".join(f", {text}" for text, is_so in parts.items() if is_so)
+
+
+def unused_without_blocks(why: str, prefix: str = "") -> dict[str, str]:
+    """Return the fields that play no role in full diffusion, each with the reason.
+
+    Args:
+        why: the field that gives block lengths, and that it gives none.
+        prefix: of the fields' names.
+    """
+    why += ", which is full diffusion; give a block length, or leave this out"
+    return dict.fromkeys((prefix + name for name in ("window", "block_origin", "blocks_ahead")), why)
+
+
+def check_decoding(config: Any, blocks: Iterable[int | None] = ()) -> None:
+    """Refuse a way of decoding that can't be, and write the cache as it is written everywhere.
+
+    Args:
+        config: a frozen dataclass, as `decoding_of` takes it; ``dual:refresh=0`` becomes ``dual``, so that a run that
+            was told one goes on when it is told the other.
+        blocks: block lengths to check.
+
+    Raises:
+        ValueError: as `DecodingSettings` does.
+    """
+    for block in (None, *blocks):
+        DecodingSettings(block_length=block, **decoding_of(config))
+    object.__setattr__(config, "cache", make_cache(config.cache).name)
 
 
 def decoding_of(config: Any) -> DecodingOptions:

@@ -259,7 +259,10 @@ def notes(found: Mapping[str, Any], rules: Sequence[str]) -> list[str]:
             "use the records only; evaluate again to have paired tests."
         )
     if len(found["problems"]) > 1:
-        texts.append("Runs were evaluated on different problems; only what was on the same is compared.")
+        sets = "; ".join(f"{letter(i)}: {text}" for i, text in enumerate(found["problems"]))
+        texts.append(
+            f"Runs differ in their problems or in how they decode, and only like is compared with like. {sets}."
+        )
     is_learned = any(row["is_learned"] for row in found["settings"])
     if not is_learned:
         texts.append("No learned policy is among the records, so nothing is tested.")

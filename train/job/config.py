@@ -17,7 +17,7 @@ from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
 from policies.networks.transformer_config import BEYOND_FILTER
 from train.command.config_values import NamedIn, PathText
-from train.command.decoding_config import CacheText, decoding_of
+from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
@@ -70,6 +70,7 @@ class EnvConfig:
         if self.alpha_range and (len(self.alpha_range) != 2 or self.alpha_range[0] > self.alpha_range[1]):
             raise ValueError(f"alpha_range is {self.alpha_range}: give the slowest and the fastest alpha, rising")
         get_reward(self.reward)
+        check_decoding(self)
         for text in self.task_weights:
             name, _, weight = text.rpartition("=")
             if name not in known_tasks():
@@ -210,8 +211,6 @@ class JobConfig:
             )
         check_seed(self)
         check_count(self, "total_timesteps", "checkpoint_every")
-        # Made to be checked; without a block length it is full diffusion.
-        DecodingSettings(**self.env.decoding)
         for name in ("env", "evaluation"):
             for block in getattr(self, name).block_lengths:
                 try:
@@ -238,7 +237,7 @@ class JobConfig:
             if not self.dit.reads_time:
                 found |= dict.fromkeys(("dit.time_size", "dit.time_period"), "dit.reads_time is false")
         if not self.env.block_lengths and not self.evaluation.block_lengths:
-            found["env.blocks_ahead"] = "env.block_lengths is empty, which is full diffusion"
+            found |= unused_without_blocks("env.block_lengths is empty", "env.")
         found |= self._unused_of_filter()
         if self.env.alpha_range:
             found["env.alpha"] = "env.alpha_range is given"

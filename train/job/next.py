@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from train.command.decoding_config import decoding_of
+from train.command.decoding_config import decoding_of, unused_without_blocks
 from train.evaluation.run import EvaluateConfig
 from train.job.config import JobConfig
 from train.job.finish import evaluation_of
 from train.watching.show import WatchConfig
+
+WITHOUT_BLOCKS = {name: getattr(EvaluateConfig(), name) for name in unused_without_blocks("")}
+"""What says how blocks lie, as it is by default."""
 
 
 def next_commands(config: JobConfig) -> list[str]:
@@ -20,14 +23,15 @@ def next_commands(config: JobConfig) -> list[str]:
     Each has a folder of its own beside the job's, so that the default one may be taken.
     """
     about = evaluation_of(config, "")
-    # Full diffusion is what the commands do unless told otherwise.
-    blocks = [] if about.block_length == [about.buffer_length] else about.block_length
+    # Full diffusion is what the commands do unless told otherwise; blocks from the prompt's start are never the buffer.
+    is_full = about.block_length == [about.buffer_length] and about.block_origin == "buffer"
+    blocks = [] if is_full else about.block_length
     shared = {**decoding_of(about), **{f"model.{name}": value for name, value in asdict(about.model).items()}}
     tasks = [] if about.tasks == EvaluateConfig().tasks else about.tasks
-    first = [block for block in blocks[:1] if block != about.buffer_length]
+    first = [block for block in blocks[:1] if block != about.buffer_length or about.block_origin != "buffer"]
     watched, measured = {"task": tasks[:1], "block_length": first}, {"tasks": tasks, "block_length": blocks}
-    # Where there are no blocks, none are ahead, and saying so is refused.
-    of_watch, of_evaluate = ({**shared, "blocks_ahead": about.blocks_ahead if own else 0} for own in (first, blocks))
+    # Where there are no blocks, to say how they lie is refused.
+    of_watch, of_evaluate = (shared if own else {**shared, **WITHOUT_BLOCKS} for own in (first, blocks))
     return [
         _command("watch", config, ["threshold:0.9"], {**watched, **of_watch}, WatchConfig()),
         _command("evaluate", config, ["eb_sampler:0.5", "--per_task"], {**measured, **of_evaluate}, EvaluateConfig()),

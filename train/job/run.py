@@ -29,6 +29,7 @@ from policies.networks.kinds import PolicyNetwork
 from policies.rules.guide import check_guide
 from train.command import parallel
 from train.command.config import parse, to_plain, unused
+from train.command.decoding_config import what_differs
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.command.run_folder import open_run
@@ -260,7 +261,7 @@ def show(config: JobConfig, records: Sequence[Record], place: str) -> None:
     """
     out, split = config.out, config.evaluation.split
     kind = "held-out" if split == "test" else split
-    print_table(records, f"{config.evaluation.episodes} {kind} problems a task")
+    print_table(records, f"{config.evaluation.episodes} {kind} problems a task{what_differs(config.env.decoding)}")
     tell("policy", out / "policy")
     files = RunFiles(out)
     tell("evaluation", files.evaluation, files.plot)

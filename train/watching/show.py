@@ -15,7 +15,7 @@ from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from policies.generation import check_cache
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText, decoding_of, what_differs
+from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks, what_differs
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
@@ -84,13 +84,13 @@ class WatchConfig:
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
         # Refused here, before a dLLM is loaded.
-        DecodingSettings(block_length=self.block_length, **decoding_of(self))
+        check_decoding(self, [self.block_length])
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
         found = {} if self.format == "html" else {"heatmap_problems": f"format is {self.format}"}
         if self.block_length is None:
-            found["blocks_ahead"] = "block_length is null, which is full diffusion"
+            found |= unused_without_blocks("block_length is null")
         return found | ({"out": "format is ansi, which writes nothing"} if self.format == "ansi" else {})
 
 

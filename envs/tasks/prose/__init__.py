@@ -2,7 +2,8 @@
 
 Every prompt starts with its task's name and ends with ``=``; words are separated by one space and each is one token.
 Answers fit a buffer of 128 with end-of-text; prompts are at most 64 words, unless a task is asked for longer ones.
-Numbers are words of their own and never exceed `words.LARGEST`, so that a model of a few million parameters can know every sum.
+Numbers are words of their own and never exceed `words.LARGEST`, so that a model of a few million parameters can know
+every sum.
 """
 
 from envs.tasks.prose.describe import Describe
