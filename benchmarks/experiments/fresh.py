@@ -57,7 +57,7 @@ DECODINGS = {
     "ahead": Decoding(
         f"blocks of {PROSE_WORLD.blocks[1]}, a block ahead allowed",
         PROSE_WORLD.blocks[1],
-        2,
+        1,
         ("--blocks_ahead", str(PROSE_WORLD.ahead)),
     ),
 }
