@@ -103,12 +103,18 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
         "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
         "rounds": Recipe("start", "a filter that saw its own states", has_filter=False, flags=("--filter.rounds", "2")),
+        "margin": Recipe(
+            "start", "a filter that learned margins", has_filter=False, flags=("--filter.target", "margin")
+        ),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
         "ppo_nothing": Recipe("start", "nothing, with PPO", is_ppo=True, has_filter=False, flags=(*FROM_NOTHING, *PPO)),
     }
 )
 """Every training by the name of its folder; the first is what the others are compared with."""
+
+FILTERS = ("rounds", "margin")
+"""Recipes that learn a filter of their own, which is looked at too."""
 
 ALPHAS = (1, 4, 16)
 """Weights of speed that a policy without a dial is learned for, by the first recipe: within its dial's range."""
@@ -126,10 +132,10 @@ def _alphas_evaluation() -> Step:
     return Step("prose_recipes/alphas", command, ("--episodes", "1"))
 
 
-def _filters_evaluation() -> Step:
-    policies = [f"{{out}}/prose_recipes/rounds/filter@{threshold:g}" for threshold in PROSE_WORLD.filter_thresholds]
+def _filter_evaluation(name: str) -> Step:
+    policies = [f"{{out}}/prose_recipes/{name}/filter@{threshold:g}" for threshold in PROSE_WORLD.filter_thresholds]
     command = PROSE_WORLD.evaluation(policies, PROSE_WORLD.blocks[:1])
-    return Step("prose_recipes/filters", command, ("--episodes", "1"))
+    return Step(f"prose_recipes/{name}_filter", command, ("--episodes", "1"))
 
 
 def _folder(name: str, seed: int) -> str:
@@ -172,7 +178,7 @@ class Recipes(Experiment):
             *trainings,
             *starmap(_evaluation, tries),
             _alphas_evaluation(),
-            _filters_evaluation(),
+            *map(_filter_evaluation, FILTERS),
         ]
 
     def summarise(self, out: Path) -> Summary:
@@ -191,10 +197,11 @@ class Recipes(Experiment):
         alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
         filters = []
         for threshold in PROSE_WORLD.filter_thresholds:
-            suites = [read_records(out / folder) for folder in ("prose_dial/frontier", "prose_recipes/filters")]
+            folders = ("prose_dial/frontier", *(f"prose_recipes/{name}_filter" for name in FILTERS))
+            suites = [read_records(out / folder) for folder in folders]
             of_filter = str(PolicyName(LEARNED, "filter", f"{threshold:g}"))
             found = [find(suite, **{**about, "policy": of_filter})[0] for suite in suites]
-            filters.append({"threshold": threshold, "rounds": [_place(record, rules) for record in found]})
+            filters.append({"threshold": threshold, "filters": [_place(record, rules) for record in found]})
         return {
             "rows": rows,
             "alphas": alphas,
@@ -213,7 +220,7 @@ class Recipes(Experiment):
             ]
             lines.append([row["group"], row["wording"], *map(_cell, row["places"]), over_seeds(areas, 3)])
         filters = [
-            [f"{row['threshold']:g}", *(_cell([place]) for place in row["rounds"])] for row in summary["filters"]
+            [f"{row['threshold']:g}", *(_cell([place]) for place in row["filters"])] for row in summary["filters"]
         ]
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
         return f"""One seed each, three and their 95 % Student interval where there is a ±, {summary["steps"]:,}
@@ -228,10 +235,11 @@ the forwards of the cheapest rule that is at most half a point less accurate (am
 {table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell([row])] for row in summary["alphas"]])}
 
 **Filters alone.** What they learned by imitation, before any reinforcement: from the states that the oracle passes
-through on its way to a careful rule's right answers (`filter.rounds` 1), and from those as well to which the first
-filter comes on the way to the same answers (2):
+through on its way to a careful rule's right answers; from those as well to which that filter comes, at 0.95, on the way
+to the same answers (`filter.rounds` 2); and, instead of whether a prediction is right, by how much the right token is
+likelier than the best other one (`filter.target` margin):
 
-{table(["threshold", "1 round: accuracy % in forwards", "2 rounds"], filters)}"""
+{table(["threshold", "accuracy % in forwards", "in two rounds", "margins"], filters)}"""
 
 
 def _place(record: Record, rules: Sequence[Record]) -> Summary:

@@ -226,7 +226,7 @@ def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:
     for step in experiment.steps():
         policies = policies_of(step)
         if policies:
-            fast = step.folder == "prose_recipes/filters"
+            fast = step.folder == "prose_recipes/rounds_filter"
             lines = [
                 outcomes(
                     name, [1.0] * 9 + [0.0], [2 if name.startswith("learned:") and fast else 4] * 10, block_length=128
@@ -237,7 +237,7 @@ def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:
     finish(experiment, tmp_path)
     text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
     assert "| 16 | 90.0 in 4.00 (1.00) |" in text
-    assert "| 0.97 | 90.0 in 4.00 (1.00) | 90.0 in 2.00 (0.50) |" in text
+    assert "| 0.97 | 90.0 in 4.00 (1.00) | 90.0 in 2.00 (0.50) | 90.0 in 4.00 (1.00) |" in text
     assert "| start | a filter that saw its own states | 90.0 in 4.00 (1.00) |" in text
 
 

@@ -28,7 +28,7 @@ from train.command import parallel
 from train.command.model_config import ModelConfig
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
-from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of
+from train.filters.traces import FIRST_PROBLEM, TraceConfig, Traces, collect, collect_shard, problems_of, target_of
 
 FEATURES = ("is_eos", "margin", "repeated")
 COLUMNS = {"confidence", "eligible", "masked", "oracle", "time", *FEATURES}
@@ -259,6 +259,41 @@ def test_a_filter_learns_from_no_traces_of_other_settings(fickle: Fickle, tmp_pa
     place.mkdir()  # as one that was killed after it wrote its filter
     assert "taken from" in learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
     assert not place.exists()
+
+
+@pytest.mark.parametrize("target", ["agreement", "margin"])
+def test_what_is_learned_of_a_position_by_hand(target: Any, fickle: Fickle, tmp_path: Path) -> None:
+    features = frozenset({*Oracle.features, "probabilities"})
+    settings = DecodingSettings(8, 4, features=features)
+    oracle = Oracle().bind(fickle, settings)
+    [prompt] = prompts_of(about(tmp_path), 0)[:1]
+    batch = DecodingBatch(fickle, 1, settings)
+    batch.load([0], [fickle.encode_prompt(prompt)])
+    view = batch.forward()
+    right = oracle.reference_of(view)[0]
+    found = target_of(target, view, oracle)
+    assert found.dtype == torch.float32
+    assert not found[0, 4:].any()  # of the next block
+    for place in range(4):
+        probability = view.tensors["probabilities"][0, place]
+        own = float(probability[right[place]])
+        other = max(float(p) for token, p in enumerate(probability) if token != right[place])
+        is_right = own > other
+        expected = (1 + own - other) / 2 if target == "margin" else float(is_right)
+        assert float(found[0, place]) == pytest.approx(expected)
+        assert (expected > 0.5) == is_right
+    # Odd places say "=" until the one to their left is known; the reference knew the last one's, not the second's.
+    assert [bool(value > 0.5) for value in found[0, :4]] == [True, True, True, False]
+
+
+def test_margins_are_collected(fickle: Fickle, tmp_path: Path) -> None:
+    """In the steps that bits are, on the same side of a half, and with no more columns."""
+    bits, margins = (whole(collect(about(tmp_path / name, target=name))) for name in ("agreement", "margin"))
+    assert margins.keys() == bits.keys()
+    np.testing.assert_array_equal(margins["oracle"] > 0.5, bits["oracle"] == 1)
+    np.testing.assert_array_equal(margins["confidence"], bits["confidence"])
+    assert ((margins["oracle"] > 0) <= (margins["eligible"] > 0)).all()
+    assert len(np.unique(margins["oracle"])) > 2
 
 
 def test_a_student_needs_a_behaviour(tmp_path: Path) -> None:

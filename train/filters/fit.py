@@ -39,7 +39,7 @@ def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) 
 
     Args:
         logits: (B, L) float.
-        rows: of `Traces.rows`.
+        rows: of `Traces.rows`; where what is learned is a margin, it is a soft label.
         weight: of positions that the oracle does not commit.
 
     Returns:
@@ -54,7 +54,7 @@ def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) 
 
 def _weights(rows: dict[str, Tensor], weight: float) -> Tensor:
     """Return the weight of each eligible position."""
-    return torch.where(rows["oracle"] > 0, 1.0, weight)[rows["eligible"] > 0]
+    return torch.where(rows["oracle"] > 0.5, 1.0, weight)[rows["eligible"] > 0]
 
 
 def fit(

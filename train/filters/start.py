@@ -115,6 +115,7 @@ def learn_start(
         "blocks_ahead": about.blocks_ahead,
         "reference": about.reference,
         "problems": about.problems,
+        "target": about.target,
         "rounds": rounds,
         **({"threshold": about.threshold} if rounds > 1 else {}),
         "false_commit_weight": weight,

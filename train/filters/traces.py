@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,14 @@ from train.command.progress import progress
 SHARD = 64
 """Problems of a shard."""
 
+Target = Literal["agreement", "margin"]
+"""What a filter learns of a position: whether the prediction is the reference's token, as Learn2PD does; or by how much
+that token is likelier than the best other one.
+
+Source: the ground-truth margin of arXiv 2602.09501. Departure: it is a soft label between 0 and 1, where positions are
+ranked by it there, as a rank doesn't say how many to commit.
+"""
+
 FIRST_PROBLEM = 10_000_000
 """Training problems are taken from this index on."""
 
@@ -57,6 +66,7 @@ class TraceConfig:
             reference's answer; see `Rejoining`.
         reference: the rule whose result the oracle knows; the published one is one token per step.
         only_right: leave out problems that the reference answers wrong.
+        target: what is to be learned of a position; see `Target`.
         model: the dLLM.
         tasks: by name, or suite.
         window: see `envs.decoding.settings.DecodingSettings`.
@@ -76,6 +86,7 @@ class TraceConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: str = "low_confidence:1"
     only_right: bool = False
+    target: Target = "agreement"
     tasks: tuple[str, ...] = (SUITE,)
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
@@ -150,6 +161,26 @@ def right_rows(config: TraceConfig, problems: Sequence[Problem], denoiser: Denoi
     return torch.tensor([score == 1 for score in scores], device=answers.device)
 
 
+def target_of(target: Target, view: View, oracle: Oracle) -> Tensor:
+    """Return what is to be learned of each position.
+
+    Args:
+        target: see `Target`.
+        view: of N rows; with ``probabilities`` where the target is the margin.
+        oracle: knows the recorded answer, bound.
+
+    Returns:
+        (N, L) float32 in [0, 1], 0 where nothing may be committed: 1 where the prediction is the reference's token; or
+        (1 + p(that token) - p(best other)) / 2, which is above a half there.
+    """
+    if target == "agreement":
+        return oracle.agreement_with(view).float()
+    right, probabilities = oracle.reference_of(view).unsqueeze(-1), view.tensors["probabilities"]
+    of_right = probabilities.gather(-1, right).squeeze(-1)
+    of_others = probabilities.scatter(-1, right, 0.0).amax(-1)
+    return (1 + of_right - of_others) / 2 * view.eligible
+
+
 def collect_shard(config: TraceConfig, shard: int) -> None:
     """Decode a shard's problems as the reference does, replay them under the oracle, and write what was seen."""
     torch.set_num_threads(config.model.threads)
@@ -159,6 +190,8 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         # Deterministic, as a filter is used: states that only sampling reaches are none that it will meet.
         own = load(config.behaviour, "deterministic", config.model.device, threshold=config.threshold)
     features = {*config.features, *Oracle.features, *(own.features if own is not None else ())}
+    if config.target == "margin":
+        features.add("probabilities")
     settings = DecodingSettings(
         config.buffer_length,
         config.block_length,
@@ -184,7 +217,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
             wanted = right_rows(config, problems, denoiser, oracle.reference_of(view))
         # A row that has ended still has a view, of which nothing is to be learned.
         rows = view.eligible.any(1) & wanted
-        inputs = {**view.inputs(), "oracle": oracle.agreement_with(view).float()}
+        inputs = {**view.inputs(), "oracle": target_of(config.target, view, oracle)}
         for name, values in inputs.items():
             columns.setdefault(name, []).append(values[rows].cpu().numpy())
     place = config.folder / f"shard_{shard:05d}"
@@ -252,7 +285,7 @@ class Traces:
             index: (B,) int64.
 
         Returns:
-            (B, L) float32 tensors by name (``time`` is (B, 1)), with ``oracle``, 1 where the prediction was final.
+            (B, L) float32 tensors by name (``time`` is (B, 1)), with ``oracle``, see `target_of`.
         """
         starts = np.cumsum([0, *self.sizes])
         shard = np.searchsorted(starts, index, side="right") - 1

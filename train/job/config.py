@@ -21,6 +21,7 @@ from train.command.decoding_config import CacheText, check_decoding, decoding_of
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
+from train.filters.traces import Target
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class FilterSection:
     """Training problems to learn it from."""
     reference: str = "threshold:0.98"
     """Rule that decodes them; what it gets right is to be found in as few forwards as an oracle would."""
+    target: Target = "agreement"
+    """What it learns of a position: whether the prediction is the reference's token, or by how much that token is
+    likelier than the best other one (margin)."""
     rounds: int = 1
     """Times that it is learned: first from the states that the oracle passes through, then from those that it comes to
     itself as well, at the threshold, where it commits only what the reference has too."""
@@ -256,7 +260,13 @@ class JobConfig:
         if self.filter.folder is not None:
             found["filter.learn"] = "filter.folder is given"
         if not self.filter.is_learned:
-            names = ("filter.problems", "filter.reference", "filter.rounds", "filter.false_commit_weight")
+            names = (
+                "filter.problems",
+                "filter.reference",
+                "filter.target",
+                "filter.rounds",
+                "filter.false_commit_weight",
+            )
             found |= dict.fromkeys(names, "no filter is learned (filter.learn and filter.folder)")
         if self.filter.folder is None and not self.filter.learn:
             found |= dict.fromkeys(("filter.role", *at), "filter.folder is null and filter.learn false")

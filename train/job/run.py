@@ -179,6 +179,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         threshold=section.threshold,
         reference=section.reference,
         only_right=True,
+        target=section.target,
         model=config.model,
         tasks=tuple(config.env.tasks),
         window=config.env.window,
