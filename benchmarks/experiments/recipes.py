@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from types import MappingProxyType
 
 import yaml
 
 from experiments.base import (
+    SEEDS,
     Experiment,
     Step,
     Summary,
     find,
     is_rule,
-    percent,
+    over_seeds,
     provenance,
     table,
     which,
@@ -75,6 +77,7 @@ class Recipe:
         is_ppo: with PPO, or GRPO.
         has_filter: whether it starts from the filter.
         flags: what else it is told.
+        seeds: that it is trained with.
     """
 
     group: str
@@ -82,6 +85,7 @@ class Recipe:
     is_ppo: bool = False
     has_filter: bool = True
     flags: Sequence[str] = ()
+    seeds: Sequence[int] = SEEDS[:1]
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -93,7 +97,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "both": Recipe("what it reads", "both", flags=("--policy.hidden_state_use", "both")),
         "ppo": Recipe("algorithm", "PPO", is_ppo=True, flags=PPO),
-        "rounds": Recipe("start", "a filter that saw its own states", has_filter=False, flags=("--filter.rounds", "2")),
+        "rounds": Recipe(
+            "start",
+            "a filter that saw its own states",
+            has_filter=False,
+            flags=("--filter.rounds", "2"),
+            seeds=SEEDS,
+        ),
         "margin": Recipe(
             "start", "a filter that learned margins", has_filter=False, flags=("--filter.target", "margin")
         ),
@@ -129,20 +139,27 @@ def _filter_evaluation(name: str) -> Step:
     return Step(f"prose_recipes/{name}_filter", command, ("--episodes", "1"))
 
 
-def _training(name: str) -> Step:
+def _folder(name: str, seed: int) -> str:
+    return f"prose_recipes/{name}" + (f"_s{seed}" if seed else "")
+
+
+def _training(name: str, seed: int) -> Step:
     recipe, given = RECIPES[name], PROSE_WORLD.laptop
     command = [*ppo_command(ROOT / CONFIG, recipe.has_filter), "--evaluation.episodes", "1"] if recipe.is_ppo else given
-    start = PROSE_WORLD.filter if recipe.has_filter else None
-    words = train(command, start, "--seed", "0", *EQUALLY, "--evaluation.calibration_episodes", "2", *recipe.flags)
+    start, flags = PROSE_WORLD.filter if recipe.has_filter else None, recipe.flags
+    if seed and name in FILTERS:
+        # One filter for all seeds, as for all other recipes.
+        start, flags = f"{{out}}/{_folder(name, 0)}/filter", ()
+    words = train(command, start, "--seed", str(seed), *EQUALLY, "--evaluation.calibration_episodes", "2", *flags)
     # Not as other dials: nothing is validated here.
-    return Step(f"prose_recipes/{name}", words, ("--total_timesteps", "1024"))
+    return Step(_folder(name, seed), words, ("--total_timesteps", "1024"))
 
 
-def _evaluation(name: str) -> Step:
-    policy = f"{{out}}/prose_recipes/{name}/policy"
+def _evaluation(name: str, seed: int) -> Step:
+    policy = f"{{out}}/{_folder(name, seed)}/policy"
     places = [f"{policy}@speed={speed:g}" for speed in SPEEDS]
     command = PROSE_WORLD.evaluation(places, PROSE_WORLD.blocks[:1])
-    return Step(f"prose_recipes/{name}_places", command, ("--episodes", "1"))
+    return Step(f"{_folder(name, seed)}_places", command, ("--episodes", "1"))
 
 
 class Recipes(Experiment):
@@ -156,11 +173,12 @@ class Recipes(Experiment):
     def steps(self) -> list[Step]:
         """Train every recipe from the filter of the dial's comparison, and look at its places."""
         # Trainings first: side by side, an evaluation that waits for its own keeps others from beginning.
-        trainings = [*map(_training, RECIPES), *map(_alpha, ALPHAS)]
+        tries = [(name, seed) for name, recipe in RECIPES.items() for seed in recipe.seeds]
+        trainings = [*starmap(_training, tries), *map(_alpha, ALPHAS)]
         return [
             *self.comparison.steps(),
             *trainings,
-            *map(_evaluation, RECIPES),
+            *starmap(_evaluation, tries),
             _alphas_evaluation(),
             *map(_filter_evaluation, FILTERS),
         ]
@@ -171,10 +189,16 @@ class Recipes(Experiment):
         rules = find(read_records(out / "prose_dial/frontier"), **about)
         rows = []
         for name, recipe in RECIPES.items():
-            suite = find(read_records(out / f"prose_recipes/{name}_places"), task="all")
-            settings = [f"speed={speed:g}" for speed in SPEEDS]
-            chosen = [record for record in suite if PolicyName.read(record["policy"]).setting in settings]
-            places = [_place(record, rules) for record in chosen]
+            suites = [find(read_records(out / f"{_folder(name, seed)}_places"), task="all") for seed in recipe.seeds]
+            places = [
+                [
+                    _place(record, rules)
+                    for suite in suites
+                    for record in suite
+                    if _setting(record) == f"speed={speed:g}"
+                ]
+                for speed in SPEEDS
+            ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         suite = find(read_records(out / "prose_recipes/alphas"), task="all")
         alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
@@ -182,8 +206,9 @@ class Recipes(Experiment):
         for threshold in PROSE_WORLD.filter_thresholds:
             folders = ("prose_dial/frontier", *(f"prose_recipes/{name}_filter" for name in FILTERS))
             suites = [read_records(out / folder) for folder in folders]
-            of_filter = str(PolicyName(LEARNED, "filter", f"{threshold:g}"))
-            found = [find(suite, **{**about, "policy": of_filter})[0] for suite in suites]
+            # Among several folders a filter's records say which it is; alone, that it was learned.
+            names = [str(PolicyName(LEARNED, which, f"{threshold:g}")) for which in ("filter", "")]
+            found = [find(suite, **{**about, "policy": names.__contains__})[0] for suite in suites]
             filters.append({"threshold": threshold, "filters": [_place(record, rules) for record in found]})
         return {
             "rows": rows,
@@ -197,21 +222,26 @@ class Recipes(Experiment):
         """Word it."""
         lines = []
         for row in summary["rows"]:
-            places = row["places"]
-            area = hypervolume([(place["accuracy"], place["nfe"]) for place in places], PROSE_WORLD.reference)
-            lines.append([row["group"], row["wording"], *map(_cell, places), f"{area:.3f}"])
-        filters = [[f"{row['threshold']:g}", *map(_cell, row["filters"])] for row in summary["filters"]]
+            areas = [
+                hypervolume([(place["accuracy"], place["nfe"]) for place in seed], PROSE_WORLD.reference)
+                for seed in zip(*row["places"], strict=True)
+            ]
+            lines.append([row["group"], row["wording"], *map(_cell, row["places"]), over_seeds(areas, 3)])
+        filters = [
+            [f"{row['threshold']:g}", *(_cell([place]) for place in row["filters"])] for row in summary["filters"]
+        ]
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
-        return f"""One seed each, {summary["steps"]:,} environment steps on two cores, from the filter that the dial of
-two cores starts from where nothing else is said; {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy
-in % and forwards, and in brackets the share of the forwards of the cheapest rule that is at most half a point less
-accurate, or of the most accurate one (among the settings above):
+        return f"""One seed each, three and their 95 % Student interval where there is a ±; {summary["steps"]:,}
+environment steps on two cores, from the filter that the dial of two cores starts from where nothing else is said;
+{PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy in % and forwards, and in brackets the share of
+the forwards of the cheapest rule that is at most half a point less accurate, or of the most accurate one (among the
+settings above):
 
 {table(columns, lines)}
 
 **A policy for one alpha.** The same training with one weight of speed and no dial, which then is what it learns for:
 
-{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell(row)] for row in summary["alphas"]])}
+{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell([row])] for row in summary["alphas"]])}
 
 **Filters alone.** What they learned by imitation, before any reinforcement: from the states that the oracle passes
 through on its way to a careful rule's right answers; from those as well to which that filter comes, at 0.95, on the way
@@ -227,5 +257,12 @@ def _place(record: Record, rules: Sequence[Record]) -> Summary:
     return {"accuracy": record["accuracy"], "nfe": record["nfe"], "rules_nfe": best["nfe"]}
 
 
-def _cell(place: Summary) -> str:
-    return f"{percent(place['accuracy'])} in {place['nfe']:.2f} ({place['nfe'] / place['rules_nfe']:.2f})"
+def _setting(record: Record) -> str:
+    return PolicyName.read(record["policy"]).setting
+
+
+def _cell(places: Sequence[Summary]) -> str:
+    """Word one place of as many seeds as there are."""
+    accuracy = over_seeds([100 * place["accuracy"] for place in places])
+    shares = over_seeds([place["nfe"] / place["rules_nfe"] for place in places], 2)
+    return f"{accuracy} in {over_seeds([place['nfe'] for place in places], 2)} ({shares})"

@@ -238,7 +238,8 @@ def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:
     text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
     assert "| 16 | 90.0 in 4.00 (1.00) |" in text
     assert "| 0.97 | 90.0 in 4.00 (1.00) | 90.0 in 2.00 (0.50) | 90.0 in 4.00 (1.00) |" in text
-    assert "| start | a filter that saw its own states | 90.0 in 4.00 (1.00) |" in text
+    assert "| start | a filter that saw its own states | 90.0 ± 0.0 in 4.00 ± 0.00 (1.00 ± 0.00) |" in text
+    assert "| start | the 0.9-threshold rule | 90.0 in 4.00 (1.00) |" in text
 
 
 def policies_of(step: Step) -> list[str]:
