@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -60,6 +61,16 @@ class References:
             play_out(batch, self.rule)
             self._known |= {int(keys[i]): batch.buffer[row].clone() for row, i in enumerate(missing)}
         return torch.stack([self._known[key] for key in keys.tolist()])
+
+    def known(self) -> dict[str, Tensor]:
+        """Return all that were decoded so far, or remembered: ``keys``, (K,) int64, and ``buffers``, (K, L) int64."""
+        buffers = torch.stack(list(self._known.values())) if self._known else torch.empty(0, 0, dtype=torch.int64)
+        return {"keys": torch.tensor(list(self._known), dtype=torch.int64), "buffers": buffers.cpu()}
+
+    def remember(self, known: Mapping[str, Tensor]) -> None:
+        """Take over what `known` returned elsewhere, of the same rule, dLLM and settings."""
+        buffers = known["buffers"].to(self.denoiser.device)
+        self._known |= dict(zip(known["keys"].tolist(), buffers, strict=True))
 
 
 @dataclass(frozen=True)

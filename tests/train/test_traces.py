@@ -202,6 +202,21 @@ def test_a_student_rejoins_the_recorded_answer(fickle: Fickle, tmp_path: Path, t
         assert len(rejoined["oracle"]) > len(oracles["oracle"])
 
 
+def test_answers_are_decoded_once(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = UnmaskingNetwork(NetworkConfig(threshold=0.5, features=("margin",)))
+    folder = save(LearnedPolicy(network, "sample"), tmp_path / "policy")
+    config = about(tmp_path / "first", behaviour=str(folder), threshold=0.8, rejoins=True)
+    first = whole(collect(config))
+
+    def decoded(*args: Any) -> None:
+        raise AssertionError("a reference is decoded again")
+
+    monkeypatch.setattr("policies.rules.oracle.play_out", decoded)
+    assert_same(whole(collect(replace(config, folder=tmp_path / "again", answers=tmp_path / "first"))), first)
+    with pytest.raises(AssertionError, match="decoded again"):
+        collect(replace(config, folder=tmp_path / "other"))
+
+
 def test_a_filter_learns_in_rounds(fickle: Fickle, tmp_path: Path) -> None:
     """The second round adds what the first one's filter came to, and starts where a killed one stopped."""
     shape = NetworkConfig(features=("margin",), init="threshold")

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from envs.tasks import Split
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command import parallel
 from train.command.config import to_plain
@@ -71,13 +70,8 @@ def learn_start(
         _begin(place, {"about": to_plain(about), "blocks": list(blocks), "shape": to_plain(shape), "weight": weight})
     parallel.wait()
     # A tenth of all.
-    splits: dict[Split, int] = {"train": about.problems, "validation": max(1, about.problems // 9)}
-
-    def gather(split: Split, name: str, **changes: Any) -> list[Traces]:
-        one = replace(about, split=split, problems=splits[split], **changes)
-        return [collect(replace(one, folder=place / f"{name}_{b}", block_length=b), workers) for b in blocks]
-
-    train, held_out = (gather(split, split) for split in splits)
+    stopping = replace(about, split="validation", problems=max(1, about.problems // 9))
+    train, held_out = (_gather(one, place, blocks, workers) for one in (about, stopping))
     for name, traces in {"training": train, "validation": held_out}.items():
         if not any(map(len, traces)):
             raise ValueError(
@@ -95,9 +89,8 @@ def learn_start(
         if parallel.is_main() and not (student / "config.json").is_file():
             save(LearnedPolicy(learn()[0], "deterministic", {}, about.threshold), student)
         parallel.await_path(student / "config.json")
-        own: dict[str, Any] = {"behaviour": str(student), "rejoins": True}
-        train += gather("train", f"train_rejoined{number}", **own)
-        held_out += gather("validation", f"validation_rejoined{number}", **own)
+        train += _gather(about, place, blocks, workers, student)
+        held_out += _gather(stopping, place, blocks, workers, student)
     if not parallel.is_main():
         parallel.await_path(file)
         return ""
@@ -129,6 +122,21 @@ def learn_start(
     # After the filter is written, so that a run killed in between finds one of the two.
     shutil.rmtree(place)
     return f"{steps:,} steps of decoding, {result['epochs']} epochs, {time.monotonic() - began:.0f} s"
+
+
+def _gather(
+    about: TraceConfig, place: Path, blocks: Sequence[int], workers: int, student: Path | None = None
+) -> list[Traces]:
+    """Collect a split at each block length: what the oracle decodes, or a student on the way to the same answers."""
+    found = []
+    for block in blocks:
+        oracles = place / f"{about.split}_{block}"
+        one = replace(about, block_length=block, folder=oracles)
+        if student is not None:
+            own = place / f"{about.split}_{block}_{student.name}"
+            one = replace(one, folder=own, answers=oracles, behaviour=str(student), rejoins=True)
+        found.append(collect(one, workers))
+    return found
 
 
 def _begin(place: Path, settings: dict[str, Any]) -> None:

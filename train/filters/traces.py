@@ -1,7 +1,7 @@
 """Traces of decoding under the oracle: what the dLLM believed at each step, and which positions were already final.
 
-A trace folder holds shards, one of `SHARD` problems each; a shard is a folder with one ``.npy`` file a column, written
-whole or not at all, and read back memory-mapped. Collecting goes on where it was killed.
+A trace folder holds shards, one of `SHARD` problems each; a shard is a folder with one ``.npy`` file a column and the
+recorded answers, written whole or not at all, and read back memory-mapped. Collecting goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
@@ -45,6 +46,9 @@ Source: the ground-truth margin of arXiv 2602.09501. Departure: it is a soft lab
 ranked by it there, as a rank doesn't say how many to commit.
 """
 
+ANSWERS = "answers.safetensors"
+"""File of a shard beside its columns: what the reference made of its problems."""
+
 FIRST_PROBLEM = 10_000_000
 """Training problems are taken from this index on."""
 
@@ -66,6 +70,7 @@ class TraceConfig:
             reference's answer; see `Rejoining`.
         reference: the rule whose result the oracle knows; the published one is one token per step.
         only_right: leave out problems that the reference answers wrong.
+        answers: a folder of traces of the same problems, decoding and reference, whose answers are taken.
         target: what is to be learned of a position; see `Target`.
         model: the dLLM.
         tasks: by name, or suite.
@@ -86,6 +91,7 @@ class TraceConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: str = "low_confidence:1"
     only_right: bool = False
+    answers: Path | None = None
     target: Target = "agreement"
     tasks: tuple[str, ...] = (SUITE,)
     window: Window = "full"
@@ -126,6 +132,11 @@ class Rejoining(CommitPolicy):
         agreed = self.oracle.agreement_with(view)
         careful = ensure_progress(agreed, view.eligible, view.confidence)
         return ensure_progress(self.student.act(view).commit & agreed, careful, view.confidence)
+
+
+def shard_name(shard: int) -> str:
+    """Return what a shard's folder is called."""
+    return f"shard_{shard:05d}"
 
 
 def problems_of(config: TraceConfig, shard: int) -> list[Problem]:
@@ -201,6 +212,9 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         blocks_ahead=config.blocks_ahead,
     )
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
+    assert oracle.references is not None
+    if config.answers is not None:
+        oracle.references.remember(load_file(config.answers / shard_name(shard) / ANSWERS))
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     if own is not None and config.rejoins:
         behaviour = Rejoining(behaviour, oracle)
@@ -220,13 +234,14 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         inputs = {**view.inputs(), "oracle": target_of(config.target, view, oracle)}
         for name, values in inputs.items():
             columns.setdefault(name, []).append(values[rows].cpu().numpy())
-    place = config.folder / f"shard_{shard:05d}"
+    place = config.folder / shard_name(shard)
     partial = config.folder / f"partial_{shard:05d}"
     # What a killed run left half written.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, parts in columns.items():
         np.save(partial / f"{name}.npy", np.concatenate(parts))
+    save_file(oracle.references.known(), partial / ANSWERS)
     # Whole or not at all: a shard that is there is taken for done.
     os.replace(partial, place)
 
@@ -238,7 +253,7 @@ def collect(config: TraceConfig, workers: int = 1) -> Traces:
         config: of the folder.
         workers: processes that this one starts.
     """
-    places = [config.folder / f"shard_{shard:05d}" for shard in range(-(-config.problems // SHARD))]
+    places = [config.folder / shard_name(shard) for shard in range(-(-config.problems // SHARD))]
     # The first process says what is missing: another that looks later would miss less.
     missing = parallel.broadcast([shard for shard, place in enumerate(places) if not place.is_dir()])
     own = parallel.deal(missing)

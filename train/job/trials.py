@@ -103,11 +103,14 @@ class Trials:
             return 0, 0.0
         count = section.problems + max(1, section.problems // 9)  # and those that stop it
         blocks = blocks_of(self.config)
-        # Its references are computed too, as the filter's are. No student is there yet to say what it takes on its way
-        # to them in the rounds after the first; it lies between what the oracle takes and what they took.
-        oracle = Oracle(careful=make_rule(section.reference))
-        answers, positions = count * section.rounds, sum(self._positions(oracle, block) for block in blocks)
-        return answers * len(blocks), answers * positions
+        # Its references are computed too, as the filter's are.
+        reference = make_rule(section.reference)
+        oracle = Oracle(careful=reference)
+        positions = sum(self._positions(oracle, block) for block in blocks)
+        if section.rounds > 1:
+            # What a student takes to the same answers is not known before there is one; hardly more than they took.
+            positions += (section.rounds - 1) * sum(self._positions(reference, block) for block in blocks)
+        return count * section.rounds * len(blocks), count * positions
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""
