@@ -70,6 +70,8 @@ def _trainings(world: World, name: str, command: Sequence[str], makes_filter: bo
     for seed in SEEDS:
         start = None if makes_filter and seed == SEEDS[0] else world.filter
         words = train(command, start, "--seed", str(seed), "--evaluation.rules", "[]")
+        # What came of a second one is an experiment of its own.
+        words += [] if start else ["--filter.rounds", "1"]
         steps.append(Step(f"{world.prefix}dial/{name}_s{seed}", words, QUICK_DIAL))
     return steps
 

@@ -105,7 +105,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             seeds=SEEDS,
         ),
         "margin": Recipe(
-            "start", "a filter that learned margins", has_filter=False, flags=("--filter.target", "margin")
+            "start",
+            "a filter that learned margins",
+            has_filter=False,
+            flags=("--filter.target", "margin", "--filter.rounds", "1"),
         ),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
