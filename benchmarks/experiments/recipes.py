@@ -203,7 +203,7 @@ class Recipes(Experiment):
                 for speed in SPEEDS
             ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
-        suite = find(read_records(out / "prose_recipes/alphas"), task="all")
+        suite = find(read_records(out / "prose_recipes/alphas"), task="all", decision="deterministic")
         alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
         filters = []
         for threshold in PROSE_WORLD.filter_thresholds:

@@ -234,6 +234,11 @@ def test_recipes_of_one_alpha_and_of_two_rounds(tmp_path: Path) -> None:
                 )
                 for name in policies
             ]
+            if step.folder == "prose_recipes/alphas":
+                # A folder is evaluated with both decisions, the sampled one first.
+                lines[:0] = [
+                    outcomes(name, [1.0] * 10, [1] * 10, block_length=128, decision="sample") for name in policies
+                ]
             write_run(tmp_path / step.folder, lines)
     finish(experiment, tmp_path)
     text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
