@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.decoding.rows import Rows
+from envs.whole_numbers import is_whole
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class Price:
                 raise ValueError(f"{name} is {value!r}: a price must be a finite number of 0 or more")
         if self.forward == self.position == 0:
             raise ValueError("forward and position are 0: something must cost something")
-        if not isinstance(self.rows, int) or self.rows < 1:
+        if not is_whole(self.rows) or self.rows < 1:
             raise ValueError(f"rows is {self.rows!r}: it must be a whole number of 1 or more")
 
     def cost(self, nfe: npt.ArrayLike, token_positions: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:

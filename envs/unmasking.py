@@ -32,6 +32,7 @@ from envs.reward import Preference, get_reward, pay
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer
 from envs.view import Action, View
+from envs.whole_numbers import is_whole
 
 
 class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -153,8 +154,7 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> None:
-        # To Python, True is a whole number too.
-        if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        if not is_whole(num_envs) or num_envs < 1:
             raise ValueError(f"num_envs is {num_envs!r}: it must be a whole number of 1 or more")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
@@ -165,13 +165,11 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(features, str):
             raise ValueError(f"features is {features!r}: give a list of names, such as [{features!r}]")
         settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
-        if initial_length is not None:
-            is_whole = isinstance(initial_length, int) and not isinstance(initial_length, bool)
-            if not is_whole or not 1 <= initial_length <= settings.buffer_length:
-                raise ValueError(
-                    f"initial_length is {initial_length!r}: it must be a whole number of 1 to buffer_length, "
-                    f"{settings.buffer_length}"
-                )
+        longest = settings.buffer_length
+        if initial_length is not None and not (is_whole(initial_length) and 1 <= initial_length <= longest):
+            raise ValueError(
+                f"initial_length is {initial_length!r}: it must be a whole number of 1 to buffer_length, {longest}"
+            )
         for name, value in (("observes_tensors", observes_tensors), ("decides_refresh", decides_refresh)):
             if not isinstance(value, bool):
                 raise ValueError(f"{name} is {value!r}: it must be True or False")

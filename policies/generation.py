@@ -17,6 +17,7 @@ from envs.decoding.settings import DecodingOptions, DecodingSettings, check_kept
 from envs.denoiser import Denoiser
 from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
+from envs.whole_numbers import is_whole
 from policies.base import UnmaskingPolicy
 from policies.learned import LearnedPolicy
 from policies.playing import play
@@ -308,7 +309,6 @@ def _check_given(given: Sequence[str | None] | None, count: int) -> list[str | N
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    # To Python, True is a whole number too.
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+    if not is_whole(value) or value < least or (most is not None and value > most):
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise ValueError(f"{name} is {value!r}: it must be a whole number of {allowed}")

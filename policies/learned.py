@@ -199,8 +199,8 @@ class LearnedPolicy(CommitPolicy):
             ValueError: naming what differs.
         """
         for name in ("cache", "window", "block_origin", "blocks_ahead") if self.target else ():
-            usual = DecodingSettings.__dataclass_fields__[name].default
-            measured, asked = self.trained.get(name, usual), getattr(settings, name)
+            # Older policies don't say it: they were trained as by default.
+            measured, asked = self.trained.get(name, getattr(DecodingSettings, name)), getattr(settings, name)
             if name == "cache":
                 measured, asked = make_cache(measured).name, make_cache(asked).name
             if measured != asked:

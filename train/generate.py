@@ -25,7 +25,7 @@ from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
 from policies.prompts import Message
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks
+from train.command.decoding_config import CacheText, decoding_of, settle_decoding, unused_without_blocks
 from train.command.errors import UserError
 from train.command.escaping import printable_lines
 from train.command.model_config import ModelConfig
@@ -97,7 +97,7 @@ class GenerateConfig:
         check_seed(self)
         if self.speed is not None and not 0 <= self.speed <= 1:
             raise ValueError(f"speed is {self.speed}: it must be 0 (slow) to 1 (fast)")
-        check_decoding(self, [self.block_length])
+        settle_decoding(self, [self.block_length])
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from train.command.run_files import RunFiles
+from train.evaluation.measures import RESAMPLES, Values
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, mean_interval
 
@@ -180,6 +182,25 @@ def fill(markdown: str) -> str:
         else textwrap.fill(" ".join(part.split()), 120, break_long_words=False, break_on_hyphens=False)
         for part in parts
     )
+
+
+def resampled(groups: npt.NDArray[Any]) -> Values:
+    """Return what each problem weighs in a mean: in the problems themselves, and in bootstrap resamples of them.
+
+    A resample is how often each problem was drawn, so that the means of many settings are one product.
+
+    Args:
+        groups: (problems,), what each belongs to; a resample has as many of every group.
+
+    Returns:
+        Of shape (1 + `RESAMPLES`, problems); each row sums to 1.
+    """
+    weights = np.ones((1 + RESAMPLES, len(groups))) / len(groups)
+    generator = np.random.default_rng(0)
+    for group in dict.fromkeys(groups.tolist()):
+        own = np.flatnonzero(groups == group)
+        weights[1:, own] = generator.multinomial(len(own), [1 / len(own)] * len(own), RESAMPLES) / len(groups)
+    return weights
 
 
 def percent(value: float) -> str:

@@ -23,13 +23,14 @@ from experiments.base import (
     over_seeds,
     percent,
     provenance,
+    resampled,
     table,
     which,
 )
 from experiments.plots import plot_frontiers
 from experiments.worlds import World
 from train.evaluation.frontiers import hypervolume
-from train.evaluation.measures import RESAMPLES, best_rule
+from train.evaluation.measures import best_rule
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, Record, read_outcomes, read_records
 
@@ -380,11 +381,7 @@ def _hypervolumes(outcomes: Sequence[Outcomes], reference: float, in_positions: 
         nfe = np.array([entry["token_positions"] for entry in outcomes]) * (
             sum(plain["nfe"]) / sum(plain["token_positions"])
         )
-    problems = score.shape[1]
-    # The problems themselves first, then resamples of them.
-    resamples = np.random.default_rng(0).multinomial(problems, [1 / problems] * problems, RESAMPLES)
-    weights = np.vstack([np.ones(problems), resamples]) / problems
-    # A resample is how often each problem was drawn, so that the means of all lines are one product.
+    weights = resampled(np.zeros(score.shape[1]))
     accuracies, forwards = weights @ score.T, weights @ nfe.T
     lines: dict[str, dict[int, list[int]]] = {}
     for i, entry in enumerate(outcomes):

@@ -9,10 +9,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from experiments.base import SEEDS, Experiment, Step, Summary, is_rule, over_seeds, percent, provenance, table, which
+from experiments.base import (
+    SEEDS,
+    Experiment,
+    Step,
+    Summary,
+    is_rule,
+    over_seeds,
+    percent,
+    provenance,
+    resampled,
+    table,
+    which,
+)
 from experiments.dial import Dial, dials
 from experiments.worlds import PROSE_WORLD
-from train.evaluation.measures import RESAMPLES, ROUNDING, TOLERANCE, Values
+from train.evaluation.measures import ROUNDING, TOLERANCE, Values
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Outcomes, read_outcomes
 
@@ -115,14 +127,8 @@ def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:
         for field in ("score", "nfe")
     )
     tasks = np.array([task for part in by_name for task in part[policies[0]]["task"]])
-    # A resample is how often each problem was drawn, so that the means of all settings are one product. Each has as
-    # many problems of every task, as the comparison has: they differ most in how many forwards they take.
-    weights = np.ones((1 + RESAMPLES, len(tasks))) / len(tasks)
-    generator = np.random.default_rng(0)
-    for task in dict.fromkeys(tasks.tolist()):
-        own = np.flatnonzero(tasks == task)
-        drawn = generator.multinomial(len(own), [1 / len(own)] * len(own), RESAMPLES)
-        weights[1:, own] = drawn / len(tasks)
+    # By task, as the design has it: tasks differ most in how many forwards they take.
+    weights = resampled(tasks)
     return Lines(policies, weights @ score.T, weights @ nfe.T)
 
 
@@ -199,6 +205,7 @@ At equal accuracy, half a point less allowed to the rules, as in the comparison 
 
 Beside it: {others}."""
             )
+        body = "\n\n".join(parts)
         return f"""Three seeds' dials, {len(RULES) + 1} settings of rules that came near the frontier, the filter and
 the oracle on problems from number {FIRST} on, none of which anything was chosen on (of the puzzles, of which there are
 few short ones, one in thirteen is also among the comparison's or before them). Brackets are 95 % bootstrap intervals
@@ -207,7 +214,7 @@ rule are chosen anew; those on which a seed's dial does not reach what is wanted
 how many do. Where no other rule is as accurate, it is one token per step, so that intervals are wide. ± is a Student
 interval over seeds.
 
-{(chr(10) * 2).join(parts)}"""
+{body}"""
 
 
 def _compare(lines: Lines) -> Summary:

@@ -210,7 +210,7 @@ class Recipes(Experiment):
             folders = ("prose_dial/frontier", *(f"prose_recipes/{name}_filter" for name in FILTERS))
             suites = [read_records(out / folder) for folder in folders]
             # Among several folders a filter's records say which it is; alone, that it was learned.
-            names = [str(PolicyName(LEARNED, which, f"{threshold:g}")) for which in ("filter", "")]
+            names = [str(PolicyName(LEARNED, own, f"{threshold:g}")) for own in ("filter", "")]
             found = [find(suite, **{**about, "policy": names.__contains__})[0] for suite in suites]
             filters.append({"threshold": threshold, "filters": [_place(record, rules) for record in found]})
         return {

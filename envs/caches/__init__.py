@@ -49,7 +49,9 @@ def make_cache(text: str) -> CacheRule:
                 f"cache is {text!r}: nothing stands behind a colon or comma; leave that out, or write KNOB=VALUE"
             )
         if knob.isdecimal():
-            raise ValueError(f"cache is {text!r}: write KNOB=VALUE, such as {knobs[0]}={knob}; {hint('', knobs)}")
+            raise ValueError(
+                f"cache is {text!r}: write KNOB=VALUE, such as {knobs[0]}={knob}; choose from {', '.join(knobs)}"
+            )
         if knob not in knobs:
             raise ValueError(f"cache is {text!r}: {hint(knob, knobs)}")
         if knob in values:

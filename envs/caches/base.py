@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.whole_numbers import is_whole
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -138,11 +140,8 @@ class CacheRule:
             ValueError: naming it.
         """
         value = getattr(self, name)
-        # To Python, True is a whole number too.
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        if not is_whole(value) or not least <= value <= most:
             # The largest there is goes unsaid, unless it is what is exceeded.
-            is_large = isinstance(value, int) and value > most
-            allowed = (
-                f"a whole number of {least} or more" if most == 2**31 - 1 and not is_large else f"{least} to {most:,}"
-            )
+            is_bounded = most < 2**31 - 1 or (isinstance(value, int) and value > most)
+            allowed = f"{least} to {most:,}" if is_bounded else f"a whole number of {least} or more"
             raise ValueError(f"{self.cache}'s {name} is {value!r}: it must be {allowed}")

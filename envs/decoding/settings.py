@@ -9,6 +9,7 @@ from typing import Literal, TypedDict, get_args
 
 from envs.caches import make_cache
 from envs.readings import READINGS
+from envs.whole_numbers import is_whole
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""
@@ -121,8 +122,7 @@ class DecodingSettings:
     def _check_kinds(self) -> None:
         for name in ("buffer_length", "block_length", "blocks_ahead"):
             value = getattr(self, name)
-            # To Python, True is a whole number too.
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            if value is not None and not is_whole(value):
                 raise ValueError(f"{name} is {value!r}: it must be a whole number")
         if not isinstance(self.temperature, int | float) or isinstance(self.temperature, bool):
             raise ValueError(f"temperature is {self.temperature!r}: it must be a number")

@@ -46,7 +46,7 @@ def unused_without_blocks(why: str, prefix: str = "") -> dict[str, str]:
     return dict.fromkeys((prefix + name for name in ("window", "block_origin", "blocks_ahead")), why)
 
 
-def check_decoding(config: Any, blocks: Iterable[int | None] = ()) -> None:
+def settle_decoding(config: Any, blocks: Iterable[int | None] = ()) -> None:
     """Refuse a way of decoding that can't be, and write the cache as it is written everywhere.
 
     Args:

@@ -20,7 +20,7 @@ from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from train.command import parallel
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks
+from train.command.decoding_config import CacheText, decoding_of, settle_decoding, unused_without_blocks
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
@@ -110,7 +110,7 @@ class EvaluateConfig:
         check_count(self, "episodes", "workers", "samples", "buffer_length", "block_length", "batch_size")
         check_count(self, "first", least=0)
         check_seed(self)
-        check_decoding(self, self.block_length)
+        settle_decoding(self, self.block_length)
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""

@@ -15,7 +15,7 @@ import torch
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command import parallel
 from train.command.config import to_plain
-from train.command.files import write_atomic
+from train.command.files import write_json
 from train.command.provenance import versions
 from train.filters.fit import FitSettings, fit
 from train.filters.traces import TraceConfig, Traces, collect
@@ -67,7 +67,9 @@ def learn_start(
         return f"taken from {folder}"
     began = time.monotonic()
     if parallel.is_main():
-        _begin(place, {"about": to_plain(about), "blocks": list(blocks), "shape": to_plain(shape), "weight": weight})
+        # Of the training too, which makes the students.
+        used = {"about": about, "blocks": blocks, "shape": shape, "settings": settings, "weight": weight}
+        _begin(place, {name: to_plain(value) for name, value in used.items()})
     parallel.wait()
     # A tenth of all.
     stopping = replace(about, split="validation", problems=max(1, about.problems // 9))
@@ -141,8 +143,7 @@ def _gather(
 
 def _begin(place: Path, settings: dict[str, Any]) -> None:
     """Make the folder of traces, without those that a killed run of other settings has left in it."""
-    file, text = place / "settings.json", json.dumps(settings, indent=1, default=str)
-    if place.is_dir() and not (file.is_file() and file.read_text() == text):
+    file = place / "settings.json"
+    if place.is_dir() and not (file.is_file() and json.loads(file.read_text()) == settings):
         shutil.rmtree(place)
-    place.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, text)
+    write_json(file, settings)

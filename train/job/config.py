@@ -17,7 +17,7 @@ from policies.distributions import ActionConfig
 from policies.networks.dit import DiTConfig
 from policies.networks.transformer_config import BEYOND_FILTER
 from train.command.config_values import NamedIn, PathText
-from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks
+from train.command.decoding_config import CacheText, decoding_of, settle_decoding, unused_without_blocks
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_range, check_seed
 from train.command.wandb_config import WandbConfig
@@ -71,7 +71,7 @@ class EnvConfig:
         if self.alpha_range and (len(self.alpha_range) != 2 or self.alpha_range[0] > self.alpha_range[1]):
             raise ValueError(f"alpha_range is {self.alpha_range}: give the slowest and the fastest alpha, rising")
         get_reward(self.reward)
-        check_decoding(self)
+        settle_decoding(self)
         for text in self.task_weights:
             name, _, weight = text.rpartition("=")
             if name not in known_tasks():

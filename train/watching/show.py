@@ -15,7 +15,7 @@ from envs.tasks import Problem, Split, make_tasks
 from policies import LearnedPolicy, UnmaskingPolicy, load
 from policies.generation import check_cache
 from train.command.config_values import PathText
-from train.command.decoding_config import CacheText, check_decoding, decoding_of, unused_without_blocks, what_differs
+from train.command.decoding_config import CacheText, decoding_of, settle_decoding, unused_without_blocks, what_differs
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 from train.command.ranges import check_count, check_seed
@@ -84,7 +84,7 @@ class WatchConfig:
         if not 1 <= len(set(self.policy)) <= MOST_POLICIES:
             raise ValueError(f"policy names {len(set(self.policy))} policies: give 1 to {MOST_POLICIES}")
         # Refused here, before a dLLM is loaded.
-        check_decoding(self, [self.block_length])
+        settle_decoding(self, [self.block_length])
 
     def unused(self) -> dict[str, str]:
         """Return the fields that play no role beside the others, each with the reason."""
