@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from train.command.allocator import keep_freed_memory
 from train.command.interrupt import SIGNALS, follow_launcher, follow_parent, sheltered
 
 Gathered = TypeVar("Gathered")
@@ -294,7 +295,13 @@ class _WorkerPool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
 
 
-def _start_worker(start: Callable[..., object] | None, arguments: Sequence[Any]) -> None:
+def begin_worker() -> None:
+    """Begin as every process does that this one has started to do a part of its work."""
     follow_parent()
+    keep_freed_memory()
+
+
+def _start_worker(start: Callable[..., object] | None, arguments: Sequence[Any]) -> None:
+    begin_worker()
     if start is not None:
         start(*arguments)

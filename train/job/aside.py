@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.command.interrupt import follow_parent
-from train.command.parallel import await_server, process_context, starting
+from train.command.parallel import await_server, begin_worker, process_context, starting
 from train.evaluation.jobs import Job
 from train.evaluation.run import EvaluateConfig, run_jobs
 
@@ -48,6 +47,6 @@ class Aside:
 
 def _evaluate(config: EvaluateConfig, jobs: Sequence[Job], file: Path) -> None:
     # Two must never write one folder; and a bar of its own would be drawn over the parent's.
-    follow_parent()
+    begin_worker()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     run_jobs(config, jobs, file)
