@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field
 
-from envs.decoding.settings import BlockOrigin, Window
+from envs.decoding.settings import CONDITIONS, DecodingSettings, conditions_of
 from envs.models.hub import is_hub_id
 from policies.files import Checked, check
 
 if TYPE_CHECKING:
     from policies.learned import LearnedPolicy
 
-DECODING = ("model", "buffer_length", "block_lengths", "window", "block_origin", "blocks_ahead", "cache")
+DECODING = ("model", "buffer_length", "block_lengths", *CONDITIONS)
 """Entries of `LearnedPolicy.trained` that say what decoding a policy was trained for."""
 
 
@@ -92,20 +92,17 @@ policies.generate({", ".join(["model", "tokenizer", "prompts", "policy", *_argum
 
 def _arguments(trained: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `policies.generate`, where they aren't its defaults, that decode as in training."""
-    length, blocks = trained.get("buffer_length", 64), trained.get("block_lengths")
-    found = {"buffer_length": length, "window": trained.get("window"), "block_origin": trained.get("block_origin")}
-    found["blocks_ahead"] = trained.get("blocks_ahead", 0)
-    # Full diffusion, where it was among what it was trained in, is how `generate` decodes untold.
-    if isinstance(blocks, list) and blocks and length not in blocks:
-        found["block_length"] = blocks[-1]
-    # A policy's folder may be a stranger's: what is no such value is left out.
-    unsaid = {"buffer_length": 64, "window": "full", "block_origin": "buffer", "blocks_ahead": 0}
-    known = (*get_args(Window), *get_args(BlockOrigin))
-    return [
-        f"{name}={value!r}"
-        for name, value in found.items()
-        if value != unsaid.get(name) and (type(value) is int or value in known)
-    ]
+    length, blocks = trained.get("buffer_length", DecodingSettings.buffer_length), trained.get("block_lengths")
+    # A policy's folder may be a stranger's: what can't be decoded so is no advice.
+    try:
+        found: dict[str, Any] = {"buffer_length": length, **conditions_of(trained)}
+        # Full diffusion, where it was among what it was trained in, is how `generate` decodes untold.
+        if isinstance(blocks, list) and blocks and length not in blocks:
+            found["block_length"] = blocks[-1]
+        DecodingSettings(**found)
+    except (ValueError, TypeError):
+        return []
+    return [f"{name}={value!r}" for name, value in found.items() if value != getattr(DecodingSettings, name)]
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:

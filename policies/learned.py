@@ -16,8 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.caches import make_cache
-from envs.decoding.settings import DecodingSettings
+from envs.decoding.settings import DecodingSettings, conditions_of
 from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
@@ -198,15 +197,14 @@ class LearnedPolicy(CommitPolicy):
         Raises:
             ValueError: naming what differs.
         """
-        for name in ("cache", "window", "block_origin", "blocks_ahead") if self.target else ():
-            # Older policies don't say it: they were trained as by default.
-            measured, asked = self.trained.get(name, getattr(DecodingSettings, name)), getattr(settings, name)
-            if name == "cache":
-                measured, asked = make_cache(measured).name, make_cache(asked).name
-            if measured != asked:
+        if not self.target:
+            return
+        measured, asked = dict(conditions_of(self.trained)), dict(conditions_of(settings))
+        for name, value in asked.items():
+            if measured[name] != value:
                 raise ValueError(
-                    f"{self.target} is asked and {name} is {asked!r}: what places on this policy's dial reach was "
-                    f"measured with {name} {measured!r}, so decode so, or give a speed"
+                    f"{self.target} is asked and {name} is {value!r}: what places on this policy's dial reach was "
+                    f"measured with {name} {measured[name]!r}, so decode so, or give a speed"
                 )
 
     def check_dllm(self, denoiser: Denoiser) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from envs.caches import make_cache
 from envs.readings import READINGS
@@ -61,6 +62,20 @@ class DecodingOptions(TypedDict, total=False):
     temperature: float
     end_of_text_prediction: bool
     early_end: bool
+    window: Window
+    block_origin: BlockOrigin
+    blocks_ahead: int
+    cache: str
+
+
+CONDITIONS = ("window", "block_origin", "blocks_ahead", "cache")
+"""Fields of `DecodingSettings`, beside its lengths, that beliefs and choices depend on: what the dLLM is shown, what a
+forward computes of it, and what may be committed after it."""
+
+
+class Conditions(TypedDict):
+    """The values of `CONDITIONS`."""
+
     window: Window
     block_origin: BlockOrigin
     blocks_ahead: int
@@ -167,3 +182,21 @@ class DecodingSettings:
     def block(self) -> int:
         """Positions of a block, the whole buffer in full diffusion."""
         return self.buffer_length if self.block_length is None else self.block_length
+
+
+def conditions_of(about: Any) -> Conditions:
+    """Return the conditions of a decoding, the cache as it writes itself.
+
+    Args:
+        about: a mapping, or an object with such attributes, by the names of `CONDITIONS`; what it lacks is as by
+            default, as whatever is older than a condition was made without it.
+
+    Raises:
+        ValueError: if the cache is none that there is.
+
+    >>> conditions_of({"cache": "dual:refresh=0", "block_length": 32})
+    {'window': 'full', 'block_origin': 'buffer', 'blocks_ahead': 0, 'cache': 'dual'}
+    """
+    has = about.get if isinstance(about, Mapping) else partial(getattr, about)
+    found = {name: has(name, getattr(DecodingSettings, name)) for name in CONDITIONS}
+    return cast(Conditions, {**found, "cache": make_cache(found["cache"]).name})

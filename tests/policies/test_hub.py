@@ -122,6 +122,8 @@ def test_the_card_says_what_the_policy_is_for(hub: Hub) -> None:
             {"buffer_length": 64, "block_lengths": [4, 64], "window": "truncated", "block_origin": "absolute"},
             ", window='truncated', block_origin='absolute'",
         ),
+        ({"cache": "dual:refresh=4", "blocks_ahead": 1}, ", blocks_ahead=1, cache='dual:refresh=4'"),
+        ({"cache": "dual')", "window": "truncated"}, ""),
         ({"buffer_length": "x)", "block_lengths": [[]], "window": ["full"], "block_origin": "import os"}, ""),
         ({"buffer_length": [64], "block_lengths": "abc"}, ""),
     ],

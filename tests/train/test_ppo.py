@@ -19,6 +19,7 @@ from stable_baselines3 import PPO
 from trainings import FLAGS, ShortCopy, Trap, run_here, tiny, trained
 
 from envs.beliefs import DenoiserError
+from envs.decoding.settings import conditions_of
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork, load, make_rule
@@ -31,6 +32,7 @@ from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import evaluate
 from train.evaluation.records import COUNTING
+from train.filters.traces import TraceConfig
 from train.job import finish
 from train.job.build import load_filter, make_env, make_model, stream_seed
 from train.job.config import EnvConfig, EvaluationConfig
@@ -434,6 +436,21 @@ def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subproce
     assert not weights.pop("dllm_state.weight").any()
     assert weights.keys() == inner.network.state_dict().keys()
     assert all(torch.equal(values, weights[name]) for name, values in inner.network.state_dict().items())
+
+
+def test_the_filter_is_learned_for_the_decoding_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[TraceConfig] = []
+    monkeypatch.setattr("train.job.run.learn_start", lambda folder, about, *more: learned.append(about) or "")
+    words = ["--env.block_lengths", "16", "--env.blocks_ahead", "1", "--env.cache", "dual:refresh=4"]
+    config = parse(TrainPPOConfig, "ppo.yaml", [f"--out={tmp_path}", *words])
+    with_filter(config)
+    [about] = learned
+    assert conditions_of(about) == {
+        "window": "full",
+        "block_origin": "buffer",
+        "blocks_ahead": 1,
+        "cache": "dual:refresh=4",
+    }
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from torch import Tensor
 import train.filters.start as start_module
 import train.filters.traces as traces_module
 from envs.decoding.batch import DecodingBatch
-from envs.decoding.settings import DecodingSettings
+from envs.decoding.settings import DecodingSettings, conditions_of
+from envs.denoiser import Denoiser
+from envs.models.load import load_denoiser
 from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, make_tasks
 from envs.view import Action
@@ -81,14 +83,13 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(f.relative_to(folder)): (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.rglob("*.npy")}
 
 
-def replay(denoiser: ToyDenoiser, config: TraceConfig, prompt: str, policy: UnmaskingPolicy | None) -> list[Columns]:
+def replay(denoiser: Denoiser, config: TraceConfig, prompt: str, policy: UnmaskingPolicy | None) -> list[Columns]:
     """Decode one problem alone and note each step; without a policy, commit what agrees with the reference."""
     settings = DecodingSettings(
         config.buffer_length,
         config.block_length,
         features=frozenset(config.features),
-        window=config.window,
-        block_origin=config.block_origin,
+        **conditions_of(config),
     )
     [reference] = decode(denoiser, [prompt], LowConfidence(1), settings)
     batch = DecodingBatch(denoiser, 1, settings)
@@ -118,7 +119,7 @@ def in_order(problems: list[list[Columns]]) -> Columns:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def by_hand(denoiser: ToyDenoiser, config: TraceConfig, policy: UnmaskingPolicy | None = None) -> Columns:
+def by_hand(denoiser: Denoiser, config: TraceConfig, policy: UnmaskingPolicy | None = None) -> Columns:
     shards = range(-(-config.problems // traces_module.SHARD))
     parts = [in_order([replay(denoiser, config, p, policy) for p in prompts_of(config, s)]) for s in shards]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -155,6 +156,19 @@ def test_traces_of_what_engines_show(fickle: Fickle, tmp_path: Path) -> None:
     assert_same(found, by_hand(fickle, config))
     elsewhere = whole(collect(about(tmp_path / "whole")))
     assert len(found["oracle"]) != len(elsewhere["oracle"])
+
+
+@pytest.mark.slow
+def test_traces_of_what_a_cache_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.command.parallel.worker_pool", InThreads)
+    fields: dict[str, Any] = {"tasks": ("shuffle", "add"), "buffer_length": 32, "block_length": 16}
+    fields |= {"problems": 6, "features": ("age", "margin"), "model": ModelConfig("tiny")}
+    config = TraceConfig(tmp_path / "dual", cache="dual:refresh=2", **fields)
+    denoiser = load_denoiser("tiny")
+    found = whole(collect(config))
+    assert_same(found, by_hand(denoiser, config))
+    assert found["age"].max() > 0
+    assert not whole(collect(TraceConfig(tmp_path / "none", **fields)))["age"].any()
 
 
 def test_as_many_rows_as_the_oracle_needs_forwards(fickle: Fickle, tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack, cast
 
-from envs.caches import make_cache
-from envs.decoding.settings import DecodingOptions, DecodingSettings
+from envs.decoding.settings import DecodingOptions, DecodingSettings, conditions_of
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer, ScoringError, Unscored
@@ -114,12 +113,8 @@ def measure(
         "said": [answer.said for _, answer in known],
         "log_likelihood": [answer.log_likelihood for _, answer in known],
         "early_end": settings.early_end,
-        "window": settings.window,
-        "block_origin": settings.block_origin,
-        "blocks_ahead": settings.blocks_ahead,
-        # As the cache writes itself, so that knobs at their defaults make no other cache of it.
-        "cache": make_cache(settings.cache).name,
     }
+    outcomes.update(cast(Outcomes, conditions_of(settings)))
     if samples > 1:
         outcomes["samples"] = samples
         outcomes["runs_tests"] = [task.name for task in chosen if task.runs_tests]

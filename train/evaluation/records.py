@@ -12,7 +12,7 @@ import numpy as np
 import scipy  # its stats are imported where they are first used, half a second
 from pydantic import AfterValidator, FailFast, Field, model_validator
 
-from envs.decoding.settings import BlockOrigin, Window
+from envs.decoding.settings import CONDITIONS, BlockOrigin, Window
 from policies.files import Checked, check, read_json
 from train.command.errors import UserError
 from train.command.files import write_atomic
@@ -74,7 +74,7 @@ class Outcomes(TypedDict):
     """Task and index of each problem that is left out, because an answer to it couldn't be scored."""
 
 
-COUNTING = ("early_end", "window", "block_origin", "blocks_ahead", "cache")
+COUNTING = ("early_end", *CONDITIONS)
 """What a record says of the decoding because forwards are counted, or made, by it."""
 
 MAX_BYTES = 2**28

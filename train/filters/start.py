@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from envs.decoding.settings import conditions_of
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command import parallel
 from train.command.config import to_plain
@@ -105,9 +106,7 @@ def learn_start(
         "split": "train",
         "buffer_length": about.buffer_length,
         "block_lengths": list(blocks),
-        "window": about.window,
-        "block_origin": about.block_origin,
-        "blocks_ahead": about.blocks_ahead,
+        **conditions_of(about),
         "reference": about.reference,
         "problems": about.problems,
         "target": about.target,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
+from envs.decoding.settings import BlockOrigin, DecodingSettings, Window, conditions_of
 from envs.denoiser import Denoiser
 from envs.tasks import SUITE, Problem, Split, make_tasks
 from envs.tasks.scoring.scorer import Scorer
@@ -77,6 +77,7 @@ class TraceConfig:
         window: see `envs.decoding.settings.DecodingSettings`.
         block_origin: see `envs.decoding.settings.DecodingSettings`.
         blocks_ahead: see `envs.decoding.settings.DecodingSettings`.
+        cache: see `envs.decoding.settings.DecodingSettings`.
     """
 
     folder: Path
@@ -97,6 +98,7 @@ class TraceConfig:
     window: Window = "full"
     block_origin: BlockOrigin = "buffer"
     blocks_ahead: int = 0
+    cache: str = "none"
 
     def __post_init__(self) -> None:
         if self.rejoins and self.behaviour is None:
@@ -207,9 +209,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         config.buffer_length,
         config.block_length,
         features=frozenset(features),
-        window=config.window,
-        block_origin=config.block_origin,
-        blocks_ahead=config.blocks_ahead,
+        **conditions_of(config),
     )
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     assert oracle.references is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from envs.decoding.settings import conditions_of
 from envs.denoiser import identify
 from envs.tasks import describe_data, make_tasks
 from policies import LearnedPolicy, save
@@ -48,10 +49,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "split": "train",
         "buffer_length": config.env.buffer_length,
         "block_lengths": blocks_of(config),
-        "window": config.env.window,
-        "block_origin": config.env.block_origin,
-        "blocks_ahead": config.env.blocks_ahead,
-        "cache": config.env.cache,
+        **conditions_of(config.env),
         "reward": config.env.reward,
         "price": config.env.price,
         "alpha": config.env.alpha_range or config.env.alpha,

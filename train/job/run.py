@@ -21,6 +21,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from envs.decoding.blocks import check_block
+from envs.decoding.settings import conditions_of
 from envs.denoiser import Denoiser
 from envs.tasks import Split, make_tasks, need_splits
 from policies import make_rule
@@ -182,9 +183,7 @@ def with_filter(config: JobConfig) -> JobConfig:
         target=section.target,
         model=config.model,
         tasks=tuple(config.env.tasks),
-        window=config.env.window,
-        block_origin=config.env.block_origin,
-        blocks_ahead=config.env.blocks_ahead,
+        **conditions_of(config.env),
     )
     workers = parallel.decoding_workers(config.model.device)
     settings = FitSettings(stream_seed(config.seed, 2))
