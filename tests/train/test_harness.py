@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from envs.tasks import make_tasks
+from train.command.errors import UserError
 from train.evaluation.measure import choose_problems, evaluate
 from train.harness import UnmaskingLM, cut
 
@@ -146,3 +147,22 @@ def test_the_model_is_known_by_its_name_and_checks_its_arguments() -> None:
         UnmaskingLM(batch_size="auto")
     with pytest.raises(ValueError, match="block_length is 5"):
         UnmaskingLM(block_length=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"polcy": "tiny"}, "--model_args holds 'polcy': did you mean policy?"),
+        ({"cache": "dual:refresh=8", "fresh_prompt": "1"}, r"--model_args holds 'fresh_prompt': .* written as JSON"),
+        ({"policy": "thresold:0.9"}, "--model_args: .*did you mean threshold"),
+        ({"block_length": 5}, "--model_args: block_length is 5"),
+    ],
+)
+def test_an_impossible_argument_of_the_command_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        UnmaskingLM.create_from_arg_obj(arguments)
+
+
+def test_a_value_with_commas_is_given_as_json() -> None:
+    made = UnmaskingLM.create_from_arg_obj({"cache": "dual:refresh=8,fresh_prompt=1", "block_length": 32})
+    assert made.decoding["cache"] == "dual:refresh=8,fresh_prompt=1"

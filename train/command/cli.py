@@ -55,15 +55,15 @@ def run(
     except BrokenPipeError as error:
         # That of a worker says something; a reader such as head that has seen enough ends the command as any other.
         unread = _unread()
-        sys.exit(_leave(unread) if unread else _complain(error, 1))
+        sys.exit(_leave(unread) if unread else complain(error, 1))
     except (UserError, ValueError, FileNotFoundError) as error:
-        sys.exit(_complain(error, 2))
+        sys.exit(complain(error, 2))
     except (DenoiserError, ScoringError, OSError) as error:
-        sys.exit(_complain(error, 1))
+        sys.exit(complain(error, 1))
     except Interrupted as stop:
-        sys.exit(_complain(stop, stop.status) if parallel.is_main() else stop.status)
+        sys.exit(complain(stop, stop.status) if parallel.is_main() else stop.status)
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", 130))
+        sys.exit(complain("interrupted", 130))
 
 
 @contextmanager
@@ -98,7 +98,16 @@ def _leave(unread: Iterable[int]) -> int:
     return 128 + signal.SIGPIPE
 
 
-def _complain(message: object, status: int) -> int:
+def complain(message: object, status: int) -> int:
+    """Print what went wrong as one line.
+
+    Args:
+        message: an error, or its text.
+        status: to exit with.
+
+    Returns:
+        The status.
+    """
     if isinstance(message, OSError) and message.strerror and message.filename is not None:
         # In words, without the system's number.
         message = f"{message.strerror}: {str(message.filename)[:LONGEST_NAME]!r}"

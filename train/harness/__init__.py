@@ -10,7 +10,8 @@ Letters: B rows, L tokens of a continuation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from inspect import signature
+from typing import Any, Self
 
 import torch
 from lm_eval.api.model import LM
@@ -21,9 +22,11 @@ from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import BlockOrigin, DecodingSettings, Window
 from envs.models.adapter import MaskedLMDenoiser
 from envs.models.load import load_denoiser
+from envs.names import hint
 from envs.noise import sequence_key
 from policies import decode, make_rule
 from policies.playing import play_out
+from train.command.errors import UserError
 from train.command.progress import progress
 from train.evaluation.jobs import list_jobs
 
@@ -116,6 +119,30 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         }
         self._settings(buffer_length, self.temperature)  # which checks it all
         self.counted = {"answers": 0, "nfe": 0, "token_positions": 0, "likelihood_forwards": 0}
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
+        """Make the model of what the command line says; see `lm_eval.api.model.LM`.
+
+        Args:
+            arg_dict: of ``--model_args``.
+            additional_config: of flags of its own.
+
+        Raises:
+            UserError: for an argument that isn't there, or can't be so.
+        """
+        known = list(signature(cls).parameters)
+        for name in arg_dict:
+            if name not in known:
+                raise UserError(
+                    f"--model_args holds {name!r}: {hint(name, known)}; a value that has commas itself is written as "
+                    """JSON, as in --model_args '{"cache": "dual:refresh=8,fresh_prompt=1"}'"""
+                )
+        try:
+            made: Self = super().create_from_arg_obj(arg_dict, additional_config)
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(f"--model_args: {error}") from error
+        return made
 
     def _settings(self, length: int, temperature: float) -> DecodingSettings:
         return DecodingSettings(length, temperature=temperature, features=self.policy.features, **self.decoding)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from lm_eval.__main__ import cli_evaluate
 
 import train.harness  # noqa: F401 (it registers the model)
+from train.command.cli import complain
+from train.command.errors import UserError
 
-cli_evaluate()
+try:
+    cli_evaluate()
+except UserError as error:
+    sys.exit(complain(error, 2))
