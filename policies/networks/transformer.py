@@ -40,20 +40,24 @@ REFRESH_GAIN = 10.0
 which it stays one, and a few hundred updates move weights by some hundredths, which would change no decision."""
 
 
-def rotate(x: Tensor) -> Tensor:
+def rotate(x: Tensor, head: int) -> Tensor:
     """Apply rotary position embedding (arXiv 2104.09864) with base 10000.
 
     Args:
-        x: (B, H, L, D) float, D even.
+        x: (..., L, G * head) float, the numbers of G heads side by side: few numbers a head would make slow loops of
+            operations on each of them.
+        head: width of a head, even.
 
     Returns:
-        (B, H, L, D), each pair (i, i + D/2) turned by position * 10000^(-2i/D).
+        Of the same shape, each pair (i, i + head/2) of a head turned by position * 10000^(-2i/head).
     """
-    half = x.shape[-1] // 2
+    half = head // 2
     frequency = 10000.0 ** (-torch.arange(half, device=x.device) / half)
     angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1)
+    groups = x.shape[-1] // head
+    cos, sin = angle.cos().repeat(1, 2 * groups), torch.cat([-angle.sin(), angle.sin()], -1).repeat(1, groups)
+    partner = torch.arange(x.shape[-1], device=x.device).view(groups, 2, half).flip(1).reshape(-1)
+    return x * cos + x.index_select(-1, partner) * sin
 
 
 def _see(visible: Tensor) -> Tensor:
@@ -228,9 +232,12 @@ class UnmaskingNetwork(nn.Module):
         """Attend to the positions that are seen (bool), or with (B, H, L, L) float added to the scores."""
         rows, length, width = x.shape
         heads = self.config.num_heads
-        qkv = self.query_key_value(x).view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, attn_mask=seen)
+        query_key, value = self.query_key_value(x).split([2 * width, width], -1)
+        turned = rotate(query_key, width // heads)
+        query, key, value = (
+            part.view(rows, length, heads, -1).transpose(1, 2) for part in (*turned.chunk(2, -1), value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         output: Tensor = self.attention_output(mixed.transpose(1, 2).reshape(rows, length, width))
         return output
 

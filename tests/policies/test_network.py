@@ -161,17 +161,24 @@ def test_log_odds_against_scipy() -> None:
 
 
 def test_rotation_by_hand() -> None:
-    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2))[0, 0]
+    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2), 2)[0, 0]
     expected = torch.tensor([[math.cos(i), math.sin(i)] for i in range(4)])
     torch.testing.assert_close(turned, expected)
-    slow = rotate(torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(1, 1, 3, 4))[0, 0, 2]  # pair 1 turns by i / 100
+    slow = rotate(torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(1, 1, 3, 4), 4)[0, 0, 2]  # pair 1 turns by i / 100
     torch.testing.assert_close(slow, torch.tensor([0.0, math.cos(0.02), 0.0, math.sin(0.02)]))
+
+
+def test_heads_are_rotated_each_by_itself() -> None:
+    torch.manual_seed(0)
+    heads = torch.randn(3, 2, 5, 6)
+    together = rotate(torch.cat(list(heads), -1), 6)
+    assert torch.equal(together, torch.cat([rotate(head, 6) for head in heads], -1))
 
 
 def test_rotated_products_depend_on_the_offset_only() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
-    product = rotate(query.expand(1, 2, 12, 8)) @ rotate(key.expand(1, 2, 12, 8)).transpose(-1, -2)
+    product = rotate(query.expand(1, 2, 12, 8), 8) @ rotate(key.expand(1, 2, 12, 8), 8).transpose(-1, -2)
     for offset in range(-11, 12):
         along = product.diagonal(offset, -2, -1)
         torch.testing.assert_close(along, along[..., :1].expand_as(along))
