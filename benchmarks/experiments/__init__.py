@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.ablations import Ablations
 from experiments.algorithms import Algorithms
 from experiments.base import Experiment, Step, Summary
+from experiments.budget import Budget
 from experiments.caching import Caching
 from experiments.caching_ahead import CachingAhead
 from experiments.dial import Dial
@@ -24,8 +25,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Caching(), CachingAhead(), Dial(LIST_WORLD), Transfer()),
-        *(EndOfText(), Algorithms(), Ablations(), Serving()),
+        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Budget(), Caching(), CachingAhead()),
+        *(Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }
 """Every experiment by name, in the order they run; a new one is one class and one word here."""

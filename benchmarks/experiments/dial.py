@@ -71,8 +71,6 @@ def _trainings(world: World, name: str, command: Sequence[str], makes_filter: bo
     for seed in SEEDS:
         start = None if makes_filter and seed == SEEDS[0] else world.filter
         words = train(command, start, "--seed", str(seed), "--evaluation.rules", "[]")
-        # What came of a second one is an experiment of its own.
-        words += [] if start else ["--filter.rounds", "1"]
         steps.append(Step(f"{world.prefix}dial/{name}_s{seed}", words, QUICK_DIAL))
     return steps
 
@@ -218,7 +216,7 @@ class Dial(Experiment):
             config = world.laptop[world.laptop.index("--config") + 1]
             more = f"""
 
-The same from as many seeds of the training that two cores manage (`{config}`), on the same problems:
+The same from as many seeds of a short training on two cores (`{config}`), on the same problems:
 
 {table(["speed", *columns], on_two_cores)}"""
         return f"""Three seeds from a Learn2PD filter, {world.fresh} held-out problems a task that nothing was tuned

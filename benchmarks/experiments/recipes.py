@@ -24,7 +24,7 @@ from experiments.base import (
     which,
 )
 from experiments.dial import Dial, train
-from experiments.worlds import PROSE_WORLD
+from experiments.worlds import PROSE_WORLD, SHORT
 from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
 from train.evaluation.measures import best_rule
@@ -36,9 +36,6 @@ STEPS = 24_576
 
 SPEEDS = (0.0, 0.5, 1.0)
 """Places on a dial that are looked at."""
-
-CONFIG = "configs/grpo_prose.yaml"
-"""What they all have in common."""
 
 EQUALLY = ("--total_timesteps", str(STEPS), "--evaluation.validations", "0", "--evaluation.rules", "[]")
 """Arguments of every training: the last weights count, so that no try has to choose among them."""
@@ -108,7 +105,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "start",
             "a filter that learned margins",
             has_filter=False,
-            flags=("--filter.target", "margin", "--filter.rounds", "1"),
+            flags=("--filter.target", "margin"),
         ),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
@@ -148,7 +145,7 @@ def _folder(name: str, seed: int) -> str:
 
 def _training(name: str, seed: int) -> Step:
     recipe, given = RECIPES[name], PROSE_WORLD.laptop
-    command = [*ppo_command(ROOT / CONFIG, recipe.has_filter), "--evaluation.episodes", "1"] if recipe.is_ppo else given
+    command = [*ppo_command(ROOT / SHORT, recipe.has_filter), "--evaluation.episodes", "1"] if recipe.is_ppo else given
     start, flags = PROSE_WORLD.filter if recipe.has_filter else None, recipe.flags
     if seed and name in FILTERS:
         # One filter for all seeds, as for all other recipes.
@@ -166,7 +163,7 @@ def _evaluation(name: str, seed: int) -> Step:
 
 
 class Recipes(Experiment):
-    """`python train/grpo.py --config configs/grpo_prose.yaml` with one thing changed at a time."""
+    """The short training of the prose world with one thing changed at a time."""
 
     name = "prose_recipes"
 

@@ -15,6 +15,10 @@ TRAIN_FILTERS = Step(
 """Trains the filters that the first world's experiments start from."""
 
 
+SHORT = "benchmarks/experiments/grpo_prose_short.yaml"
+"""Configuration of the prose world's trainings that two cores do in minutes."""
+
+
 def filter_of(name: str) -> str:
     """Return the folder of one of them."""
     return f"{{out}}/{TRAIN_FILTERS.folder}/filters/{name}"
@@ -147,7 +151,7 @@ PROSE_WORLD = World(
     before=(),
     # A run's own evaluation is not looked at here, and takes minutes.
     dial=("train/grpo.py", "--config", "configs/grpo_prose_gpu.yaml", "--evaluation.episodes", "1"),
-    laptop=("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1"),
+    laptop=("train/grpo.py", "--config", SHORT, "--evaluation.episodes", "1"),
     filter="{out}/prose_dial/laptop_s0/filter",
     filter_thresholds=(0.5, 0.7, 0.9, 0.97),
     alphas=(),

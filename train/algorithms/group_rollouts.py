@@ -75,8 +75,8 @@ class Steps:
     def __len__(self) -> int:
         return len(self.action)
 
-    def take(self, index: Tensor) -> Steps:
-        """Return some steps; `index` is (I,) int64, or (S,) bool."""
+    def take(self, index: Tensor | slice) -> Steps:
+        """Return some steps; `index` is (I,) int64, or (S,) bool. Those of a slice share these steps' memory."""
         others = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "obs"}
         return Steps({name: values[index] for name, values in self.obs.items()}, **others)
 
@@ -111,7 +111,9 @@ class Batch:
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the steps, at most `size` at a time."""
         # Of no steps one empty chunk, so that a process without any still makes gradients, of 0.
-        for index in torch.arange(len(self.steps)).split(size):
+        for start in range(0, max(1, len(self.steps)), size):
+            # Slices, as hidden states take much longer to copy than to read.
+            index = slice(start, start + size)
             yield Batch(self.steps.take(index), self.advantage[index], self.weight[index])
 
 
