@@ -11,7 +11,6 @@ from experiments.base import QUICK_DIAL, Experiment, Step, Summary, find, is_rul
 from experiments.dial import train
 from experiments.fresh import FIRST, PART
 from experiments.worlds import PROSE_WORLD
-from policies import load
 from train.command.config import ROOT
 from train.evaluation.measures import best_rule
 from train.evaluation.naming import PolicyName
@@ -27,13 +26,13 @@ FORWARDS = 53
 """Of imitation in two rounds, for each problem: 12.9 and 13.6 for its reference in the two decodings, 2.2 and 3.5 under
 the oracle, and some 21 in which the first filter comes to the same answers."""
 
+QUICK_FILTER = (*QUICK_DIAL, "--filter.problems", "90")
+"""Arguments that make a training with a filter short."""
+
 COMMAND = ("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1")
 
-FILTER_ALONE = (
-    *("--total_timesteps", "2048", "--evaluation.validations", "0"),
-    *("--evaluation.calibration_episodes", "2"),
-)
-"""Arguments of a training that is over with its filter but for an update."""
+UNTRIED = ("--evaluation.validations", "0", "--evaluation.calibration_episodes", "2")
+"""Arguments of a training whose last weights count."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +40,50 @@ class Amount:
     """How much a training learns from.
 
     Attributes:
-        wording: in the table.
+        wording: in the tables.
+        problems: that its filter imitates.
+        steps: of reinforcement after it; None leaves its dial out, which learns for an update only.
         seeds: that it is done with.
         flags: what the command is told beside the configuration.
-        has_dial: whether it goes on to learn a dial that is looked at.
+        start: training of the same seeds whose filter it starts from; empty learns its own.
     """
 
     wording: str
+    problems: int
+    steps: int | None
     seeds: Sequence[int]
     flags: Sequence[str]
-    has_dial: bool
+    start: str = ""
 
 
 AMOUNTS = {
-    "few": Amount("576 problems", (0, 1), (), has_dial=True),
-    "many": Amount("1,728 problems", (0,), ("--filter.problems", "1728", *FILTER_ALONE), has_dial=False),
+    "few": Amount(
+        "576 problems",
+        576,
+        98_304,
+        (0, 1),
+        ("--filter.problems", "576", "--filter.threshold", "0.9"),
+    ),
+    "many": Amount(
+        "1,728 problems", 1728, None, (0,), ("--filter.problems", "1728", "--filter.threshold", "0.9", *UNTRIED)
+    ),
+    "both": Amount("1,728 problems", 1728, 49_152, (0,), ("--filter.threshold", "0.7", *UNTRIED), start="many"),
 }
 """Trainings by the name of their folders."""
 
 
 def _training(name: str, seed: int) -> Step:
-    words = train(COMMAND, None, "--seed", str(seed), "--evaluation.rules", "[]", *AMOUNTS[name].flags)
-    return Step(f"prose_budget/{name}_s{seed}", words, (*QUICK_DIAL, "--filter.problems", "90"))
+    amount = AMOUNTS[name]
+    start = f"{{out}}/prose_budget/{amount.start}_s{seed}/filter" if amount.start else None
+    flags = ("--total_timesteps", str(amount.steps or 2048), *amount.flags)
+    words = train(COMMAND, start, "--seed", str(seed), "--evaluation.rules", "[]", *flags)
+    return Step(f"prose_budget/{name}_s{seed}", words, QUICK_DIAL if amount.start else QUICK_FILTER)
 
 
 def _evaluation(name: str, seed: int) -> Step:
-    folder = f"{{out}}/{_training(name, seed).folder}"
-    policies = [f"{folder}/filter@{threshold:g}" for threshold in THRESHOLDS]
-    if AMOUNTS[name].has_dial:
+    amount, folder = AMOUNTS[name], f"{{out}}/{_training(name, seed).folder}"
+    policies = [] if amount.start else [f"{folder}/filter@{threshold:g}" for threshold in THRESHOLDS]
+    if amount.steps:
         policies += [f"{folder}/policy@speed={speed:g}" for speed in SPEEDS]
     command = PROSE_WORLD.evaluation(policies, PROSE_WORLD.blocks[:1], first=FIRST, episodes=PART)
     return Step(f"prose_budget/{name}_s{seed}_places", command, ("--episodes", "1"))
@@ -100,14 +115,12 @@ class Budget(Experiment):
             suites = [
                 find(read_records(out / f"prose_budget/{name}_s{seed}_places"), task="all") for seed in amount.seeds
             ]
-            runs = [out / f"prose_budget/{name}_s{seed}" for seed in amount.seeds]
-            filters = [load(str(run / "filter")).trained for run in runs]
-            imitation = FORWARDS * filters[0]["problems"]
-            about = {"wording": amount.wording, "states": [trained["steps"] for trained in filters]}
-            rows.append({**about, "forwards": imitation, "places": _places(suites, THRESHOLDS, rules, "filter")})
-            if amount.has_dial:
-                learned = load(str(runs[0] / "policy")).trained["timesteps"]
-                about = {"wording": f"{amount.wording}, then GRPO", "forwards": imitation + learned}
+            forwards = FORWARDS * amount.problems
+            if not amount.start:
+                about = {"wording": amount.wording, "forwards": forwards}
+                rows.append({**about, "places": _places(suites, THRESHOLDS, rules, "filter")})
+            if amount.steps:
+                about = {"wording": f"{amount.wording}, then GRPO", "forwards": forwards + amount.steps}
                 rows.append({**about, "places": _places(suites, SPEEDS, rules, "dial")})
         return {"rows": rows, "provenance": provenance(out, self.steps())}
 
