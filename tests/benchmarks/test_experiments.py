@@ -118,27 +118,29 @@ def test_the_ablations(tmp_path: Path) -> None:
 
 
 def test_what_forwards_buy(tmp_path: Path) -> None:
-    """Filters are right on nine of ten answers in three forwards, dials on all of them in six."""
+    """Filters are right on nine of ten answers in three forwards, at 0.5 on none; dials on all of them in six."""
     experiment = Budget()
     for step in experiment.steps():
         if step.command[0] == "train/evaluate.py":
             lines = [
                 outcomes(policy, [1.0] * 10, [6] * 10)
                 if "speed=" in policy
+                else outcomes(policy, [0.0] * 10, [2] * 10)
+                if policy.endswith("@0.5")
                 else outcomes(policy, [1.0] * 9 + [0.0], [3] * 10)
                 for policy in policies_of(step)
             ]
             write_run(tmp_path / step.folder, lines)
     finish(experiment, tmp_path)
     summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
-    assert [row["forwards"] for row in summary["rows"]] == [30_528, 128_832, 91_584, 140_736]
+    assert [row["forwards"] for row in summary["rows"]] == [*(30_528, 128_832) * 2, 91_584, 140_736]
     others = json.loads((ROOT / "benchmarks/results/prose_fresh.json").read_text())["blocks"]["full"]["others"]
     rules = [(accuracy, nfe) for policy, accuracy, nfe in others if is_rule(policy)]
     cheapest = min(nfe for accuracy, nfe in rules if accuracy >= 0.895)
     best = max(rules)[1]
     text = experiment.markdown(summary)
-    assert f"| 1,728 problems | 91,584 | 90.0 in 3.00 ({3 / cheapest:.2f}) |" in text
-    assert f"| 576 problems, then GRPO | 128,832 | 100.0 ± 0.0 in 6.00 ± 0.00 ({6 / best:.2f} ± 0.00) |" in text
+    assert f"| 1,728 problems, seed 0 | 91,584 | 0.0 in 2.00 | 90.0 in 3.00 ({3 / cheapest:.2f}) |" in text
+    assert f"| 576 problems, seed 1 | 128,832 | 100.0 in 6.00 ({6 / best:.2f}) |" in text
 
 
 def test_policies_under_a_cache(tmp_path: Path) -> None:
