@@ -26,8 +26,9 @@ FORWARDS = 53
 """Of imitation in two rounds, for each problem: 12.9 and 13.6 for its reference in the two decodings, 2.2 and 3.5 under
 the oracle, and some 21 in which the first filter comes to the same answers."""
 
-QUICK_FILTER = (*QUICK_DIAL, "--filter.problems", "90")
-"""Arguments that make a training with a filter short."""
+QUICK_UNTRIED = ("--total_timesteps", "1024")
+QUICK_FILTER = ("--filter.problems", "90")
+"""Arguments that make short a training that tries nothing on the way, and the filter before it."""
 
 COMMAND = ("train/grpo.py", "--config", "configs/grpo_prose.yaml", "--evaluation.episodes", "1")
 
@@ -77,7 +78,8 @@ def _training(name: str, seed: int) -> Step:
     start = f"{{out}}/prose_budget/{amount.start}_s{seed}/filter" if amount.start else None
     flags = ("--total_timesteps", str(amount.steps or 2048), *amount.flags)
     words = train(COMMAND, start, "--seed", str(seed), "--evaluation.rules", "[]", *flags)
-    return Step(f"prose_budget/{name}_s{seed}", words, QUICK_DIAL if amount.start else QUICK_FILTER)
+    quick = QUICK_UNTRIED if UNTRIED[0] in flags else QUICK_DIAL
+    return Step(f"prose_budget/{name}_s{seed}", words, (*quick, *(() if amount.start else QUICK_FILTER)))
 
 
 def _evaluation(name: str, seed: int) -> Step:
