@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import EXPERIMENTS, Experiment, Step, Summary
-from experiments.base import fill, marker
+from experiments.base import RESULTS, fill, marker
 
 from envs.names import hint
 from train.command.config import ROOT
@@ -29,9 +29,6 @@ from train.command.errors import UserError
 from train.command.files import write_atomic, write_json
 from train.command.ranges import check_count
 from train.command.told import tell
-
-RESULTS = ROOT / "benchmarks" / "results"
-"""The published numbers: one JSON file an experiment."""
 
 RESULTS_PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 """All results in words and tables, and the few that a newcomer meets."""

@@ -13,18 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from train.command.config import ROOT
 from train.command.run_files import RunFiles
-from train.evaluation.measures import RESAMPLES, Values
+from train.evaluation.measures import RESAMPLES, ROUNDING, TOLERANCE, Values, best_rule
 from train.evaluation.naming import PolicyName
 from train.evaluation.records import Record, mean_interval
 
 SEEDS = (0, 1, 2)
 
-QUICK_TRAINING = (
-    *("--total_timesteps", "1024", "--evaluation.episodes", "2"),
-    *("--evaluation.validation_episodes", "2"),
-)
-"""Arguments that make a training short."""
+RESULTS = ROOT / "benchmarks" / "results"
+"""The published numbers: one JSON file an experiment."""
+
+QUICK_UNTRIED = ("--total_timesteps", "1024")
+"""Arguments that make a training short that tries its policy on nothing."""
+
+QUICK_TRAINING = (*QUICK_UNTRIED, "--evaluation.episodes", "2", "--evaluation.validation_episodes", "2")
+"""Likewise, for one that does."""
 
 FROM_SCRATCH = ("--filter.learn", "false", "--env.problems", "null", "--policy.hidden_state_size", "0")
 """Arguments of a training that learns no filter to start from, draws new problems all the time, and reads confidences
@@ -116,6 +120,11 @@ def which(options: str) -> Callable[[str], bool]:
     return lambda text: PolicyName.read(text).options == options
 
 
+def setting_of(record: Record) -> str:
+    """Return where a policy's own knob stood, such as ``speed=0.5``."""
+    return PolicyName.read(record["policy"]).setting
+
+
 def repeat(flag: str, values: Iterable[Any]) -> list[str]:
     """Give a flag once for each value.
 
@@ -201,6 +210,37 @@ def resampled(groups: npt.NDArray[Any]) -> Values:
         own = np.flatnonzero(groups == group)
         weights[1:, own] = generator.multinomial(len(own), [1 / len(own)] * len(own), RESAMPLES) / len(groups)
     return weights
+
+
+def beside_rules(record: Record, rules: Sequence[Record]) -> Summary:
+    """Keep what a policy does, and the forwards of the cheapest rule that is as accurate.
+
+    Args:
+        record: its accuracy and forwards.
+        rules: those of the rules on the same problems. None is to be compared with what is less often right than the
+            fastest of them: others that are faster still were not tried.
+    """
+    fastest = min(rules, key=lambda rule: float(rule["nfe"]))
+    is_comparable = record["accuracy"] >= fastest["accuracy"] - TOLERANCE - ROUNDING
+    rule = best_rule(rules, record["accuracy"])["nfe"] if is_comparable else None
+    return {"accuracy": record["accuracy"], "nfe": record["nfe"], "rules_nfe": rule}
+
+
+def cell_of(places: Sequence[Summary]) -> str:
+    """Word what `beside_rules` kept, of as many seeds as there are.
+
+    >>> cell_of([{"accuracy": 0.9, "nfe": 3.0, "rules_nfe": 6.0}])
+    '90.0 in 3.00 (0.50)'
+    """
+    found = f"{over_seeds([100 * place['accuracy'] for place in places])} in "
+    found += over_seeds([place["nfe"] for place in places], 2)
+    shares = shares_of(places)
+    return f"{found} ({over_seeds(shares, 2)})" if shares else found
+
+
+def shares_of(places: Iterable[Summary]) -> list[float]:
+    """Return the share of the rule's forwards at each place that one can be compared with."""
+    return [place["nfe"] / place["rules_nfe"] for place in places if place["rules_nfe"] is not None]
 
 
 def percent(value: float) -> str:

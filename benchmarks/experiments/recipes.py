@@ -12,14 +12,18 @@ from types import MappingProxyType
 import yaml
 
 from experiments.base import (
+    QUICK_UNTRIED,
     SEEDS,
     Experiment,
     Step,
     Summary,
+    beside_rules,
+    cell_of,
     find,
     is_rule,
     over_seeds,
     provenance,
+    setting_of,
     table,
     which,
 )
@@ -27,9 +31,8 @@ from experiments.dial import Dial, train
 from experiments.worlds import PROSE_WORLD, SHORT
 from train.command.config import ROOT
 from train.evaluation.frontiers import hypervolume
-from train.evaluation.measures import best_rule
 from train.evaluation.naming import LEARNED, PolicyName
-from train.evaluation.records import Record, read_records
+from train.evaluation.records import read_records
 
 STEPS = 24_576
 """Environment steps of each."""
@@ -102,10 +105,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             seeds=SEEDS,
         ),
         "margin": Recipe(
-            "start",
-            "a filter that learned margins",
-            has_filter=False,
-            flags=("--filter.target", "margin"),
+            "start", "a filter that learned margins", has_filter=False, flags=("--filter.target", "margin")
         ),
         "rule": Recipe("start", "the 0.9-threshold rule", has_filter=False, flags=FROM_RULE),
         "nothing": Recipe("start", "nothing", has_filter=False, flags=FROM_NOTHING),
@@ -124,7 +124,7 @@ ALPHAS = (1, 4, 16)
 def _alpha(alpha: float) -> Step:
     words = train(PROSE_WORLD.laptop, PROSE_WORLD.filter, "--seed", "0", *EQUALLY)
     words += ["--env.alpha_range", "[]", "--env.alpha", str(alpha), "--policy.dial_rise", "0"]
-    return Step(f"prose_recipes/alpha{alpha}", words, ("--total_timesteps", "1024"))
+    return Step(f"prose_recipes/alpha{alpha}", words, QUICK_UNTRIED)
 
 
 def _alphas_evaluation() -> Step:
@@ -152,7 +152,7 @@ def _training(name: str, seed: int) -> Step:
         start, flags = f"{{out}}/{_folder(name, 0)}/filter", ()
     words = train(command, start, "--seed", str(seed), *EQUALLY, "--evaluation.calibration_episodes", "2", *flags)
     # Not as other dials: nothing is validated here.
-    return Step(_folder(name, seed), words, ("--total_timesteps", "1024"))
+    return Step(_folder(name, seed), words, QUICK_UNTRIED)
 
 
 def _evaluation(name: str, seed: int) -> Step:
@@ -192,16 +192,18 @@ class Recipes(Experiment):
             suites = [find(read_records(out / f"{_folder(name, seed)}_places"), task="all") for seed in recipe.seeds]
             places = [
                 [
-                    _place(record, rules)
+                    beside_rules(record, rules)
                     for suite in suites
                     for record in suite
-                    if _setting(record) == f"speed={speed:g}"
+                    if setting_of(record) == f"speed={speed:g}"
                 ]
                 for speed in SPEEDS
             ]
             rows.append({"name": name, "group": recipe.group, "wording": recipe.wording, "places": places})
         suite = find(read_records(out / "prose_recipes/alphas"), task="all", decision="deterministic")
-        alphas = [{"alpha": alpha, **_place(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS]
+        alphas = [
+            {"alpha": alpha, **beside_rules(find(suite, policy=which(f"alpha{alpha}"))[0], rules)} for alpha in ALPHAS
+        ]
         filters = []
         for threshold in PROSE_WORLD.filter_thresholds:
             folders = ("prose_dial/frontier", *(f"prose_recipes/{name}_filter" for name in FILTERS))
@@ -209,7 +211,7 @@ class Recipes(Experiment):
             # Among several folders a filter's records say which it is; alone, that it was learned.
             names = [str(PolicyName(LEARNED, own, f"{threshold:g}")) for own in ("filter", "")]
             found = [find(suite, **{**about, "policy": names.__contains__})[0] for suite in suites]
-            filters.append({"threshold": threshold, "filters": [_place(record, rules) for record in found]})
+            filters.append({"threshold": threshold, "filters": [beside_rules(record, rules) for record in found]})
         return {
             "rows": rows,
             "alphas": alphas,
@@ -226,9 +228,9 @@ class Recipes(Experiment):
                 hypervolume([(place["accuracy"], place["nfe"]) for place in seed], PROSE_WORLD.reference)
                 for seed in zip(*row["places"], strict=True)
             ]
-            lines.append([row["group"], row["wording"], *map(_cell, row["places"]), over_seeds(areas, 3)])
+            lines.append([row["group"], row["wording"], *map(cell_of, row["places"]), over_seeds(areas, 3)])
         filters = [
-            [f"{row['threshold']:g}", *(_cell([place]) for place in row["filters"])] for row in summary["filters"]
+            [f"{row['threshold']:g}", *(cell_of([place]) for place in row["filters"])] for row in summary["filters"]
         ]
         columns = ["what is changed", "how", *(f"speed {speed:g}" for speed in SPEEDS), "hypervolume"]
         return f"""One seed each, three and their 95 % Student interval where there is a ±; {summary["steps"]:,}
@@ -241,7 +243,7 @@ settings above):
 
 **A policy for one alpha.** The same training with one weight of speed and no dial, which then is what it learns for:
 
-{table(["alpha", "accuracy % in forwards"], [[row["alpha"], _cell([row])] for row in summary["alphas"]])}
+{table(["alpha", "accuracy % in forwards"], [[row["alpha"], cell_of([row])] for row in summary["alphas"]])}
 
 **Filters alone.** What they learned by imitation, before any reinforcement: from the states that the oracle passes
 through on its way to a careful rule's right answers; from those as well to which that filter comes, at 0.95, on the way
@@ -249,20 +251,3 @@ to the same answers (`filter.rounds` 2); and, instead of whether a prediction is
 likelier than the best other one (`filter.target` margin):
 
 {table(["threshold", "accuracy % in forwards", "in two rounds", "margins"], filters)}"""
-
-
-def _place(record: Record, rules: Sequence[Record]) -> Summary:
-    """Keep what a policy does, and the forwards of the cheapest rule that is as accurate."""
-    best = best_rule(rules, record["accuracy"])
-    return {"accuracy": record["accuracy"], "nfe": record["nfe"], "rules_nfe": best["nfe"]}
-
-
-def _setting(record: Record) -> str:
-    return PolicyName.read(record["policy"]).setting
-
-
-def _cell(places: Sequence[Summary]) -> str:
-    """Word one place of as many seeds as there are."""
-    accuracy = over_seeds([100 * place["accuracy"] for place in places])
-    shares = over_seeds([place["nfe"] / place["rules_nfe"] for place in places], 2)
-    return f"{accuracy} in {over_seeds([place['nfe'] for place in places], 2)} ({shares})"

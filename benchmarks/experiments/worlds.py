@@ -14,9 +14,13 @@ TRAIN_FILTERS = Step(
 )
 """Trains the filters that the first world's experiments start from."""
 
-
 SHORT = "benchmarks/experiments/grpo_prose_short.yaml"
 """Configuration of the prose world's trainings that two cores do in minutes."""
+
+
+def prose_training(config: str) -> tuple[str, ...]:
+    """Return the command that learns a dial of the prose world; its own evaluation takes minutes and is left out."""
+    return ("train/grpo.py", "--config", config, "--evaluation.episodes", "1")
 
 
 def filter_of(name: str) -> str:
@@ -149,9 +153,8 @@ PROSE_WORLD = World(
     sweep_blocks=(128, 32),
     sweep_intervals="10 points and a fifth of the forwards",
     before=(),
-    # A run's own evaluation is not looked at here, and takes minutes.
-    dial=("train/grpo.py", "--config", "configs/grpo_prose_gpu.yaml", "--evaluation.episodes", "1"),
-    laptop=("train/grpo.py", "--config", SHORT, "--evaluation.episodes", "1"),
+    dial=prose_training("configs/grpo_prose_gpu.yaml"),
+    laptop=prose_training(SHORT),
     filter="{out}/prose_dial/laptop_s0/filter",
     filter_thresholds=(0.5, 0.7, 0.9, 0.97),
     alphas=(),

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import reproduce as module
 from experiments import EXPERIMENTS, Experiment, Step, Summary
-from experiments.base import marker
+from experiments.base import RESULTS, marker
 from experiments.dial import SPEEDS, _hypervolumes
 from experiments.worlds import LIST_WORLD
 from finished import finish
 from records import outcomes, write_run
 from reproduce import (
-    RESULTS,
     ReproduceConfig,
     command_of,
     replace_section,
