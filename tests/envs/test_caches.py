@@ -411,8 +411,7 @@ def test_a_row_decodes_the_same_alone_in_any_batch_and_in_any_order(
     denoiser, policy = load(folders, name), make_rule(rule)
     settings = DecodingSettings(8, 4, 0.5, policy.features, cache=cache)
     alone = decode(denoiser, PROMPTS, policy, settings, batch_size=1)
-    for size in (2, len(PROMPTS)):
-        assert decode(denoiser, PROMPTS, policy, settings, batch_size=size) == alone
+    assert decode(denoiser, PROMPTS, policy, settings, batch_size=len(PROMPTS)) == alone
     assert decode(denoiser, PROMPTS[::-1], policy, settings, batch_size=3) == alone[::-1]
 
 

@@ -80,6 +80,7 @@ def resident(key):
 denoiser = load_denoiser(sys.argv[1], dtype="bfloat16")
 found = {}
 features = json.loads(sys.argv[2])
+gc.freeze()  # modules, which each collection below would look through
 for i, feature in enumerate(2 * features):
     sampled = feature == "sampled"
     settings = DecodingSettings(32, None, float(sampled), frozenset() if sampled else frozenset({feature} - {""}))

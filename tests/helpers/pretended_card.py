@@ -7,13 +7,14 @@ is what the CPU computes. It shows a tensor that was made in the wrong place, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Self
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretended"
@@ -57,12 +58,20 @@ class Elsewhere(Tensor):
 def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Do an operation on the CPU, and wrap what it gives if it would be on the card."""
     name = func.overloadpacket.__name__
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors: list[Tensor] = []
+
+    def here(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        return held_by(value)
+
+    own, named = each(here, args), {key: each(here, value) for key, value in kwargs.items()}
     is_here = any(isinstance(tensor, Elsewhere) for tensor in tensors)
-    strays = [tuple(tensor.shape) for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
-    if is_here and strays and name not in (*MOVES, *PICKS):
-        raise RuntimeError(f"{func}: expected all tensors on {NAME}, found on the CPU some of shapes {strays}")
-    found = func(*tree_map(held_by, args), **tree_map(held_by, kwargs))
+    if is_here and name not in (*MOVES, *PICKS):
+        strays = [tuple(tensor.shape) for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
+        if strays:
+            raise RuntimeError(f"{func}: expected all tensors on {NAME}, found on the CPU some of shapes {strays}")
+    found = func(*own, **named)
     if name == "copy_":
         return args[0]
     goes_to = kwargs.get("device")
@@ -70,9 +79,24 @@ def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
         return found
     if goes_to is None and not is_here:
         return found
-    wrapped = tree_map(lambda value: Elsewhere(value) if isinstance(value, Tensor) else value, found)
+    wrapped = each(lambda value: Elsewhere(value) if isinstance(value, Tensor) else value, found)
     # What is a view of what, and what is written in place, is as without the wrapping.
-    return return_and_correct_aliasing(func, args, kwargs, wrapped) if is_here and name not in MOVES else wrapped
+    corrects = is_here and name not in MOVES and has_aliases(func)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if corrects else wrapped
+
+
+def each(change: Callable[[Any], Any], value: Any) -> Any:
+    """Change a value, or those in a list or tuple of them; what torch has for any nesting takes half of a test."""
+    if isinstance(value, list | tuple):
+        return type(value)([each(change, one) for one in value])
+    return change(value)
+
+
+@cache
+def has_aliases(func: Any) -> bool:
+    """Tell whether what an operation gives may share memory with what it takes."""
+    schema = func._schema
+    return any(one.alias_info is not None for one in (*schema.arguments, *schema.returns))
 
 
 def held_by(value: Any) -> Any:

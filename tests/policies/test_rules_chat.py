@@ -24,7 +24,7 @@ from policies.rules.diffuspec import DiffuSpec, count_pairs
 from policies.rules.guide import judge
 from policies.rules.pc_sampler import PCSampler, count_tokens
 
-LENGTH, BLOCK = 12, 6
+LENGTH, BLOCK = 8, 4
 PROMPTS = ["copy a", "a longer prompt, of some words", "b"]
 
 

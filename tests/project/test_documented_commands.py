@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.base import QUICK_DIAL
-from experiments.main_job import TRAIN_QUICK
+from experiments.base import QUICK_DIAL, QUICK_TRAINING
 
 from train.command import cli
 from train.command.config import ROOT, parse
@@ -84,12 +83,18 @@ NOT_RUN = {
 }
 """Commands that can't run here, and why; most are tried against stand-ins, as in tests/train/test_wandb_runs.py."""
 
+NO_FILTER = ("--filter.learn", "false")
+"""The main job, which is left once it has learned a filter and from it, has one; others need not learn theirs again."""
+
 SHORT = {
-    "train/ppo.py": ("runs/ppo", [*TRAIN_QUICK]),
+    "train/ppo.py": (
+        "runs/ppo",
+        [*QUICK_TRAINING, *NO_FILTER, "--evaluation.rules", "[threshold:0.9]", "--env.problems", "32"],
+    ),
     "train/evaluate.py": ("runs/evaluate", ["--episodes", "1"]),
     "train/ppo.py --config configs/engine.yaml": (
         "runs/engine",
-        [*QUICK_DIAL, "--env.block_lengths", "[16]", "--evaluation.rules", "[]", "--filter.problems", "90"],
+        [*QUICK_DIAL, *NO_FILTER, "--env.block_lengths", "[16]", "--evaluation.rules", "[]"],
     ),
 }
 """By script, or script and configuration: its folder, and arguments that end it soon, for the lines after it that need
@@ -100,6 +105,10 @@ AT_WORK = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[")
 
 HAS_LEARNED = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[[^]]*step/s")
 """The bar of a training that has left zero: an update is finished, not only the filter that it starts from."""
+
+BEGINS = {"python train/learn2pd.py": re.compile(r"collecting \S+: +0%")}
+"""What is left as soon as it has begun, as a first shard of problems, one token per step, is a third of a minute of two
+cores; tests/train/test_learn2pd.py has the whole job."""
 
 MAIN_JOB = ("README.md", "python train/ppo.py")
 """What is left only once it has learned something. Other trainings are left at their first decoded problem: an update
@@ -195,7 +204,7 @@ class Folder:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
     def _start(self, command: str, is_main_job: bool) -> tuple[int | str, str]:
-        is_at_work = HAS_LEARNED if is_main_job else AT_WORK
+        is_at_work = HAS_LEARNED if is_main_job else BEGINS.get(command, AT_WORK)
         terminal, inside = pty.openpty()  # where progress bars move
         termios.tcsetwinsize(inside, (50, 120))
         process = subprocess.Popen(

@@ -223,7 +223,7 @@ def test_workers_end_with_an_evaluation(tmp_path: Path, signum: signal.Signals) 
     with started("python", *words, "--policy=random:1") as process:
         # Two workers, the process that they are copies of, and the tracker of their semaphores.
         wait_for(lambda: len(descendants(process.pid)) >= 4)
-        time.sleep(2)
+        time.sleep(0.5)
         workers = descendants(process.pid)
         if signum == signal.SIGINT:
             os.killpg(process.pid, signum)
