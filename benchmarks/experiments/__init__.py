@@ -16,6 +16,7 @@ from experiments.learn2pd_filters import Filters, FilterStart
 from experiments.main_job import FirstRun, MainJob
 from experiments.recipes import Recipes
 from experiments.serving import Serving
+from experiments.shipped import Shipped
 from experiments.transfer import Transfer
 from experiments.worlds import LIST_WORLD, PROSE_WORLD
 
@@ -25,7 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Budget(), Caching(), CachingAhead()),
+        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Budget(), Shipped(), Caching(), CachingAhead()),
         *(Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

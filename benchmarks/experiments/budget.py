@@ -61,6 +61,7 @@ class Amount:
         seeds: that it is done with.
         start: training of the same seeds whose filter it starts from; empty learns its own.
         is_tried: whether it tries its policy on validation problems.
+        more: what else it is told.
     """
 
     problems: int
@@ -69,12 +70,21 @@ class Amount:
     seeds: Sequence[int]
     start: str = ""
     is_tried: bool = False
+    more: Sequence[str] = ()
 
 
 AMOUNTS = {
     "few": Amount(576, 0.9, 98_304, (0, 1), is_tried=True),
     "many": Amount(1728, 0.9, None, (0,)),
     "both": Amount(1728, 0.7, 49_152, (0,), start="many"),
+    # As configs/grpo_prose_gpu.yaml has it.
+    "long": Amount(
+        *(1728, 0.5, 245_760, (0,), "many"),
+        more=(
+            *("--env.num_envs", "512", "--env.alpha_range", "[0.5, 128]", "--grpo.learning_rate", "1e-3"),
+            *("--evaluation.calibration_episodes", "17"),
+        ),
+    ),
 }
 """Trainings by the name of their folders."""
 
@@ -85,7 +95,7 @@ def _training(name: str, seed: int) -> Step:
     flags = ["--seed", str(seed), "--evaluation.rules", "[]", "--filter.threshold", str(amount.threshold)]
     flags += ["--total_timesteps", str(amount.steps or UPDATE)]
     flags += () if amount.start else ("--filter.problems", str(amount.problems))
-    flags += () if amount.is_tried else UNTRIED
+    flags += [*(() if amount.is_tried else UNTRIED), *amount.more]
     quick = [*(QUICK_DIAL if amount.is_tried else QUICK_UNTRIED), *(() if amount.start else QUICK_FILTER)]
     return Step(f"prose_budget/{name}_s{seed}", train(prose_training("configs/grpo_prose.yaml"), start, *flags), quick)
 
@@ -151,7 +161,8 @@ tried on these problems. Forwards are those of one sequence that the training to
 
 {filters}
 
-**Dials that GRPO learned from them, at their 0.9 and 0.7:**
+**Dials that GRPO learned from them**, begun at their 0.9 (576 problems), 0.7 and 0.5; the last in rounds of 512
+attempts instead of 256, at a rate of 1e-3, with alpha to 128, as a GPU's configuration has it:
 
 {dials}"""
 
