@@ -28,6 +28,7 @@ from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SP
 from experiments.caching import RULES as RULES_UNDER_CACHE
 from experiments.fresh import DECODINGS, Fresh, _compare, pool
 from experiments.fresh import SPEEDS as FRESH_SPEEDS
+from experiments.shipped import Shipped
 from finished import finish
 from records import outcomes, write_run
 
@@ -133,7 +134,7 @@ def test_what_forwards_buy(tmp_path: Path) -> None:
             write_run(tmp_path / step.folder, lines)
     finish(experiment, tmp_path)
     summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
-    assert [row["forwards"] for row in summary["rows"]] == [*(30_528, 128_832) * 2, 91_584, 140_736]
+    assert [row["forwards"] for row in summary["rows"]] == [*(30_528, 128_832) * 2, 91_584, 140_736, 337_344]
     others = json.loads((ROOT / "benchmarks/results/prose_fresh.json").read_text())["blocks"]["full"]["others"]
     rules = [(accuracy, nfe) for policy, accuracy, nfe in others if is_rule(policy)]
     cheapest = min(nfe for accuracy, nfe in rules if accuracy >= 0.895)
@@ -141,6 +142,20 @@ def test_what_forwards_buy(tmp_path: Path) -> None:
     text = experiment.markdown(summary)
     assert f"| 1,728 problems, seed 0 | 91,584 | 0.0 in 2.00 | 90.0 in 3.00 ({3 / cheapest:.2f}) |" in text
     assert f"| 576 problems, seed 1 | 128,832 | 100.0 in 6.00 ({6 / best:.2f}) |" in text
+
+
+def test_what_ships_is_held_against_the_rules_of_its_decoding(tmp_path: Path) -> None:
+    """In full diffusion right on all in six forwards, as no rule is; ahead on none, where no rule was tried."""
+    experiment = Shipped()
+    for step in experiment.steps():
+        right = float(step.folder.endswith("full"))
+        write_run(tmp_path / step.folder, [outcomes(policy, [right] * 10, [6] * 10) for policy in policies_of(step)])
+    finish(experiment, tmp_path)
+    text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
+    others = json.loads((ROOT / "benchmarks/results/prose_fresh.json").read_text())["blocks"]["full"]["others"]
+    best = max((accuracy, nfe) for policy, accuracy, nfe in others if is_rule(policy))[1]
+    assert f"| full diffusion | speed 0 | 100.0 | 6.00 | {best:.2f} | {6 / best:.2f} |" in text
+    assert "| blocks of 32, a block ahead allowed | speed 0.5 | 0.0 | 6.00 |  |  |" in text
 
 
 def test_policies_under_a_cache(tmp_path: Path) -> None:
