@@ -100,19 +100,16 @@ SHORT = {
 """By script, or script and configuration: its folder, and arguments that end it soon, for the lines after it that need
 its results."""
 
-AT_WORK = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[")
-"""A progress bar that has left zero: a problem was decoded."""
+AT_WORK = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[|collecting \S+: +0%")
+"""A progress bar that has left zero: a problem was decoded. Where a filter is learned first, its bar is enough: it
+leaves zero after 64 problems, many seconds of two cores; the main job goes through all of that."""
 
 HAS_LEARNED = re.compile(r"\b[1-9][\d.,]*[kM]?/\d[\d.,]*[kM]? \[[^]]*step/s")
 """The bar of a training that has left zero: an update is finished, not only the filter that it starts from."""
 
-BEGINS = {"python train/learn2pd.py": re.compile(r"collecting \S+: +0%")}
-"""What is left as soon as it has begun, as a first shard of problems, one token per step, is a third of a minute of two
-cores; tests/train/test_learn2pd.py has the whole job."""
-
 MAIN_JOB = ("README.md", "python train/ppo.py")
-"""What is left only once it has learned something. Other trainings are left at their first decoded problem: an update
-comes after the filter that they start from, a minute of work each; tests/train/ has each trainer's whole job."""
+"""What is left only once it has learned something. Other trainings are left before: an update comes after the filter
+that they start from, a minute of work each; tests/train/ has each trainer's whole job."""
 
 PATIENCE = 240.0
 """Seconds that a command may take to get to work."""
@@ -204,7 +201,7 @@ class Folder:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
     def _start(self, command: str, is_main_job: bool) -> tuple[int | str, str]:
-        is_at_work = HAS_LEARNED if is_main_job else BEGINS.get(command, AT_WORK)
+        is_at_work = HAS_LEARNED if is_main_job else AT_WORK
         terminal, inside = pty.openpty()  # where progress bars move
         termios.tcsetwinsize(inside, (50, 120))
         process = subprocess.Popen(
