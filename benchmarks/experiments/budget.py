@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,18 @@ from pathlib import Path
 from experiments.base import (
     QUICK_DIAL,
     QUICK_UNTRIED,
-    RESULTS,
     Experiment,
     Step,
     Summary,
     beside_rules,
     cell_of,
     find,
-    is_rule,
     provenance,
     setting_of,
     table,
 )
 from experiments.dial import train
-from experiments.fresh import FIRST, PART, Fresh
+from experiments.fresh import FIRST, PART, published_rules
 from experiments.worlds import PROSE_WORLD, prose_training
 from train.evaluation.records import read_records
 
@@ -73,18 +70,17 @@ class Amount:
     more: Sequence[str] = ()
 
 
+LONG = (
+    *("--env.num_envs", "512", "--env.alpha_range", "[0.5, 128]", "--grpo.learning_rate", "1e-3"),
+    *("--evaluation.calibration_episodes", "17"),
+)
+"""Arguments of reinforcement as configs/grpo_prose_gpu.yaml has it, and calibrated in earnest: this policy ships."""
+
 AMOUNTS = {
     "few": Amount(576, 0.9, 98_304, (0, 1), is_tried=True),
     "many": Amount(1728, 0.9, None, (0,)),
     "both": Amount(1728, 0.7, 49_152, (0,), start="many"),
-    # As configs/grpo_prose_gpu.yaml has it.
-    "long": Amount(
-        *(1728, 0.5, 245_760, (0,), "many"),
-        more=(
-            *("--env.num_envs", "512", "--env.alpha_range", "[0.5, 128]", "--grpo.learning_rate", "1e-3"),
-            *("--evaluation.calibration_episodes", "17"),
-        ),
-    ),
+    "long": Amount(1728, 0.5, 245_760, (0,), start="many", more=LONG),
 }
 """Trainings by the name of their folders."""
 
@@ -120,17 +116,8 @@ class Budget(Experiment):
         return [_training(*one) for one in tries] + [_evaluation(*one) for one in tries]
 
     def summarise(self, out: Path) -> Summary:
-        """Keep each place beside the cheapest rule that is as accurate.
-
-        What the rules do on these problems is taken from the published results of `experiments.fresh`.
-        """
-        fresh = json.loads((RESULTS / f"{Fresh.name}.json").read_text())["blocks"]["full"]
-        rules = [
-            {"policy": policy, "accuracy": accuracy, "nfe": nfe}
-            for policy, accuracy, nfe in fresh["others"]
-            if is_rule(policy)
-        ]
-        rows = []
+        """Keep each place beside the cheapest rule that is as accurate."""
+        rules, rows = published_rules("full"), []
         for name, amount in AMOUNTS.items():
             for seed in amount.seeds:
                 suite = find(read_records(out / f"prose_budget/{name}_s{seed}_places"), task="all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.base import (
+    RESULTS,
     SEEDS,
     Experiment,
     Step,
@@ -132,6 +134,17 @@ def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:
     # By task, as the design has it: tasks differ most in how many forwards they take.
     weights = resampled(tasks)
     return Lines(policies, weights @ score.T, weights @ nfe.T)
+
+
+def published_rules(decoding: str) -> list[Summary]:
+    """Return what the rules do on these problems by the published results, for those who look at the same ones later.
+
+    Args:
+        decoding: name of it in `DECODINGS`.
+    """
+    found = json.loads((RESULTS / f"{Fresh.name}.json").read_text())["blocks"][decoding]["others"]
+    rules = [one for one in found if is_rule(one[0])]
+    return [{"policy": policy, "accuracy": accuracy, "nfe": nfe} for policy, accuracy, nfe in rules]
 
 
 class Fresh(Experiment):

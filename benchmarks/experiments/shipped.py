@@ -1,24 +1,22 @@
-"""The policy that ships for the prose world, as it ships, on the problems that nothing was chosen on."""
+"""The policy that ships for the prose world, as it ships, on the problems of `experiments.fresh`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from experiments.base import (
-    RESULTS,
     Experiment,
     Step,
     Summary,
     beside_rules,
     find,
-    is_rule,
     percent,
     provenance,
     setting_of,
+    shares_of,
     table,
 )
-from experiments.fresh import DECODINGS, FIRST, PART, Fresh
+from experiments.fresh import DECODINGS, FIRST, PART, published_rules
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.records import read_records
 
@@ -45,18 +43,10 @@ class Shipped(Experiment):
         return [_evaluation(name) for name in DECODINGS]
 
     def summarise(self, out: Path) -> Summary:
-        """Keep each place beside the cheapest rule that is as accurate.
-
-        What the rules do on these problems is taken from the published results of `experiments.fresh`.
-        """
-        fresh = json.loads((RESULTS / f"{Fresh.name}.json").read_text())["blocks"]
+        """Keep each place beside the cheapest rule that is as accurate."""
         places = {}
         for name in DECODINGS:
-            rules = [
-                {"policy": policy, "accuracy": accuracy, "nfe": nfe}
-                for policy, accuracy, nfe in fresh[name]["others"]
-                if is_rule(policy)
-            ]
+            rules = published_rules(name)
             suite = find(read_records(out / f"prose_shipped/{name}"), task="all")
             places[name] = [{"speed": setting_of(record), **beside_rules(record, rules)} for record in suite]
         return {"places": places, "provenance": provenance(out, self.steps())}
@@ -69,7 +59,8 @@ class Shipped(Experiment):
                 place["speed"].replace("=", " "),
                 percent(place["accuracy"]),
                 f"{place['nfe']:.2f}",
-                *([""] * 2 if place["rules_nfe"] is None else _beside(place)),
+                "" if place["rules_nfe"] is None else f"{place['rules_nfe']:.2f}",
+                *([f"{share:.2f}" for share in shares_of([place])] or [""]),
             ]
             for name, places in summary["places"].items()
             for place in places
@@ -80,7 +71,3 @@ forwards are those of the cheapest rule above that is at most half a point less 
 nothing where an answer is less often right than by the fastest of these rules.
 
 {table(columns, rows)}"""
-
-
-def _beside(place: Summary) -> list[str]:
-    return [f"{place['rules_nfe']:.2f}", f"{place['nfe'] / place['rules_nfe']:.2f}"]
