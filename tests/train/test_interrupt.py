@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -21,8 +22,9 @@ from together import Together, started_together
 
 from train.command import checkpoint
 from train.command.config import ROOT
-from train.command.interrupt import Interrupted, deferred, interruption, raised
+from train.command.interrupt import Interrupted, deferred, held, interruption, raised, sheltered
 from train.command.lock import LOCK
+from train.command.parallel import starting
 from train.command.run_folder import open_run
 from train.tracking.history import STEP
 
@@ -307,6 +309,64 @@ def test_what_can_be_done_anew_is_broken_off(when: str) -> None:
             work()
     steps = {"before": [], "meanwhile": ["begun"], "never": ["begun", "done"]}[when]
     assert seen == [*steps, "saved"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("context", [held, sheltered, starting])
+def test_they_wait_whichever_thread_gets_them(
+    context: Callable[[], AbstractContextManager[None]], signum: signal.Signals
+) -> None:
+    """As where a second worker starts, beside the thread that hands the first one its work."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    assert other.ident is not None
+    before, reached = signal.getsignal(signum), False
+
+    def work(thread: int) -> None:
+        nonlocal reached
+        with raised(), context():
+            signal.pthread_kill(thread, signum)
+            time.sleep(0.05)
+            reached = True
+
+    try:
+        with pytest.raises(Interrupted, match="interrupted by"):
+            work(other.ident)
+    finally:
+        done.set()
+        other.join()
+    assert reached
+    assert signal.getsignal(signum) == before
+
+
+def test_what_held_signals_hid_is_heard_again() -> None:
+    """What is ignored stays so; a handler that raises leaves those of other signals as they were."""
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(signum) for signum in names]
+    heard: list[int] = []
+
+    def hear(signum: int, frame: object) -> None:
+        heard.append(signum)
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with held():
+            signal_self(*names)
+            assert heard == []
+
+    own = [hear, hear, signal.SIG_IGN]
+    try:
+        for signum, handler in zip(names, own, strict=True):
+            signal.signal(signum, handler)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert [signal.getsignal(signum) for signum in names] == own
+    finally:
+        for signum, handler in zip(names, before, strict=True):
+            signal.signal(signum, handler)
+    assert heard == [signal.SIGINT]
 
 
 def test_elsewhere_they_are_raised() -> None:

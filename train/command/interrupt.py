@@ -215,16 +215,51 @@ def end_now(signum: int) -> None:
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """Let signals wait for the end of what must not be left half done; outside the main thread do nothing.
+
+    Blocking them in this thread is not enough: the system hands them to any other, and Python handles them in this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {int(signum): signal.getsignal(signum) for signum in SIGNALS}
+    is_over = False
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not is_over:
+            waiting.append(signum)
+            return
+        # Handlers are given back one by one, and the first to be heard may raise.
+        signal.signal(signum, before[signum])
+        signal.raise_signal(signum)
+
+    try:
+        for signum, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(signum, handle)
+        yield
+    finally:
+        is_over = True
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for signum in waiting:
+            signal.raise_signal(signum)
+
+
+@contextmanager
 def sheltered() -> Iterator[None]:
     """Let a terminal's Ctrl-C not reach the processes that are started within, not even while they still import."""
     # Starting the first process starts multiprocessing's tracker, and that unblocks Ctrl-C before the process begins.
     resource_tracker.ensure_running()
-    # What is blocked where a process is started is blocked in it; here, it comes as soon as that is done.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with held():
+        # What is blocked where a process is started is blocked in it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_parent() -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver, get_context, util
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.command.allocator import keep_freed_memory
-from train.command.interrupt import SIGNALS, follow_launcher, follow_parent, sheltered
+from train.command.interrupt import follow_launcher, follow_parent, held, sheltered
 
 Gathered = TypeVar("Gathered")
 
@@ -272,19 +272,10 @@ def worker_pool(
     pool.shutdown()
 
 
-@contextmanager
-def starting() -> Iterator[None]:
-    """Let signals wait while a copy of the server starts, which would be left half started."""
-    if sys.platform != "linux":
-        with sheltered():
-            yield
-        return
+def starting() -> AbstractContextManager[None]:
+    """Let signals wait while a process starts, which would be left half started, and not reach that process."""
     # A copy has the server's mask, not this one.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return held() if sys.platform == "linux" else sheltered()
 
 
 class _WorkerPool(ProcessPoolExecutor):
