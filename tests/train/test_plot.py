@@ -8,8 +8,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 from records import outcomes, ppo_config, write_run
@@ -102,6 +104,26 @@ def test_a_label_covers_no_mark_where_there_is_room(figures: list[Figure], tmp_p
         if line.get_marker() not in ("None", "_", "|", ""):
             assert not any(box.contains(*place) for place in axes.transData.transform(line.get_xydata()))
     assert axes.bbox.contains(box.x0, box.y0)
+
+
+def test_a_label_covers_no_interval_where_there_is_room(figures: list[Figure], tmp_path: Path) -> None:
+    """The label would be below the arrow, where the policy's sampled decisions end."""
+
+    def near(policy: str, wrong: int, nfe: float) -> Any:
+        dear = round(900 * (nfe % 1))
+        return outcomes(policy, [1] * (900 - wrong) + [0] * wrong, [int(nfe)] * (900 - dear) + [int(nfe) + 1] * dear)
+
+    learned, sampled = near("learned", 18, 1.67), near("learned", 24, 1.68) | {"decision": "sample"}
+    rules = [near("eb_sampler:0.5", 21, 2.01), near("threshold:0.9", 7, 2.53), near("threshold:0.7", 60, 2.1)]
+    plot_pareto(records_of(learned, sampled, *rules, near("oracle:1", 3, 1.56)), tmp_path / "p.png")
+    [axes] = figures[0].axes
+    [label] = [text for text in axes.texts if "same accuracy" in text.get_text()]
+    box = label.get_window_extent()
+    bars = [bar for bar in axes.collections if isinstance(bar, LineCollection)]
+    assert len(bars) == 2
+    for bar in bars:
+        [segment] = bar.get_segments()
+        assert not any(box.contains(*place) for place in axes.transData.transform(np.linspace(*segment, num=50)))
     assert axes.bbox.contains(box.x1, box.y1)
 
 

@@ -106,7 +106,7 @@ def plot_pareto(
         shown = [arrow for arrow in arrows if arrow.block == block]
         if cost == "nfe" and shown:
             best = max(shown, key=lambda arrow: (arrow.decision == "deterministic", arrow.saved))
-            _point_out(axes, best, [(record[cost], record["accuracy"]) for record in here])
+            _point_out(axes, best, [mark for record in here for mark in _marks_of(record, cost)])
         axes.set_title(f"block length {block}" if len(panels) > 1 else "", fontsize=12)
     figure.suptitle(for_plot(title, 64), fontsize=13)
     draw_legend(figure, entries)
@@ -215,6 +215,13 @@ def _draw_learned(axes: Axes, records: Sequence[Record], cost: str, styles: Mapp
     return entries
 
 
+def _marks_of(record: Record, cost: str) -> list[tuple[float, float]]:
+    """Return points (cost, accuracy) that are drawn of a setting: its marker, and along a learned one's interval."""
+    low, high = record["accuracy_ci95"]
+    heights = np.linspace(low, high, BAR_POINTS).tolist() if is_learned(record) else []
+    return [(record[cost], height) for height in (record["accuracy"], *heights)]
+
+
 def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[Record]) -> None:
     """Choose the part of the plane that tells most, and say what lies outside.
 
@@ -254,6 +261,9 @@ def _focus(axes: Axes, records: Sequence[Record], cost: str, frontier: Sequence[
 
 LABEL_PLACES = [(0, sign * distance) for distance in (36, 60, 90) for sign in (-1, 1)]
 """Where a label may stand beside the middle of its arrow, in points, the best first."""
+
+BAR_POINTS = 17
+"""Points of an interval's bar that a label is not to cover."""
 
 LABEL_SIZE = (165, 42)
 """Of a label of two lines, in points."""
