@@ -56,7 +56,7 @@ class Amount:
         threshold: of the filter, at which the second round is collected and reinforcement starts.
         steps: of reinforcement after it; None looks at the filter alone.
         seeds: that it is done with.
-        start: training of the same seeds whose filter it starts from; empty learns its own.
+        start: folder of the training whose filter it starts from; empty learns its own.
         is_tried: whether it tries its policy on validation problems.
         more: what else it is told.
     """
@@ -79,15 +79,16 @@ LONG = (
 AMOUNTS = {
     "few": Amount(576, 0.9, 98_304, (0, 1), is_tried=True),
     "many": Amount(1728, 0.9, None, (0,)),
-    "both": Amount(1728, 0.7, 49_152, (0,), start="many"),
-    "long": Amount(1728, 0.5, 245_760, (0,), start="many", more=LONG),
+    "both": Amount(1728, 0.7, 49_152, (0,), start="many_s0"),
+    "long": Amount(1728, 0.5, 245_760, (0,), start="many_s0", more=LONG),
+    "half": Amount(1728, 0.5, 245_760, (1, 2), start="many_s0", more=(*LONG, "--model.dtype", "bfloat16")),
 }
 """Trainings by the name of their folders."""
 
 
 def _training(name: str, seed: int) -> Step:
     amount = AMOUNTS[name]
-    start = f"{{out}}/prose_budget/{amount.start}_s{seed}/filter" if amount.start else None
+    start = f"{{out}}/prose_budget/{amount.start}/filter" if amount.start else None
     flags = ["--seed", str(seed), "--evaluation.rules", "[]", "--filter.threshold", str(amount.threshold)]
     flags += ["--total_timesteps", str(amount.steps or UPDATE)]
     flags += () if amount.start else ("--filter.problems", str(amount.problems))
