@@ -227,7 +227,7 @@ def beside_rules(record: Record, rules: Sequence[Record]) -> Summary:
 
 
 def cell_of(places: Sequence[Summary]) -> str:
-    """Word what `beside_rules` kept, of as many seeds as there are.
+    """Word what `beside_rules` kept, of as many seeds as there are; the share where all of them have one.
 
     >>> cell_of([{"accuracy": 0.9, "nfe": 3.0, "rules_nfe": 6.0}])
     '90.0 in 3.00 (0.50)'
@@ -235,7 +235,7 @@ def cell_of(places: Sequence[Summary]) -> str:
     found = f"{over_seeds([100 * place['accuracy'] for place in places])} in "
     found += over_seeds([place["nfe"] for place in places], 2)
     shares = shares_of(places)
-    return f"{found} ({over_seeds(shares, 2)})" if shares else found
+    return f"{found} ({over_seeds(shares, 2)})" if len(shares) == len(places) else found
 
 
 def shares_of(places: Iterable[Summary]) -> list[float]:
