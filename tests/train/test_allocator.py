@@ -1,4 +1,4 @@
-"""The allocator's setting: what is freed and asked for again is not cleared page by page each time."""
+"""What memory stays with a process: blocks that are freed, which need not be cleared again, and few kernels."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ if sys.argv[1] == "keep":
 print(count_faults())
 """
 
+KEPT = """
+import sys
+import torch
+from torch.nn.functional import linear
+from train.command.allocator import bound_kept_kernels
+from test_allocator import in_use
+
+if sys.argv[1] == "bound":
+    bound_kept_kernels()
+weight = torch.ones(512, 192, dtype=torch.bfloat16)
+linear(torch.ones(999, 192, dtype=torch.bfloat16), weight)
+before = in_use()
+for rows in range(1000, 1100):
+    linear(torch.ones(rows, 192, dtype=torch.bfloat16), weight)
+print(in_use() - before)
+"""
+
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has glibc"),
     pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc"),
@@ -41,10 +58,29 @@ def count_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def faults(how: str) -> int:
-    """Return those of a process of its own."""
+MEMORY_INFO = [
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+]
+
+
+class MemoryInfo(ctypes.Structure):
+    """What glibc's mallinfo2 returns."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in MEMORY_INFO]
+
+
+def in_use() -> int:
+    """Return the bytes that were asked for and not freed."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = MemoryInfo
+    found: int = ask().uordblks
+    return found
+
+
+def told_by(script: str, how: str) -> int:
+    """Return what a process of its own prints."""
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS, how],
+        [sys.executable, "-c", script, how],
         capture_output=True,
         text=True,
         check=True,
@@ -55,7 +91,14 @@ def faults(how: str) -> int:
 
 def test_freed_memory_is_used_again() -> None:
     # A machine that is short of memory takes some pages away between two tensors, here and there.
-    assert any(faults("keep") < faults("leave") / 2 for _ in range(3))
+    assert any(told_by(FAULTS, "keep") < told_by(FAULTS, "leave") / 2 for _ in range(3))
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a processor without bfloat16")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="an old glibc")
+def test_kernels_of_a_hundred_shapes_are_not_kept() -> None:
+    """Half a megabyte each."""
+    assert told_by(KEPT, "bound") < told_by(KEPT, "leave") / 3
 
 
 def test_it_is_in_workers_too() -> None:

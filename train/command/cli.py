@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from envs.beliefs import DenoiserError
 from envs.tasks.scoring.scorer import ScoringError
 from train.command import parallel
-from train.command.allocator import keep_freed_memory
+from train.command.allocator import bound_kept_kernels, keep_freed_memory
 from train.command.config import parse
 from train.command.errors import UserError
 from train.command.escaping import printable_lines
@@ -49,6 +49,7 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     keep_freed_memory()
+    bound_kept_kernels()
     try:
         with raised(), _flushed():
             main(parse(config_class, default_file, positional=positional))
