@@ -27,7 +27,7 @@ from rich.table import Table
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.settings import DecodingSettings
 from envs.models.adapter import MaskedLMDenoiser
-from envs.models.load import check_device
+from envs.models.device import check_device
 from envs.models.memory import step_memory
 from envs.tasks import Problem
 from envs.unmasking import UnmaskingVectorEnv

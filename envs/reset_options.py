@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from envs.tasks import Problem, Split, Task
+from envs.whole_numbers import is_whole
 
 OPTIONS = ("problem", "reset_mask")
 
@@ -37,7 +38,9 @@ def read_options(options: Mapping[str, Any], num_envs: int) -> Asked:
     Raises:
         ValueError: for another option, or a mask or list that is not of N rows.
     """
-    unknown = sorted(options.keys() - set(OPTIONS))
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options is {options!r}: give a dictionary with {' or '.join(OPTIONS)}, or None")
+    unknown = sorted(map(str, options.keys() - set(OPTIONS)))
     if unknown:
         raise ValueError(f"options has {unknown[0]!r}: it can have {' and '.join(OPTIONS)}")
     rows = _rows_of(options.get("reset_mask"), num_envs)
@@ -58,8 +61,13 @@ def read_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[i
     # As Gymnasium's own vector envs seed their rows.
     if seed is None or isinstance(seed, int | np.integer):
         return [None if seed is None else int(seed) + row for row in range(num_envs)]
+    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+        raise ValueError(f"seed is {seed!r}: it must be a whole number, a list with one a row, or None")
     if len(seed) != num_envs:
         raise ValueError(f"seed has {len(seed)} entries: it must have one a row, {num_envs}")
+    for one in seed:
+        if one is not None and not (is_whole(one) or isinstance(one, np.integer)):
+            raise ValueError(f"seed holds {one!r}: each must be a whole number or None")
     return [None if one is None else int(one) for one in seed]
 
 

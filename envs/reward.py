@@ -133,8 +133,8 @@ def get_reward(name: str) -> Reward:
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in REWARDS:
-        raise ValueError(f"reward is {name!r}: {hint(name, REWARDS)}")
+    if not isinstance(name, str) or name not in REWARDS:
+        raise ValueError(f"reward is {name!r}: {hint(str(name), REWARDS)}")
     return REWARDS[name]
 
 
@@ -171,7 +171,10 @@ class Preference:
         ends = [alpha, alpha] if isinstance(alpha, int | float) else alpha
         # A text has a length too.
         is_range = isinstance(ends, Sequence | np.ndarray) and not isinstance(ends, str) and len(ends) == 2
-        if not is_range or not all(isinstance(end, int | float | np.number) for end in ends):
+        # To Python, True is a number too.
+        if not is_range or not all(
+            isinstance(end, int | float | np.number) and not isinstance(end, bool) for end in ends
+        ):
             raise ValueError(f"alpha is {alpha!r}: it must be a number or a range of two")
         return cls(float(ends[0]), float(ends[1]))
 

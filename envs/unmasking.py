@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from envs.arguments import check_arguments, check_flags, check_initial_length, read_blocks, read_denoiser
 from envs.caches import check_refreshes
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
@@ -23,7 +24,6 @@ from envs.decoding.settings import DecodingOptions, DecodingSettings
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info
-from envs.models.load import load_denoiser
 from envs.observation import Observation, bounded, masks_of, observation_space, observe, read_action
 from envs.price import Bill, Price, get_price
 from envs.render import RENDERERS
@@ -32,7 +32,6 @@ from envs.reward import Preference, get_reward, pay
 from envs.tasks import SUITE, Problem, Split, Task, make_tasks
 from envs.tasks.scoring.scorer import Scorer
 from envs.view import Action, View
-from envs.whole_numbers import is_whole
 
 
 class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -154,31 +153,17 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> None:
-        if not is_whole(num_envs) or num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs!r}: it must be a whole number of 1 or more")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
-        is_several = isinstance(block_length, Sequence) and not isinstance(block_length, str)
-        blocks: Sequence[int | None] = block_length if is_several else [block_length]  # type: ignore[assignment, list-item]
-        if not blocks:
-            raise ValueError("block_length is an empty list: give None for full diffusion, or the lengths to draw from")
-        if isinstance(features, str):
-            raise ValueError(f"features is {features!r}: give a list of names, such as [{features!r}]")
+        check_arguments(num_envs, features, episodes, render_mode)
+        check_flags(observes_tensors=observes_tensors, decides_refresh=decides_refresh)
+        blocks = read_blocks(block_length)
         settings = DecodingSettings(block_length=blocks[0], features=frozenset(features), **decoding)
-        longest = settings.buffer_length
-        if initial_length is not None and not (is_whole(initial_length) and 1 <= initial_length <= longest):
-            raise ValueError(
-                f"initial_length is {initial_length!r}: it must be a whole number of 1 to buffer_length, {longest}"
-            )
-        for name, value in (("observes_tensors", observes_tensors), ("decides_refresh", decides_refresh)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}: it must be True or False")
+        check_initial_length(initial_length, settings.buffer_length)
         if decides_refresh:
             check_refreshes("decides_refresh", settings.cache)
         self.autoreset_mode = read_mode(autoreset_mode)
         # A copy: the class's dictionary is that of all envs.
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
+        self.denoiser = read_denoiser(denoiser)
         self.tasks: dict[str, Task] = {task.name: task for task in make_tasks(tasks)}
         self.scorer = Scorer(list(self.tasks.values()))
         """Takes every score, and counts the answers that have none."""
@@ -318,8 +303,13 @@ class UnmaskingVectorEnv(VectorEnv[Any, Any, Any]):
         """Go on from what `state` returned, of an env that was made alike.
 
         Raises:
-            ValueError: if it is of another number of rows or positions.
+            ValueError: if it is none, or of another number of rows or positions, other tasks or another cache.
         """
+        if not isinstance(state, Mapping) or set(state) != set(self.state()):
+            raise ValueError("state is not what an env's state() returned")
+        others = {problem["task"] for problem in state["problems"]} - set(self.tasks)
+        if others:
+            raise ValueError(f"state is of an env with the task {min(others)!r}: this one has {', '.join(self.tasks)}")
         self.batch.load_state(state["batch"])
         self.episodes.load_state(state["episodes"])
         self.scorer.load_state(state["scorer"])

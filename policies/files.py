@@ -141,12 +141,27 @@ def _check_extent(found: Any) -> None:
             waiting += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list | tuple | set):
             waiting += [(inner, depth + 1) for inner in value]
-        # Half a character is never printable; of the few such texts, encoding tells.
-        elif isinstance(value, str) and not value.isprintable():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"it holds {show(value)}, which is no text: half a character of UTF-16") from None
+        elif isinstance(value, str):
+            check_characters("it", value)
+
+
+def check_characters(name: str, text: str) -> None:
+    """Refuse a text with half a character, which no tokenizer takes and no file in UTF-8 can hold.
+
+    Args:
+        name: what it is called, for the message.
+        text: any.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    # It is never printable; of the few such texts, encoding tells.
+    if text.isprintable():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds {show(text)}, which is no text: half a character of UTF-16") from None
 
 
 def one_line(text: object) -> str:

@@ -19,6 +19,7 @@ from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
 from envs.whole_numbers import is_whole
 from policies.base import UnmaskingPolicy
+from policies.files import check_characters
 from policies.learned import LearnedPolicy
 from policies.playing import play
 from policies.prompts import Message, as_list, as_text, encode_one
@@ -305,6 +306,8 @@ def _check_given(given: Sequence[str | None] | None, count: int) -> list[str | N
     for i, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
             raise ValueError(f"given[{i}] is {text!r}: it must be a text with blanks, or None")
+        if text is not None:
+            check_characters(f"given[{i}]", text)
     return texts
 
 

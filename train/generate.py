@@ -23,7 +23,7 @@ from envs.render import MASK_GLYPH
 from envs.tasks import TASKS
 from policies import Generation, GenerationStep, UnmaskingPolicy, decode
 from policies.files import read_text
-from policies.prompts import Message
+from policies.prompts import Message, check_prompt
 from train.command.config_values import PathText
 from train.command.decoding_config import CacheText, decoding_of, settle_decoding, unused_without_blocks
 from train.command.errors import UserError
@@ -171,6 +171,8 @@ def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
     Raises:
         ValueError: if it is unknown, or has no dial for the speed.
     """
+    if config.policy in ("all", "list"):
+        raise ValueError(f"policy is {config.policy!r}: give one, such as threshold:0.9; train/evaluate.py takes more")
     [*_, job] = list_jobs([config.policy], [config.block_length or config.buffer_length])
     policy = job.make(config.model.device, config.any_dllm)
     if config.speed is None:
@@ -225,7 +227,11 @@ def _from_line(line: str, place: str) -> Prompt:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: {error}; a line must be JSON, such as {json.dumps(EXAMPLE)}") from error
     names = [name for name in ("prompt", "messages") if isinstance(prompt, dict) and name in prompt]
-    found: Prompt = prompt[names[0]] if names else prompt  # what is neither is refused where it is encoded
+    found: Prompt = prompt[names[0]] if names else prompt
+    try:
+        check_prompt(f"its {names[0]}" if names else "the line", found)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
     return found
 
 

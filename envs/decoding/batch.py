@@ -154,6 +154,9 @@ class DecodingBatch(Rows):
         Raises:
             ValueError: if it is of another.
         """
+        if (self._cached is None) != ("kept" not in state):
+            own, other = ("no", "a") if self._cached is None else ("a", "no")
+            raise ValueError(f"state is of a batch with {other} cache: this one has {own} cache")
         self.restore(state["rows"])
         self.view = restored_view(state["view"], self.masked.device)
         self._drafted = None

@@ -100,7 +100,8 @@ class Layout:
             raise ValueError("features hold attention: this dLLM does not tell its attention; leave it out")
         length = self.settings.buffer_length
         if self.room < 1:
-            longest = next((one for one in range(length, 0, -1) if prompt_room(self.denoiser, one) > 0), 0)
+            most = min(length, self.denoiser.max_length)
+            longest = next((one for one in range(most, 0, -1) if prompt_room(self.denoiser, one) > 0), 0)
             raise ValueError(
                 f"buffer_length is {length}: it must be {longest} or less, as this dLLM takes "
                 f"{self.denoiser.max_length} tokens of prompt and buffer together"

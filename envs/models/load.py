@@ -18,6 +18,7 @@ from envs.models.checks import (
     check_rotary,
     check_tensors,
 )
+from envs.models.device import check_device
 from envs.models.families import check_kind, check_supported, check_unquantised, find_family
 from envs.models.families.family import Family
 from envs.models.hub import fetch, is_hub_id
@@ -26,6 +27,7 @@ from envs.models.routes import ROUTES
 from envs.models.tokenizer import first_line, load_tokenizer
 from envs.models.toy import ToyDenoiser
 from envs.models.weights import check_dtypes, check_sizes, from_pretrained
+from envs.names import nearest
 
 SHIPPED: Mapping[str, Path] = {
     file.parent.name: file.parent for file in sorted((Path(__file__).parents[1] / "checkpoints").glob("*/config.json"))
@@ -159,15 +161,36 @@ def _load_model(family: Family, folder: Path, config: Mapping[str, Any], device:
     return model
 
 
+def check_there(name: str) -> None:
+    """Refuse what names no model, without reading one; of a hub repository nothing is asked.
+
+    Raises:
+        FileNotFoundError: if there is none, naming those that ship.
+    """
+    folder = _local(name)
+    if not (folder / "config.json").is_file() and (folder.is_dir() or not is_hub_id(name)):
+        raise _missing(name)
+
+
+def _local(name: str) -> Path:
+    return SHIPPED.get(name) or Path(os.path.expanduser(name))
+
+
+def _missing(name: str) -> FileNotFoundError:
+    own = [*SHIPPED, TOY]
+    close = nearest(name, own)
+    meant = f"did you mean {close}? Or " if close else ""
+    return FileNotFoundError(
+        f"model is {name!r}: no config.json in that folder; {meant}give a checkpoint folder or one of {', '.join(own)}"
+    )
+
+
 def _folder(name: str, revision: str | None = None, with_code: bool = False) -> Path:
-    folder = SHIPPED.get(name) or Path(os.path.expanduser(name))
+    folder = _local(name)
     if not folder.is_dir() and is_hub_id(name):
         folder = fetch(name, revision, with_code)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"model is {name!r}: no config.json in that folder; give a checkpoint folder or one of "
-            f"{', '.join([*SHIPPED, TOY])}"
-        )
+        raise _missing(name)
     return folder
 
 
@@ -180,19 +203,3 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"model is {name!r}: {folder / 'config.json'} holds no object of settings")
     return config
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that there is none of here.
-
-    Raises:
-        ValueError: if torch can't use it.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        # torch lists all its backends, a line each.
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        if "aten::" in reason:  # the name of an operator tells nobody anything
-            reason = "it is built without that"
-        raise ValueError(f"device is {device!r}: torch can't use it here ({reason}); try cpu") from error

@@ -90,8 +90,8 @@ def make_tasks(names: str | Sequence[str]) -> list[Task]:
     >>> [task.name for task in make_tasks(["copy", "add"])]
     ['copy', 'add']
     """
-    wanted = [names] if isinstance(names, str) else list(names)
-    if not wanted:
+    wanted = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
+    if not wanted or not all(isinstance(word, str) for word in wanted):
         raise ValueError(f"task is {names!r}: choose from {_choices()}")
     # A suite stands for each of its tasks, and a task named twice is drawn no more often.
     wanted = list(dict.fromkeys(chain.from_iterable(SUITES.get(word, [word]) for word in wanted)))
@@ -113,6 +113,8 @@ def make_task(text: str) -> Task:
     """
     name, _, rest = text.partition(":")
     build = known_tasks().get(name)
+    if build is None and name in SUITES:
+        raise ValueError(f"task is {text!r}: a suite has no options; give {name}, or one of its tasks with options")
     if build is None:
         raise ValueError(f"task is {name!r}: {hint(name, [*SUITES, *known_tasks()])}")
     # A task's options are the arguments that it is made with: there is no second list of them.

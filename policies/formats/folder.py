@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from envs.models.device import check_device
 from envs.models.hub import is_hub_id
 from policies.base import Decision
 from policies.calibration import Calibration
@@ -65,7 +66,8 @@ def load(
 
     Raises:
         FileNotFoundError: if a file of the folder is missing, or the hub does not give it.
-        ValueError: if a file is damaged or of another format; the message says which and why.
+        ValueError: if a file is damaged or of another format, and the message says which and why, or torch can't use
+            the device here.
     """
     folder = locate(folder, revision)
     for name in ("config.json", "model.safetensors"):
@@ -79,6 +81,7 @@ def load(
                 f"policy is {str(folder)[:200]!r}: {what}; give a folder made by training, or one of "
                 f"{', '.join(SHIPPED)}"
             )
+    check_device(device)
     policy = read_checkpoint(folder) if is_checkpoint(folder) else _read(folder)
     policy.network.to(device)
     given = {"decision": decision, "threshold": threshold, "temperature": temperature, "beta": beta}

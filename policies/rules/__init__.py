@@ -63,6 +63,8 @@ def make_rule(text: str) -> Rule:
     >>> make_rule("klass:0.8,history=3").name
     'klass:0.8,history=3'
     """
+    if not isinstance(text, str):
+        raise ValueError(f"policy is {show(text)}: give a rule as a text, such as 'threshold:0.9'")
     name, has_knob, rest = text.partition(":")
     if name not in RULES:
         raise ValueError(f"policy is {show(text)}: no rule of that name; {hint(name, RULES)}")

@@ -51,6 +51,13 @@ class Rule(UnmaskingPolicy):
         changed = [f",{name}={_written(getattr(self, name))}" for name, d in others if getattr(self, name) != d]
         return f"{self.rule}:{_written(getattr(self, knob))}{''.join(changed)}"
 
+    def check_files(self) -> None:
+        """Refuse files of the options that can't be read, before anything is decoded; here there are none.
+
+        Raises:
+            ValueError: naming the option.
+        """
+
     def check(self, name: str, is_possible: bool, allowed: str) -> None:
         """Refuse an impossible option by name.
 

@@ -27,7 +27,7 @@ def read_corpus(denoiser: Denoiser, file: str = "") -> list[tuple[list[int], lis
         ValueError: if the file can't be read or holds no text.
     """
     if file:
-        return [([], [*denoiser.encode_text(text), denoiser.eos_id]) for text in _paragraphs(file)]
+        return [([], [*denoiser.encode_text(text), denoiser.eos_id]) for text in paragraphs_of(file)]
     prose = [task.problem("train", 0).answer for task in make_tasks("prose")]
     can_write_prose = all(denoiser.decode(denoiser.encode_text(text)) == text for text in prose)
     suite = "prose" if can_write_prose else SUITE
@@ -38,12 +38,21 @@ def read_corpus(denoiser: Denoiser, file: str = "") -> list[tuple[list[int], lis
     ]
 
 
-def _paragraphs(file: str) -> list[str]:
+def paragraphs_of(file: str, option: str = "corpus") -> list[str]:
+    """Return the texts of a file, which blank lines part.
+
+    Args:
+        file: of plain text.
+        option: what names it, for the message.
+
+    Raises:
+        ValueError: if it can't be read or holds no text.
+    """
     try:
         parts = user_path(file).read_text(encoding="utf-8").split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"corpus is {file!r}: not readable ({error})") from error
+        raise ValueError(f"{option} is {file!r}: not readable ({error})") from error
     texts = [part.strip() for part in parts if part.strip()]
     if not texts:
-        raise ValueError(f"corpus is {file!r}: there is no text in it")
+        raise ValueError(f"{option} is {file!r}: there is no text in it")
     return texts

@@ -17,8 +17,8 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
-from policies.rules.corpus import read_corpus
-from policies.rules.guide import guide_of, judge
+from policies.rules.corpus import paragraphs_of, read_corpus
+from policies.rules.guide import check_guide_is_there, guide_of, judge
 
 BEAM = 3
 """Paths that the search keeps."""
@@ -135,6 +135,12 @@ class DiffuSpec(Rule):
     def __post_init__(self) -> None:
         self.check_share("weight", "mass")
         self.check_count("most")
+
+    def check_files(self) -> None:
+        """Look whether the guide is there, and read the texts."""
+        check_guide_is_there(self.rule, self.guide)
+        if self.corpus:
+            paragraphs_of(self.corpus, f"{self.rule}'s corpus")
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Load the guide and count the bigrams."""

@@ -8,8 +8,24 @@ import torch
 from torch import Tensor
 
 from envs.denoiser import Denoiser
-from envs.models.load import load_guide
+from envs.models.load import check_there, load_guide
 from policies.base import UnmaskingPolicy
+
+
+def check_guide_is_there(rule: str, name: str) -> None:
+    """Refuse a guide that is not there, without reading it.
+
+    Args:
+        rule: the rule's name, for the message.
+        name: as `envs.models.load.load_guide` takes it; of a hub repository nothing is asked.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        check_there(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"{rule}'s guide is {name!r}: {str(error).partition(': ')[2]}") from None
 
 
 def guide_of(rule: str, name: str, denoiser: Denoiser) -> Any:

@@ -11,7 +11,7 @@ from envs.decoding.settings import DecodingSettings
 from envs.denoiser import Denoiser
 from envs.view import Action, View
 from policies.rules.base import Rule, bound
-from policies.rules.guide import guide_of, judge
+from policies.rules.guide import check_guide_is_there, guide_of, judge
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Guided(Rule):
 
     def __post_init__(self) -> None:
         self.check_share("acceptance")
+
+    def check_files(self) -> None:
+        """Look whether the guide is there."""
+        check_guide_is_there(self.rule, self.guide)
 
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Load the guide."""

@@ -16,7 +16,7 @@ from envs.denoiser import Denoiser
 from envs.tasks.benchmarks.files import user_path
 from envs.view import View
 from policies.rules.base import CommitRule, bound, top_k
-from policies.rules.corpus import read_corpus
+from policies.rules.corpus import paragraphs_of, read_corpus
 
 
 @lru_cache(maxsize=2)
@@ -55,20 +55,26 @@ class PCSampler(CommitRule):
         self.check_count("tokens_per_step")
         self.check_not_negative("decay", "cap")
 
+    def check_files(self) -> None:
+        """Read the counts, or the texts."""
+        if self._counts() is None and self.frequencies:
+            paragraphs_of(self.frequencies, f"{self.rule}'s frequencies")
+
+    def _counts(self) -> dict[int, int] | None:
+        """Return the counts of a file that holds counts."""
+        if not self.frequencies or self.frequencies.endswith(".txt"):
+            return None
+        try:
+            counts = {int(token): int(n) for token, n in json.loads(user_path(self.frequencies).read_text()).items()}
+            if not counts or min(counts) < 0 or min(counts.values()) < 0:
+                raise ValueError("it must map token ids to counts of 0 or more, at least one")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.rule}'s frequencies is {self.frequencies!r}: not readable ({error})") from error
+        return counts
+
     def bind(self, denoiser: Denoiser, settings: DecodingSettings) -> Self:
         """Build the table of -log f."""
-        if self.frequencies and not self.frequencies.endswith(".txt"):
-            file = user_path(self.frequencies)
-            try:
-                counts = {int(token): int(n) for token, n in json.loads(file.read_text()).items()}
-                if not counts or min(counts) < 0 or min(counts.values()) < 0:
-                    raise ValueError("it must map token ids to counts of 0 or more, at least one")
-            except (OSError, ValueError, AttributeError) as error:
-                raise ValueError(
-                    f"{self.rule}'s frequencies is {self.frequencies!r}: not readable ({error})"
-                ) from error
-        else:
-            counts = count_tokens(denoiser, self.frequencies)  # type: ignore[arg-type]
+        counts = self._counts() or count_tokens(denoiser, self.frequencies)  # type: ignore[arg-type]
         # One more each, and one entry for all tokens that the corpus lacks.
         table = torch.ones(max(counts) + 2, device=denoiser.device)
         table[torch.tensor(list(counts))] += torch.tensor(list(counts.values()), dtype=table.dtype, device=table.device)

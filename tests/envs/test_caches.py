@@ -422,6 +422,10 @@ def test_a_batch_goes_on_from_its_state(folders: dict[str, Path], cache: str) ->
     batch, other = DecodingBatch(denoiser, 3, settings), DecodingBatch(denoiser, 3, settings)
     batch.load(range(3), [denoiser.encode_prompt(text) for text in PROMPTS[:3]])
     other.load_state(batch.state())  # before anything is kept
+    plain = DecodingBatch(denoiser, 3, replace(settings, cache="none"))
+    for taker, giver, told in ((plain, batch, "a cache: this one has no"), (batch, plain, "no cache: this one has a")):
+        with pytest.raises(ValueError, match=f"state is of a batch with {told} cache"):
+            taker.load_state(giver.state())
     for _ in range(5):
         batch.apply(policy.act(batch.forward()))
     other.load_state(batch.state())

@@ -510,6 +510,16 @@ def test_render_shows_every_row_of_the_batch() -> None:
         ({"features": ["margins"]}, "feature is 'margins'"),
         ({"observes_tensors": "no"}, "observes_tensors is 'no': it must be True or False"),
         ({"decides_refresh": 1}, "decides_refresh is 1: it must be True or False"),
+        ({"alpha": True}, "alpha is True: it must be a number"),
+        ({"reward": None}, "reward is None"),
+        ({"tasks": None}, "task is None"),
+        ({"tasks": [3]}, r"task is \[3\]"),
+        ({"tasks": "suite:x"}, "task is 'suite:x': a suite has no options"),
+        ({"features": None}, "features is None: give a list of names"),
+        ({"features": [["margin"]]}, r"features is \[\['margin'\]\]: each must be a name"),
+        ({"denoiser": None}, "denoiser is None: give a dLLM's name"),
+        ({"episodes": 3}, "episodes is 3: give a class"),
+        ({"buffer_length": 10**9}, "buffer_length is 1000000000: it must be 4095 or less"),
     ],
 )
 def test_impossible_arguments(kwargs: dict[str, Any], message: str) -> None:
@@ -522,6 +532,21 @@ def test_wrong_calls() -> None:
     for seeds in ([1], [1, 2, 3]):
         with pytest.raises(ValueError, match=rf"seed has {len(seeds)} entries: it must have one a row, 2"):
             batch.reset(seed=seeds)
+    for seed, named in (
+        (1.5, "seed is 1.5"),
+        ("12", "seed is '12'"),
+        ([1.5, 2], "seed holds 1.5"),
+        ([1, "x"], "holds 'x'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            batch.reset(seed=seed)  # type: ignore[arg-type]
+    for options in (3, [1], "x"):
+        with pytest.raises(ValueError, match=r"options is .*: give a dictionary"):
+            batch.reset(options=options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="state is not what an env's state"):
+        batch.load_state({})
+    with pytest.raises(ValueError, match="state is of an env with the task 'sort': this one has copy"):
+        native(2, tasks="copy").load_state(native(2, tasks="sort").state())
     batch.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions have shape \(8,\): expected \(2, 8\)"):
         batch.step(NOTHING)

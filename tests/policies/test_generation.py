@@ -212,6 +212,8 @@ def test_generate_without_prompts(model: Model) -> None:
         (["copy a"], {"seed": 2**63}, "seed is 9223372036854775808: it must be a whole number of -9223"),
         (["copy a"], {"given": "a [MASK]"}, r"given is 'a \[MASK\]': give a list"),
         (["copy a"], {"given": [3]}, r"given\[0\] is 3: it must be a text with blanks, or None"),
+        (["copy a\ud83d"], {}, r"prompts\[0\] holds 'copy a\\ud83d', which is no text"),
+        (["copy a"], {"given": ["a\ud83d [MASK]"]}, r"given\[0\] holds .*, which is no text"),
         (["copy a"], {"given": [None, None]}, "given has 2 entries: it must have one a prompt, 1"),
         (
             ["copy a"],

@@ -16,6 +16,7 @@ import train.command.cli
 from envs.caches import CACHES
 from envs.models import FAMILIES
 from train.command.config import ConfigT
+from train.command.files import write_atomic
 from train.export import ExportConfig
 
 FOLDER = Path(train.__file__).parent
@@ -159,6 +160,27 @@ def test_what_a_user_can_put_right_is_one_line(
     assert stop.value.code == (2 if isinstance(error, ValueError) else 1)
     said = str(error) if isinstance(error, ValueError) else "No space left on device: 'a/b'"
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_folder_where_a_file_is_to_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not the file that was to take its place."""
+    (tmp_path / "pareto.png").mkdir()
+
+    def fail(config: Any) -> None:
+        write_atomic(tmp_path / "pareto.png", "picture")
+
+    monkeypatch.setattr(sys, "argv", ["export.py"])
+    with pytest.raises(SystemExit):
+        train.command.cli.run(fail, ExportConfig)
+    assert capsys.readouterr().err == f"error: Is a directory: '{tmp_path / 'pareto.png'}'\n"
+
+
+def test_without_standard_output_it_ends_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["export.py"])
+    monkeypatch.setattr(sys, "stdout", None)
+    train.command.cli.run(lambda config: None, ExportConfig)
 
 
 def test_what_a_stranger_wrote_moves_no_cursor(

@@ -186,7 +186,7 @@ TEXTS = [
     *("1e5", "77950e8", "1_000", "0x10", "010", "0b1", "1:30", ".5", "nan", ".inf", "-1", "2026-11-25"),
     *("yes", "No", "on", "true", "null", "~", "Null", "", "[a", "{a", "a: b", "a #b", "# a", "'a", '"a', "- a"),
     *(" a", "a ", "a\nb", "a\tb", "!a", "&a", "*a", "%a", "@a", "`a", "|", ">", "=", "<<", "?", "---", "..."),
-    *("é", "模型 v1", "🙂", "\u2028", "\x07", "\udcff", "a" * 200, "a " * 100),
+    *("é", "模型 v1", "🙂", "\u2028", "\x07", "a" * 200, "a " * 100),
 ]
 
 
@@ -296,6 +296,9 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, mess
         (["--dit", "null", "--dit.bias", "1"], "dit is null, but dit.bias is given"),
         (["--config", "nowhere.yaml"], "config is 'nowhere.yaml', which is not there"),
         (["--config", "."], "config is '.', which is a folder"),
+        (["--config", "configs/models/lada.yaml"], "did you mean configs/models/llada.yaml?"),
+        (["--wandb.name", "\udcff"], r"the command line holds '\\udcff': it must be UTF-8"),
+        (["--env.task_weights", "copy=1", "--env.task_weights", "copy=2"], "holds 'copy=1': copy has two weights"),
         (["--model.device", "gpu"], "model.device is 'gpu': torch knows no such device"),
         (["--model.dtype", "float64"], "model.dtype is 'float64': choose float32, bfloat16 or float16"),
         (["--model.family", "dreem"], "model.family is 'dreem': did you mean dream?"),

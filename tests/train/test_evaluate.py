@@ -409,6 +409,27 @@ def test_a_rules_option_may_hold_an_at_sign(tmp_path: Path) -> None:
     assert job.name == f"pc_sampler:1,frequencies={file}"
 
 
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("pc_sampler:1,frequencies=nowhere.json", "pc_sampler's frequencies is 'nowhere.json': not readable"),
+        ("pc_sampler:1,frequencies=nowhere.txt", "pc_sampler's frequencies is 'nowhere.txt': not readable"),
+        ("guided:1,guide=nowhere", "guided's guide is 'nowhere': no config.json in that folder"),
+        ("diffuspec:0.5,guide=tiny_gide", "diffuspec's guide is 'tiny_gide': .*did you mean tiny_guide"),
+        ("diffuspec:0.5,corpus=nowhere.txt", "diffuspec's corpus is 'nowhere.txt': not readable"),
+    ],
+)
+def test_a_rules_files_are_looked_for_before_anything_is_decoded(policy: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(["random:1", policy], [8])
+
+
+def test_a_setting_in_two_spellings_is_one(tmp_path: Path) -> None:
+    folder = saved_policy(tmp_path / "policy")
+    jobs = plan([f"{folder}@0.5", f"{folder}@.50", f"{folder}@beta=1", f"{folder}@beta=1.0"], [8])
+    assert [job.name for job in jobs] == ["learned@0.5", "learned@beta=1"]
+
+
 @pytest.mark.slow
 def test_an_evaluation_is_logged_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -153,19 +153,35 @@ def test_json_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lines_are_as_data_sets_have_them(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "line\u2028separator"}]
     file = tmp_path / "prompts.jsonl"
-    lines = (turns, {"messages": turns}, {"prompt": turns, "messages": "other"}, {"text": "a"}, 5)
+    lines = (turns, {"messages": turns}, {"prompt": turns, "messages": "other"})
     file.write_text("\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
-    assert read_prompts(words("--file", str(file))) == [turns, turns, turns, {"text": "a"}, 5]
+    assert read_prompts(words("--file", str(file))) == [turns] * 3
     with pytest.raises(ValueError, match=r"prompts\[3\] is {'text': 'a'}: it must be a text, or a list of messages"):
         decode(Spoken(), ["1", "1", "1", {"text": "a"}], make_rule("random"), DecodingSettings(4))  # type: ignore
     for text, message in (
         ('"a"\n\nsort a\n', r"prompts\.jsonl, line 3: .*; a line must be JSON, such as \"sort"),
         ("[" * 9999, r"prompts\.jsonl, line 1: "),
         ("\n \n", "which holds no prompt"),
+        ('"a"\n{"text": "a"}\n', r"prompts\.jsonl, line 2: the line is {'text': 'a'}: it must be a text"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_prompts(words("--file", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": 3}', "line 3: its prompt is 3: it must be a text"),
+        ("[]", r"line 3: the line is \[\]: it must be a text"),
+        ('{"prompt": "a\\ud83d"}', "line 3: its prompt holds .*, which is no text"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f"\n\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        generate(words("--file", str(file)))
 
 
 def test_a_switch_leaves_the_prompt_alone() -> None:
@@ -194,6 +210,9 @@ def test_prompts_come_from_files_and_standard_input(tmp_path: Path, monkeypatch:
         (["a", "--policy", "threshold:0.9", "--speed", "0.5"], "", "threshold:0.9 is a rule and has no dial"),
         (["a", "--policy", "tiny@speed=0.5", "--speed", "0.5"], "", "give one of both"),
         (["a", "--samples", "2"], "", "samples is 2, but those of tiny"),
+        (["a", "--policy", "all"], "", "policy is 'all': give one"),
+        (["a", "--policy", "list"], "", "policy is 'list': give one"),
+        (["a", "--model.device", "mps"], "", "device is 'mps': torch can't use it here"),
         (["--file", "no/such.txt"], "", r"file is 'no/such\.txt', which can't be read"),
         (["--speed", "2", "a"], "", r"speed is 2.0: it must be 0 \(slow\) to 1"),
         (["a", "--buffer_length", "16", "--block_length", "5"], "", "must divide buffer_length 16"),

@@ -72,11 +72,10 @@ def _flushed() -> Iterator[None]:
     """Write out at the end what was printed: at Python's own end nothing can be made of a reader that has gone."""
     try:
         yield
-    except SystemExit:
-        # What --help ends in.
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
+    finally:
+        # Of a process that was started without one there is none.
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 def _unread() -> list[int]:
@@ -84,7 +83,7 @@ def _unread() -> list[int]:
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
         # What stands in for them in a notebook has no descriptor.
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):
             # Asked for nothing, a poll still tells of a pipe without a reader.
             poll.register(stream.fileno(), 0)
     return [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
@@ -110,8 +109,8 @@ def complain(message: object, status: int) -> int:
         The status.
     """
     if isinstance(message, OSError) and message.strerror and message.filename is not None:
-        # In words, without the system's number.
-        message = f"{message.strerror}: {str(message.filename)[:LONGEST_NAME]!r}"
+        # In words, without the system's number; of a file that is put in the place of another, that place.
+        message = f"{message.strerror}: {str(message.filename2 or message.filename)[:LONGEST_NAME]!r}"
     # After SIGHUP there may be nowhere to write.
     with suppress(OSError):
         print(f"error: {printable_lines(str(message))}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from envs.names import nearest
 from train.command.config_values import (
     ConfigError,
     Given,
@@ -56,6 +57,12 @@ def parse(
         ConfigError: if it is no such configuration, or something is given that isn't used. One sentence.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            # Python lets such bytes through, but a run's records are UTF-8 and can't hold them.
+            raise ConfigError(f"the command line holds {shorten(word)!r}: it must be UTF-8") from None
     defaults = _read_file(config_class, _default(default_file), by_default=True) if default_file else {}
     if {"-h", "--help"} & set(words):
         from train.command.config_help import help_text
@@ -108,8 +115,16 @@ def find_file(name: str) -> Path:
         return shipped
     if not file.is_file():
         kind = "a folder" if file.is_dir() else "not there"
-        raise ConfigError(f"config is {shorten(name)!r}, which is {kind}: give a YAML file")
+        raise ConfigError(f"config is {shorten(name)!r}, which is {kind}: {_meant(file) or 'give a YAML file'}")
     return file
+
+
+def _meant(file: Path) -> str:
+    """Say which file was probably meant, if one beside it, or of those that ship, has a name like it."""
+    folders = [file.parent, *([ROOT / file.parent] if file.parts[:1] == ("configs",) else [])]
+    names = [found.name for folder in folders for found in folder.glob("*.yaml")]
+    close = nearest(file.name, names)
+    return f"did you mean {file.with_name(close)}?" if close else ""
 
 
 def _read_file(config_class: Any, file: Path, by_default: bool = False) -> dict[str, Given]:

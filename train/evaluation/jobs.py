@@ -9,6 +9,7 @@ from pathlib import Path
 
 from policies import RULES, UnmaskingPolicy, load, make_rule
 from policies.base import Decision
+from policies.rules import Rule
 from train.evaluation.naming import (
     LEARNED,
     SAMPLED_SETTINGS,
@@ -56,8 +57,9 @@ def plan(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job]:
     """
     jobs = list_jobs(policies, block_lengths)
     for job in jobs:
-        if is_folder(job.policy):
-            job.make()
+        policy = job.make()
+        if isinstance(policy, Rule):
+            policy.check_files()
     return jobs
 
 
@@ -91,7 +93,9 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))
-    return [Job(*variant, block) for block, variant in product(block_lengths, variants)]
+    # A setting that is spelt in two ways is one too.
+    distinct = {(name, decision): (text, name, decision) for text, name, decision in reversed(variants)}
+    return [Job(*variant, block) for block, variant in product(block_lengths, [*distinct.values()][::-1])]
 
 
 def run_name(folder: Path) -> str:

@@ -129,8 +129,15 @@ def split_setting(policy: str) -> tuple[str, dict[str, float]]:
 
 
 def setting_text(policy: str) -> str:
-    """Return what stands after ``FOLDER@`` of a policy that `split_setting` finds a setting in."""
-    return policy.rpartition("@")[2]
+    """Return what stands after ``FOLDER@`` where `split_setting` finds a setting, its number in one spelling.
+
+    >>> setting_text("runs/dial/policy@speed=.50"), setting_text("runs/dial/policy@1.0")
+    ('speed=0.5', '1')
+    """
+    [(name, value)] = split_setting(policy)[1].items()
+    # Short where it is exact, as settings are given.
+    number = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return number if name == SETTINGS[0] else f"{name}={number}"
 
 
 def at_setting(policy: LearnedPolicy, setting: Mapping[str, float], block_length: int) -> LearnedPolicy:

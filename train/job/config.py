@@ -72,8 +72,11 @@ class EnvConfig:
             raise ValueError(f"alpha_range is {self.alpha_range}: give the slowest and the fastest alpha, rising")
         get_reward(self.reward)
         settle_decoding(self)
-        for text in self.task_weights:
-            name, _, weight = text.rpartition("=")
+        weighed = [text.rpartition("=")[0] for text in self.task_weights]
+        for text, name in zip(self.task_weights, weighed, strict=True):
+            weight = text.rpartition("=")[2]
+            if weighed.count(name) > 1:
+                raise ValueError(f"task_weights holds {text!r}: {name} has two weights, so give one of them")
             if name not in known_tasks():
                 meant = hint(name, known_tasks())
                 raise ValueError(f"task_weights holds {text!r}: write NAME=WEIGHT with the name of a task; {meant}")
