@@ -30,17 +30,6 @@ def check_arguments(num_envs: Any, features: Any, episodes: Any, render_mode: An
         raise ValueError(f"render_mode is {render_mode!r}: choose None, 'ansi' or 'rgb_array'")
 
 
-def check_flags(**flags: Any) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}: it must be True or False")
-
-
 def check_initial_length(initial_length: Any, buffer_length: int) -> None:
     """Refuse to start from more masks than there are, or from none.
 

@@ -15,12 +15,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.arguments import check_arguments, check_flags, check_initial_length, read_blocks, read_denoiser
+from envs.arguments import check_arguments, check_initial_length, read_blocks, read_denoiser
 from envs.caches import check_refreshes
 from envs.decoding.batch import DecodingBatch
 from envs.decoding.blocks import check_block
 from envs.decoding.infilling import encode_all_given
-from envs.decoding.settings import DecodingOptions, DecodingSettings
+from envs.decoding.settings import DecodingOptions, DecodingSettings, check_flags
 from envs.denoiser import Denoiser
 from envs.episodes import Episodes
 from envs.infos import commits_of, count, final_info

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from envs.characters import half_character
+
 T = TypeVar("T")
 
 MAX_SETTINGS = 2**20
@@ -155,13 +157,8 @@ def check_characters(name: str, text: str) -> None:
     Raises:
         ValueError: if there is one.
     """
-    # It is never printable; of the few such texts, encoding tells.
-    if text.isprintable():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} holds {show(text)}, which is no text: half a character of UTF-16") from None
+    if half_character(text):
+        raise ValueError(f"{name} holds {show(text)}, which is no text: half a character of UTF-16")
 
 
 def one_line(text: object) -> str:

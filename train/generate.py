@@ -30,7 +30,7 @@ from train.command.errors import UserError
 from train.command.escaping import printable_lines
 from train.command.model_config import ModelConfig
 from train.command.ranges import check_count, check_seed
-from train.evaluation.jobs import list_jobs
+from train.evaluation.jobs import one_job
 from train.evaluation.measure import check_samples
 from train.evaluation.naming import is_folder, split_setting
 
@@ -171,9 +171,7 @@ def load_policy(config: GenerateConfig) -> UnmaskingPolicy:
     Raises:
         ValueError: if it is unknown, or has no dial for the speed.
     """
-    if config.policy in ("all", "list"):
-        raise ValueError(f"policy is {config.policy!r}: give one, such as threshold:0.9; train/evaluate.py takes more")
-    [*_, job] = list_jobs([config.policy], [config.block_length or config.buffer_length])
+    job = one_job(config.policy, config.block_length or config.buffer_length)
     policy = job.make(config.model.device, config.any_dllm)
     if config.speed is None:
         return policy

@@ -82,6 +82,18 @@ class Conditions(TypedDict):
     cache: str
 
 
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in flags.items():
+        # A text such as "false" would count as True.
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}: it must be True or False")
+
+
 @dataclass(frozen=True)
 class DecodingSettings:
     """How a buffer is decoded.
@@ -141,10 +153,7 @@ class DecodingSettings:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number")
         if not isinstance(self.temperature, int | float) or isinstance(self.temperature, bool):
             raise ValueError(f"temperature is {self.temperature!r}: it must be a number")
-        for name in ("end_of_text_prediction", "early_end"):
-            # A text such as "false" would count as True.
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be True or False")
+        check_flags(end_of_text_prediction=self.end_of_text_prediction, early_end=self.early_end)
         if isinstance(self.features, str):
             raise ValueError(f"features is {self.features!r}: give a set of names, such as {{{self.features!r}}}")
 

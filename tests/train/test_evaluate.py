@@ -426,8 +426,19 @@ def test_a_rules_files_are_looked_for_before_anything_is_decoded(policy: str, me
 
 def test_a_setting_in_two_spellings_is_one(tmp_path: Path) -> None:
     folder = saved_policy(tmp_path / "policy")
-    jobs = plan([f"{folder}@0.5", f"{folder}@.50", f"{folder}@beta=1", f"{folder}@beta=1.0"], [8])
-    assert [job.name for job in jobs] == ["learned@0.5", "learned@beta=1"]
+    settings = ["0.5", ".50", "beta=1", "beta=1.0"]
+    config = EvaluateConfig(
+        out=tmp_path / "run",
+        model=ModelConfig("toy"),
+        policy=[f"{folder}@{setting}" for setting in settings],
+        tasks=["copy"],
+        episodes=2,
+        buffer_length=8,
+    )
+    main(config)
+    main(replace(config, policy=[f"{folder}@5e-1"]))
+    found = [record["policy"] for record in read_records(config.out) if record["task"] == "all"]
+    assert found == ["learned@0.5", "learned@beta=1"]
 
 
 @pytest.mark.slow

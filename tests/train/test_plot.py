@@ -104,6 +104,7 @@ def test_a_label_covers_no_mark_where_there_is_room(figures: list[Figure], tmp_p
         if line.get_marker() not in ("None", "_", "|", ""):
             assert not any(box.contains(*place) for place in axes.transData.transform(line.get_xydata()))
     assert axes.bbox.contains(box.x0, box.y0)
+    assert axes.bbox.contains(box.x1, box.y1)
 
 
 def test_a_label_covers_no_interval_where_there_is_room(figures: list[Figure], tmp_path: Path) -> None:
@@ -124,7 +125,6 @@ def test_a_label_covers_no_interval_where_there_is_room(figures: list[Figure], t
     for bar in bars:
         [segment] = bar.get_segments()
         assert not any(box.contains(*place) for place in axes.transData.transform(np.linspace(*segment, num=50)))
-    assert axes.bbox.contains(box.x1, box.y1)
 
 
 def test_one_rule_makes_no_frontier(figures: list[Figure], tmp_path: Path) -> None:

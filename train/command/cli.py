@@ -72,10 +72,17 @@ def _flushed() -> Iterator[None]:
     """Write out at the end what was printed: at Python's own end nothing can be made of a reader that has gone."""
     try:
         yield
-    finally:
-        # Of a process that was started without one there is none.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    except SystemExit:
+        # What --help ends in.
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    # A process that was started without one has none.
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _unread() -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from envs.characters import half_character
 from envs.names import nearest
 from train.command.config_values import (
     ConfigError,
@@ -58,11 +59,9 @@ def parse(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            # Python lets such bytes through, but a run's records are UTF-8 and can't hold them.
-            raise ConfigError(f"the command line holds {shorten(word)!r}: it must be UTF-8") from None
+        # Python makes half characters of bytes that are no UTF-8; a run's records can't hold them.
+        if half_character(word):
+            raise ConfigError(f"the command line holds {shorten(word)!r}: it must be UTF-8")
     defaults = _read_file(config_class, _default(default_file), by_default=True) if default_file else {}
     if {"-h", "--help"} & set(words):
         from train.command.config_help import help_text

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -24,6 +24,9 @@ from typing import TypeVar
 import torch.distributed as dist
 
 Done = TypeVar("Done")
+
+Handler = Callable[[int, FrameType | None], object]
+"""What Python calls at a signal."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a run to end."""
@@ -190,18 +193,27 @@ def _handling(on_first: Callable[[int], None]) -> Iterator[None]:
         timers.append(threading.Timer(AGAIN, os.kill, (os.getpid(), dropped.exc_value.signum)))
         timers[-1].start()
 
+    with _heard_by(handle):
+        sys.unraisablehook = on_dropped
+        try:
+            yield
+        finally:
+            sys.unraisablehook = report
+            for timer in timers:
+                timer.cancel()
+
+
+@contextmanager
+def _heard_by(handle: Handler) -> Iterator[Mapping[int, Handler | int | None]]:
+    """Let a function hear the signals, and yield what heard each of them before."""
+    before = {int(signum): signal.getsignal(signum) for signum in SIGNALS}
     # What nohup, or a shell's background job, has told us to ignore stays ignored.
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     heard = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
     for signum in heard:
         signal.signal(signum, handle)
-    sys.unraisablehook = on_dropped
     try:
-        yield
+        yield before
     finally:
-        sys.unraisablehook = report
-        for timer in timers:
-            timer.cancel()
         for signum in heard:
             signal.signal(signum, before[signum])
 
@@ -224,7 +236,6 @@ def held() -> Iterator[None]:
         yield
         return
     waiting: list[int] = []
-    before = {int(signum): signal.getsignal(signum) for signum in SIGNALS}
     is_over = False
 
     def handle(signum: int, frame: FrameType | None) -> None:
@@ -236,14 +247,12 @@ def held() -> Iterator[None]:
         signal.raise_signal(signum)
 
     try:
-        for signum, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(signum, handle)
-        yield
+        with _heard_by(handle) as before:
+            try:
+                yield
+            finally:
+                is_over = True
     finally:
-        is_over = True
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
         for signum in waiting:
             signal.raise_signal(signum)
 

@@ -93,9 +93,18 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
         else:
             rule = make_rule(text)
             variants.append((text, rule.name, rule.decision))
-    # A setting that is spelt in two ways is one too.
-    distinct = {(name, decision): (text, name, decision) for text, name, decision in reversed(variants)}
-    return [Job(*variant, block) for block, variant in product(block_lengths, [*distinct.values()][::-1])]
+    return [Job(*variant, block) for block, variant in product(block_lengths, variants)]
+
+
+def one_job(policy: str, block_length: int) -> Job:
+    """Return what there is of a policy that is to decode alone: of a folder's two decisions, the deterministic one.
+
+    Raises:
+        ValueError: if a rule is unknown, or the text stands for several.
+    """
+    if policy in ("all", "list"):
+        raise ValueError(f"policy is {policy!r}: give one, such as threshold:0.9; train/evaluate.py takes more")
+    return list_jobs([policy], [block_length])[-1]
 
 
 def run_name(folder: Path) -> str:

@@ -28,7 +28,7 @@ from policies import decode, make_rule
 from policies.playing import play_out
 from train.command.errors import UserError
 from train.command.progress import progress
-from train.evaluation.jobs import list_jobs
+from train.evaluation.jobs import one_job
 
 
 @register_model("unmasking")
@@ -104,9 +104,7 @@ class UnmaskingLM(LM):  # type: ignore[misc]
         )
         assert isinstance(found, MaskedLMDenoiser)
         self.denoiser = found
-        # The last: of a folder's two decisions, that is the deterministic one.
-        [*_, job] = list_jobs([policy], [block_length or buffer_length])
-        self.policy = job.make(place, any_dllm)
+        self.policy = one_job(policy, block_length or buffer_length).make(place, any_dllm)
         self.buffer_length, self.temperature, self.seed = buffer_length, float(temperature), seed
         self.mc_samples, self.check_greedy = mc_samples, check_greedy
         self.decoding: dict[str, Any] = {

@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import os
-import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
 
+from envs.characters import half_character
 from envs.tasks.base import Problem, Split, Task, split_of
 
 Row = Mapping[str, Any]
@@ -24,8 +24,6 @@ KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError, RecursionError)
 """What reading a row that is not of a data set raises."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class HubSplit(NamedTuple):
@@ -294,10 +292,10 @@ def _check_characters(value: Any, field: str = "") -> None:
         ValueError: if a text holds half of a surrogate pair, as JSON allows.
     """
     if isinstance(value, str):
-        half = _SURROGATE.search(value)
+        half = half_character(value)
         if half:
             raise ValueError(
-                f"its {field} has the character {half[0]!r}, which is half of one: it was damaged, so mend or remove it"
+                f"its {field} has the character {half!r}, which is half of one: it was damaged, so mend or remove it"
             )
     elif isinstance(value, Mapping):
         for name, inner in value.items():
