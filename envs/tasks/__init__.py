@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, get_args
@@ -90,7 +90,7 @@ def make_tasks(names: str | Sequence[str]) -> list[Task]:
     >>> [task.name for task in make_tasks(["copy", "add"])]
     ['copy', 'add']
     """
-    wanted = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
+    wanted = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else []
     if not wanted or not all(isinstance(word, str) for word in wanted):
         raise ValueError(f"task is {names!r}: choose from {_choices()}")
     # A suite stands for each of its tasks, and a task named twice is drawn no more often.
