@@ -168,7 +168,7 @@ def main(config: SweepConfig) -> list[dict[str, Any]]:
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("optuna is not installed: pip install 'unmasking-policies[sweep]'")
-    sweep = read_sweep(find_file(str(config.file)))
+    sweep = read_sweep(find_file(str(config.file), "file"))
     mode = chosen_mode(config.wandb, "disabled")
     if mode != "disabled" and "WANDB_RUN_ID" in os.environ:
         raise UserError("WANDB_RUN_ID is set: each trial is a run of its own, so unset it")

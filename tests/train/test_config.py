@@ -262,6 +262,11 @@ WRONG = [
     ("&a [*a]", "it holds a list"),
     ("a: " + "[" * 1000, "nested too deeply"),
     ('a: "\\UFFFFFFFF"', "this is no YAML"),
+    (
+        'seed: 1\nenv: {tasks: ["\\uD83D"]}',
+        "line 2, column 15: it holds '\\\\ud83d', which is half a character",
+    ),
+    ('"\\uDE00": 1', "line 1, column 1: it holds '\\\\ude00', which is half a character of UTF-16"),
     ("\x00", "this is no YAML"),
     ("seed: " + "9" * 5000, "it must be a whole number"),
 ]
@@ -296,6 +301,10 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, mess
         (["--dit", "null", "--dit.bias", "1"], "dit is null, but dit.bias is given"),
         (["--config", "nowhere.yaml"], "config is 'nowhere.yaml', which is not there"),
         (["--config", "."], "config is '.', which is a folder"),
+        (
+            ["--env.tasks", '["\\udE00"]'],
+            "--env.tasks, line 1, column 2: it holds '\\\\ude00', which is half",
+        ),
         (["--config", "configs/models/lada.yaml"], "did you mean configs/models/llada.yaml?"),
         (["--wandb.name", "\udcff"], r"the command line holds '\\udcff': it must be UTF-8"),
         (["--env.task_weights", "copy=1", "--env.task_weights", "copy=2"], "holds 'copy=1': copy has two weights"),
@@ -392,6 +401,7 @@ IMPOSSIBLE = {
         "actions.temperature": [0, -1],
         "evaluation.episodes": [0],
         "evaluation.calibration_episodes": [0],
+        "evaluation.decision_thresholds": ["[]", "[0]", "[1]", "[0.5, 0.5]"],
         "evaluation.block_lengths": [0, 7],
         "evaluation.rules": ["threshold:-1", "threshold:1.7", "low_confidence:0"],
         "model.threads": [0],

@@ -101,8 +101,12 @@ def _default(name: str) -> Path:
     return CONFIGS / name
 
 
-def find_file(name: str) -> Path:
+def find_file(name: str, field: str = "config") -> Path:
     """Return a configuration file: as it is named, or else the one that ships by that name (``configs/...``).
+
+    Args:
+        name: as it was given.
+        field: that it was given as, for messages.
 
     Raises:
         ConfigError: if there is none.
@@ -114,7 +118,7 @@ def find_file(name: str) -> Path:
         return shipped
     if not file.is_file():
         kind = "a folder" if file.is_dir() else "not there"
-        raise ConfigError(f"config is {shorten(name)!r}, which is {kind}: {_meant(file) or 'give a YAML file'}")
+        raise ConfigError(f"{field} is {shorten(name)!r}, which is {kind}: {_meant(file) or 'give a YAML file'}")
     return file
 
 

@@ -6,10 +6,11 @@ values; they also know the line that they stand on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from envs.characters import half_character
 from envs.names import nearest
 from policies.files import one_line
 
@@ -135,7 +137,7 @@ def compose(text: str | bytes, what: str) -> yaml.Node | None:
         ConfigError: if it is no YAML.
     """
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -148,6 +150,29 @@ def compose(text: str | bytes, what: str) -> yaml.Node | None:
         # Deep nesting, and escapes such as "\UFFFFFFFF" that are no character.
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise ConfigError(f"{what}: this is no YAML: {reason}") from None
+    for node in _scalars(root):
+        # An escape can name one, and a run's records can't hold it.
+        if half_character(node.value):
+            mark = node.start_mark
+            place = f"{what}, line {mark.line + 1}, column {mark.column + 1}"
+            raise ConfigError(f"{place}: it holds {shorten(node.value)!r}, which is half a character of UTF-16")
+    return root
+
+
+def _scalars(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """Yield every scalar of a document once, however often aliases name it."""
+    waiting, seen = [] if root is None else [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node
+        elif isinstance(node, yaml.MappingNode):
+            waiting += itertools.chain.from_iterable(node.value)
+        else:
+            waiting += node.value
 
 
 def word_node(kind: Any, word: str, flag: str) -> yaml.Node:
