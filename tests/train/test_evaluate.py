@@ -22,8 +22,9 @@ from train.command.errors import UserError
 from train.command.files import write_json
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
+from train.comparison.runs import policy_folders, read_runs
 from train.evaluate import main, possible, tell_speeds
-from train.evaluation.jobs import list_jobs, plan
+from train.evaluation.jobs import list_jobs, plan, run_names
 from train.evaluation.measure import evaluate, measure
 from train.evaluation.records import (
     COUNTING,
@@ -439,6 +440,31 @@ def test_a_setting_in_two_spellings_is_one(tmp_path: Path) -> None:
     main(replace(config, policy=[f"{folder}@5e-1"]))
     found = [record["policy"] for record in read_records(config.out) if record["task"] == "all"]
     assert found == ["learned@0.5", "learned@beta=1"]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By as much of their paths as it takes; a folder in two spellings is one."""
+    folders = [f"{tmp_path}/{name}" for name in ("old/x/policy", "new/x/policy", "y/policy", "old/./x/policy")]
+    names = run_names(folders)
+    assert list(names.values()) == ["old/x", "new/x", "y", "old/x"]
+    assert set(run_names([folders[0], folders[3]]).values()) == {""}
+    nested = [f"{tmp_path}/x", f"{tmp_path}/x/policy"]
+    assert list(run_names(nested).values()) == nested
+    for folder in folders[:2]:
+        saved_policy(Path(folder))
+    config = EvaluateConfig(
+        out=tmp_path / "run",
+        model=ModelConfig("toy"),
+        policy=[f"{folder}@0.5" for folder in folders[:2]],
+        tasks=["copy"],
+        episodes=2,
+        buffer_length=8,
+    )
+    main(config)
+    found = [record["policy"] for record in read_records(config.out) if record["task"] == "all"]
+    assert found == ["learned:old/x@0.5", "learned:new/x@0.5"]
+    [run] = read_runs([str(config.out)])
+    assert policy_folders(run) == {f"learned:{name}/x": tmp_path / name / "x/policy" for name in ("old", "new")}
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from train.command.decoding_config import what_differs
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
-from train.evaluation.jobs import run_name
+from train.evaluation.jobs import run_names
 from train.evaluation.naming import LEARNED, PolicyName, is_folder, split_setting
 from train.evaluation.records import Key, Outcomes, Record, key_of, read_outcomes, read_records
 from train.tracking.history import ELAPSED, read_progress
@@ -283,12 +283,10 @@ def policy_folders(run: Run) -> dict[str, Path]:
         return {}
     try:
         texts = [text for text in run.config.get("policy", []) if text != "all" and is_folder(text)]
-        folders = list(dict.fromkeys(split_setting(text)[0] for text in texts))
+        names = run_names(split_setting(text)[0] for text in texts)
     except ValueError as error:
         raise UserError(f"run is {run.source!r}: its config.yaml names a policy that none can be: {error}") from error
-    if len(folders) == 1:
-        return {LEARNED: Path(folders[0])}
-    return {str(PolicyName(LEARNED, run_name(Path(folder)))): Path(folder) for folder in folders}
+    return {str(PolicyName(LEARNED, name)): Path(folder) for folder, name in names.items()}
 
 
 def training_run(run: Run, policy: str) -> Run | None:

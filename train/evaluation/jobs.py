@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -67,7 +67,7 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
     """List what to evaluate; folders need not be there yet.
 
     A folder is evaluated under both of its decision rules, ``FOLDER@SETTING`` under the deterministic one (a beta or a
-    temperature: sampled). Several folders are told apart by their runs' names.
+    temperature: sampled). Several folders are told apart by `run_names`.
 
     Raises:
         ValueError: if a rule is unknown.
@@ -76,13 +76,13 @@ def list_jobs(policies: Sequence[str], block_lengths: Sequence[int]) -> list[Job
     for policy in policies:
         expanded += sweep() if policy == "all" else [policy]
     # By folder: several settings of one policy are told apart by the settings.
-    folders = list(dict.fromkeys(split_setting(text)[0] for text in expanded if is_folder(text)))
+    names = run_names(split_setting(text)[0] for text in expanded if is_folder(text))
     variants: list[tuple[str, str, Decision]] = []
     # What is named twice, or beside the sweep that holds it, is evaluated once.
     for text in dict.fromkeys(expanded):
         if is_folder(text):
             folder, setting = split_setting(text)
-            name = PolicyName(LEARNED, "" if len(folders) == 1 else run_name(Path(folder)))
+            name = PolicyName(LEARNED, names[folder])
             if setting:
                 decision: Decision = "sample" if set(SAMPLED_SETTINGS) & set(setting) else "deterministic"
                 variants.append((text, str(replace(name, setting=setting_text(text))), decision))
@@ -109,7 +109,31 @@ def one_job(policy: str, block_length: int) -> Job:
 
 def run_name(folder: Path) -> str:
     """Return what tells a policy's folder apart: its run's name, or its own."""
-    return folder.parent.name if folder.name == "policy" and folder.parent.name else folder.name
+    return _run_folder(folder).name
+
+
+def _run_folder(folder: Path) -> Path:
+    return folder.parent if folder.name == "policy" and folder.parent.name else folder
+
+
+def run_names(folders: Iterable[str]) -> dict[str, str]:
+    """Return what tells policies' folders apart in records: nothing where there is one, else their runs' names.
+
+    Where runs in different places have one name, theirs have as much of their paths as it takes.
+    """
+    found = {folder: Path(folder).resolve() for folder in folders}
+    places = {path: _run_folder(path).parts for path in found.values()}
+    if len(places) == 1:
+        return dict.fromkeys(found, "")
+
+    def name(path: Path) -> str:
+        for depth in range(1, len(places[path])):
+            ending = places[path][-depth:]
+            if [place[-depth:] for place in places.values()].count(ending) == 1:
+                return "/".join(ending)
+        return str(path)
+
+    return {folder: name(path) for folder, path in found.items()}
 
 
 def sweep() -> Iterator[str]:
