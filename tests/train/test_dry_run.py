@@ -19,6 +19,7 @@ from train.algorithms.ppo import PPOSection
 from train.command.cli import run
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
+from train.evaluation.measure import measure
 from train.job.config import EnvConfig, EvaluationConfig, FilterSection
 from train.job.counting import CountingDenoiser
 from train.job.dry_run import dry_run
@@ -99,26 +100,45 @@ def test_the_estimate_follows_from_what_is_measured(made: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("alpha_range", "blocks"), [([], [4, 2]), ([1.0, 4.0], [])], ids=["one_alpha", "dial"])
 def test_it_counts_the_answers_that_the_job_decodes(
-    tmp_path: Path, alpha_range: list[float], blocks: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha_range: list[float], blocks: list[int]
 ) -> None:
     config = TrainPPOConfig(
         out=tmp_path / "run",
-        total_timesteps=16,
+        total_timesteps=32,
         model=ModelConfig("toy"),
         env=EnvConfig(
             num_envs=8, tasks=["copy", "sort"], buffer_length=8, block_lengths=[8, 4], alpha_range=alpha_range
         ),
         policy=NetworkConfig(hidden_size=8, feedforward_size=8),
         ppo=PPOSection(n_steps=2, batch_size=16, n_epochs=1),
-        evaluation=EvaluationConfig(3, calibration_episodes=1, rules=["threshold:0.9"], block_lengths=blocks),
+        evaluation=EvaluationConfig(
+            3,
+            validations=2,
+            validation_episodes=2,
+            calibration_episodes=1,
+            decision_thresholds=[0.5, 0.7, 0.9],
+            rules=["threshold:0.9"],
+            block_lengths=blocks,
+        ),
         wandb=WandbConfig(mode="disabled"),
     )
     estimate = dry_run(config, ppo.algorithm(config))
+    tried = 0
+
+    def measured(*args: Any, **about: Any) -> Any:
+        nonlocal tried
+        found = measure(*args, **about)
+        tried += len(found["score"])
+        return found
+
+    monkeypatch.setattr("train.job.validation.measure", measured)
     records = ppo.train(config)
     evaluated = sum(record["episodes"] for record in records if record["task"] == "all")
     calibration = load(config.out / "policy").calibration
+    # Two tries and three thresholds, on two problems of two tasks in two block lengths; a dial at three places.
+    assert tried == 5 * 2 * 2 * 2 * (3 if alpha_range else 1)
     # A point of the calibration is one problem of each of two tasks.
-    assert estimate.answers == evaluated + (2 * len(calibration.points) if calibration is not None else 0)
+    assert estimate.answers == tried + evaluated + (2 * len(calibration.points) if calibration is not None else 0)
 
 
 class Wrong(Copy):

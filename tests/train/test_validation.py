@@ -17,7 +17,7 @@ from kills import differences, results
 from trainings import tiny
 
 from envs.decoding.settings import DecodingSettings
-from policies import UnmaskingNetwork
+from policies import UnmaskingNetwork, load
 from train.command.interrupt import Interrupted
 from train.job.config import EnvConfig, EvaluationConfig
 from train.job.validation import Validation
@@ -85,6 +85,30 @@ def test_a_try_measures_validation_problems(
     _, rewards = Validation(config).measure(UnmaskingNetwork(replace(config.policy, has_dial=bool(alpha_range))))
     # Nats less the price of three forwards and of one.
     assert rewards[:3] == pytest.approx([-0.5 - 3 * alphas[0], np.nan, -2.0 - alphas[0]], nan_ok=True)
+
+
+def test_the_threshold_that_earns_most_on_validation_problems_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is learned it is tried at the first; of equals the first stays."""
+    about = EvaluationConfig(validations=1, validation_episodes=3, episodes=2, rules=[], beside_training=False)
+    config = replace(tiny(tmp_path / "run", 0), evaluation=replace(about, decision_thresholds=[0.4, 0.6, 0.7, 0.8]))
+    scores, asked = {0.4: 0.0, 0.6: 1.0, 0.7: 1.0, 0.8: 0.5}, list[float]()
+
+    def measured(denoiser: Any, policy: Any, **about: Any) -> Any:
+        asked.append(policy.threshold)
+        counts: dict[str, Any] = {"nfe": [1.0], "token_positions": [29.0], "log_likelihood": [0.0]}
+        return {"score": [scores[policy.threshold]], **counts, "task": ["copy"], "index": [0]}
+
+    monkeypatch.setattr("train.job.validation.measure", measured)
+    train(config)
+    assert asked == [0.4, 0.4, 0.6, 0.7, 0.8]
+    assert load(config.out / "policy").threshold == 0.6
+    asked.clear()
+    config = replace(config, out=tmp_path / "one", evaluation=replace(about, decision_thresholds=[0.8]))
+    train(config)
+    assert asked == [0.8]
+    assert load(config.out / "policy").threshold == 0.8
 
 
 @pytest.mark.slow

@@ -165,6 +165,9 @@ class EvaluationConfig:
     """Validation problems a task that each of these takes."""
     calibration_episodes: int = 50
     """Validation problems a task that each place on a speed dial is measured on."""
+    decision_thresholds: list[float] = field(default_factory=lambda: [0.5])
+    """Least probability at which the deterministic decision commits. Of several, the policy is tried at the first while
+    it is learned, and exported with the one that earns most reward on the validation problems in the end."""
     rules: list[str] = field(default_factory=lambda: ["threshold:0.9"])
     """Rules to compare with, as name:knob."""
     beside_training: bool = False
@@ -177,6 +180,14 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_count(self, "episodes", "validation_episodes", "calibration_episodes", "block_lengths")
         check_range(self, "validations", least=0)
+        if not self.decision_thresholds:
+            raise ValueError("decision_thresholds is []: give at least one, such as 0.5")
+        for threshold in self.decision_thresholds:
+            if not 0 < threshold < 1:
+                raise ValueError(f"decision_thresholds holds {threshold}: each must be between 0 and 1, both excluded")
+        for threshold in self.decision_thresholds:
+            if self.decision_thresholds.count(threshold) > 1:
+                raise ValueError(f"decision_thresholds holds {threshold} twice: give each once")
         for rule in self.rules:
             _check_rule(rule, f"rules hold {rule!r}")
 
@@ -250,7 +261,7 @@ class JobConfig:
             found["env.alpha"] = "env.alpha_range is given"
         else:
             found["evaluation.calibration_episodes"] = "env.alpha_range is empty, so there is no dial to calibrate"
-        if not self.evaluation.validations:
+        if not self.evaluation.validations and len(self.evaluation.decision_thresholds) == 1:
             found["evaluation.validation_episodes"] = "evaluation.validations is 0"
         if not self.actions.has_stop:
             found["actions.stop_logit"] = f"actions.distribution is {self.actions.distribution}"

@@ -1,8 +1,8 @@
 """``--dry-run``: does this set-up work, and what would the whole job take?
 
-Loads and checks the dLLM, measures a step of the full batch, decodes training problems as training, calibration and
-evaluation will (the untrained policy, and every rule), makes one update on a small batch, and scales the seconds up.
-Nothing is written.
+Loads and checks the dLLM, measures a step of the full batch, decodes training problems as training, its tries,
+calibration and evaluation will (the untrained policy, and every rule), makes one update on a small batch, and scales
+the seconds up. Nothing is written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Estimate:
         score: its mean score.
         update_seconds: of learning from one transition in an update.
         job_hours: of the whole training.
-        answers: decoded to learn a filter, in calibration and in evaluation.
+        answers: decoded to learn a filter, in tries on validation problems, in calibration and in evaluation.
         evaluation_hours: of decoding them, if the trained policy takes as many forwards as the untrained one.
         answers_beside: decoded by rules beside the training.
         beside_hours: of decoding those.
@@ -104,7 +104,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     beside = rules_of(config) if config.evaluation.beside_training else replace(about, policy=[])
     # What is evaluated beside the training takes no time after it.
     rest = replace(about, policy=[policy for policy in about.policy if policy not in beside.policy])
-    parts = (trials.filter(), trials.calibration(), trials.evaluation(rest, len(held_out)))
+    parts = (trials.filter(), trials.tries(), trials.calibration(), trials.evaluation(rest, len(held_out)))
     answers_beside, positions_beside = trials.evaluation(beside, len(held_out))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
     prompt = max(len(denoiser.encode_prompt(problem.prompt)) for problem in (*held_out, *trials.problems))
@@ -155,7 +155,7 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
         (f"training of {config.total_timesteps:,} env steps", hours(estimate.job_hours)),
         *([beside] if estimate.answers_beside else []),
         (
-            f"{'filter and ' if config.filter.is_learned else ''}evaluation, {estimate.answers:,} answers",
+            f"{'filter, ' if config.filter.is_learned else ''}tries and evaluation, {estimate.answers:,} answers",
             hours(estimate.evaluation_hours),
         ),
         ("the whole job, estimated", hours(whole)),

@@ -31,13 +31,16 @@ DIAL = tuple(i / 8 for i in range(9))
 """Places on a speed dial that are measured."""
 
 
-def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None = None) -> LearnedPolicy:
+def export(
+    config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None = None, threshold: float = 0.5
+) -> LearnedPolicy:
     """Write the trained network as a policy folder.
 
     Args:
         config: of the job.
         model: the algorithm, with the weights to export.
         chosen_after: environment steps that they have learned from; None for all.
+        threshold: least probability at which its deterministic decision commits.
     """
     assert isinstance(model.policy, UnmaskingActorCritic)
     trained = {
@@ -62,7 +65,7 @@ def export(config: JobConfig, model: OnPolicyAlgorithm, chosen_after: int | None
         "versions": versions(),
     }
     # On the CPU, as a folder is read anywhere; deterministic, which its users can change when they load it.
-    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, actions=config.actions)
+    policy = LearnedPolicy(model.policy.network.cpu(), "deterministic", trained, threshold, actions=config.actions)
     if policy.has_dial:
         policy.calibration = calibrate(config, policy)
     save(policy, config.out / "policy")

@@ -63,7 +63,7 @@ from train.job.finish import blocks_of, evaluate_all, evaluated_blocks, export, 
 from train.job.learning import learn
 from train.job.next import next_commands
 from train.job.price import MILLISECONDS, measure_price, without_measurement
-from train.job.validation import Validation
+from train.job.validation import Validation, best_threshold, count_tries
 from train.tracking.tracker import Tracker
 
 
@@ -117,7 +117,9 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         # Only the first process has one; what follows is its alone.
         if tracker is None:
             return []
-        export(own, model, model.num_timesteps if validation is None else validation.timesteps)
+        assert isinstance(model.policy, UnmaskingActorCritic)
+        threshold = best_threshold(own, model.policy.network)
+        export(own, model, model.num_timesteps if validation is None else validation.timesteps, threshold)
         if aside is not None:
             aside.wait()
         records = evaluate_all(own)
@@ -154,7 +156,7 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     for rule in config.evaluation.rules:
         check_guide(make_rule(rule), denoiser)
     # Tries while learning, calibration of a dial, and a filter's early stop need validation problems.
-    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or config.evaluation.validations > 0
+    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or count_tries(config) > 0
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
     splits += ("validation",) if needs_validation else ()
     need_splits(make_tasks(config.env.tasks), splits)

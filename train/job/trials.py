@@ -31,6 +31,7 @@ from train.job.build import Algorithm, make_env, make_model, stream_seed
 from train.job.config import JobConfig
 from train.job.counting import CountingDenoiser, timed
 from train.job.finish import blocks_of, calibration_places
+from train.job.validation import count_tries, tried_places
 
 ROLLOUTS, TIMED_STEPS = 3, 3
 """Fewest problems that the untrained policy decodes, and steps that are timed."""
@@ -111,6 +112,15 @@ class Trials:
             # What a student takes to the same answers is not known before there is one; hardly more than they took.
             positions += (section.rounds - 1) * sum(self._positions(reference, block) for block in blocks)
         return count * section.rounds * len(blocks), count * positions
+
+    def tries(self) -> tuple[int, float]:
+        """Return how many answers tries on validation problems decode, and the positions that they compute."""
+        tries, places = count_tries(self.config), tried_places(self.config)
+        if not tries:
+            return 0, 0.0
+        count = tries * len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.validation_episodes))
+        untrained = self._untrained("deterministic")
+        return count * len(places), count * sum(self._positions(untrained, block) for block, _ in places)
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""

@@ -11,6 +11,7 @@ Source: the one-standard-error rule of Breiman et al. (1984), *Classification an
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,7 @@ from envs.reward import Preference, get_reward
 from envs.tasks import make_tasks
 from policies import LearnedPolicy
 from policies.networks.kinds import PolicyNetwork
+from train.command.progress import progress
 from train.evaluation.measure import choose_problems, measure
 from train.job.build import load_model
 from train.job.config import JobConfig
@@ -36,6 +38,17 @@ from train.job.price import price_of
 
 PLACES = (0.0, 0.5, 1.0)
 """On a speed dial, where a policy that has one is tried."""
+
+
+def tried_places(config: JobConfig) -> list[tuple[int, float]]:
+    """Return the block lengths and places on the dial of one try; without a dial, 0 stands for its only place."""
+    return list(itertools.product(blocks_of(config), PLACES if config.env.alpha_range else PLACES[:1]))
+
+
+def count_tries(config: JobConfig) -> int:
+    """Return how often a job tries its policy: while it is learned, and at each threshold of several in the end."""
+    thresholds = len(config.evaluation.decision_thresholds)
+    return config.evaluation.validations + (thresholds if thresholds > 1 else 0)
 
 
 class Validation:
@@ -102,11 +115,14 @@ class Validation:
             self.best = rewards
 
     @torch.no_grad()
-    def measure(self, network: PolicyNetwork) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
+    def measure(
+        self, network: PolicyNetwork, threshold: float | None = None
+    ) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
         """Try a network on the validation problems.
 
         Args:
             network: of the policy; it is not changed.
+            threshold: least probability at which it commits; None is the first of `evaluation.decision_thresholds`.
 
         Returns:
             ``score``, ``nfe`` and ``reward``, means, and (R,) float64 rewards, in the order of `best`.
@@ -115,28 +131,28 @@ class Validation:
         config, network = self.config, copy.deepcopy(network)
         preference = Preference(*(config.env.alpha_range or [config.env.alpha] * 2))
         reward, price = get_reward(config.env.reward), price_of(config)
-        policy = LearnedPolicy(network, "deterministic", actions=config.actions)
+        least = config.evaluation.decision_thresholds[0] if threshold is None else threshold
+        policy = LearnedPolicy(network, "deterministic", threshold=least, actions=config.actions)
         scores, forwards, rewards = [], [], []
-        for block in blocks_of(config):
-            for speed in PLACES if policy.has_dial else (0.0,):
-                outcomes = measure(
-                    self._denoiser,
-                    policy.changed(speed=speed) if policy.has_dial else policy,
-                    episodes=config.evaluation.validation_episodes,
-                    block_length=block,
-                    **on_validation(config),
-                )
-                score, nfe = np.array(outcomes["score"]), np.array(outcomes["nfe"])
-                alpha = preference.alpha(np.full(len(score), speed))
-                # Problems whose answers couldn't be scored are not among the outcomes.
-                place = [self._places[key] for key in zip(outcomes["task"], outcomes["index"], strict=True)]
-                cost = price.cost(nfe, outcomes["token_positions"], self._whole[place])
-                final = reward.final(score, cost, config.env.buffer_length, alpha)
-                every = np.full(len(self._places), np.nan)
-                every[place] = final + reward.per_step(cost, alpha, np.array(outcomes["log_likelihood"]))
-                scores.append(score.mean())
-                forwards.append(nfe.mean())
-                rewards.append(every)
+        for block, speed in tried_places(config):
+            outcomes = measure(
+                self._denoiser,
+                policy.changed(speed=speed) if policy.has_dial else policy,
+                episodes=config.evaluation.validation_episodes,
+                block_length=block,
+                **on_validation(config),
+            )
+            score, nfe = np.array(outcomes["score"]), np.array(outcomes["nfe"])
+            alpha = preference.alpha(np.full(len(score), speed))
+            # Problems whose answers couldn't be scored are not among the outcomes.
+            place = [self._places[key] for key in zip(outcomes["task"], outcomes["index"], strict=True)]
+            cost = price.cost(nfe, outcomes["token_positions"], self._whole[place])
+            final = reward.final(score, cost, config.env.buffer_length, alpha)
+            every = np.full(len(self._places), np.nan)
+            every[place] = final + reward.per_step(cost, alpha, np.array(outcomes["log_likelihood"]))
+            scores.append(score.mean())
+            forwards.append(nfe.mean())
+            rewards.append(every)
         joined = np.concatenate(rewards)
         means = {"score": np.mean(scores), "nfe": np.mean(forwards), "reward": np.nanmean(joined)}
         return {name: float(value) for name, value in means.items()}, joined
@@ -158,6 +174,22 @@ class Validation:
             self.weights = dict(weights)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a checkpoint's tries on validation problems can't be read ({error!r})") from error
+
+
+def best_threshold(config: JobConfig, network: PolicyNetwork) -> float:
+    """Return the one of `evaluation.decision_thresholds` at which a network earns most on the validation problems.
+
+    Args:
+        config: of the job.
+        network: of the policy, with the weights to export; it is not changed.
+    """
+    thresholds = config.evaluation.decision_thresholds
+    if len(thresholds) == 1:
+        return thresholds[0]
+    validation = Validation(config)
+    tried = progress(thresholds, desc="trying thresholds", unit="threshold")
+    rewards = {threshold: validation.measure(network, threshold)[0]["reward"] for threshold in tried}
+    return max(thresholds, key=rewards.__getitem__)
 
 
 def is_no_worse(rewards: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> bool:
