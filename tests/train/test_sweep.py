@@ -13,6 +13,7 @@ import yaml
 
 import train.sweep
 from train.command.config import CONFIGS, parse, to_plain
+from train.command.config_values import ConfigError
 from train.command.errors import UserError
 from train.command.sweep_file import read_sweep, suggest
 from train.command.wandb_config import WandbConfig
@@ -238,3 +239,8 @@ def test_what_is_no_sweep_is_refused(file: Path, change: tuple[str, str], messag
         read_sweep(file)
     with pytest.raises(UserError, match="nowhere"):
         read_sweep(file.with_name("nowhere.yaml"))
+
+
+def test_a_sweeps_file_that_is_not_there_is_named_as_it_was_given() -> None:
+    with pytest.raises(ConfigError, match=r"^file is 'nowhere\.yaml', which is not there"):
+        main(SweepConfig(file=Path("nowhere.yaml")))
