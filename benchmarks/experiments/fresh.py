@@ -1,4 +1,4 @@
-"""The claim about the dial of the prose world again, on more problems that nothing and nobody has seen."""
+"""Dials of the prose world against the rules near them, on problems that nothing was chosen on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIRST = 1000
 """Number of the first problem: far from those on which anything was compared or tuned."""
 
 PART = 50
-"""Problems a task of one evaluation; there are several, so that a killed reproduction loses little."""
+"""Problems a task of one evaluation; of more, there are several, so that a killed reproduction loses little."""
 
 SPEEDS = (0.0, 0.125, 0.25, 0.375, 0.5)
 """Places on the dial: those around one point below one token per step."""
@@ -48,7 +48,7 @@ RULES = (
 )
 """Settings that were right on 88 % or more of the dial's comparison in about the fewest forwards."""
 
-ONE = "low_confidence:1"
+ONE, ORACLE = "low_confidence:1", "oracle:1"
 
 POINT = 0.01
 """How much less accurate than that a place may be."""
@@ -61,22 +61,19 @@ class Decoding:
     Attributes:
         wording: its name.
         block: its block length.
-        parts: evaluations of `PART` problems a task.
-        flags: what else they are told.
+        flags: what else the evaluations are told.
     """
 
     wording: str
     block: int
-    parts: int
     flags: Sequence[str] = ()
 
 
 DECODINGS = {
-    "full": Decoding("full diffusion", PROSE_WORLD.blocks[0], 1),
+    "full": Decoding("full diffusion", PROSE_WORLD.blocks[0]),
     "ahead": Decoding(
         f"blocks of {PROSE_WORLD.blocks[1]}, a block ahead allowed",
         PROSE_WORLD.blocks[1],
-        1,
         ("--blocks_ahead", str(PROSE_WORLD.ahead)),
     ),
 }
@@ -148,31 +145,52 @@ def published_rules(decoding: str) -> list[Summary]:
 
 
 class Fresh(Experiment):
-    """Three seeds' dials and the rules near them, on problems that nothing was chosen on."""
+    """Three seeds' dials and the rules near them, on problems that nothing was chosen on.
+
+    Attributes:
+        first: number of the first problem.
+        parts: evaluations of `PART` problems a task, in each decoding.
+        rules: settings that came near the frontier where they were chosen.
+        others: further policies, as `train/evaluate.py` takes them.
+        flags: what else the evaluations are told.
+        has_oracle: whether the oracle decodes all of them; it takes as long as one token per step.
+    """
 
     name = "prose_fresh"
+    first = FIRST
+    parts = 1
+    rules: Sequence[str] = RULES
+    others: Sequence[str] = (f"{PROSE_WORLD.filter}@0.9",)
+    flags: Sequence[str] = ()
+    has_oracle = True
+
+    def dials(self) -> list[Step]:
+        """Return the trainings of the dials, one a seed."""
+        return dials(PROSE_WORLD)
+
+    def before(self) -> list[Step]:
+        """Return all that comes before the evaluation, with the trainings."""
+        return Dial(PROSE_WORLD).steps()
 
     def steps(self) -> list[Step]:
-        """Evaluate the policies of the dial's comparison."""
-        learned = [f"{{out}}/{step.folder}/policy@speed={s:g}" for step in dials(PROSE_WORLD) for s in SPEEDS]
-        policies = [*learned, f"{PROSE_WORLD.filter}@0.9", "oracle:1", ONE, *RULES]
-        found = Dial(PROSE_WORLD).steps()
-        for part in range(max(decoding.parts for decoding in DECODINGS.values())):
+        """Evaluate dials, rules, the oracle and one token per step."""
+        learned = [f"{{out}}/{step.folder}/policy@speed={s:g}" for step in self.dials() for s in SPEEDS]
+        policies = [*learned, *self.others, *([ORACLE] if self.has_oracle else []), ONE, *self.rules]
+        found = self.before()
+        for part in range(self.parts):
             for name, decoding in DECODINGS.items():
-                if part < decoding.parts:
-                    first = FIRST + PART * part
-                    command = PROSE_WORLD.evaluation(
-                        policies, (decoding.block,), *decoding.flags, first=first, episodes=PART
-                    )
-                    found.append(Step(f"{self.name}/{name}{part}", command, ("--episodes", "1")))
+                first, flags = self.first + PART * part, (*decoding.flags, *self.flags)
+                command = PROSE_WORLD.evaluation(policies, (decoding.block,), *flags, first=first, episodes=PART)
+                found.append(Step(f"{self.name}/{name}{part}", command, ("--episodes", "1")))
         return found
 
     def summarise(self, out: Path) -> Summary:
         """Compare each seed with the rules, resampling problems with all that is chosen on them."""
+        names = [step.folder.rpartition("/")[2] for step in self.dials()]
         blocks = {}
-        for name, decoding in DECODINGS.items():
-            folders = [out / self.name / f"{name}{part}" for part in range(decoding.parts)]
-            blocks[name] = _compare(pool([list(read_outcomes(folder).values()) for folder in folders]))
+        for name in DECODINGS:
+            folders = [out / self.name / f"{name}{part}" for part in range(self.parts)]
+            blocks[name] = _compare(pool([list(read_outcomes(folder).values()) for folder in folders]), names)
         return {"blocks": blocks, "provenance": provenance(out, self.steps())}
 
     def markdown(self, summary: Summary) -> str:
@@ -186,14 +204,11 @@ class Fresh(Experiment):
                     percent(row["accuracy"]),
                     f"{row['nfe']:.2f}",
                     f"{row['rules_nfe']:.2f} (`{row['rule']}`)",
-                    _interval(row["share"]),
-                    _interval(row["times_oracle"]),
-                    f"{100 * row['reached']:.0f}",
+                    *self._shares(row),
                 ]
                 for seed, row in enumerate(found["nearly"])
             ]
-            means = [_interval(found["share"]), _interval(found["times_oracle"]), f"{100 * found['reached']:.0f}"]
-            rows.append(["mean", "", "", "", *means])
+            rows.append(["mean", "", "", "", *self._shares(found)])
             places = [
                 [
                     f"{row['speed']:g}",
@@ -204,11 +219,11 @@ class Fresh(Experiment):
                 ]
                 for row in found["places"]
             ]
-            best = ["speed", "accuracy %", "NFE", "best rule's NFE", "share of the rule's", "times the oracle's"]
-            best.append("reached in % of resamples")
+            best = ["speed", "accuracy %", "NFE", "best rule's NFE", "share of the rule's"]
+            best += [*(["times the oracle's"] if self.has_oracle else []), "reached in % of resamples"]
             others = ", ".join(f"`{policy}` {percent(a)} in {n:.2f}" for policy, a, n in found["others"])
             parts.append(
-                f"""**In {decoding.wording}**, {decoding.parts * PART} problems a task. One token per step is right on
+                f"""**In {decoding.wording}**, {self.parts * PART} problems a task. One token per step is right on
 {percent(found["one"])} %; the cheapest place on each seed's dial that is right on {percent(found["wanted"])} %,
 a point less (or its most accurate one, and then no share), and the cheapest rule, if it must be one token per step:
 
@@ -222,30 +237,45 @@ there than the fastest of these rules are left out, as faster ones were not trie
 Beside it: {others}."""
             )
         body = "\n\n".join(parts)
-        return f"""Three seeds' dials, {len(RULES) + 1} settings of rules that came near the frontier, the filter and
-the oracle on problems from number {FIRST} on, none of which anything was chosen on (of the puzzles, of which there are
-few short ones, one in thirteen is also among the comparison's or before them). Brackets are 95 % bootstrap intervals
-over the problems of each task: on every resample it is computed anew what one token per step is right on, and place and
-rule are chosen anew; those on which a seed's dial does not reach what is wanted have no share, and the last column says
-how many do. Where no other rule is as accurate, it is one token per step, so that intervals are wide. ± is a Student
-interval over seeds.
+        return f"""{self.preface()} Brackets are 95 % bootstrap intervals over the problems of each task: on every
+resample it is computed anew what one token per step is right on, and place and rule are chosen anew; those on which a
+seed's dial does not reach what is wanted have no share, and the last column says how many do. Where no other rule is as
+accurate, it is one token per step, so that intervals are wide. ± is a Student interval over seeds.
 
 {body}"""
 
+    def _shares(self, row: Summary) -> list[str]:
+        """Return the cells of what a seed, or the mean of them, needs of the rule's forwards and of the oracle's."""
+        times = [_interval(row["times_oracle"])] if self.has_oracle else []
+        return [_interval(row["share"]), *times, f"{100 * row['reached']:.0f}"]
 
-def _compare(lines: Lines) -> Summary:
-    """Set every seed's dial against the rules."""
-    one, oracle = lines.policies.index(ONE), lines.policies.index("oracle:1")
+    def preface(self) -> str:
+        """Say what is held against what, on which problems."""
+        return f"""Three seeds' dials, {len(self.rules) + 1} settings of rules that came near the frontier, the filter
+and the oracle on problems from number {self.first} on, none of which anything was chosen on (of the puzzles, of which
+there are few short ones, one in thirteen is also among the comparison's or before them)."""
+
+
+def _compare(lines: Lines, dials: Sequence[str]) -> Summary:
+    """Set every seed's dial against the rules.
+
+    Args:
+        lines: all settings.
+        dials: names of the runs that trained them, by seed.
+    """
+    one = lines.policies.index(ONE)
+    # Without it there is nothing to be so many times as fast.
+    oracle = lines.nfe[:, lines.policies.index(ORACLE)] if ORACLE in lines.policies else np.full(len(lines.nfe), np.nan)
     rules = lines.where(is_rule)
     wanted = lines.accuracy[:, one] - POINT
     rows = np.arange(len(wanted))
     rule = lines.cheapest(rules, wanted)
     nearly, shares, times = [], [], []
-    for seed in SEEDS:
-        place = lines.cheapest(lines.where(which(f"dial_s{seed}")), wanted)
+    for dial in dials:
+        place = lines.cheapest(lines.where(which(dial)), wanted)
         nfe = np.where(lines.accuracy[rows, place] >= wanted - ROUNDING, lines.nfe[rows, place], np.nan)
         shares.append(nfe / lines.nfe[rows, rule])
-        times.append(nfe / lines.nfe[:, oracle])
+        times.append(nfe / oracle)
         nearly.append(
             {
                 "speed": float(PolicyName.read(lines.policies[place[0]]).setting.removeprefix("speed=")),
@@ -264,7 +294,7 @@ def _compare(lines: Lines) -> Summary:
     ]
     places = []
     for speed in SPEEDS:
-        names = [str(PolicyName(LEARNED, f"dial_s{seed}", f"speed={speed:g}")) for seed in SEEDS]
+        names = [str(PolicyName(LEARNED, dial, f"speed={speed:g}")) for dial in dials]
         own = [records[lines.policies.index(name)] for name in names]
         found = [beside_rules(record, [records[i] for i in rules]) for record in own]
         places.append(
@@ -276,7 +306,7 @@ def _compare(lines: Lines) -> Summary:
                 "share": shares_of(found),
             }
         )
-    others = lines.where(lambda policy: not policy.startswith(f"{LEARNED}:dial_") and policy != ONE)
+    others = lines.where(lambda policy: PolicyName.read(policy).options not in dials and policy != ONE)
     others.sort(key=lambda i: -float(lines.accuracy[0, i]))
     return {
         "one": float(lines.accuracy[0, one]),

@@ -1,73 +1,69 @@
-"""The policy that ships for the prose world, as it ships, on the problems of `experiments.fresh`."""
+"""The policy that ships for the prose world, two more seeds of its training, and the rules, on many fresh problems."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.base import (
-    Experiment,
-    Step,
-    Summary,
-    beside_rules,
-    find,
-    percent,
-    provenance,
-    setting_of,
-    shares_of,
-    table,
-)
-from experiments.fresh import DECODINGS, FIRST, PART, published_rules
+from experiments.base import SEEDS, Step, Summary, find, percent
+from experiments.budget import Budget, longest_trainings
+from experiments.fresh import DECODINGS, ORACLE, PART, Fresh
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.records import read_records
 
-SPEEDS = (0.0, 0.125, 0.25, 0.375, 0.5)
-"""Places on its dial that are looked at."""
 
-FOLDER = "policies/checkpoints/small"
-
-
-def _evaluation(name: str) -> Step:
-    decoding = DECODINGS[name]
-    places = [f"{FOLDER}@speed={speed:g}" for speed in SPEEDS]
-    command = PROSE_WORLD.evaluation(places, (decoding.block,), *decoding.flags, first=FIRST, episodes=PART)
-    return Step(f"prose_shipped/{name}", command, ("--episodes", "1"))
-
-
-class Shipped(Experiment):
-    """`policies.load("small")` at the careful half of its dial, in both decodings."""
+class Shipped(Fresh):
+    """`policies.load("small")`, which is the first seed's, two more, and the rules."""
 
     name = "prose_shipped"
+    first = 2000
+    parts = 4
+    rules: Sequence[str] = (
+        *("threshold:0.9", "threshold:0.95", "threshold:0.98"),
+        *("eb_sampler:0.01", "eb_sampler:0.02", "eb_sampler:0.05", "eb_sampler:0.1"),
+        *("credit:0.9", "factor:0.5", "ete:0.8", "ete:0.85", "dawn:0.85"),
+    )
+    others: Sequence[str] = ()
+    flags: Sequence[str] = ("--model.dtype", "bfloat16")
+    has_oracle = False
+
+    def dials(self) -> list[Step]:
+        """Return the longest trainings of the budget, one a seed."""
+        return [longest_trainings()[seed] for seed in SEEDS]
+
+    def before(self) -> list[Step]:
+        """Return all that comes before the evaluation, with the trainings."""
+        return Budget().steps()
 
     def steps(self) -> list[Step]:
-        """Look at what ships."""
-        return [_evaluation(name) for name in DECODINGS]
+        """Evaluate dials, rules and one token per step, and the oracle on a part of the problems."""
+        found = super().steps()
+        for name, decoding in DECODINGS.items():
+            flags = (*decoding.flags, *self.flags)
+            command = PROSE_WORLD.evaluation([ORACLE], (decoding.block,), *flags, first=self.first, episodes=PART)
+            found.append(Step(f"{self.name}/oracle_{name}", command, ("--episodes", "1")))
+        return found
 
     def summarise(self, out: Path) -> Summary:
-        """Keep each place beside the cheapest rule that is as accurate."""
-        places = {}
-        for name in DECODINGS:
-            rules = published_rules(name)
-            suite = find(read_records(out / f"prose_shipped/{name}"), task="all")
-            places[name] = [{"speed": setting_of(record), **beside_rules(record, rules)} for record in suite]
-        return {"places": places, "provenance": provenance(out, self.steps())}
+        """Compare each seed with the rules, and keep what the oracle does."""
+        summary = super().summarise(out)
+        for name, found in summary["blocks"].items():
+            [oracle] = find(read_records(out / self.name / f"oracle_{name}"), task="all")
+            found["oracle"] = {"accuracy": oracle["accuracy"], "nfe": oracle["nfe"]}
+        return summary
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
-        rows = [
-            [
-                DECODINGS[name].wording,
-                place["speed"].replace("=", " "),
-                percent(place["accuracy"]),
-                f"{place['nfe']:.2f}",
-                "" if place["rules_nfe"] is None else f"{place['rules_nfe']:.2f}",
-                *([f"{share:.2f}" for share in shares_of([place])] or [""]),
-            ]
-            for name, places in summary["places"].items()
-            for place in places
-        ]
-        columns = ["decoding", "place", "accuracy %", "NFE", "rules' NFE", "share"]
-        return f"""`policies.load("small")`, one seed, on {PART} problems a task from number {FIRST} on; the rules'
-forwards are those of the cheapest rule above that is at most half a point less accurate, or of the most accurate one;
-nothing where an answer is less often right than by the fastest of these rules.
+        oracles = " and ".join(
+            f"{percent(found['oracle']['accuracy'])} % in {found['oracle']['nfe']:.2f} in {DECODINGS[name].wording}"
+            for name, found in summary["blocks"].items()
+        )
+        return f"""{super().markdown(summary)}
 
-{table(columns, rows)}"""
+The oracle, on the first {PART} problems a task alone: {oracles}."""
+
+    def preface(self) -> str:
+        """Say what is held against what, on which problems."""
+        return f"""`policies.load("small")`, which is seed 0, two more seeds of its training, and {len(self.rules)}
+settings of rules that came near the frontier before, with the dLLM in bfloat16, on problems from number {self.first}
+on, which were looked at when all was chosen."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from experiments.base import SEEDS, is_rule
 from experiments.budget import Budget
 from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
-from experiments.fresh import DECODINGS, Fresh, _compare, pool
 from experiments.fresh import SPEEDS as FRESH_SPEEDS
+from experiments.fresh import Fresh, _compare, pool
 from experiments.shipped import Shipped
 from finished import finish
 from records import outcomes, write_run
@@ -150,19 +149,6 @@ def test_what_forwards_buy(tmp_path: Path) -> None:
     assert f"| 1,728 problems, all 3 seeds | 337,344 | 100.0 ± 0.0 in 6.00 ± 0.00 ({6 / best:.2f} ± 0.00) |" in text
 
 
-def test_what_ships_is_held_against_the_rules_of_its_decoding(tmp_path: Path) -> None:
-    """In full diffusion right on all in six forwards, as no rule is; ahead on none, where no rule was tried."""
-    experiment = Shipped()
-    for step in experiment.steps():
-        right = float(step.folder.endswith("full"))
-        write_run(tmp_path / step.folder, [outcomes(policy, [right] * 10, [6] * 10) for policy in policies_of(step)])
-    finish(experiment, tmp_path)
-    text = experiment.markdown(json.loads(json.dumps(experiment.summarise(tmp_path))))
-    best = max(rules_in_full_diffusion())[1]
-    assert f"| full diffusion | speed 0 | 100.0 | 6.00 | {best:.2f} | {6 / best:.2f} |" in text
-    assert "| blocks of 32, a block ahead allowed | speed 0.5 | 0.0 | 6.00 |  |  |" in text
-
-
 def test_policies_under_a_cache(tmp_path: Path) -> None:
     """Ten problems of 8 right answers in 5 forwards of 20 positions each, unless something else is said."""
     experiment = Caching()
@@ -216,20 +202,25 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
     ]
 
 
-def test_fresh_problems_of_several_evaluations_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("experiment", "dials"),
+    [(Fresh(), ["dial_s0", "dial_s1", "dial_s2"]), (Shipped(), ["long_s0", "half_s1", "half_s2"])],
+)
+def test_fresh_problems_of_several_evaluations_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: Fresh, dials: list[str]
+) -> None:
     """Two problems a part. A seed's slow end, one rule and one token per step solve them all; all else, in parts after
     the first, the first problem alone."""
-    experiment = Fresh()
-    monkeypatch.setitem(DECODINGS, "full", replace(DECODINGS["full"], parts=2))
+    monkeypatch.setattr(type(experiment), "parts", 2)
     for step in experiment.steps():
         parent, _, part = step.folder.partition("/")
         if parent == experiment.name:
             some = [1.0, 1.0 if part.endswith("0") else 0.0]
             known = {"threshold:0.9": [10, 6], "oracle:1": [2, 2], "low_confidence:1": [20, 20]}
-            known |= {f"learned:dial_s{seed}@speed=0": [4, 4] for seed in SEEDS}
+            known |= {f"learned:{dial}@speed=0": [4, 4] for dial in dials}
             lines = []
             for policy in policies_of(step):
-                fast = [1, 1] if policy.startswith("learned:dial_") else [3, 3]
+                fast = [1, 1] if policy.startswith(tuple(f"learned:{dial}" for dial in dials)) else [3, 3]
                 lines.append(outcomes(policy, [1.0, 1.0] if policy in known else some, known.get(policy, fast)))
             write_run(tmp_path / step.folder, lines)
     finish(experiment, tmp_path)
@@ -243,9 +234,12 @@ def test_fresh_problems_of_several_evaluations_are_one(tmp_path: Path, monkeypat
     # the first part, where anything is right, and a forward of the dial stands against three.
     assert full["share"] == pytest.approx([0.5, 1 / 3, 0.5])
     assert full["reached"] == 1
-    assert full["times_oracle"][0] == 2.0
+    if experiment.has_oracle:
+        assert full["times_oracle"][0] == 2.0
+    else:
+        assert full["oracle"] == {"accuracy": 1.0, "nfe": 2.0}
     at_half = full["places"][-1]
-    solved = 0.5 + 0.5 / DECODINGS["full"].parts
+    solved = 0.5 + 0.5 / experiment.parts
     assert at_half == {
         "speed": 0.5,
         "accuracy": [solved] * 3,
@@ -262,7 +256,7 @@ def test_a_dial_that_is_not_as_accurate_has_no_share() -> None:
     score = [1.0, 1.0, 1.0, 0.0]
     lines = [outcomes(f"learned:dial_s{seed}@speed={s:g}", score, [1] * 4) for seed in SEEDS for s in FRESH_SPEEDS]
     lines += [outcomes(policy, [1.0] * 4, [8] * 4) for policy in ("low_confidence:1", "oracle:1")]
-    found = _compare(pool([lines]))
+    found = _compare(pool([lines]), [f"dial_s{seed}" for seed in SEEDS])
     assert (found["share"], found["times_oracle"]) == (None, None)
     assert [row["share"] for row in found["nearly"]] == [None] * 3
     assert [row["nfe"] for row in found["nearly"]] == [1] * 3
