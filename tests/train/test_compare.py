@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from train.command.errors import UserError
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.compare import CompareConfig, main
-from train.comparison.runs import problems_of, read_run
+from train.comparison.runs import problems_of, read_run, read_runs
 from train.comparison.tables import compare, per_task
 from train.evaluate import main as evaluate_main
 from train.evaluation.measures import best_rule
@@ -110,6 +111,30 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     made.append(write_run(place / "older", older, ppo_config(5, 3.0), keep=False))
     bare = write_run(place / "bare", [outcomes("threshold:0.9", right, nfe)], keep=False)
     return [str(folder) for folder in made] + [str((bare / "evaluation.json").rename(place / "bare.json"))]
+
+
+def test_a_copy_that_was_evaluated_again_is_a_run_of_its_own(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs with one id on W&B: the copy of a copy is the same run, and said to be; without an id folders count."""
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        runs.append(Path(shutil.copytree(folders[seed], tmp_path / name)))
+        (runs[-1] / "wandb_id.txt").write_text("abc123")
+    assert [run.name for run in read_runs([str(run) for run in runs])] == ["a", "c"]
+    assert f"{runs[1]}, which is the run {runs[0]} again" in capsys.readouterr().out
+    for run in runs:
+        (run / "wandb_id.txt").write_text(" \n")
+    assert [run.name for run in read_runs([str(run) for run in [*runs, runs[0]]])] == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("commit", [{"mean": 1}, 5, ["x"]])
+def test_a_commit_that_is_no_text_is_one_sentence(folders: list[str], tmp_path: Path, commit: Any) -> None:
+    run = Path(shutil.copytree(folders[0], tmp_path / "a"))
+    (run / "versions.json").write_text(json.dumps({"commit": commit}))
+    with pytest.raises(UserError, match=r"versions.json' can't be read: its commit is .*, which must be a text"):
+        read_runs([str(run)])
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from policies.files import Checked, check, read_settings, read_text
+from policies.files import Checked, check, read_settings, read_text, show
 from train.command.decoding_config import what_differs
 from train.command.errors import UserError
 from train.command.run_files import RunFiles
+from train.command.told import tell
 from train.comparison.wandb_runs import DOWNLOADS, PREFIX, fetch
 from train.evaluation.jobs import run_names
 from train.evaluation.naming import LEARNED, PolicyName, is_folder, split_setting
@@ -118,20 +119,36 @@ def read_runs(sources: Sequence[str], downloads: Path = DOWNLOADS) -> list[Run]:
         else:
             path = Path(source).parent if Path(source).name == RunFiles(Path()).evaluation.name else Path(source)
             given.append((str(path), path.resolve().name, path, ()))
-    # Reversed, and back below: of a run that is given twice, the first counts.
-    found = {identity(path): (source, name, path, artifacts) for source, name, path, artifacts in reversed(given)}
+    # Of a run that is given twice, the first counts; a copy that was evaluated again is another run.
+    found: dict[str, tuple[str, str, Path, Sequence[Any]]] = {}
+    for one in given:
+        source, _, path, _ = one
+        key = identity(path)
+        first = found.get(key)
+        if first is not None and not source.startswith(PREFIX) and not first[0].startswith(PREFIX):
+            key = key if _evaluation_of(path) == _evaluation_of(first[2]) else str(path.resolve())
+        if key in found and path.resolve() != found[key][2].resolve():
+            tell("left out", f"{source}, which is the run {found[key][0]} again")
+        found.setdefault(key, one)
     names = [name for _, name, _, _ in found.values()]
     return [
         read_run(path, name if names.count(name) == 1 else source, source, artifacts)
-        for source, name, path, artifacts in reversed(found.values())
+        for source, name, path, artifacts in found.values()
     ]
+
+
+def _evaluation_of(path: Path) -> bytes:
+    """Return a run's file of records as it lies there; nothing without one."""
+    file = RunFiles(path).evaluation
+    return file.read_bytes() if file.is_file() else b""
 
 
 def identity(path: Path) -> str:
     """Return what tells a run from all others: its id on W&B, where it may be read from too, or its folder."""
     id_file = RunFiles(path).wandb_id
     try:
-        return read_text(id_file).strip() if id_file.is_file() else str(path.resolve())
+        known = read_text(id_file).strip() if id_file.is_file() else ""
+        return known or str(path.resolve())
     except ValueError as error:
         raise UserError(f"{str(id_file)!r} can't be read: {error}") from error
 
@@ -157,6 +174,9 @@ def read_run(path: Path, name: str, source: str, artifacts: Sequence[Any] = ()) 
                 f"run is {source!r}: its outcomes.json and evaluation.json disagree on {key[0]}; evaluate it again"
             )
     versions = {name: value for name, value in _read(RunFiles(path).versions).items() if name != "starts"}
+    if not isinstance(versions.get("commit"), str | None):
+        file = str(RunFiles(path).versions)
+        raise UserError(f"{file!r} can't be read: its commit is {show(versions['commit'])}, which must be a text")
     progress = read_progress(path)
     return Run(name, source, path, _kind(config), config, versions, records, outcomes, progress, artifacts)
 
