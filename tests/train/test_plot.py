@@ -127,6 +127,20 @@ def test_a_label_covers_no_interval_where_there_is_room(figures: list[Figure], t
         assert not any(box.contains(*place) for place in axes.transData.transform(np.linspace(*segment, num=50)))
 
 
+def test_a_long_legend_leaves_the_panels_their_room(figures: list[Figure], tmp_path: Path) -> None:
+    """As high with two policies as with thirty, whose figure is the higher one."""
+    for count in (2, 30):
+        runs = [
+            outcomes(f"learned:run{i:02}_of_some_setting_with_a_long_name", [1] * 9 + [0], [2] * 10)
+            for i in range(count)
+        ]
+        plot_pareto(records_of(*runs, THRESHOLD), tmp_path / "pareto.png", "many", {})
+    few, many = figures
+    heights = [figure.axes[0].get_position().height * figure.get_figheight() for figure in figures]
+    assert many.get_figheight() > few.get_figheight() + 4
+    assert heights[1] > 0.9 * heights[0]
+
+
 def test_one_rule_makes_no_frontier(figures: list[Figure], tmp_path: Path) -> None:
     plot_pareto(records_of(LEARNED, THRESHOLD), tmp_path / "p.png")
     labels = [text.get_text() for text in figures[0].legends[0].get_texts()]

@@ -7,6 +7,7 @@ tell apart. The plots follow matplotlib's settings: ``with rc_context(DARK)`` dr
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ COSTS = {"nfe": "forwards per answer (NFE)", "token_positions": "token positions
 
 
 WIDTH, DPI = 6.4, 150
+LEGEND_LINES, LEGEND_LINE = 4, 0.26
+"""Lines of a legend that every figure has room for, and the inches that each further one takes."""
 """Of a panel, in inches, and pixels per inch: a third of the width still has letters to read."""
 
 
@@ -326,6 +329,9 @@ def draw_legend(figure: Figure, entries: Mapping[str, Any]) -> None:
     """Draw a legend below all panels: marks by label."""
     labels = [for_plot(label, 40) for label in entries]
     columns = 1 if max(map(len, labels), default=0) > 32 else 2
+    # As high as the panels are already: they would shrink to nothing beside many labels.
+    lines = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, lines - LEGEND_LINES))
     figure.legend(list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
