@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from train.command.files import write_atomic
-from train.command.run_folder import open_run, refuse_used
+from train.command.run_folder import has_result, open_run, refuse_used
 from train.command.told import tell
 from train.evaluation.rule_list import print_rules
 from train.watching.gif import draw_gif
@@ -29,7 +29,7 @@ def main(config: WatchConfig) -> None:
         return
     torch.set_num_threads(config.model.threads)
     writes = config.format != "ansi"
-    if writes:
+    if writes and has_result(config.out):
         refuse_used(config.out)
     # Recorded before the folder is made, so that a mistyped name leaves nothing behind.
     show = rehearse(config)

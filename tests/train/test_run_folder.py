@@ -141,6 +141,15 @@ def test_what_differs_is_named(tmp_path: Path, change: dict[str, object], words:
     assert contents(config.out) == before
 
 
+def test_a_run_of_another_command_is_not_compared_field_by_field(tmp_path: Path) -> None:
+    config = Config(tmp_path / "a")
+    finish(config)
+    names = ("file", "trials", "metric", "method", "last", "best", "least")
+    write_atomic(config.out / "config.yaml", "out: a\n" + "".join(f"{name}: x\n" for name in names))
+    with pytest.raises(UserError, match=r"which holds a run of another command: choose another folder"):
+        finish(replace(config, resume=True))
+
+
 def test_a_setting_that_the_runs_version_did_not_have_is_no_difference() -> None:
     assert differences({"a": 1, "s": {"b": 2}}, {"a": 1, "new": 5, "s": {"b": 2, "new": 6}}) == {}
     assert list(differences({"a": 1, "gone": 2}, {"a": 1})) == ["gone"]

@@ -220,6 +220,13 @@ def test_a_used_folder_is_refused(tmp_path: Path) -> None:
         main(WatchConfig(out=tmp_path, model=ModelConfig("toy"), task="copy"))
 
 
+def test_what_a_killed_start_left_does_not_block_the_next_one(tmp_path: Path) -> None:
+    for name in (".lock", "command.txt", "config.yaml", "versions.json"):
+        (tmp_path / name).write_text("{}")
+    main(WatchConfig(out=tmp_path, model=ModelConfig("toy"), task="copy", policy=["threshold:0.9"]))
+    assert (tmp_path / "watch.html").is_file()
+
+
 def test_suite_takes_tasks_in_turn() -> None:
     problems = choose_problems("suite", "validation", 2, 11)
     assert [problem.task for problem in problems[:3]] == ["copy", "reverse", "sort"]

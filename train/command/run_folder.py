@@ -169,7 +169,10 @@ def _check(
         return
     if not has_run or resume is None:
         raise UserError(f"out is {str(folder)!r}, which is not empty: {other}")
-    changed = differences(read_settings(folder), settings, (*FREE, *free), usual)
+    kept = read_settings(folder)
+    if len(kept.keys() ^ settings.keys()) > len(kept.keys() & settings.keys()):
+        raise UserError(f"out is {str(folder)!r}, which holds a run of another command: {other}")
+    changed = differences(kept, settings, (*FREE, *free), usual)
     if not changed:
         if not resume:
             again = command_line("--resume")
