@@ -20,13 +20,14 @@ from train.command.cli import run
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import measure
+from train.job.build import make_env, make_model
 from train.job.config import EnvConfig, EvaluationConfig, FilterSection
 from train.job.counting import CountingDenoiser
 from train.job.dry_run import dry_run
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig
 from train.job.run import check
-from train.job.trials import step_gib, trial_rows
+from train.job.trials import Trials, step_gib, trial_rows
 
 FLAGS = ["--model.name=toy", "--env.num_envs=16", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {
@@ -176,6 +177,26 @@ def test_every_round_of_a_filter_decodes_its_problems_again() -> None:
     # And a ninth as many that stop it.
     assert answers(learn=True, problems=18) - without == 20
     assert answers(learn=True, problems=18, rounds=3) - without == 60
+
+
+def test_tries_are_decoded_at_their_thresholds() -> None:
+    """At a threshold that nothing reaches a position a forward, at one that all reach all of them in one."""
+
+    def positions(*thresholds: float) -> float:
+        about = EvaluationConfig(validations=0, validation_episodes=1, decision_thresholds=list(thresholds))
+        config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16), evaluation=about)
+        denoiser: Any = CountingDenoiser(config.model.load())
+        kind = ppo.algorithm(config)
+        model = make_model(config, make_env(config, denoiser, kind, None), kind, None)
+        return Trials(config, denoiser, model).tries()[1]
+
+    # A form of 21 words and 8 masks, of which the last is not needed after an end-of-text.
+    prompt, slowest = TASKS["copy"]().problem("train", 0).prompt, make_rule("low_confidence:1")
+    [slow] = decode(ToyDenoiser(), [prompt], slowest, DecodingSettings(8))
+    assert slow.nfe == 7
+    assert positions(1e-9, 1e-8) == 2 * 29
+    assert positions(1e-9, 1 - 1e-9) == 29 + slow.token_positions == 8 * 29
+    assert positions(0.5) == 0
 
 
 def test_groups_of_a_trial_fill_one_backward_pass() -> None:

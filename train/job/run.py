@@ -63,7 +63,7 @@ from train.job.finish import blocks_of, evaluate_all, evaluated_blocks, export, 
 from train.job.learning import learn
 from train.job.next import next_commands
 from train.job.price import MILLISECONDS, measure_price, without_measurement
-from train.job.validation import Validation, best_threshold, count_tries
+from train.job.validation import Validation, best_threshold, thresholds_tried
 from train.tracking.tracker import Tracker
 
 
@@ -156,7 +156,7 @@ def check(config: JobConfig, algorithm: Algorithm) -> PolicyNetwork | None:
     for rule in config.evaluation.rules:
         check_guide(make_rule(rule), denoiser)
     # Tries while learning, calibration of a dial, and a filter's early stop need validation problems.
-    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or count_tries(config) > 0
+    needs_validation = bool(config.env.alpha_range) or config.filter.is_learned or bool(thresholds_tried(config))
     splits: tuple[Split, ...] = ("train", config.evaluation.split)
     splits += ("validation",) if needs_validation else ()
     need_splits(make_tasks(config.env.tasks), splits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,7 @@ from train.job.build import Algorithm, make_env, make_model, stream_seed
 from train.job.config import JobConfig
 from train.job.counting import CountingDenoiser, timed
 from train.job.finish import blocks_of, calibration_places
-from train.job.validation import count_tries, tried_places
+from train.job.validation import thresholds_tried, tried_places
 
 ROLLOUTS, TIMED_STEPS = 3, 3
 """Fewest problems that the untrained policy decodes, and steps that are timed."""
@@ -115,12 +116,15 @@ class Trials:
 
     def tries(self) -> tuple[int, float]:
         """Return how many answers tries on validation problems decode, and the positions that they compute."""
-        tries, places = count_tries(self.config), tried_places(self.config)
+        tries, places = len(thresholds_tried(self.config)), tried_places(self.config)
         if not tries:
             return 0, 0.0
-        count = tries * len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.validation_episodes))
-        untrained = self._untrained("deterministic")
-        return count * len(places), count * sum(self._positions(untrained, block) for block, _ in places)
+        count = len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.validation_episodes))
+        positions = 0.0
+        for threshold, times in Counter(thresholds_tried(self.config)).items():
+            untrained = self._untrained("deterministic", threshold)
+            positions += times * count * sum(self._positions(untrained, block) for block, _ in places)
+        return tries * count * len(places), positions
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""
@@ -145,8 +149,10 @@ class Trials:
             positions += problems * self._positions(policy, job.block_length)
         return problems * len(jobs), positions
 
-    def _untrained(self, decision: Decision) -> LearnedPolicy:
-        return LearnedPolicy(self.network, decision, actions=self.config.actions)
+    def _untrained(self, decision: Decision, threshold: float | None = None) -> LearnedPolicy:
+        # Which one will be exported is not known before it is tried.
+        least = self.config.evaluation.decision_thresholds[0] if threshold is None else threshold
+        return LearnedPolicy(self.network, decision, threshold=least, actions=self.config.actions)
 
     def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
         settings = DecodingSettings(block_length=block, features=policy.features, **self.config.env.decoding)

@@ -45,10 +45,10 @@ def tried_places(config: JobConfig) -> list[tuple[int, float]]:
     return list(itertools.product(blocks_of(config), PLACES if config.env.alpha_range else PLACES[:1]))
 
 
-def count_tries(config: JobConfig) -> int:
-    """Return how often a job tries its policy: while it is learned, and at each threshold of several in the end."""
-    thresholds = len(config.evaluation.decision_thresholds)
-    return config.evaluation.validations + (thresholds if thresholds > 1 else 0)
+def thresholds_tried(config: JobConfig) -> list[float]:
+    """Return the threshold of each try of a job: while the policy is learned, and of several thresholds in the end."""
+    thresholds = config.evaluation.decision_thresholds
+    return thresholds[:1] * config.evaluation.validations + (thresholds if len(thresholds) > 1 else [])
 
 
 class Validation:
