@@ -7,8 +7,8 @@ from typing import Any
 
 from envs.denoiser import Denoiser
 from envs.models.load import load_denoiser
+from envs.numbers import is_whole
 from envs.render import RENDERERS
-from envs.whole_numbers import is_whole
 
 
 def check_arguments(num_envs: Any, features: Any, episodes: Any, render_mode: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.decoding.rows import Rows
-from envs.whole_numbers import is_whole
+from envs.numbers import is_whole
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from envs.numbers import is_whole
 from envs.tasks import Problem, Split, Task
-from envs.whole_numbers import is_whole
 
 OPTIONS = ("problem", "reset_mask")
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from envs.numbers import is_number
+
 DistributionName = Literal["forced_bernoulli", "bernoulli", "plackett_luce"]
 """See `policies.distributions.DISTRIBUTIONS`."""
 
@@ -33,10 +35,10 @@ class ActionConfig:
         if self.distribution not in get_args(DistributionName):
             allowed = ", ".join(get_args(DistributionName))
             raise ValueError(f"distribution is {self.distribution!r}: choose one of {allowed}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature of the policy is {self.temperature}: it must be above 0")
-        if not math.isfinite(self.stop_logit):
-            raise ValueError(f"stop_logit is {self.stop_logit}: it must be a finite number")
+        if not is_number(self.temperature) or not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature of the policy is {self.temperature!r}: it must be above 0")
+        if not is_number(self.stop_logit) or not math.isfinite(self.stop_logit):
+            raise ValueError(f"stop_logit is {self.stop_logit!r}: it must be a finite number")
 
     @property
     def has_stop(self) -> bool:

@@ -17,12 +17,15 @@ from envs.decoding.settings import DecodingOptions, DecodingSettings, check_kept
 from envs.denoiser import Denoiser
 from envs.models.adapter import MaskedLMDenoiser
 from envs.noise import sample_seed
-from envs.whole_numbers import is_whole
+from envs.numbers import is_whole
 from policies.base import UnmaskingPolicy
-from policies.files import check_characters
+from policies.files import check_characters, one_line, show
 from policies.learned import LearnedPolicy
 from policies.playing import play
 from policies.prompts import Message, as_list, as_text, encode_one
+
+MOST_SAMPLES = 1_000_000
+"""Answers to one prompt: far more than anybody waits for."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def generate(
             text that is too long or has no blank, or a speed or target that the policy does not have.
         DenoiserError: if the model returns NaN.
     """
+    if not hasattr(tokenizer, "mask_token_id"):
+        raise ValueError(f"tokenizer is {one_line(show(tokenizer))}: give the dLLM's, as AutoTokenizer loads it")
     texts = [as_text(prompt, tokenizer, i) for i, prompt in enumerate(as_list("prompts", prompts))]
     _check_policy(policy)
     if not isinstance(model, nn.Module):
@@ -184,7 +189,12 @@ def decode(
     _check_policy(policy)
     _check_whole("batch_size", batch_size, 1)
     _check_whole("samples", samples, 1)
+    if samples > MOST_SAMPLES:
+        raise ValueError(f"samples is {show(samples)}: {MOST_SAMPLES:,} are the most")
     _check_whole("seed", seed, -(2**63), 2**63 - 1)
+    for name, callback in (("on_finish", on_finish), ("on_step", on_step)):
+        if callback is not None and not callable(callback):
+            raise ValueError(f"{name} is {show(callback)}: give a function, or None")
     missing = sorted(policy.features - settings.features)
     if missing:
         raise ValueError(f"settings.features lacks {missing[0]!r}, which the policy {policy.name!r} reads")
@@ -293,7 +303,8 @@ def check_cache(policy: UnmaskingPolicy, cache: str) -> None:
 def _check_policy(policy: Any) -> None:
     if not isinstance(policy, UnmaskingPolicy):
         raise ValueError(
-            f"policy is {policy!r}: give a policy, such as policies.make_rule('threshold:0.9') or policies.load(FOLDER)"
+            f"policy is {one_line(show(policy))}: give a policy, such as policies.make_rule('threshold:0.9') or "
+            "policies.load(FOLDER)"
         )
 
 

@@ -20,6 +20,7 @@ from envs.decoding.settings import DecodingSettings, conditions_of
 from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
+from envs.numbers import is_number, is_whole
 from envs.view import Action, View, ensure_progress
 from policies.base import CommitPolicy, Decision
 from policies.calibration import Calibration, check_speed
@@ -51,7 +52,7 @@ class LearnedPolicy(CommitPolicy):
 
     Raises:
         ValueError: if the decision is unknown, the threshold not in (0, 1), the speed not in [0, 1], beta not above 0,
-            or beta not 1 for positions that are drawn one after another.
+            or beta not 1 for positions that are drawn one after another, or anything is of another kind.
     """
 
     def __init__(
@@ -69,11 +70,17 @@ class LearnedPolicy(CommitPolicy):
     ) -> None:
         if decision not in get_args(Decision):
             raise ValueError(f"decision is {decision!r}: choose one of {', '.join(get_args(Decision))}")
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold is {threshold}: it must be between 0 and 1, both excluded")
+        if not is_number(threshold) or not 0 < threshold < 1:
+            raise ValueError(f"threshold is {show(threshold)}: it must be between 0 and 1, both excluded")
+        if not isinstance(actions, ActionConfig | None):
+            raise ValueError(f"actions is {show(actions)}: give an ActionConfig, or None")
+        if not isinstance(calibration, Calibration | None):
+            raise ValueError(f"calibration is {show(calibration)}: give a Calibration, or None")
+        if not isinstance(any_dllm, bool):
+            raise ValueError(f"any_dllm is {show(any_dllm)}: it must be True or False")
         self.actions = actions or ActionConfig()
-        if not 0 < beta < float("inf"):
-            raise ValueError(f"beta is {beta}: it must be above 0")
+        if not is_number(beta) or not 0 < beta < float("inf"):
+            raise ValueError(f"beta is {show(beta)}: it must be above 0")
         if beta != 1 and self.actions.has_stop:
             raise ValueError(
                 f"beta is {beta}: a {self.actions.distribution} policy has no probabilities of single positions to "
@@ -117,12 +124,14 @@ class LearnedPolicy(CommitPolicy):
             ValueError: if the policy has no dial or no calibration for what is asked, more than one thing is asked, or
                 it is out of reach.
         """
+        if not is_whole(block_length) or block_length < 1:
+            raise ValueError(f"block_length is {block_length!r}: it must be a whole number of 1 or more")
         asked = {"speed": speed, "accuracy_target": accuracy_target, "nfe_target": nfe_target}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given) or 'nothing'} is given: ask for one of {', '.join(asked)}")
-        if not isinstance(asked[given[0]], int | float):
-            raise ValueError(f"{given[0]} is {asked[given[0]]!r}: it must be a number")
+        if not is_number(asked[given[0]]):
+            raise ValueError(f"{given[0]} is {show(asked[given[0]])}: it must be a number")
         if not self.has_dial:
             raise ValueError(f"{given[0]} is given, but the policy has no dial: it was trained for one alpha")
         if speed is not None:

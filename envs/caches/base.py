@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.whole_numbers import is_whole
+from envs.numbers import is_whole
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from envs.caches import make_cache
+from envs.numbers import is_whole
 from envs.readings import READINGS
-from envs.whole_numbers import is_whole
 
 MAX_TEMPERATURE = 1e6
 """Gumbel noise times more than this could overflow float32; long before, sampling is uniform."""

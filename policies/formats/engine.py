@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Engine(Exporter):
         model: that it serves, in its usage.
         version: that the export was tested with.
         install: commands before the export's own installation.
-        usage: commands or code after it, in Markdown; ``{folder}`` is the export's.
+        usage: commands or code after it, in Markdown; ``{folder}`` is the export's, as a shell takes it.
         plugins: group of entry points by which the engine finds the package, empty if it has none.
         extra: further files by name; ``{speed}`` is the place on the dial.
     """
@@ -111,7 +112,8 @@ packages = ["{self._package}"]
         trained = {name: value for name, value in settings["trained"].items() if name not in ("versions", "dllm")}
         rows = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in trained.items())
         model, own = trained.get("model"), ""
-        usage = self.usage.format(folder=folder)
+        place = shlex.quote(str(folder))
+        usage = self.usage.format(folder=place)
         if isinstance(model, str) and is_hub_id(model):
             # A policy of a model on the hub is shown with that; one of a model that ships is nothing an engine can
             # serve.
@@ -128,7 +130,7 @@ model's own probabilities, without sampling. Use it at temperature 0.
 {own}
 ```bash
 {self.install}
-pip install {folder}
+pip install {place}
 ```
 
 {usage}

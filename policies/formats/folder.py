@@ -93,10 +93,14 @@ def locate(folder: str | Path, revision: str | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the hub does not give what is no folder.
+        ValueError: if it is neither a name nor a path.
     """
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"policy is {folder!r}: give a folder, or the name of one that ships or lies on the hub")
     if str(folder) in SHIPPED:
         return SHIPPED[str(folder)]
-    if not Path(folder).exists() and is_hub_id(str(folder)):
+    # Unlike Path's, False for what no name can be.
+    if not os.path.exists(folder) and is_hub_id(str(folder)):
         return fetch_policy(str(folder), revision)
     return Path(folder)
 

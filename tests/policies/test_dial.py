@@ -241,6 +241,37 @@ def test_a_calibration_that_is_none_says_where(data: Any, message: str) -> None:
         Calibration.from_plain(data)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": "x"}, "^threshold is 'x': it must be between 0 and 1"),
+        ({"threshold": None}, "^threshold is None: it must be between 0 and 1"),
+        ({"beta": "x"}, "^beta is 'x': it must be above 0"),
+        ({"temperature": "x"}, "^temperature of the policy is 'x': it must be above 0"),
+        ({"calibration": 5}, "^calibration is 5: give a Calibration, or None"),
+        ({"actions": 5}, "^actions is 5: give an ActionConfig, or None"),
+        ({"any_dllm": "x"}, "^any_dllm is 'x': it must be True or False"),
+    ],
+)
+def test_what_a_policy_can_not_be_changed_to(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load("tiny").changed(**change)
+
+
+@pytest.mark.parametrize("asked", [{"speed": 0.5}, {"accuracy_target": 0.9}, {"nfe_target": 2.0}])
+@pytest.mark.parametrize("block_length", [0, -1, None, "x", float("nan"), True])
+def test_a_dial_is_turned_for_a_whole_number_of_positions(block_length: Any, asked: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^block_length is .*: it must be a whole number of 1 or more$"):
+        load("tiny").tuned(block_length, **asked)
+
+
+@pytest.mark.parametrize("name", ["speed", "accuracy_target", "nfe_target"])
+@pytest.mark.parametrize("value", [10**400, "x", True])
+def test_a_place_on_a_dial_is_a_number(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*: it must be a number$"):
+        load("tiny").tuned(64, **{name: value})
+
+
 def test_one_place_is_a_calibration() -> None:
     one = Calibration([MEASURED.points[0]])
     assert Calibration.from_plain(one.to_plain()).points == one.points

@@ -428,7 +428,7 @@ def test_what_reads_more_than_a_block_is_refused(policy: LearnedPolicy, reason: 
 def test_the_command_writes_a_package(engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = policy_of(has_dial=True)
     policy.trained = {"model": "tiny", "block_lengths": [4, 64], "tasks": "a|b\n# c"}
-    folder, out = save(policy, tmp_path / "policy"), tmp_path / "out"
+    folder, out = save(policy, tmp_path / "policy"), tmp_path / "out $(id)"
     words = [str(folder), "--to", engine, "--out", str(out), "--speed", "0.25"]
     assert export(parse(ExportConfig, None, words, positional="policy")) == out
     assert str(out) in capsys.readouterr().out
@@ -445,7 +445,7 @@ def test_the_command_writes_a_package(engine: str, tmp_path: Path, capsys: pytes
     about = tomllib.loads((out / "pyproject.toml").read_text())
     assert about["tool"]["setuptools"]["packages"] == [package.name]
     readme = (out / "README.md").read_text()
-    assert f"pip install {out}" in readme
+    assert f"pip install '{out}'" in readme
     assert "{folder}" not in readme
     assert "| tasks | a\\|b # c |" in readme
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from denoisers import SeedZero
 from networks import perturbed
+from torch import nn
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormForMaskedLM
 
 from envs import UnmaskingVectorEnv
@@ -221,12 +222,16 @@ def test_generate_without_prompts(model: Model) -> None:
             "policy is 'threshold:0.9': give a policy, such as policies.make_rule",
         ),
         (["copy a"], {"model": "tiny"}, "model is 'tiny': give a transformers model"),
+        (["copy a"], {"samples": 10**30}, "samples is 10+: 1,000,000 are the most"),
+        (["copy a"], {"on_step": 5}, "on_step is 5: give a function, or None"),
+        (["copy a"], {"tokenizer": None}, "tokenizer is None: give the dLLM's, as AutoTokenizer loads it"),
+        (["copy a"], {"policy": nn.Linear(1, 1)}, r"policy is Linear\(.*\): give a policy"),
     ],
 )
 def test_impossible_arguments_are_named(model: Model, prompts: Any, more: dict[str, Any], named: str) -> None:
-    given = {"model": model[0], "policy": LowConfidence(1), "buffer_length": 8, **more}
+    given = {"model": model[0], "tokenizer": model[1], "policy": LowConfidence(1), "buffer_length": 8, **more}
     with pytest.raises(ValueError, match=named) as caught:
-        generate(tokenizer=model[1], prompts=prompts, **given)
+        generate(prompts=prompts, **given)
     assert "\n" not in str(caught.value)
 
 

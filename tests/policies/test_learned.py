@@ -49,7 +49,7 @@ def test_round_trip(tmp_path: Path, decision: str) -> None:
     assert load(tmp_path / "policy", other).decision == other
 
 
-def test_whole_numbers_are_read_back(tmp_path: Path) -> None:
+def test_numbers_are_read_back(tmp_path: Path) -> None:
     again = load(save(made().changed(speed=1, beta=2), tmp_path / "policy"))
     assert (again.speed, again.beta) == (1.0, 2.0)
 

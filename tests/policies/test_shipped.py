@@ -63,6 +63,18 @@ def test_the_calibrated_dial_is_monotone() -> None:
     assert spent[0] <= spent[1]
 
 
+@pytest.mark.parametrize("name", [None, 5, b"tiny"])
+def test_a_policy_is_named_by_a_text_or_path(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"^policy is .*: give a folder, or the name of one that ships"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000])
+def test_a_name_that_is_too_long_is_no_folder(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such folder; give a folder made by training"):
+        load(name)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../networks", "tiny/../tiny", "/"])
 def test_no_other_folder_of_the_package_is_taken_for_one_that_ships(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="give a folder made by training, or one of small, tiny"):

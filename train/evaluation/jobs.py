@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -121,7 +122,8 @@ def run_names(folders: Iterable[str]) -> dict[str, str]:
 
     Where runs in different places have one name, theirs have as much of their paths as it takes.
     """
-    found = {folder: Path(folder).resolve() for folder in folders}
+    # Unlike Path's, without an error for what no name can be.
+    found = {folder: Path(os.path.realpath(folder)) for folder in folders}
     places = {path: _run_folder(path).parts for path in found.values()}
     if len(places) == 1:
         return dict.fromkeys(found, "")
