@@ -301,6 +301,7 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, mess
         (["--dit", "null", "--dit.bias", "1"], "dit is null, but dit.bias is given"),
         (["--config", "nowhere.yaml"], "config is 'nowhere.yaml', which is not there"),
         (["--config", "."], "config is '.', which is a folder"),
+        (["--config", "/dev/null"], "config is '/dev/null', which is no file of text"),
         (
             ["--env.tasks", '["\\udE00"]'],
             "--env.tasks, line 1, column 2: it holds '\\\\ude00', which is half",

@@ -190,6 +190,11 @@ def test_a_switch_leaves_the_prompt_alone() -> None:
     assert words("a", "--json").json
 
 
+@pytest.mark.parametrize("prompt", ["[red]hello", "[a, b]", "[", "null", "{a: 1}", "- a"])
+def test_a_prompt_is_text_whatever_it_looks_like(prompt: str) -> None:
+    assert words(prompt, "and").prompt == [prompt, "and"]
+
+
 def test_prompts_come_from_files_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, lines = tmp_path / "prompt.txt", tmp_path / "prompts.jsonl"
     file.write_text(f"{SORT}\n")

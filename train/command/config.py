@@ -117,7 +117,7 @@ def find_file(name: str, field: str = "config") -> Path:
     if not file.exists() and file.parts[:1] == ("configs",) and shipped.is_file():
         return shipped
     if not file.is_file():
-        kind = "a folder" if file.is_dir() else "not there"
+        kind = "a folder" if file.is_dir() else "no file of text" if file.exists() else "not there"
         raise ConfigError(f"{field} is {shorten(name)!r}, which is {kind}: {_meant(file) or 'give a YAML file'}")
     return file
 

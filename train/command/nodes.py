@@ -107,9 +107,17 @@ def gather_section(kind: Any, value: str, path: str, found: dict[str, Given]) ->
         _gather_field(kind, node, path, (f"--{path}", "", False), found)
 
 
-def add_item(found: dict[str, Given], path: str, kind: Any, word: str) -> None:
-    """Add an item to a list of the command line; a list in brackets replaces what stands before it."""
-    if word.startswith("[") or (word == "null" and without_null(kind)[1]):
+def add_item(found: dict[str, Given], path: str, kind: Any, word: str, is_flagged: bool = True) -> None:
+    """Add an item to a list of the command line; a list in brackets replaces what stands before it.
+
+    Args:
+        found: what the command line gives so far.
+        path: of the list.
+        kind: its type.
+        word: as it was typed.
+        is_flagged: whether it follows a flag. A word that stands for itself is an item whatever it looks like.
+    """
+    if is_flagged and (word.startswith("[") or (word == "null" and without_null(kind)[1])):
         node = compose(word, f"--{path}")
         assert node is not None
         found[path] = Given(node)

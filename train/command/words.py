@@ -35,7 +35,7 @@ def read_words(config_class: Any, words: Sequence[str], positional: str | None) 
             if positional is None:
                 raise ConfigError(_stray(word, words[: i - 1]))
             if item_kind(kinds[positional]) is not None:
-                add_item(found, positional, kinds[positional], word)
+                add_item(found, positional, kinds[positional], word, is_flagged=False)
             elif positional in found:
                 raise ConfigError(_stray(word, words[: i - 1]))
             else:
