@@ -168,6 +168,10 @@ class Fresh(Experiment):
         """Return the trainings of the dials, one a seed."""
         return dials(PROSE_WORLD)
 
+    def names(self) -> list[str]:
+        """Return the names of the runs that trained the dials, by seed."""
+        return [step.folder.rpartition("/")[2] for step in self.dials()]
+
     def before(self) -> list[Step]:
         """Return all that comes before the evaluation, with the trainings."""
         return Dial(PROSE_WORLD).steps()
@@ -186,8 +190,7 @@ class Fresh(Experiment):
 
     def summarise(self, out: Path) -> Summary:
         """Compare each seed with the rules, resampling problems with all that is chosen on them."""
-        names = [step.folder.rpartition("/")[2] for step in self.dials()]
-        blocks = {}
+        names, blocks = self.names(), {}
         for name in DECODINGS:
             folders = [out / self.name / f"{name}{part}" for part in range(self.parts)]
             blocks[name] = _compare(pool([list(read_outcomes(folder).values()) for folder in folders]), names)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.base import SEEDS, Step, Summary, find, percent
+import numpy as np
+
+from experiments.base import SEEDS, Step, Summary, find, over_seeds, percent, table
 from experiments.budget import Budget, longest_trainings
-from experiments.fresh import DECODINGS, ORACLE, PART, Fresh
+from experiments.fresh import DECODINGS, ONE, ORACLE, PART, Fresh
 from experiments.worlds import PROSE_WORLD
-from train.evaluation.records import read_records
+from train.evaluation.naming import LEARNED, PolicyName
+from train.evaluation.records import Record, read_records
+
+PLACE = 0.125
+"""Place on the dials that is shown task by task: the fastest that is within a point of one token per step."""
 
 
 class Shipped(Fresh):
@@ -45,11 +51,14 @@ class Shipped(Fresh):
         return found
 
     def summarise(self, out: Path) -> Summary:
-        """Compare each seed with the rules, and keep what the oracle does."""
+        """Compare each seed with the rules, in all and task by task, and keep what the oracle does."""
         summary = super().summarise(out)
         for name, found in summary["blocks"].items():
             [oracle] = find(read_records(out / self.name / f"oracle_{name}"), task="all")
             found["oracle"] = {"accuracy": oracle["accuracy"], "nfe": oracle["nfe"]}
+            parts = [read_records(out / self.name / f"{name}{part}") for part in range(self.parts)]
+            dials = [str(PolicyName(LEARNED, dial, f"speed={PLACE:g}")) for dial in self.names()]
+            found["tasks"] = _by_task(parts, {"dials": dials, "rule": [found["nearly"][0]["rule"]], "one": [ONE]})
         return summary
 
     def markdown(self, summary: Summary) -> str:
@@ -58,7 +67,14 @@ class Shipped(Fresh):
             f"{percent(found['oracle']['accuracy'])} % in {found['oracle']['nfe']:.2f} in {DECODINGS[name].wording}"
             for name, found in summary["blocks"].items()
         )
+        by_task = "\n\n".join(
+            f"**By task** in {DECODINGS[name].wording}, at {PLACE:g}, beside the rule above and one token per step:\n\n"
+            + _task_table(found["tasks"], found["nearly"][0]["rule"])
+            for name, found in summary["blocks"].items()
+        )
         return f"""{super().markdown(summary)}
+
+{by_task}
 
 The oracle, on the first {PART} problems a task alone: {oracles}."""
 
@@ -67,3 +83,37 @@ The oracle, on the first {PART} problems a task alone: {oracles}."""
         return f"""`policies.load("small")`, which is seed 0, two more seeds of its training, and {len(self.rules)}
 settings of rules that came near the frontier before, with the dLLM in bfloat16, on problems from number {self.first}
 on, which were looked at when all was chosen."""
+
+
+def _by_task(parts: Sequence[Sequence[Record]], groups: Mapping[str, Sequence[str]]) -> Summary:
+    """Return accuracy and forwards of some groups of policies on each task.
+
+    Args:
+        parts: records of each evaluation, of as many problems.
+        groups: names of policies.
+    """
+
+    def means(policies: Sequence[str], task: str, field: str) -> list[float]:
+        found = [[find(part, policy=policy, task=task)[0][field] for part in parts] for policy in policies]
+        return [float(np.mean(values)) for values in found]
+
+    tasks = dict.fromkeys(record["task"] for record in parts[0] if record["task"] != "all")
+    return {
+        task: {
+            name: {field: means(policies, task, field) for field in ("accuracy", "nfe")}
+            for name, policies in groups.items()
+        }
+        for task in tasks
+    }
+
+
+def _task_table(tasks: Summary, rule: str) -> str:
+    """Write what the dials, the rule and one token per step do by task."""
+    columns = ["task", "dial: accuracy %", "NFE", f"`{rule}`: accuracy %", "NFE", f"`{ONE}`: accuracy %", "NFE"]
+    rows = []
+    for task, groups in tasks.items():
+        row = [task]
+        for found in groups.values():
+            row += [over_seeds([100 * value for value in found["accuracy"]]), over_seeds(found["nfe"], 2)]
+        rows.append(row)
+    return table(columns, rows)

@@ -238,6 +238,12 @@ def test_fresh_problems_of_several_evaluations_are_one(
         assert full["times_oracle"][0] == 2.0
     else:
         assert full["oracle"] == {"accuracy": 1.0, "nfe": 2.0}
+        by_task = [line for line in experiment.markdown(summary).splitlines() if line.endswith(" 20.00 |")]
+        # An eighth up the dial the second problem, of the other task, is solved in the first part alone.
+        assert [line.partition(" | ")[2] for line in by_task[:2]] == [
+            "100.0 ± 0.0 | 1.00 ± 0.00 | 100.0 | 10.00 | 100.0 | 20.00 |",
+            "50.0 ± 0.0 | 1.00 ± 0.00 | 100.0 | 6.00 | 100.0 | 20.00 |",
+        ]
     at_half = full["places"][-1]
     solved = 0.5 + 0.5 / experiment.parts
     assert at_half == {
