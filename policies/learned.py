@@ -16,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.decoding.settings import DecodingSettings, conditions_of
+from envs.decoding.settings import DecodingSettings, check_flags, conditions_of
 from envs.denoiser import Denoiser, identify
 from envs.models.hub import is_hub_id
 from envs.noise import gumbel, uniform
@@ -76,8 +76,7 @@ class LearnedPolicy(CommitPolicy):
             raise ValueError(f"actions is {show(actions)}: give an ActionConfig, or None")
         if not isinstance(calibration, Calibration | None):
             raise ValueError(f"calibration is {show(calibration)}: give a Calibration, or None")
-        if not isinstance(any_dllm, bool):
-            raise ValueError(f"any_dllm is {show(any_dllm)}: it must be True or False")
+        check_flags(any_dllm=any_dllm)
         self.actions = actions or ActionConfig()
         if not is_number(beta) or not 0 < beta < float("inf"):
             raise ValueError(f"beta is {show(beta)}: it must be above 0")

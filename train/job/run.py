@@ -118,7 +118,7 @@ def run_job(config: JobConfig, algorithm: Algorithm) -> list[Record]:
         if tracker is None:
             return []
         assert isinstance(model.policy, UnmaskingActorCritic)
-        threshold = best_threshold(own, model.policy.network)
+        threshold = best_threshold(own, model.policy.network, validation)
         export(own, model, model.num_timesteps if validation is None else validation.timesteps, threshold)
         if aside is not None:
             aside.wait()

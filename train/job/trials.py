@@ -116,15 +116,15 @@ class Trials:
 
     def tries(self) -> tuple[int, float]:
         """Return how many answers tries on validation problems decode, and the positions that they compute."""
-        tries, places = len(thresholds_tried(self.config)), tried_places(self.config)
+        tries, places = thresholds_tried(self.config), tried_places(self.config)
         if not tries:
             return 0, 0.0
         count = len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.validation_episodes))
         positions = 0.0
-        for threshold, times in Counter(thresholds_tried(self.config)).items():
+        for threshold, times in Counter(tries).items():
             untrained = self._untrained("deterministic", threshold)
             positions += times * count * sum(self._positions(untrained, block) for block, _ in places)
-        return tries * count * len(places), positions
+        return len(tries) * count * len(places), positions
 
     def calibration(self) -> tuple[int, float]:
         """Return how many answers the calibration of a dial decodes, and the positions that it computes."""

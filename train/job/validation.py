@@ -176,17 +176,18 @@ class Validation:
             raise ValueError(f"a checkpoint's tries on validation problems can't be read ({error!r})") from error
 
 
-def best_threshold(config: JobConfig, network: PolicyNetwork) -> float:
+def best_threshold(config: JobConfig, network: PolicyNetwork, validation: Validation | None) -> float:
     """Return the one of `evaluation.decision_thresholds` at which a network earns most on the validation problems.
 
     Args:
         config: of the job.
         network: of the policy, with the weights to export; it is not changed.
+        validation: what tried it while it was learned, and has the problems' first forwards; None without.
     """
     thresholds = config.evaluation.decision_thresholds
     if len(thresholds) == 1:
         return thresholds[0]
-    validation = Validation(config)
+    validation = validation or Validation(config)
     tried = progress(thresholds, desc="trying thresholds", unit="threshold")
     rewards = {threshold: validation.measure(network, threshold)[0]["reward"] for threshold in tried}
     return max(thresholds, key=rewards.__getitem__)
