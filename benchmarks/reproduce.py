@@ -2,7 +2,7 @@
 
 Runs the commands of every experiment in `experiments` that its folder lacks, so a killed reproduction goes on
 where it stopped, and writes ``results/NAME.json`` and the figures. With ``--publish`` these replace those of the
-repository, and the sections of ``docs/results.md`` and ``README.md`` are written anew from them: nothing in those is
+repository, and the sections of ``docs/results`` and ``README.md`` are written anew from them: nothing in those is
 typed.
 """
 
@@ -30,8 +30,11 @@ from train.command.files import write_atomic, write_json
 from train.command.ranges import check_count
 from train.command.told import tell
 
-RESULTS_PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-"""All results in words and tables, and the few that a newcomer meets."""
+PAGES = ROOT / "docs" / "results"
+"""All results in words and tables, each on one of these pages."""
+
+SHORT_PAGES = (ROOT / "README.md", PAGES / "index.md")
+"""Those with the few that a newcomer meets."""
 
 FIGURES = ROOT / "docs" / "images"
 
@@ -52,7 +55,7 @@ class ReproduceConfig:
     quick: bool = False
     """Cut every run short: the commands are tried, the numbers mean nothing."""
     publish: bool = False
-    """Replace the repository's results, and the sections of docs/results.md and README.md made from them."""
+    """Replace the repository's results, and the sections of docs/results and README.md made from them."""
     workers: int = 1
     """Commands that run side by side; with more than one, what they print goes to ``logs/``."""
 
@@ -192,27 +195,42 @@ def publish(experiments: Sequence[Experiment], results: Path) -> None:
         # The folder may also hold those of experiments that are not asked for now.
         if file.name.partition(".")[0] in names:
             shutil.copyfile(file, (RESULTS if file.suffix == ".json" else FIGURES) / file.name)
-    for page in (RESULTS_PAGE, README):
-        text = page.read_text()
-        for experiment in experiments:
-            text = with_results(text, page, experiment)
-        write_atomic(page, text)
+    for experiment in experiments:
+        for page, text in with_results(experiment).items():
+            write_atomic(page, text)
 
 
-def with_results(text: str, page: Path, experiment: Experiment) -> str:
-    """Return a page's text with the section of one experiment written from its published results.
-
-    Args:
-        text: what the page says.
-        page: `RESULTS_PAGE` or `README`; the latter has a section of few experiments.
-        experiment: the experiment.
+def with_results(experiment: Experiment) -> dict[Path, str]:
+    """Return the pages that show an experiment, with its sections written from its published results.
 
     Raises:
-        UserError: if the page has no place for it.
+        UserError: if none of the pages has a place for it, or several have, or a short one lacks that of its headline.
     """
     summary = json.loads((RESULTS / f"{experiment.name}.json").read_text())
-    content = section(experiment, summary) if page == RESULTS_PAGE else fill(experiment.headline(summary))
-    return replace_section(text, experiment.name, content, page.name) if content else text
+    texts = {page: page.read_text() for page in sorted(PAGES.glob("*.md")) if page not in SHORT_PAGES}
+    pages = [page for page, text in texts.items() if marks(experiment.name)[0] in text]
+    if len(pages) != 1:
+        found = ", ".join(page.name for page in pages) or "none"
+        raise UserError(
+            f"one page in {PAGES} must hold '{marks(experiment.name)[0]}', and {found} did: put it where the results "
+            "belong"
+        )
+    contents = dict.fromkeys(pages, section(experiment, summary))
+    if headline := fill(experiment.headline(summary)):
+        contents |= dict.fromkeys(SHORT_PAGES, headline)
+    return {
+        page: replace_section(page.read_text(), experiment.name, content, page.name)
+        for page, content in contents.items()
+    }
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return what stands before and after an experiment's section on a page.
+
+    >>> marks("dial")
+    ('<!-- results: dial -->', '<!-- end of dial -->')
+    """
+    return f"<!-- results: {name} -->", f"<!-- end of {name} -->"
 
 
 def replace_section(text: str, name: str, content: str, page: str = "the page") -> str:
@@ -226,7 +244,7 @@ def replace_section(text: str, name: str, content: str, page: str = "the page") 
     Raises:
         UserError: unless the marks are there once.
     """
-    begin, end = f"<!-- results: {name} -->", f"<!-- end of {name} -->"
+    begin, end = marks(name)
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise UserError(f"{page} must hold '{begin}' and '{end}' once: put them where the results belong")

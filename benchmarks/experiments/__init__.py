@@ -1,4 +1,4 @@
-"""The experiments behind ``docs/results.md``, one file each (or one family)."""
+"""The experiments behind ``docs/results``, one file each (or one family)."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ most accurate one):
 
 {table(columns, frontier)}
 
-![Training reward by environment steps](images/algorithms.png)
+![Training reward by environment steps](../images/algorithms.png)
 
 GRPO less PPO, paired by seed and averaged over the three alphas: reward on held-out problems, and mean reward over
 the training, which is higher where learning is faster; then the standard deviation over seeds of the reward on held-out

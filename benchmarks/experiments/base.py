@@ -59,7 +59,7 @@ class Step:
 
 
 class Experiment(ABC):
-    """One section of ``docs/results.md``.
+    """One section of the pages in ``docs/results``.
 
     Attributes:
         name: on the command line, of its file of results and of its place on the page.
@@ -81,10 +81,10 @@ class Experiment(ABC):
 
     @abstractmethod
     def markdown(self, summary: Summary) -> str:
-        """Word it for ``docs/results.md``; every number in the text comes from the summary."""
+        """Word it for ``docs/results``; every number in the text comes from the summary."""
 
     def headline(self, summary: Summary) -> str:
-        """Word the little of it that the README shows; an empty text if that is nothing."""
+        """Word the little of it that the README and the page of all results show; an empty text if that is nothing."""
         return ""
 
     def draw(self, summary: Summary, folder: Path) -> None:  # noqa: B027

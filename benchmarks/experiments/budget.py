@@ -157,9 +157,11 @@ class Budget(Experiment):
             parts.append(table(["learned from", "forwards", *map(_heading, settings)], lines))
         filters, dials = parts
         return f"""{PART} problems a task from number {FIRST} on, full diffusion; accuracy in %, forwards an answer, and
-in brackets their share of those of the cheapest rule above that is at most half a point less accurate, or of the most
-accurate one; nothing where an answer is less often right than by the fastest of these rules, as faster ones were not
-tried on these problems. Forwards are those of one sequence that the training took. **Filters of two rounds alone:**
+in brackets their share of those of the cheapest of the
+[rules tried there](prose.md#on-problems-that-nothing-was-chosen-on) that is at most half a point less accurate, or of
+the most accurate one; nothing where an answer is less often right than by the fastest of these rules, as faster ones
+were not tried on these problems. Forwards are those of one sequence that the training took. **Filters of two rounds
+alone:**
 
 {filters}
 

@@ -224,7 +224,7 @@ on; mean and 95 % Student interval over seeds:
 
 {table(["speed", *columns], speeds)}
 
-![Accuracy against forwards](images/{self.name}.png)
+![Accuracy against forwards](../images/{self.name}.png)
 
 **At equal accuracy**: the cheapest rule that is at most half a point less accurate than each seed's place on its dial
 (or the most accurate rule), and what the dial needs of its forwards:

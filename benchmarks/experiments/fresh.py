@@ -232,7 +232,7 @@ a point less (or its most accurate one, and then no share), and the cheapest rul
 
 {table(best, rows)}
 
-At equal accuracy, half a point less allowed to the rules, as in the comparison above; seeds that are less often right
+At equal accuracy, half a point less allowed to the rules; seeds that are less often right
 there than the fastest of these rules are left out, as faster ones were not tried:
 
 {table(["speed", "accuracy %", "NFE", "rules' NFE", "dial's share"], places)}

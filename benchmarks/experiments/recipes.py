@@ -237,7 +237,7 @@ class Recipes(Experiment):
 environment steps on two cores, from the filter that the dial of two cores starts from where nothing else is said;
 {PROSE_WORLD.fresh} held-out problems a task, full diffusion. Accuracy in % and forwards, and in brackets the share of
 the forwards of the cheapest rule that is at most half a point less accurate, or of the most accurate one (among the
-settings above):
+settings that the [dial](prose.md#the-first-dials) is compared with):
 
 {table(columns, lines)}
 

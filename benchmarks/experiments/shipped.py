@@ -10,12 +10,19 @@ import numpy as np
 from experiments.base import SEEDS, Step, Summary, find, over_seeds, percent, table
 from experiments.budget import Budget, longest_trainings
 from experiments.fresh import DECODINGS, ONE, ORACLE, PART, Fresh
+from experiments.plots import plot_frontiers
 from experiments.worlds import PROSE_WORLD
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import Record, read_records
 
 PLACE = 0.125
 """Place on the dials that is shown task by task: the fastest that is within a point of one token per step."""
+
+SHOWN = (PLACE, 0.25)
+"""Places that the README shows."""
+
+MOST_FORWARDS = 16
+"""That are drawn: one token per step is far to the right."""
 
 
 class Shipped(Fresh):
@@ -72,11 +79,48 @@ class Shipped(Fresh):
             + _task_table(found["tasks"], found["nearly"][0]["rule"])
             for name, found in summary["blocks"].items()
         )
-        return f"""{super().markdown(summary)}
+        return f"""![Accuracy against forwards](../images/{self.name}.png)
+
+{super().markdown(summary)}
 
 {by_task}
 
 The oracle, on the first {PART} problems a task alone: {oracles}."""
+
+    def headline(self, summary: Summary) -> str:
+        """Set two places on the dials beside the cheapest rule that is as accurate, in full diffusion."""
+        found = summary["blocks"]["full"]
+        rows = [
+            [
+                f'**what ships**, `policies.load("small")`, at `speed={place["speed"]:g}`',
+                over_seeds([100 * value for value in place["accuracy"]]),
+                over_seeds(place["nfe"], 2),
+                over_seeds(place["share"], 2),
+            ]
+            for place in found["places"]
+            if place["speed"] in SHOWN
+        ]
+        rule = found["nearly"][0]["rule"]
+        [(_, accuracy, nfe)] = [one for one in found["others"] if one[0] == rule]
+        about = f"`{rule}`, the cheapest setting of a published rule within a point of the next line"
+        rows.append([about, percent(accuracy), f"{nfe:.2f}", ""])
+        forwards = np.mean([groups["one"]["nfe"] for groups in found["tasks"].values()])
+        rows.append(["one token per step", percent(found["one"]), f"{forwards:.0f}", ""])
+        columns = ["decided by", "right %", "forwards an answer", "of the rules'"]
+        return table(columns, rows)
+
+    def draw(self, summary: Summary, folder: Path) -> None:
+        """Draw seeds, rules and the oracle in both decodings."""
+        panels = {}
+        for name, found in summary["blocks"].items():
+            rules = [(nfe, accuracy) for _, accuracy, nfe in found["others"]]
+            places = [list(zip(place["nfe"], place["accuracy"], strict=True)) for place in found["places"]]
+            panels[DECODINGS[name].wording] = {
+                "published rules": [rules],
+                "what ships, three seeds": list(zip(*places, strict=True)),
+                f"the oracle, {PART} problems a task": [[(found["oracle"]["nfe"], found["oracle"]["accuracy"])]],
+            }
+        plot_frontiers(panels, MOST_FORWARDS, folder / f"{self.name}.png")
 
     def preface(self) -> str:
         """Say what is held against what, on which problems."""

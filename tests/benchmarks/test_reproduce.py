@@ -87,17 +87,18 @@ def test_steps_use_only_folders_of_earlier_ones() -> None:
             earlier.append(step.folder)
 
 
-@pytest.mark.parametrize("page", [module.RESULTS_PAGE, module.README], ids=lambda page: page.name)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_pages_hold_the_results_and_nothing_else(name: str, page: Path) -> None:
-    text = page.read_text()
-    assert with_results(text, page, EXPERIMENTS[name]) == text
+def test_the_pages_hold_the_results_and_nothing_else(name: str) -> None:
+    for page, text in with_results(EXPERIMENTS[name]).items():
+        assert page.read_text() == text
 
 
-def test_the_readme_shows_the_main_job_only() -> None:
+def test_the_short_pages_show_both_worlds_the_one_with_prose_first() -> None:
     summaries = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in EXPERIMENTS}
-    assert [name for name, summary in summaries.items() if EXPERIMENTS[name].headline(summary)] == ["main_job"]
-    assert re.findall(r"<!-- results: (\w+) -->", module.README.read_text()) == ["main_job"]
+    headlines = {name for name, summary in summaries.items() if EXPERIMENTS[name].headline(summary)}
+    assert headlines == {"prose_shipped", "main_job"}
+    for page in module.SHORT_PAGES:
+        assert re.findall(r"<!-- results: (\w+) -->", page.read_text()) == ["prose_shipped", "main_job"]
 
 
 # Running.
@@ -221,13 +222,15 @@ class Counting(Experiment):
 
 @pytest.fixture
 def counting(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the page of results; the README beside it has a section too."""
-    page = tmp_path / "results.md"
-    for file in (page, page.with_name("README.md")):
+    """Return the page of its results, beside one of others; the README has a section too."""
+    page = tmp_path / "pages/counts.md"
+    page.parent.mkdir()
+    page.with_name("others.md").write_text("<!-- results: others -->")
+    for file in (page, tmp_path / "README.md"):
         file.write_text("Before.\n<!-- results: counting -->\nold\n<!-- end of counting -->\nAfter.\n")
     monkeypatch.setattr(module, "EXPERIMENTS", {"counting": Counting(script)})
-    monkeypatch.setattr(module, "RESULTS_PAGE", page)
-    monkeypatch.setattr(module, "README", page.with_name("README.md"))
+    monkeypatch.setattr(module, "PAGES", page.parent)
+    monkeypatch.setattr(module, "SHORT_PAGES", (tmp_path / "README.md",))
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(module, "FIGURES", tmp_path / "images")
     return page
@@ -263,6 +266,19 @@ def test_published_results_go_to_the_pages(counting: Path, tmp_path: Path) -> No
 def test_impossible_requests_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReproduceConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [({"counts.md": ""}, "and none did"), ({"others.md": "<!-- results: counting -->"}, "counts.md, others.md did")],
+)
+def test_a_section_has_its_place_on_one_page(
+    others: dict[str, str], message: str, counting: Path, tmp_path: Path
+) -> None:
+    for name, text in others.items():
+        counting.with_name(name).write_text(text)
+    with pytest.raises(UserError, match=f"must hold '<!-- results: counting -->'.*{message}"):
+        reproduce(ReproduceConfig(tmp_path / "out", publish=True))
 
 
 def test_missing_marks_are_refused() -> None:
