@@ -11,8 +11,9 @@ from envs.readings import MASK_READINGS
 from policies.networks.config import PartConfig, check_hidden_state_size, check_sizes
 
 BEYOND_FILTER = frozenset({"dial_rise", "hidden_state_size", "hidden_state_use", "decides_refresh", "refresh_bias"})
-"""Fields that say what a policy can do that starts as a filter without it. Filters learn from traces, which hold no
-hidden states, as these are a hundred times as large as all else, nothing of a cache, and no place on a dial."""
+"""Fields that say what a policy can do that starts as a filter without it. Filters learn from traces, which hold
+nothing of a cache and no place on a dial, and hidden states only if asked, as these are fifty times as large as all
+else."""
 
 HiddenStateUse = Literal["input", "similarity", "both"]
 
@@ -65,10 +66,14 @@ class NetworkConfig(PartConfig):
         """Whether heads look by how similar they are."""
         return self.hidden_state_size != 0 and self.hidden_state_use != "input"
 
-    @property
-    def as_filter(self) -> NetworkConfig:
-        """The same without what a filter can't learn; see `BEYOND_FILTER`."""
-        plain: dict[str, Any] = {field.name: field.default for field in fields(self) if field.name in BEYOND_FILTER}
+    def as_filter(self, reads_hidden_states: bool) -> NetworkConfig:
+        """Return the same without what a filter can't learn; see `BEYOND_FILTER`.
+
+        Args:
+            reads_hidden_states: whether its traces hold hidden states.
+        """
+        left_out = BEYOND_FILTER - ({"hidden_state_size", "hidden_state_use"} if reads_hidden_states else set())
+        plain: dict[str, Any] = {field.name: field.default for field in fields(self) if field.name in left_out}
         return replace(self, **plain)
 
     @property

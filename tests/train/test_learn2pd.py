@@ -225,6 +225,32 @@ def test_training_stops_early_and_leaves_the_best(tmp_path: Path) -> None:
     assert fewer["held_out_loss"] > result["held_out_loss"] == more["held_out_loss"]
 
 
+def test_a_rate_that_anneals_takes_all_passes_and_leaves_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    train = synthetic(tmp_path / "train", 96, 1, noisily_confident)
+    held_out = synthetic(tmp_path / "held_out", 500, 2, noisily_confident)
+    config = FitSettings(learning_rate=3e-2, batch_size=40, epochs=20, patience=1, anneals=True)
+    network = made("block_filter")
+    result = fit(network, [train, train], [held_out], config)
+    assert result["epochs"] == 20
+    assert held_out_loss(network, held_out) == pytest.approx(result["held_out_loss"], rel=1e-6)
+    # Of 96 steps three batches of 40, twice; highest after a tenth, and all but 0 in the end.
+    assert len(rates) == 20 * 6
+    assert max(rates) == pytest.approx(3e-2)
+    assert rates.index(max(rates)) == 11
+    assert rates[0] < 3e-3
+    assert rates[-1] < 3e-6
+
+
 @pytest.mark.slow
 def test_several_traces_are_all_learned_from(tmp_path: Path) -> None:
     """One has only what is final, the other only what is not: from either alone there is nothing to tell apart."""

@@ -438,6 +438,25 @@ def test_a_run_learns_the_filter_that_it_starts_from(whole: tuple[Path, subproce
     assert all(torch.equal(values, weights[name]) for name, values in inner.network.state_dict().items())
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_filter_reads_hidden_states_if_asked(reads: bool, tmp_path: Path, toy: ToyDenoiser) -> None:
+    words = ["--model.name=toy", "--env.tasks=[copy]", "--env.buffer_length=8", "--filter.problems=18"]
+    words += [f"--out={tmp_path}", f"--filter.reads_hidden_states={str(reads).lower()}"]
+    config = parse(TrainPPOConfig, "ppo.yaml", words)
+    own = with_filter(config)
+    network = load(tmp_path / "filter").network
+    assert isinstance(network, UnmaskingNetwork)
+    assert network.config.hidden_state_size == (toy.hidden_size if reads else 0)
+    start = build(own, algorithm(own), load_filter(own)).policy.network
+    assert isinstance(start, UnmaskingNetwork)
+    assert start.config.hidden_state_size == toy.hidden_size
+    # It goes on reading them as the filter did, or begins by making nothing of them.
+    states = start.state_dict()["dllm_state.weight"]
+    expected = network.state_dict()["dllm_state.weight"] if reads else torch.zeros_like(states)
+    assert torch.equal(states, expected)
+    assert bool(states.any()) == reads
+
+
 def test_the_filter_is_learned_for_the_decoding_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned: list[TraceConfig] = []
     monkeypatch.setattr("train.job.run.learn_start", lambda folder, about, *more: learned.append(about) or "")

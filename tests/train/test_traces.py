@@ -290,6 +290,19 @@ def test_a_filter_learns_from_no_traces_of_other_settings(fickle: Fickle, tmp_pa
     assert not place.exists()
 
 
+def test_hidden_states_are_kept_in_half_precision(fickle: Fickle, tmp_path: Path) -> None:
+    config = about(tmp_path, features=("margin", "hidden"))
+    traces = collect(config)
+    found, expected = whole(traces), by_hand(fickle, config)
+    assert found["hidden"].dtype == np.float16
+    assert found["hidden"].shape == (len(traces), 8, fickle.hidden_size)
+    np.testing.assert_array_equal(found["hidden"], expected.pop("hidden").astype(np.float16))
+    rows = traces.rows(np.arange(len(traces)))
+    assert rows["hidden"].dtype == torch.float32
+    np.testing.assert_array_equal(rows["hidden"].numpy(), found.pop("hidden"))
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("target", ["agreement", "margin"])
 def test_what_is_learned_of_a_position_by_hand(target: Any, fickle: Fickle, tmp_path: Path) -> None:
     features = frozenset({*Oracle.features, "probabilities"})

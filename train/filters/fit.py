@@ -32,6 +32,8 @@ class FitSettings:
     """Passes over the traces at most."""
     patience: int = 12
     """Passes without a better validation loss before stopping."""
+    anneals: bool = False
+    """Take all passes, with a learning rate that rises and falls to 0, instead of a constant one until it stops."""
 
 
 def weighted_loss(logits: Tensor, rows: dict[str, Tensor], weight: float = 1.0) -> Tensor:
@@ -64,7 +66,7 @@ def fit(
     settings: FitSettings,
     weight: float = 1.0,
 ) -> dict[str, float]:
-    """Train a filter until the held-out loss stops falling, and leave it at its best.
+    """Train a filter until the held-out loss stops falling, or over all passes, and leave it at its best.
 
     Returns:
         ``epochs`` run, and the best ``held_out_loss`` in nats a position.
@@ -75,6 +77,10 @@ def fit(
     rng = np.random.default_rng([settings.seed, 1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     watch(optimizer)
+    schedule = None
+    if settings.anneals:
+        steps = settings.epochs * sum(-(-len(traces) // settings.batch_size) for traces in train)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=0.1)
     # A copy, since the training goes on in the same tensors.
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
     bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")
@@ -90,6 +96,8 @@ def fit(
                 # Rows are steps of few texts; one odd text's gradient must not undo an epoch.
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
+                if schedule is not None:
+                    schedule.step()
         network.eval()
         with torch.inference_mode():
             parts = []
@@ -102,7 +110,7 @@ def fit(
         bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
         if score < best:
             best, best_epoch, best_state = score, epoch, copy.deepcopy(network.state_dict())
-        elif epoch - best_epoch >= settings.patience:
+        elif not settings.anneals and epoch - best_epoch >= settings.patience:
             break
     network.load_state_dict(best_state)
     return {"epochs": epoch, "held_out_loss": best}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ class TraceConfig:
         split: of the problems.
         block_length: of the decoding.
         buffer_length: L.
-        features: per-position readings to keep beside the confidence.
+        features: readings to keep beside the confidence; hidden states in half precision.
         behaviour: a policy's folder whose own states are recorded, at `threshold`; None records the oracle's.
         threshold: probability at which the behaviour commits.
         rejoins: the behaviour's positions are committed where the oracle agrees, so that it stays on the way to the
@@ -222,7 +222,7 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     prompts = [denoiser.encode_prompt(problem.prompt) for problem in problems]
     batch = DecodingBatch(denoiser, len(prompts), settings)
     batch.load(range(len(prompts)), prompts, given=encode_all_given(denoiser, [problem.given for problem in problems]))
-    columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+    columns: dict[str, list[npt.NDArray[np.floating[Any]]]] = {}
     wanted = torch.ones_like(batch.running)
     for step in play(batch, behaviour):
         view = step.view
@@ -233,7 +233,9 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
         rows = view.eligible.any(1) & wanted
         inputs = {**view.inputs(), "oracle": target_of(config.target, view, oracle)}
         for name, values in inputs.items():
-            columns.setdefault(name, []).append(values[rows].cpu().numpy())
+            # Hidden states, which networks normalise, are most of it by far.
+            kind = torch.float16 if name == "hidden" else torch.float32
+            columns.setdefault(name, []).append(values[rows].to(kind).cpu().numpy())
     place = config.folder / shard_name(shard)
     partial = config.folder / f"partial_{shard:05d}"
     # What a killed run left half written.
@@ -284,7 +286,7 @@ class Traces:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         names = sorted(file.stem for file in shards[0].glob("*.npy"))
-        self.columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+        self.columns: dict[str, list[npt.NDArray[np.floating[Any]]]] = {}
         for name in names:
             self.columns[name] = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in shards]
         self.sizes = [len(part) for part in self.columns["oracle"]]
@@ -300,7 +302,7 @@ class Traces:
             index: (B,) int64.
 
         Returns:
-            (B, L) float32 tensors by name (``time`` is (B, 1)), with ``oracle``, see `target_of`.
+            (B, L) float32 tensors by name (``time`` is (B, 1), ``hidden`` (B, L, D)), with ``oracle``, see `target_of`.
         """
         starts = np.cumsum([0, *self.sizes])
         shard = np.searchsorted(starts, index, side="right") - 1

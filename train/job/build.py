@@ -81,7 +81,7 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     """
     folder, role = config.filter.folder, config.filter.role
     if config.filter.is_learned:
-        return UnmaskingNetwork(config.policy.as_filter)  # what will be learned has its shape
+        return UnmaskingNetwork(filter_shape(config))  # what will be learned has its shape
     if folder is None:
         return None
     try:
@@ -110,6 +110,12 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     return network
 
 
+def filter_shape(config: JobConfig) -> NetworkConfig:
+    """Return the architecture of the filter that the job learns: the policy's, as far as a filter can learn it."""
+    reads = config.filter.reads_hidden_states
+    return (_with_width(config, config.policy) if reads else config.policy).as_filter(reads)
+
+
 def starts_as(config: JobConfig, inner: PolicyNetwork | None) -> UnmaskingNetwork | None:
     """Return the network that the policy is to start as, if that is the filter: at its threshold, and as steep."""
     if not isinstance(inner, UnmaskingNetwork) or config.filter.role == "feature":
@@ -126,8 +132,8 @@ def spec_of(config: JobConfig, inner: PolicyNetwork | None) -> NetworkSpec:
     shape = own if start is None else start.config
     if not shape.has_dial:
         shape = replace(shape, has_dial=bool(config.env.alpha_range), dial_rise=own.dial_rise)
-    # A filter learns from traces, which hold neither hidden states nor a cache: what starts as one may read the ones
-    # and refresh the other all the same.
+    # A filter learns from traces, which hold nothing of a cache and often no hidden states: what starts as one may read
+    # these and refresh that all the same.
     if own.hidden_state_size and not shape.hidden_state_size:
         shape = replace(shape, hidden_state_size=own.hidden_state_size, hidden_state_use=own.hidden_state_use)
     if own.decides_refresh and not shape.decides_refresh:

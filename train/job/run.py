@@ -50,6 +50,7 @@ from train.job.aside import Aside
 from train.job.build import (
     Algorithm,
     checkpoint_file,
+    filter_shape,
     load_filter,
     load_model,
     make_env,
@@ -173,12 +174,12 @@ def warn_of_long_answers(config: JobConfig, denoiser: Denoiser) -> None:
 
 def with_filter(config: JobConfig) -> JobConfig:
     """Learn the filter to start from, and return the job that builds on its folder."""
-    folder, section = config.out / "filter", config.filter
+    folder, section, shape = config.out / "filter", config.filter, filter_shape(config)
     about = TraceConfig(
         folder,
         section.problems,
         buffer_length=config.env.buffer_length,
-        features=config.policy.features,
+        features=tuple(sorted(shape.readings)),
         threshold=section.threshold,
         reference=section.reference,
         only_right=True,
@@ -189,7 +190,9 @@ def with_filter(config: JobConfig) -> JobConfig:
     )
     workers = parallel.decoding_workers(config.model.device)
     settings = FitSettings(stream_seed(config.seed, 2))
-    shape, weight = config.policy.as_filter, section.false_commit_weight
+    if section.epochs is not None:
+        settings = replace(settings, epochs=section.epochs, anneals=True)
+    weight = section.false_commit_weight
     found = learn_start(folder, about, blocks_of(config), shape, settings, weight, workers, section.rounds)
     if parallel.is_main():
         tell("filter", found)
