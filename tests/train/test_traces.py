@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from threads import InThreads
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from envs.tasks import TASKS, make_tasks
 from envs.view import Action
 from policies import LearnedPolicy, LowConfidence, NetworkConfig, Threshold, UnmaskingNetwork, decode, save
 from policies.base import UnmaskingPolicy
+from policies.playing import play_out
 from policies.rules import Oracle
 from train.command import parallel
 from train.command.model_config import ModelConfig
@@ -261,6 +263,34 @@ def test_a_filter_learns_in_rounds(fickle: Fickle, tmp_path: Path) -> None:
         patch.setattr(start_module, "save", only_once(students, before))
         assert learn(tmp_path / "killed", 2)["steps"] == twice["steps"]
     assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
+
+
+def test_the_reference_decodes_once_in_the_longest_blocks(
+    fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, settings = NetworkConfig(features=("margin",)), FitSettings(epochs=1)
+    config = replace(about(tmp_path / "filter"), features=("margin",))
+    decoded: list[tuple[int, int]] = []
+
+    def noted(batch: DecodingBatch, policy: UnmaskingPolicy) -> None:
+        decoded.append((batch.settings.block_length or 0, int(batch.running.sum())))
+        play_out(batch, policy)
+
+    monkeypatch.setattr("policies.rules.oracle.play_out", noted)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: None)
+    learn_start(config.folder, config, [4, 8], shape, settings, 16.0, 1, rounds=2)
+    # 13 problems to learn from and one that stops it, in both rounds and decodings.
+    assert {block for block, _ in decoded} == {8}
+    assert sum(rows for _, rows in decoded) == 14
+    place = tmp_path / "filter_traces"
+    first, second = (Traces(sorted((place / f"train_{block}").glob("shard_*"))) for block in (4, 8))
+    expected = by_hand(fickle, replace(config, block_length=8))
+    assert_same(whole(second), expected)
+    # In shorter blocks as many texts, the same ones, in more steps.
+    assert len(first) > len(second)
+    for shard in (place / "train_4").iterdir():
+        answers = [load_file(place / f"train_{block}" / shard.name / "answers.safetensors") for block in (4, 8)]
+        assert all(torch.equal(values, answers[1][name]) for name, values in answers[0].items())
 
 
 def test_a_filter_learns_from_no_traces_of_other_settings(fickle: Fickle, tmp_path: Path) -> None:

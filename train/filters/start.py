@@ -128,16 +128,21 @@ def learn_start(
 def _gather(
     about: TraceConfig, place: Path, blocks: Sequence[int], workers: int, student: Path | None = None
 ) -> list[Traces]:
-    """Collect a split at each block length: what the oracle decodes, or a student on the way to the same answers."""
-    found = []
-    for block in blocks:
-        oracles = place / f"{about.split}_{block}"
-        one = replace(about, block_length=block, folder=oracles)
+    """Collect a split at each block length: what the oracle decodes, or a student on the way to the same answers.
+
+    The reference decodes once, in the longest blocks, where it is right most often; the other oracles know its answers.
+    """
+    found: dict[int, Traces] = {}
+    longest = max(blocks)
+    for block in sorted(blocks, reverse=True):
+        one = replace(about, block_length=block, folder=place / f"{about.split}_{block}")
         if student is not None:
             own = place / f"{about.split}_{block}_{student.name}"
-            one = replace(one, folder=own, answers=oracles, behaviour=str(student), rejoins=True)
-        found.append(collect(one, workers))
-    return found
+            one = replace(one, folder=own, behaviour=str(student), rejoins=True)
+        if student is not None or block != longest:
+            one = replace(one, answers=place / f"{about.split}_{longest}")
+        found[block] = collect(one, workers)
+    return [found[block] for block in blocks]
 
 
 def _begin(place: Path, settings: dict[str, Any]) -> None:

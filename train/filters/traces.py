@@ -70,7 +70,8 @@ class TraceConfig:
             reference's answer; see `Rejoining`.
         reference: the rule whose result the oracle knows; the published one is one token per step.
         only_right: leave out problems that the reference answers wrong.
-        answers: a folder of traces of the same problems, decoding and reference, whose answers are taken.
+        answers: a folder of traces of the same problems and reference, in blocks as long or longer, whose answers are
+            taken.
         target: what is to be learned of a position; see `Target`.
         model: the dLLM.
         tasks: by name, or suite.
