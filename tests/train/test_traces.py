@@ -328,6 +328,9 @@ def test_hidden_states_are_kept_in_half_precision(fickle: Fickle, tmp_path: Path
     assert found["hidden"].shape == (len(traces), 8, fickle.hidden_size)
     np.testing.assert_array_equal(found["hidden"], expected.pop("hidden").astype(np.float16))
     rows = traces.rows(np.arange(len(traces)))
+    assert traces.large_batch == 4096
+    traces.bytes = len(traces) * 2**21  # as an 8B model's
+    assert traces.large_batch == 128
     assert rows["hidden"].dtype == torch.float32
     np.testing.assert_array_equal(rows["hidden"].numpy(), found.pop("hidden"))
     assert_same(found, expected)

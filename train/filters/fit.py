@@ -100,12 +100,13 @@ def fit(
                     schedule.step()
         network.eval()
         with torch.inference_mode():
-            parts = []
+            losses, sizes = [], []
             for traces in held_out:
-                parts += [(weighted_loss(network(rows), rows, weight), rows) for rows in traces.batches(4096)]
-        sizes = [float(_weights(r, weight).sum()) for _, r in parts]
-        # Batches count as their positions do, or the last and smallest would count too much.
-        score = float(np.average([float(loss) for loss, _ in parts], weights=sizes))
+                for rows in traces.batches(traces.large_batch):
+                    losses.append(float(weighted_loss(network(rows), rows, weight)))
+                    # Batches count as their positions do, or the last and smallest would count too much.
+                    sizes.append(float(_weights(rows, weight).sum()))
+        score = float(np.average(losses, weights=sizes))
         check_loss(score)
         bar.set_postfix(held_out=f"{score:.4f}", refresh=False)
         if score < best:

@@ -296,6 +296,11 @@ class Traces:
     def __len__(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def large_batch(self) -> int:
+        """Rows that take some hundreds of MB at most, 4096 where there are no hidden states."""
+        return max(1, min(4096, 2**28 * len(self) // max(1, self.bytes)))
+
     def rows(self, index: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """Read some rows, in any order.
 

@@ -142,9 +142,8 @@ class FilterSection:
     """Passes over what it learns from, with a learning rate that rises and falls to 0; null is a constant rate until
     the loss on validation problems has not fallen for 12 passes."""
     reads_hidden_states: bool = False
-    """Let it read hidden states as the policy does (policy.hidden_state_size). While it is learned, its traces take two
-    bytes on the disk for each of their numbers, some thirty states an answer: 1.5 MB an answer of 128 positions and 192
-    numbers each, a hundred times as much for an 8B model."""
+    """Let it read hidden states as the policy does (policy.hidden_state_size). While it is learned, the disk holds two
+    bytes for each of their numbers: 50 kB a state of 128 positions and a width of 192, 2 MB of 256 and 4,096."""
 
     def __post_init__(self) -> None:
         check_count(self, "problems", "rounds", "epochs")
