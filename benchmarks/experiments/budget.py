@@ -21,7 +21,7 @@ from experiments.base import (
 )
 from experiments.dial import train
 from experiments.fresh import FIRST, PART, published_rules
-from experiments.worlds import PROSE_WORLD, prose_training
+from experiments.worlds import PROSE_WORLD, ROUNDS, prose_training
 from train.evaluation.records import read_records
 
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -99,7 +99,7 @@ def _training(name: str, seed: int) -> Step:
     flags += [*(() if amount.is_tried else UNTRIED), *amount.more]
     quick = [*(QUICK_DIAL if amount.is_tried else QUICK_UNTRIED), *(() if amount.start else QUICK_FILTER)]
     quick += QUICK_LONG if amount.more else ()
-    return Step(f"prose_budget/{name}_s{seed}", train(prose_training("configs/grpo_prose.yaml"), start, *flags), quick)
+    return Step(f"prose_budget/{name}_s{seed}", train(prose_training(ROUNDS), start, *flags), quick)
 
 
 def longest_trainings() -> dict[int, Step]:

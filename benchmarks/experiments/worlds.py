@@ -17,6 +17,9 @@ TRAIN_FILTERS = Step(
 SHORT = "benchmarks/experiments/grpo_prose_short.yaml"
 """Configuration of the prose world's trainings that two cores do in minutes."""
 
+ROUNDS = "benchmarks/experiments/grpo_prose_rounds.yaml"
+"""Configuration of those whose filters learn in two rounds, without hidden states."""
+
 
 def prose_training(config: str) -> tuple[str, ...]:
     """Return the command that learns a dial of the prose world; its own evaluation takes minutes and is left out."""
