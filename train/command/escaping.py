@@ -7,7 +7,9 @@ what stores it (JSON, YAML, W&B's tables) keeps it as it is.
 from __future__ import annotations
 
 import html
+import os
 import re
+import shlex
 
 from rich.text import Text
 
@@ -37,6 +39,26 @@ def for_terminal(text: str) -> Text:
     '[red]x[/red]'
     """
     return Text(printable(text))
+
+
+def for_shell(*words: str) -> str:
+    r"""Return words as a shell takes them, in one line that a terminal can show.
+
+    >>> print(for_shell("python", "a b", "it's", "\x1b[31m"))
+    python 'a b' 'it'"'"'s' $'\x1b[31m'
+    """
+    return " ".join(shlex.quote(word) if word.isprintable() else _ansi_c(word) for word in words)
+
+
+def _ansi_c(word: str) -> str:
+    """Quote a word with what no terminal should be sent: as bash and zsh do, byte by byte."""
+
+    def escaped(c: str) -> str:
+        if c in "\\'":
+            return f"\\{c}"
+        return c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c))
+
+    return f"$'{''.join(map(escaped, word))}'"
 
 
 def for_html(text: str) -> str:

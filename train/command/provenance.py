@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from train.command.config import ROOT
+from train.command.escaping import for_shell
 
 PACKAGES = ("torch", "transformers", "gymnasium", "stable-baselines3", "numpy", "wandb", "unmasking-policies")
 
@@ -23,7 +23,7 @@ MACHINE = ("workers", "device", "threads", "model.device", "model.threads")
 
 def command_line(*more: str) -> str:
     """Return how this program was started, as a shell takes it, with further flags unless they were given."""
-    return shlex.join([*launcher(), *sys.argv, *(flag for flag in more if flag not in sys.argv)])
+    return for_shell(*launcher(), *sys.argv, *(flag for flag in more if flag not in sys.argv))
 
 
 def launcher() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +17,7 @@ from policies import files
 from policies.files import read_json, show
 from train.command.config import to_plain, to_yaml
 from train.command.errors import UserError
-from train.command.escaping import printable
+from train.command.escaping import for_shell, printable
 from train.command.files import write_atomic, write_json
 from train.command.interrupt import Interrupted, interruption
 from train.command.lock import FREE, LOCK, held
@@ -185,7 +184,7 @@ def _check(
     if any(now is MISSING for _, now in changed.values()):
         raise UserError(f"{message}: {other}")
     own = [*launcher(), sys.argv[0], "--config", str(RunFiles(folder).config), "--out", str(folder), "--resume"]
-    raise UserError(f"{message}: go on with that run by: {shlex.join(own)}; or {other}")
+    raise UserError(f"{message}: go on with that run by: {for_shell(*own)}; or {other}")
 
 
 def refuse_used(out: Path) -> None:
@@ -216,7 +215,7 @@ def _has_result(names: Collection[str]) -> bool:
 def elsewhere(folder: Path) -> str:
     """Say to take the folder beside another with the first number that is free."""
     free = next(place for n in itertools.count(2) if not (place := folder.with_name(f"{folder.name}-{n}")).exists())
-    return f"choose another folder, as in --out {shlex.quote(str(free))}"
+    return f"choose another folder, as in --out {for_shell(str(free))}"
 
 
 # Comparing configurations.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from train.command.decoding_config import decoding_of, unused_without_blocks
+from train.command.escaping import for_shell
 from train.evaluation.run import EvaluateConfig
 from train.job.config import JobConfig
 from train.job.finish import evaluation_of
@@ -48,7 +48,7 @@ def _command(program: str, config: JobConfig, rest: list[str], values: Mapping[s
             items = value if isinstance(value, list) else [value]
             words += [word for item in items for word in (f"--{name}", _text(item))]
     out = config.out.with_name(f"{config.out.name}_{program}")
-    return shlex.join(["python", f"train/{program}.py", *words, "--out", str(out)])
+    return for_shell("python", f"train/{program}.py", *words, "--out", str(out))
 
 
 def _text(value: Any) -> str:

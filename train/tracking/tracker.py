@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 import uuid
@@ -13,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from train.command.escaping import for_shell
 from train.command.files import write_atomic
 from train.command.provenance import commit, git, redact
 from train.command.run_files import RunFiles
@@ -113,7 +113,7 @@ class Tracker:
         """Where the run is, for people: its address, or how to send it."""
         if self.run.disabled:
             return f"failed: {self.failure}" if self.failure else "disabled"
-        send = f"wandb sync {shlex.quote(str(Path(self.run.dir).parent))}"
+        send = f"wandb sync {for_shell(str(Path(self.run.dir).parent))}"
         place = f"offline; send it with: {send}" if self.run.offline else f"online, {self.run.url}"
         return f"{place} (incomplete: {self.failure})" if self.failure else place
 
