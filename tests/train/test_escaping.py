@@ -12,7 +12,7 @@ from train.command.escaping import for_shell
 
 @pytest.mark.parametrize(
     "word",
-    ["plain", "", "two words", "it's", "$HOME `x` \\", "\x1b[31mred\x1b[0m", "it's\n\\n\ttwo", "é\u202eü\x07", "\udcff"],
+    ["plain", "", "a b", "it's", "$HOME `x` \\", "\x1b[31mred\x1b[0m", "it's\n\\n\ttwo", "é\u202eü\x07", "\udcff"],
 )
 def test_a_shell_reads_a_word_as_it_was(word: str) -> None:
     shown = for_shell("printf", "%s", word)
