@@ -207,15 +207,13 @@ def with_results(experiment: Experiment) -> dict[Path, str]:
         UserError: if none of the pages has a place for it, or several have, or a short one lacks that of its headline.
     """
     summary = json.loads((RESULTS / f"{experiment.name}.json").read_text())
-    texts = {page: page.read_text() for page in sorted(PAGES.glob("*.md")) if page not in SHORT_PAGES}
-    pages = [page for page, text in texts.items() if marks(experiment.name)[0] in text]
+    begin, _ = marks(experiment.name)
+    long_pages = [page for page in sorted(PAGES.glob("*.md")) if page not in SHORT_PAGES]
+    pages = [page for page in long_pages if begin in page.read_text()]
     if len(pages) != 1:
         found = ", ".join(page.name for page in pages) or "none"
-        raise UserError(
-            f"one page in {PAGES} must hold '{marks(experiment.name)[0]}', and {found} did: put it where the results "
-            "belong"
-        )
-    contents = dict.fromkeys(pages, section(experiment, summary))
+        raise UserError(f"one page in {PAGES} must hold '{begin}', and {found} did: put it where the results belong")
+    contents = {pages[0]: section(experiment, summary)}
     if headline := fill(experiment.headline(summary)):
         contents |= dict.fromkeys(SHORT_PAGES, headline)
     return {

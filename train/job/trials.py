@@ -106,11 +106,12 @@ class Trials:
         count = section.problems + max(1, section.problems // 9)  # and those that stop it
         blocks = blocks_of(self.config)
         reference = make_rule(section.reference)
-        of_references = {block: self._positions(reference, block) for block in blocks}
         # An oracle's references are computed too: as the filter's are, in the longest blocks, but in no others.
-        positions = sum(self._positions(Oracle(careful=reference), block) - of_references[block] for block in blocks)
-        # What a student takes to the same answers is not known before there is one; hardly more than they took.
-        positions += of_references[max(blocks)] + (section.rounds - 1) * sum(of_references.values())
+        positions = sum(self._positions(Oracle(careful=reference), block) for block in blocks)
+        positions -= sum(self._positions(reference, block) for block in blocks if block != max(blocks))
+        if section.rounds > 1:
+            # What a student takes to the same answers is not known before there is one; hardly more than they took.
+            positions += (section.rounds - 1) * sum(self._positions(reference, block) for block in blocks)
         return count * section.rounds * len(blocks), count * positions
 
     def tries(self) -> tuple[int, float]:
