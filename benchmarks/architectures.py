@@ -6,6 +6,8 @@ BERT's in the same run. The embedded model is the fastest one whose position ids
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -8,6 +8,8 @@ cache is slower than none on the clock, the table says so. ``costs.json`` in the
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import time
 from collections import Counter
 from collections.abc import Sequence

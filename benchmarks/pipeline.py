@@ -9,6 +9,8 @@ policy trained with ``configs/engine.yaml``.
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import importlib.util
 import shutil
 import sys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 from typing import TYPE_CHECKING
 
 import torch

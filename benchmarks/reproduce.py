@@ -8,6 +8,8 @@ typed.
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import json
 import re
 import shutil

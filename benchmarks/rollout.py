@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import time
 from collections.abc import Callable
 from typing import Any

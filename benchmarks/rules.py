@@ -6,6 +6,8 @@ readings that only this rule asks for, as shares of the time of the dLLM's own f
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -13,6 +13,8 @@ beside what `envs.models.memory.step_memory` computes. ``throughput.json`` in th
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

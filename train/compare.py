@@ -10,6 +10,8 @@ Weights & Biases as a run of job type "compare".
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -10,6 +10,8 @@ process a GPU, on one machine or several, and leaves the records that one proces
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

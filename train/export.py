@@ -8,6 +8,8 @@ see one block (`policies.formats.engine`); ``hub`` is a folder for the Hugging F
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,6 +6,8 @@ token, for other programs. Prompts come from the command line, a file or standar
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import json
 import sys
 from collections.abc import Sequence

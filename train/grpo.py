@@ -7,6 +7,8 @@ holds, `train.algorithms.grpo` what is learned.
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import math
 from collections.abc import Callable
 from dataclasses import asdict

@@ -19,6 +19,8 @@ own states.
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import copy
 import time
 from collections.abc import Sequence

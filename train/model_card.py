@@ -7,6 +7,8 @@ confidence, all positions in one step, and by the rules in between, and writes w
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

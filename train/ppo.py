@@ -6,6 +6,8 @@ what a run's folder holds.
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 from dataclasses import asdict
 
 from train.algorithms.ppo import PPO, CommitBuffer

@@ -20,6 +20,8 @@ Departures from the paper:
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 from contextlib import nullcontext
 from pathlib import Path
 

@@ -7,6 +7,8 @@ trials. With ``--wandb.mode offline`` or ``online`` the trials are W&B runs, in 
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import importlib
 import importlib.util
 import json

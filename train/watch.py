@@ -8,6 +8,8 @@ animation a problem instead; ``--format ansi`` prints to the terminal and writes
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import torch
 from rich.console import Console
 from rich.text import Text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from train.command.starting import SCRIPTS
+
 import csv
 import os
 import re
@@ -518,3 +520,37 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT
+
+
+def test_ctrl_c_while_python_imports_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "train/ppo.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
+def test_every_script_begins_with_that() -> None:
+    files = [file for folder in SCRIPTS for file in (ROOT / folder).glob("*.py")]
+    scripts = [file.read_text() for file in files if re.search("__main__", file.read_text()) or file.stem == "__main__"]
+    assert len(scripts) > 15
+    imports = [re.findall("^(?:import|from) .*", text, re.MULTILINE) for text in scripts]
+    assert {first for _, first, *_ in imports} == {"from train.command.starting import end_quietly"}
+
+
+def test_who_imports_our_scripts_keeps_ctrl_c(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text("import signal\nimport train.command.starting\nprint(signal.getsignal(signal.SIGINT).__name__)\n")
+    done = subprocess.run(
+        [sys.executable, script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout == "default_int_handler\n"

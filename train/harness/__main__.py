@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from train.command.starting import end_quietly
+
 import sys
 
 from lm_eval.__main__ import cli_evaluate
