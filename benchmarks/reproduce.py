@@ -76,6 +76,13 @@ def command_of(step: Step, out: Path, quick: bool) -> list[str]:
     return [word.replace("{out}", str(out)) for word in words]
 
 
+def launcher(step: Step) -> list[str]:
+    """Return what Python is told before a step's script: where several processes share its work, torchrun's module."""
+    if step.processes == 1:
+        return []
+    return ["-m", "torch.distributed.run", "--nproc-per-node", str(step.processes)]
+
+
 def run_step(step: Step, out: Path, quick: bool, log: Path | None = None) -> None:
     """Run a step unless it was finished before.
 
@@ -88,7 +95,7 @@ def run_step(step: Step, out: Path, quick: bool, log: Path | None = None) -> Non
     Raises:
         UserError: if the command fails, or the folder holds a step that was run with another command.
     """
-    command, done = command_of(step, out, quick), marker(out, step)
+    command, done = [*launcher(step), *command_of(step, out, quick)], marker(out, step)
     if done.is_file():
         # A quick run's folders are called the same: its numbers must not pass for those of a full one.
         before = json.loads(done.read_text())["command"]

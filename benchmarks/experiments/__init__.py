@@ -13,6 +13,7 @@ from experiments.end_of_text import EndOfText
 from experiments.every_rule import EveryRule
 from experiments.fresh import Fresh
 from experiments.learn2pd_filters import Filters, FilterStart
+from experiments.longest import Longest
 from experiments.main_job import FirstRun, MainJob
 from experiments.recipes import Recipes
 from experiments.serving import Serving
@@ -26,7 +27,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         *(FirstRun(), MainJob(), EveryRule(LIST_WORLD), EveryRule(PROSE_WORLD), Filters(), FilterStart()),
-        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Budget(), Shipped(), Caching(), CachingAhead()),
+        *(Dial(PROSE_WORLD), Fresh(), Recipes(), Budget(), Longest(), Shipped(), Caching(), CachingAhead()),
         *(Dial(LIST_WORLD), Transfer(), EndOfText(), Algorithms(), Ablations(), Serving()),
     )
 }

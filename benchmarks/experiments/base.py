@@ -50,12 +50,14 @@ class Step:
         command: the script and its arguments. ``{out}`` stands for the folder of the whole reproduction.
         quick: arguments that make it short, for ``--quick``.
         resume: arguments that make it go on in a folder that holds something.
+        processes: that share its work, by torchrun.
     """
 
     folder: str
     command: Sequence[str]
     quick: Sequence[str] = ()
     resume: Sequence[str] = ("--resume",)
+    processes: int = 1
 
 
 class Experiment(ABC):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,22 +115,74 @@ class Lines:
         return found
 
 
-def pool(parts: Sequence[Sequence[Outcomes]]) -> Lines:
-    """Put the problems of several evaluations together.
+@dataclass(frozen=True)
+class Decoded:
+    """What some settings did on the same problems, by task and then by number.
+
+    Attributes:
+        policies: name of each setting.
+        tasks: of shape (problems,), strings.
+        numbers: likewise, of each problem in its task, int.
+        score: of shape (settings, problems), in [0, 1].
+        nfe: likewise, forwards.
+    """
+
+    policies: Sequence[str]
+    tasks: npt.NDArray[np.str_]
+    numbers: npt.NDArray[np.int64]
+    score: Values
+    nfe: Values
+
+    def only(self, fits: Callable[[str], bool]) -> Decoded:
+        """Return the settings whose names fit."""
+        kept = [i for i, policy in enumerate(self.policies) if fits(policy)]
+        return replace(self, policies=[self.policies[i] for i in kept], score=self.score[kept], nfe=self.nfe[kept])
+
+    def beside(self, other: Decoded) -> Decoded:
+        """Return these settings and others.
+
+        Raises:
+            ValueError: if those decoded other problems.
+        """
+        if not (np.array_equal(self.tasks, other.tasks) and np.array_equal(self.numbers, other.numbers)):
+            raise ValueError(f"{other.policies} decoded other problems than {self.policies}")
+        return replace(
+            self,
+            policies=[*self.policies, *other.policies],
+            score=np.concatenate([self.score, other.score]),
+            nfe=np.concatenate([self.nfe, other.nfe]),
+        )
+
+    def mean(self, policy: str, task: str) -> tuple[float, float]:
+        """Return what a setting did on a task: accuracy in [0, 1], and forwards."""
+        row, own = self.policies.index(policy), self.tasks == task
+        return float(self.score[row, own].mean()), float(self.nfe[row, own].mean())
+
+    def lines(self) -> Lines:
+        """Return their means, and those of resamples."""
+        # By task, as the design has it: tasks differ most in how many forwards they take.
+        weights = resampled(self.tasks)
+        return Lines(self.policies, weights @ self.score.T, weights @ self.nfe.T)
+
+
+def join(parts: Sequence[Iterable[Outcomes]]) -> Decoded:
+    """Put the problems of several evaluations of the same settings together.
 
     Args:
-        parts: outcomes of each evaluation, of the same settings.
+        parts: outcomes of each evaluation.
     """
-    policies = [entry["policy"] for entry in parts[0]]
     by_name = [{entry["policy"]: entry for entry in part} for part in parts]
+    policies = list(by_name[0])
+    tasks, numbers = (
+        np.array([value for part in by_name for value in part[policies[0]][field]]) for field in ("task", "index")
+    )
     score, nfe = (
         np.array([[value for part in by_name for value in part[policy][field]] for policy in policies], np.float64)
         for field in ("score", "nfe")
     )
-    tasks = np.array([task for part in by_name for task in part[policies[0]]["task"]])
-    # By task, as the design has it: tasks differ most in how many forwards they take.
-    weights = resampled(tasks)
-    return Lines(policies, weights @ score.T, weights @ nfe.T)
+    places = {task: place for place, task in enumerate(dict.fromkeys(tasks.tolist()))}
+    order = np.lexsort((numbers, np.array([places[task] for task in tasks.tolist()])))
+    return Decoded(policies, tasks[order], numbers[order], score[:, order], nfe[:, order])
 
 
 def published_rules(decoding: str) -> list[Summary]:
@@ -192,9 +244,18 @@ class Fresh(Experiment):
         """Compare each seed with the rules, resampling problems with all that is chosen on them."""
         names, blocks = self.names(), {}
         for name in DECODINGS:
-            folders = [out / self.name / f"{name}{part}" for part in range(self.parts)]
-            blocks[name] = _compare(pool([list(read_outcomes(folder).values()) for folder in folders]), names)
+            blocks[name] = _compare(self.decoded(out, name).lines(), names)
         return {"blocks": blocks, "provenance": provenance(out, self.steps())}
+
+    def decoded(self, out: Path, decoding: str) -> Decoded:
+        """Read what all that are compared did.
+
+        Args:
+            out: folder of the whole reproduction.
+            decoding: name of it in `DECODINGS`.
+        """
+        folders = [out / self.name / f"{decoding}{part}" for part in range(self.parts)]
+        return join([read_outcomes(folder).values() for folder in folders])
 
     def markdown(self, summary: Summary) -> str:
         """Word it."""
@@ -217,8 +278,8 @@ class Fresh(Experiment):
                     f"{row['speed']:g}",
                     over_seeds([100 * value for value in row["accuracy"]]),
                     over_seeds(row["nfe"], 2),
-                    _of_some(row["rules_nfe"]),
-                    _of_some(row["share"]),
+                    of_some(row["rules_nfe"]),
+                    of_some(row["share"]),
                 ]
                 for row in found["places"]
             ]
@@ -339,7 +400,7 @@ def _reached(values: Values) -> float:
     return float(np.mean(~np.isnan(values[1:])))
 
 
-def _of_some(values: Sequence[float]) -> str:
+def of_some(values: Sequence[float]) -> str:
     """Write a mean over the seeds that have a value, and how many do where it isn't all."""
     if not values:
         return ""

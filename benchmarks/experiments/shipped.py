@@ -1,19 +1,24 @@
-"""The policy that ships for the prose world, two more seeds of its training, and the rules, on many fresh problems."""
+"""The policy that ships for the prose world, and two more seeds of its training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from experiments.base import SEEDS, Step, Summary, find, over_seeds, percent, table
-from experiments.budget import Budget, longest_trainings
-from experiments.fresh import DECODINGS, ONE, ORACLE, PART, Fresh
+from experiments.base import QUICK_UNTRIED, SEEDS, Step, Summary, find, is_rule, over_seeds, percent, table
+from experiments.dial import train
+from experiments.fresh import DECODINGS, ONE, ORACLE, PART, SPEEDS, Decoded, join, of_some
+from experiments.longest import Longest
 from experiments.plots import plot_frontiers
-from experiments.worlds import PROSE_WORLD
+from experiments.worlds import PROSE_WORLD, prose_training
 from train.evaluation.naming import LEARNED, PolicyName
-from train.evaluation.records import Record, read_records
+from train.evaluation.records import read_outcomes, read_records
+
+THRESHOLDS = (0.5, 0.7, 0.9)
+"""At which the filters alone are looked at."""
 
 PLACE = 0.125
 """Place on the dials that is shown task by task: the fastest that is within a point of one token per step."""
@@ -24,48 +29,80 @@ SHOWN = (PLACE, 0.25)
 MOST_FORWARDS = 16
 """That are drawn: one token per step is far to the right."""
 
+PROBLEMS = 5184
+"""That each filter imitates."""
 
-class Shipped(Fresh):
-    """`policies.load("small")`, which is the first seed's, two more, and the rules."""
+PROCESSES = 2
+"""That share each training: one a core."""
+
+
+def trainings() -> list[Step]:
+    """Return the trainings, one a seed, each with a filter of its own."""
+    command = prose_training("configs/grpo_prose.yaml")
+    more = ["--filter.problems", str(PROBLEMS), "--model.dtype", "bfloat16", "--evaluation.rules", "[]"]
+    quick = (*QUICK_UNTRIED, "--filter.problems", "90", "--evaluation.calibration_episodes", "1")
+    return [
+        Step(f"prose_shipped/s{seed}", train(command, None, "--seed", str(seed), *more), quick, processes=PROCESSES)
+        for seed in SEEDS
+    ]
+
+
+class Shipped(Longest):
+    """`policies.load("small")`, which is the first seed's, and two more, beside the same rules as those before."""
 
     name = "prose_shipped"
-    first = 2000
-    parts = 4
-    rules: Sequence[str] = (
-        *("threshold:0.9", "threshold:0.95", "threshold:0.98"),
-        *("eb_sampler:0.01", "eb_sampler:0.02", "eb_sampler:0.05", "eb_sampler:0.1"),
-        *("credit:0.9", "factor:0.5", "ete:0.8", "ete:0.85", "dawn:0.85"),
-    )
-    others: Sequence[str] = ()
-    flags: Sequence[str] = ("--model.dtype", "bfloat16")
-    has_oracle = False
 
     def dials(self) -> list[Step]:
-        """Return the longest trainings of the budget, one a seed."""
-        return [longest_trainings()[seed] for seed in SEEDS]
-
-    def before(self) -> list[Step]:
-        """Return all that comes before the evaluation, with the trainings."""
-        return Budget().steps()
+        """Return the trainings of the dials, one a seed."""
+        return trainings()
 
     def steps(self) -> list[Step]:
-        """Evaluate dials, rules and one token per step, and the oracle on a part of the problems."""
-        found = super().steps()
-        for name, decoding in DECODINGS.items():
-            flags = (*decoding.flags, *self.flags)
-            command = PROSE_WORLD.evaluation([ORACLE], (decoding.block,), *flags, first=self.first, episodes=PART)
-            found.append(Step(f"{self.name}/oracle_{name}", command, ("--episodes", "1")))
+        """Train dials and filters and evaluate them, and the oracle on a part of the problems.
+
+        The rules were evaluated before.
+        """
+        found = [*Longest().steps(), *self.dials()]
+        for seed, training in enumerate(self.dials()):
+            places = [f"{{out}}/{training.folder}/policy@speed={s:g}" for s in SPEEDS]
+            filters = [f"{{out}}/{training.folder}/filter@{t:g}" for t in THRESHOLDS]
+            found += [self._evaluation(f"{name}_s{seed}", name, places) for name in DECODINGS]
+            found.append(self._evaluation(f"filter_s{seed}", "full", filters))
+        return found + [self._evaluation(f"oracle_{name}", name, [ORACLE], PART) for name in DECODINGS]
+
+    def _evaluation(self, name: str, decoding: str, policies: Sequence[str], problems: int | None = None) -> Step:
+        """Return the evaluation of some policies, unless told on as many problems a task as the rules'."""
+        flags = (*DECODINGS[decoding].flags, *self.flags)
+        block, problems = DECODINGS[decoding].block, problems or self.parts * PART
+        command = PROSE_WORLD.evaluation(policies, (block,), *flags, first=self.first, episodes=problems)
+        return Step(f"{self.name}/{name}", command, ("--episodes", "1"))
+
+    def decoded(self, out: Path, decoding: str) -> Decoded:
+        """Read what these did, and the rules before."""
+        found = Longest().decoded(out, decoding).only(is_rule)
+        for seed, dial in enumerate(self.names()):
+            found = found.beside(self._seed(out, f"{decoding}_s{seed}", dial))
         return found
 
+    def _seed(self, out: Path, name: str, dial: str) -> Decoded:
+        """Read the evaluation of one run's policies, which names them by their settings alone, and name them by it."""
+        found = join([read_outcomes(out / self.name / name).values()])
+        settings = [PolicyName.read(policy).setting for policy in found.policies]
+        return replace(found, policies=[str(PolicyName(LEARNED, dial, setting)) for setting in settings])
+
     def summarise(self, out: Path) -> Summary:
-        """Compare each seed with the rules, in all and task by task, and keep what the oracle does."""
+        """Compare each seed with the rules, in all and task by task, and keep what filters and oracle do."""
         summary = super().summarise(out)
         for name, found in summary["blocks"].items():
             [oracle] = find(read_records(out / self.name / f"oracle_{name}"), task="all")
             found["oracle"] = {"accuracy": oracle["accuracy"], "nfe": oracle["nfe"]}
-            parts = [read_records(out / self.name / f"{name}{part}") for part in range(self.parts)]
             dials = [str(PolicyName(LEARNED, dial, f"speed={PLACE:g}")) for dial in self.names()]
-            found["tasks"] = _by_task(parts, {"dials": dials, "rule": [found["nearly"][0]["rule"]], "one": [ONE]})
+            groups = {"dials": dials, "rule": [found["nearly"][0]["rule"]], "one": [ONE]}
+            found["tasks"] = _by_task(self.decoded(out, name), groups)
+        filters = [find(read_records(out / self.name / f"filter_s{seed}"), task="all") for seed in SEEDS]
+        summary["filters"] = [
+            {"threshold": threshold} | {field: [record[field] for record in records] for field in ("accuracy", "nfe")}
+            for threshold, *records in zip(THRESHOLDS, *filters, strict=True)
+        ]
         return summary
 
     def markdown(self, summary: Summary) -> str:
@@ -73,6 +110,11 @@ class Shipped(Fresh):
         oracles = " and ".join(
             f"{percent(found['oracle']['accuracy'])} % in {found['oracle']['nfe']:.2f} in {DECODINGS[name].wording}"
             for name, found in summary["blocks"].items()
+        )
+        filters = ", ".join(
+            f"at {found['threshold']:g} {over_seeds([100 * value for value in found['accuracy']])} % in "
+            f"{over_seeds(found['nfe'], 2)}"
+            for found in summary["filters"]
         )
         by_task = "\n\n".join(
             f"**By task** in {DECODINGS[name].wording}, at {PLACE:g}, beside the rule above and one token per step:\n\n"
@@ -85,6 +127,8 @@ class Shipped(Fresh):
 
 {by_task}
 
+**The filters alone**, in full diffusion, where they commit from some probability on: {filters}.
+
 The oracle, on the first {PART} problems a task alone: {oracles}."""
 
     def headline(self, summary: Summary) -> str:
@@ -95,7 +139,7 @@ The oracle, on the first {PART} problems a task alone: {oracles}."""
                 f'**what ships**, `policies.load("small")`, at `speed={place["speed"]:g}`',
                 over_seeds([100 * value for value in place["accuracy"]]),
                 over_seeds(place["nfe"], 2),
-                over_seeds(place["share"], 2),
+                of_some(place["share"]),
             ]
             for place in found["places"]
             if place["speed"] in SHOWN
@@ -124,31 +168,25 @@ The oracle, on the first {PART} problems a task alone: {oracles}."""
 
     def preface(self) -> str:
         """Say what is held against what, on which problems."""
-        return f"""`policies.load("small")`, which is seed 0, two more seeds of its training, and {len(self.rules)}
-settings of rules that came near the frontier before, with the dLLM in bfloat16, on problems from number {self.first}
-on, which were looked at when all was chosen."""
+        return f"""`policies.load("small")`, which is seed 0, two more seeds of its training, the filters that they
+start from, and {len(self.rules)} settings of rules, with the dLLM in bfloat16, on problems from number {self.first}
+on, on which nothing was chosen."""
 
 
-def _by_task(parts: Sequence[Sequence[Record]], groups: Mapping[str, Sequence[str]]) -> Summary:
+def _by_task(decoded: Decoded, groups: Mapping[str, Sequence[str]]) -> Summary:
     """Return accuracy and forwards of some groups of policies on each task.
 
     Args:
-        parts: records of each evaluation, of as many problems.
+        decoded: what they did.
         groups: names of policies.
     """
-
-    def means(policies: Sequence[str], task: str, field: str) -> list[float]:
-        found = [[find(part, policy=policy, task=task)[0][field] for part in parts] for policy in policies]
-        return [float(np.mean(values)) for values in found]
-
-    tasks = dict.fromkeys(record["task"] for record in parts[0] if record["task"] != "all")
-    return {
-        task: {
-            name: {field: means(policies, task, field) for field in ("accuracy", "nfe")}
-            for name, policies in groups.items()
-        }
-        for task in tasks
-    }
+    found: Summary = {}
+    for task in dict.fromkeys(decoded.tasks.tolist()):
+        found[task] = {}
+        for name, policies in groups.items():
+            accuracy, nfe = zip(*(decoded.mean(policy, task) for policy in policies), strict=True)
+            found[task][name] = {"accuracy": accuracy, "nfe": nfe}
+    return found
 
 
 def _task_table(tasks: Summary, rule: str) -> str:

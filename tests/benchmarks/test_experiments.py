@@ -26,7 +26,8 @@ from experiments.budget import Budget
 from experiments.caching import CACHE, CAREFUL, FRESH, INTERVALS, NEIGHBOURS, SPEEDS, Caching
 from experiments.caching import RULES as RULES_UNDER_CACHE
 from experiments.fresh import SPEEDS as FRESH_SPEEDS
-from experiments.fresh import Fresh, _compare, pool
+from experiments.fresh import Fresh, _compare, join
+from experiments.longest import Longest
 from experiments.shipped import Shipped
 from finished import finish
 from records import outcomes, write_run
@@ -204,7 +205,7 @@ def test_policies_under_a_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("experiment", "dials"),
-    [(Fresh(), ["dial_s0", "dial_s1", "dial_s2"]), (Shipped(), ["long_s0", "half_s1", "half_s2"])],
+    [(Fresh(), ["dial_s0", "dial_s1", "dial_s2"]), (Longest(), ["long_s0", "half_s1", "half_s2"])],
 )
 def test_fresh_problems_of_several_evaluations_are_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: Fresh, dials: list[str]
@@ -236,14 +237,6 @@ def test_fresh_problems_of_several_evaluations_are_one(
     assert full["reached"] == 1
     if experiment.has_oracle:
         assert full["times_oracle"][0] == 2.0
-    else:
-        assert full["oracle"] == {"accuracy": 1.0, "nfe": 2.0}
-        by_task = [line for line in experiment.markdown(summary).splitlines() if line.endswith(" 20.00 |")]
-        # An eighth up the dial the second problem, of the other task, is solved in the first part alone.
-        assert [line.partition(" | ")[2] for line in by_task[:2]] == [
-            "100.0 ± 0.0 | 1.00 ± 0.00 | 100.0 | 10.00 | 100.0 | 20.00 |",
-            "50.0 ± 0.0 | 1.00 ± 0.00 | 100.0 | 6.00 | 100.0 | 20.00 |",
-        ]
     at_half = full["places"][-1]
     solved = 0.5 + 0.5 / experiment.parts
     assert at_half == {
@@ -257,12 +250,68 @@ def test_fresh_problems_of_several_evaluations_are_one(
     assert "| s2: 0 | 100.0 | 4.00 | 8.00 (`threshold:0.9`) | 0.50 [" in text
 
 
+def test_what_ships_is_compared_with_the_rules_of_another_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules decode two problems a part, all of them right; each seed's policies four at once, in the order of the
+    tasks, of which all but the slow end's have the last wrong."""
+    monkeypatch.setattr(Longest, "parts", 2)
+    experiment = Shipped()
+    for step in experiment.steps():
+        parent, _, name = step.folder.partition("/")
+        lines = []
+        for policy in policies_of(step) if parent in (experiment.name, Longest.name) else []:
+            if parent == Longest.name:
+                part = int(name[-1])
+                known = {"threshold:0.9": [10 + part, 6], "low_confidence:1": [20, 20]}
+                lines.append(outcomes(policy, [1.0] * 2, known.get(policy, [19, 19]), index=[part, part]))
+            elif policy == "oracle:1":
+                lines.append(outcomes(policy, [1.0] * 4, [2] * 4))
+            else:
+                policy = f"learned@{policy.partition('@')[2]}"
+                slow = policy == "learned@speed=0"
+                lines.append(outcomes(policy, [1.0, 1.0, 1.0, float(slow)], [4] * 4 if slow else [1, 1, 1, 3]))
+        if lines:
+            write_run(tmp_path / step.folder, lines)
+    finish(experiment, tmp_path)
+    summary = json.loads(json.dumps(experiment.summarise(tmp_path)))
+    full = summary["blocks"]["full"]
+    assert [(row["speed"], row["nfe"], row["rule"], row["rules_nfe"]) for row in full["nearly"]] == [
+        (0.0, 4.0, "threshold:0.9", 8.25)
+    ] * 3
+    assert len(full["others"]) == len(experiment.rules)
+    assert full["oracle"] == {"accuracy": 1.0, "nfe": 2.0}
+    text = experiment.markdown(summary)
+    by_task = [line for line in text.splitlines() if line.endswith(" 20.00 |")]
+    assert [line.partition(" | ")[2] for line in by_task[:2]] == [
+        "100.0 ± 0.0 | 1.00 ± 0.00 | 100.0 | 10.50 | 100.0 | 20.00 |",
+        "50.0 ± 0.0 | 2.00 ± 0.00 | 100.0 | 6.00 | 100.0 | 20.00 |",
+    ]
+    assert "at 0.5 75.0 ± 0.0 % in 1.50 ± 0.00, at 0.7 75.0 ± 0.0 % in 1.50 ± 0.00, at 0.9" in text
+    assert "at `speed=0.125` | 75.0 ± 0.0 | 1.50 ± 0.00 |" in experiment.headline(summary)
+
+
+def test_settings_stand_beside_others_on_the_same_problems_alone() -> None:
+    """Two evaluations hold the later problem first: they are put in the order of tasks and numbers."""
+    parts = [
+        [outcomes("a", [1.0, 0.0], [5, 6], index=[1, 1]), outcomes("b", [0.0, 0.0], [7, 8], index=[1, 1])],
+        [outcomes("b", [1.0, 1.0], [3, 4], index=[0, 0]), outcomes("a", [0.0, 1.0], [1, 2], index=[0, 0])],
+    ]
+    joined = join(parts)
+    assert joined.nfe.tolist() == [[1, 5, 2, 6], [3, 7, 4, 8]]
+    assert joined.mean("a", "sort") == (0.5, 4.0)
+    other = join([[outcomes("c", [1.0] * 4, [9] * 4)]])
+    assert joined.only(lambda policy: policy == "b").beside(other).nfe.tolist() == [[3, 7, 4, 8], [9] * 4]
+    with pytest.raises(ValueError, match=r"\['d'\] decoded other problems"):
+        joined.beside(join([[outcomes("d", [1.0] * 4, [9] * 4, index=[0, 1, 1, 2])]]))
+
+
 def test_a_dial_that_is_not_as_accurate_has_no_share() -> None:
     """Three right of four, where four are wanted; on some resamples the three are all that is drawn."""
     score = [1.0, 1.0, 1.0, 0.0]
     lines = [outcomes(f"learned:dial_s{seed}@speed={s:g}", score, [1] * 4) for seed in SEEDS for s in FRESH_SPEEDS]
     lines += [outcomes(policy, [1.0] * 4, [8] * 4) for policy in ("low_confidence:1", "oracle:1")]
-    found = _compare(pool([lines]), [f"dial_s{seed}" for seed in SEEDS])
+    found = _compare(join([lines]).lines(), [f"dial_s{seed}" for seed in SEEDS])
     assert (found["share"], found["times_oracle"]) == (None, None)
     assert [row["share"] for row in found["nearly"]] == [None] * 3
     assert [row["nfe"] for row in found["nearly"]] == [1] * 3

@@ -137,6 +137,20 @@ def test_a_step_is_run_once(script: str, tmp_path: Path) -> None:
     assert 0 <= found["seconds"] < 60
 
 
+def test_processes_share_a_step(tmp_path: Path) -> None:
+    script = tmp_path / "shared.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nout = Path(sys.argv[sys.argv.index('--out') + 1])\n"
+        "out.mkdir(parents=True, exist_ok=True)\n(out / os.environ['RANK']).write_text(os.environ['WORLD_SIZE'])\n"
+    )
+    step = Step("a/b", [str(script)], processes=2)
+    run_step(step, tmp_path, quick=False)
+    assert {file.name: file.read_text() for file in (tmp_path / "a/b").iterdir()} == {"0": "2", "1": "2"}
+    # One of a single process is another command: its numbers are others.
+    with pytest.raises(UserError, match="made by another command"):
+        run_step(Step("a/b", [str(script)]), tmp_path, quick=False)
+
+
 def test_quick_arguments_are_added(script: str, tmp_path: Path) -> None:
     run_step(Step("a", [script], ("--short",)), tmp_path, quick=True)
     assert calls(tmp_path / "a")[0][0] == "--short"
