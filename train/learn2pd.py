@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from envs.decoding.settings import DecodingSettings
+from envs.denoiser import identify
 from envs.tasks import SUITE, make_tasks
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, make_rule, save
 from policies.networks.block_filter import BlockFilter, BlockFilterConfig
@@ -189,6 +190,7 @@ def learn(config: Learn2PDConfig) -> dict[str, Any]:
             "algorithm": "Learn2PD",
             "filter": name,
             "model": config.model.name,
+            "dllm": identify(config.model.load()),
             "tasks": config.tasks,
             "split": "train",
             "buffer_length": config.buffer_length,

@@ -21,6 +21,7 @@ from policies.formats.ml_rl_dllm import is_checkpoint, read_checkpoint
 from policies.formats.weights import load_weights
 from policies.hub import fetch_policy
 from policies.learned import FORMAT_VERSION, LearnedPolicy, save
+from policies.networks.config import check_has_width
 from policies.networks.kinds import Described, NetworkSpec
 
 SHIPPED: Mapping[str, Path] = {
@@ -147,4 +148,7 @@ def _read_config(file: Path) -> tuple[dict[str, Any], NetworkSpec]:
     points = found.calibration
     settings["calibration"] = None if points is None else Calibration.from_plain(points)
     settings["actions"] = parse(ActionConfig, found.actions, "actions")
-    return settings, NetworkSpec.read(data)
+    spec = NetworkSpec.read(data)
+    for part in spec.parts():
+        check_has_width(part.config.hidden_state_size)
+    return settings, spec

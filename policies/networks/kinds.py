@@ -125,7 +125,7 @@ class NetworkSpec:
             if size and size != denoiser.hidden_size:
                 raise ValueError(
                     f"hidden_state_size is {size}: it must be {denoiser.hidden_size}, the width of this dLLM's hidden "
-                    "states; train with that, or decode with the dLLM that the policy was trained on"
+                    "states; take the dLLM that it was trained on, or train one for this dLLM"
                 )
 
     def check_block(self, settings: DecodingSettings) -> None:

@@ -235,7 +235,9 @@ class UnmaskingNetwork(nn.Module):
         query_key, value = self.query_key_value(x).split([2 * width, width], -1)
         turned = rotate(query_key, width // heads)
         query, key, value = (
-            part.view(rows, length, heads, -1).transpose(1, 2) for part in (*turned.chunk(2, -1), value)
+            # All sizes are said, as there may be no rows: of a process whose groups have nothing to teach.
+            part.view(rows, length, heads, width // heads).transpose(1, 2)
+            for part in (*turned.chunk(2, -1), value)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         output: Tensor = self.attention_output(mixed.transpose(1, 2).reshape(rows, length, width))

@@ -294,7 +294,7 @@ def test_generate_gives_a_prompt_the_same_alone_and_in_a_batch(variant: str, tmp
 
 
 def test_hidden_states_of_another_width_are_refused(tmp_path: Path, toy: ToyDenoiser) -> None:
-    message = "hidden_state_size is 5: it must be 1, the width of this dLLM's hidden states; train with that, or"
+    message = "hidden_state_size is 5: it must be 1, the width of this dLLM's hidden states; take the dLLM that it"
     config, algorithm = job("grpo", tmp_path, "hidden")
     wrong = replace(config, dit=DiTConfig(hidden_state_size=5))
     with pytest.raises(ValueError, match=message):

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from views import random_view, take
 
 from policies import LearnedPolicy, NetworkConfig, Threshold, UnmaskingNetwork
+from policies.networks.block_filter import BlockFilterConfig
 from policies.networks.config import OWN_WIDTH
 from policies.networks.dit import DiTConfig
 from policies.networks.inputs import MAX_LOG_ODDS, log_odds
@@ -52,6 +53,32 @@ def test_random_initialisation_is_one_coin_for_all(bias: float) -> None:
     policy = LearnedPolicy(built(NetworkConfig(init="random", bias=bias)))
     expected = 1 / (1 + math.exp(-bias)) * view.eligible
     torch.testing.assert_close(policy.probabilities(view), expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NetworkSpec("transformer", NetworkConfig()),
+        NetworkSpec("transformer", NetworkConfig(hidden_state_size=3, hidden_state_use="both", has_dial=True)),
+        NetworkSpec("transformer", NetworkConfig(context="block")),
+        NetworkSpec("transformer", NetworkConfig(decides_refresh=True, features=ALL_FEATURES)),
+        NetworkSpec("transformer", NetworkConfig(), NetworkSpec("transformer", NetworkConfig(hidden_size=8))),
+        NetworkSpec("dit", DiTConfig()),
+        NetworkSpec("block_filter", BlockFilterConfig(5)),
+    ],
+)
+def test_no_rows_have_no_log_odds_and_gradients_of_0(spec: NetworkSpec) -> None:
+    """As of a process whose attempts have nothing to teach, beside others that do."""
+    network = spec.build().to(places.here)
+    view = random_view(4, 10)
+    inputs = {name: values[:0] for name, values in view.inputs().items()}
+    inputs["speed"] = inputs["time"]
+    logits = network(inputs)
+    assert logits.shape[0] == 0
+    logits.sum().backward()
+    moved = [weights.grad for weights in network.parameters() if weights.grad is not None]
+    assert moved
+    assert not any(bool(gradient.any()) for gradient in moved)
 
 
 @pytest.mark.parametrize("init", ["threshold", "random"])

@@ -13,6 +13,7 @@ from envs.models.toy import ToyDenoiser
 from envs.tasks import TASKS, Problem, Split
 from envs.tasks.suite.copy_list import Copy
 from policies import NetworkConfig, decode, load, make_rule
+from policies.rules import Oracle
 from train import grpo, ppo
 from train.algorithms.grpo_section import GRPOSection
 from train.algorithms.ppo import PPOSection
@@ -20,14 +21,15 @@ from train.command.cli import run
 from train.command.model_config import ModelConfig
 from train.command.wandb_config import WandbConfig
 from train.evaluation.measure import measure
-from train.job.build import make_env, make_model
+from train.filters.traces import TraceConfig, collect
+from train.job.build import filter_shape, load_filter, make_env, make_model
 from train.job.config import EnvConfig, EvaluationConfig, FilterSection
 from train.job.counting import CountingDenoiser
 from train.job.dry_run import dry_run
 from train.job.grpo_config import TrainGRPOConfig
 from train.job.ppo_config import TrainPPOConfig
 from train.job.run import check
-from train.job.trials import Trials, step_gib, trial_rows
+from train.job.trials import PASSES, Trials, step_gib, time_fit, trial_rows
 
 FLAGS = ["--model.name=toy", "--env.num_envs=16", "--env.buffer_length=8", "--env.tasks=[copy]"]
 SMALL: dict[str, Any] = {
@@ -96,6 +98,51 @@ def test_the_estimate_follows_from_what_is_measured(made: Any) -> None:
     per_step = estimate.step_seconds / 8 + estimate.update_seconds
     assert estimate.job_hours == pytest.approx(config.total_timesteps * per_step / 3600)
     assert estimate.memory_gib > 0.01
+
+
+@pytest.mark.parametrize(("epochs", "passes"), [(3, 3), (None, PASSES)])
+def test_it_counts_the_states_that_a_filter_learns_from(epochs: int | None, passes: int) -> None:
+    """In two rounds: first what the oracle passes through, then all of that and of a student, half way to the
+    reference."""
+    section = FilterSection(learn=True, role="start", problems=40, rounds=2, epochs=epochs)
+    config = TrainPPOConfig(**SMALL, ppo=PPOSection(n_steps=8, batch_size=16), filter=section)
+    denoiser: Any = CountingDenoiser(load_denoiser("toy"))
+    algorithm, inner = ppo.algorithm(config), load_filter(config)
+    trials = Trials(
+        config, denoiser, make_model(config, make_env(config, denoiser, algorithm, inner), algorithm, inner)
+    )
+    prompt = [trials.problems[0].prompt]
+    careful = make_rule(section.reference)
+    oracle, reference = (
+        decode(denoiser, prompt, policy, DecodingSettings(8, features=policy.features))[0].nfe
+        for policy in (Oracle(careful=careful), careful)
+    )
+    assert oracle < reference
+    of_student = (oracle + reference) / 2
+    assert trials.fitting() == (40 * (oracle + of_student), 40 * passes * (2 * oracle + of_student))
+    estimate = dry_run(config, algorithm)
+    assert estimate.filter_states == 40 * (oracle + of_student)
+    assert estimate.fit_hours > 0
+
+
+@pytest.mark.parametrize("width", [0, -1])
+def test_a_recorded_state_is_as_large_as_it_says(tmp_path: Path, width: int) -> None:
+    section = FilterSection(learn=True, role="start", reads_hidden_states=bool(width))
+    policy = NetworkConfig(hidden_size=8, feedforward_size=8, features=("margin", "entropy"), hidden_state_size=width)
+    config = TrainPPOConfig(**(SMALL | {"policy": policy}), filter=section)
+    about = TraceConfig(
+        tmp_path / "traces",
+        5,
+        buffer_length=8,
+        block_length=8,
+        features=tuple(sorted(filter_shape(config).readings)),
+        model=config.model,
+        tasks=("copy",),
+    )
+    traces = collect(about)
+    seconds, size = time_fit(config, load_denoiser("toy").hidden_size)
+    assert seconds > 0
+    assert traces.bytes == size * len(traces)
 
 
 @pytest.mark.slow

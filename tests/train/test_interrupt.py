@@ -531,6 +531,7 @@ def test_ctrl_c_while_python_imports_ends_without_a_word(tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
@@ -550,7 +551,6 @@ def test_every_script_begins_with_that() -> None:
 def test_who_imports_our_scripts_keeps_ctrl_c(tmp_path: Path) -> None:
     script = tmp_path / "own.py"
     script.write_text("import signal\nimport train.command.starting\nprint(signal.getsignal(signal.SIGINT).__name__)\n")
-    done = subprocess.run(
-        [sys.executable, script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    command, env = [sys.executable, script], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, preexec_fn=_hear)
     assert done.stdout == "default_int_handler\n"

@@ -251,6 +251,24 @@ def test_a_rate_that_anneals_takes_all_passes_and_leaves_the_best(
     assert rates[-1] < 3e-6
 
 
+@pytest.mark.parametrize("batches", range(1, 14))
+def test_a_rate_anneals_over_however_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Of ten steps torch's own schedule divides by zero with a rise of a tenth, and of fewer it never rises."""
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    train = synthetic(tmp_path / "train", 8 * batches, 1, noisily_confident)
+    config = FitSettings(learning_rate=3e-2, batch_size=8, epochs=1, anneals=True)
+    fit(made("block_filter"), [train], [train], config)
+    assert len(rates) == len(list(train.batches(8)))
+    assert max(rates) == pytest.approx(3e-2)
+
+
 @pytest.mark.slow
 def test_several_traces_are_all_learned_from(tmp_path: Path) -> None:
     """One has only what is final, the other only what is not: from either alone there is nothing to tell apart."""

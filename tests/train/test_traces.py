@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from policies.base import UnmaskingPolicy
 from policies.playing import play_out
 from policies.rules import Oracle
 from train.command import parallel
+from train.command.errors import UserError
 from train.command.model_config import ModelConfig
 from train.filters.fit import FitSettings
 from train.filters.start import learn_start
@@ -309,6 +312,13 @@ def test_a_filter_learns_from_no_traces_of_other_settings(fickle: Fickle, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             learn_start(config.folder, config, [4], shape, settings, 16.0, 1)
         assert files(place) == left
+        # Where it runs, and what the folder is called, is not what was collected.
+        moved = tmp_path / "moved"
+        shutil.copytree(place, moved / "filter_traces")
+        elsewhere = replace(config, folder=moved / "filter", model=replace(config.model, threads=2))
+        with pytest.raises(KeyboardInterrupt):
+            learn_start(elsewhere.folder, elsewhere, [4], shape, settings, 16.0, 1)
+        assert list(files(moved / "filter_traces").values()) == list(left.values())
         with pytest.raises(KeyboardInterrupt):
             learn_start(config.folder, replace(config, reference="threshold:0.01"), [4], shape, settings, 16.0, 1)
         assert files(place).keys() == left.keys()
@@ -403,6 +413,25 @@ def test_a_lost_shard_alone_is_collected_again(fickle: Fickle, tmp_path: Path) -
     }
     assert all(after[name][1] == before[name][1] for name in before)
     assert_same(whole(traces), by_hand(fickle, config))
+
+
+@pytest.mark.parametrize("name", ["confidence.npy", "oracle.npy", "answers.safetensors"])
+@pytest.mark.parametrize("damage", [lambda file: os.truncate(file, 10), lambda file: file.unlink()])
+def test_a_damaged_shard_is_named(fickle: Fickle, tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+    config = replace(about(tmp_path / "train_8"), block_length=8)
+    collect(config)
+    damage(config.folder / "shard_00000" / name)
+    again = replace(config, folder=tmp_path / "train_4", block_length=4, answers=config.folder)
+    with pytest.raises(UserError, match=r"shard_00000' can't be read \(.*\): delete that folder to collect it again"):
+        collect(again if name.startswith("answers") else config)
+
+
+def test_settings_of_traces_that_are_damaged_are_written_anew(tmp_path: Path) -> None:
+    place = tmp_path / "filter_traces"
+    place.mkdir()
+    (place / "settings.json").write_text("")
+    start_module._begin(place, {"a": 1})
+    assert json.loads((place / "settings.json").read_text()) == {"a": 1}
 
 
 def test_nothing_missing_starts_no_process(fickle: Fickle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,12 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     watch(optimizer)
     schedule = None
-    if settings.anneals:
-        steps = settings.epochs * sum(-(-len(traces) // settings.batch_size) for traces in train)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=0.1)
+    steps = settings.epochs * sum(-(-len(traces) // settings.batch_size) for traces in train)
+    # In fewer than three steps no rate can rise and fall.
+    if settings.anneals and steps > 2:
+        # A tenth of the steps, two at least: at the first one the rate is hardly above 0.
+        rise = max(0.1, 2 / steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=rise)
     # A copy, since the training goes on in the same tensors.
     best, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
     bar = progress(range(1, settings.epochs + 1), desc="training", unit="epoch")

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from envs.decoding.settings import conditions_of
+from envs.denoiser import identify
 from policies import LearnedPolicy, NetworkConfig, UnmaskingNetwork, save
 from train.command import parallel
 from train.command.config import to_plain
+from train.command.escaping import for_markdown
 from train.command.files import write_json
 from train.command.provenance import versions
 from train.filters.fit import FitSettings, fit
@@ -70,7 +72,10 @@ def learn_start(
     if parallel.is_main():
         # Of the training too, which makes the students.
         used = {"about": about, "blocks": blocks, "shape": shape, "settings": settings, "weight": weight}
-        _begin(place, {name: to_plain(value) for name, value in used.items()})
+        plain = {name: to_plain(value) for name, value in used.items()}
+        # Where it runs is not what is collected: a moved folder goes on, and so does one on another device.
+        del plain["about"]["folder"], plain["about"]["model"]["device"], plain["about"]["model"]["threads"]
+        _begin(place, plain)
     parallel.wait()
     # A tenth of all.
     stopping = replace(about, split="validation", problems=max(1, about.problems // 9))
@@ -102,6 +107,7 @@ def learn_start(
     trained = {
         "algorithm": "Learn2PD",
         "model": about.model.name,
+        "dllm": identify(about.model.load()),
         "tasks": list(about.tasks),
         "split": "train",
         "buffer_length": about.buffer_length,
@@ -114,11 +120,18 @@ def learn_start(
         **({"threshold": about.threshold} if rounds > 1 else {}),
         "false_commit_weight": weight,
         "steps": steps,
+        "anneals": settings.anneals,
         "seed": settings.seed,
         "versions": versions(),
         **result,
     }
-    card = "# Learn2PD filter\n\nCommits positions that it takes to be final; the policy beside it started from it.\n"
+    reads = f", whose hidden states (of width {shape.hidden_state_size}) it reads" if shape.hidden_state_size else ""
+    card = f"""# Learn2PD filter
+
+Commits positions of {for_markdown(about.model.name)}{reads} that it takes to be final. `--policy` with this folder and
+a threshold, such as `FOLDER@0.7`, decodes with it; `--filter.folder FOLDER --filter.role start` starts a training from
+it. `config.json` says what it learned from: training problems only.
+"""
     save(LearnedPolicy(network, "deterministic", trained, 0.9), folder, card)
     # After the filter is written, so that a run killed in between finds one of the two.
     shutil.rmtree(place)
@@ -148,6 +161,14 @@ def _gather(
 def _begin(place: Path, settings: dict[str, Any]) -> None:
     """Make the folder of traces, without those that a killed run of other settings has left in it."""
     file = place / "settings.json"
-    if place.is_dir() and not (file.is_file() and json.loads(file.read_text()) == settings):
+    if place.is_dir() and _read(file) != settings:
         shutil.rmtree(place)
     write_json(file, settings)
+
+
+def _read(file: Path) -> Any:
+    """Return what a file of settings holds; None where there is none, or it is damaged."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None

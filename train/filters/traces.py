@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +34,7 @@ from policies.base import CommitPolicy
 from policies.playing import play
 from policies.rules import Oracle
 from train.command import parallel
+from train.command.errors import UserError
 from train.command.model_config import ModelConfig
 from train.command.progress import progress
 
@@ -195,6 +198,15 @@ def target_of(target: Target, view: View, oracle: Oracle) -> Tensor:
     return (1 + of_right - of_others) / 2 * view.eligible
 
 
+@contextmanager
+def _readable(shard: Path) -> Iterator[None]:
+    """Say what to do about a shard that can't be read: it was written whole, so a disk or a hand has damaged it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, SafetensorError) as error:
+        raise UserError(f"{str(shard)!r} can't be read ({error}): delete that folder to collect it again") from error
+
+
 def collect_shard(config: TraceConfig, shard: int) -> None:
     """Decode a shard's problems as the reference does, replay them under the oracle, and write what was seen."""
     torch.set_num_threads(config.model.threads)
@@ -215,7 +227,9 @@ def collect_shard(config: TraceConfig, shard: int) -> None:
     oracle = Oracle(careful=make_rule(config.reference)).bind(denoiser, settings)
     assert oracle.references is not None
     if config.answers is not None:
-        oracle.references.remember(load_file(config.answers / shard_name(shard) / ANSWERS))
+        recorded = config.answers / shard_name(shard)
+        with _readable(recorded):
+            oracle.references.remember(load_file(recorded / ANSWERS))
     behaviour: UnmaskingPolicy = oracle if own is None else own.bind(denoiser, settings)
     if own is not None and config.rejoins:
         behaviour = Rejoining(behaviour, oracle)
@@ -283,13 +297,19 @@ class Traces:
 
     Args:
         shards: folders written by `collect_shard`.
+
+    Raises:
+        UserError: if one can't be read.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
-        names = sorted(file.stem for file in shards[0].glob("*.npy"))
-        self.columns: dict[str, list[npt.NDArray[np.floating[Any]]]] = {}
-        for name in names:
-            self.columns[name] = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in shards]
+        # Of all of them, so that a column that one has lost is missed there.
+        names = sorted({file.stem for shard in shards for file in shard.glob("*.npy")})
+        self.columns: dict[str, list[npt.NDArray[np.floating[Any]]]] = {name: [] for name in names}
+        for shard in shards:
+            with _readable(shard):
+                for name in names:
+                    self.columns[name].append(np.load(shard / f"{name}.npy", mmap_mode="r"))
         self.sizes = [len(part) for part in self.columns["oracle"]]
         self.bytes = sum(part.nbytes for part in chain.from_iterable(self.columns.values()))
 

@@ -75,8 +75,9 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
     """Load the filter to build on, if there is one.
 
     Raises:
-        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, or a
-            policy with a speed dial that is to be anything else than the start of another.
+        UserError: if it can't be what it is to be: a start that is tied to one block or has a filter of its own, a
+            policy with a speed dial that is to be anything else than the start of another, or one that reads another
+            dLLM's hidden states.
         ValueError: if it is tied to another block length.
     """
     folder, role = config.filter.folder, config.filter.role
@@ -101,6 +102,10 @@ def load_filter(config: JobConfig) -> PolicyNetwork | None:
             f"filter.role is {role!r}: the filter in {folder!r} is no transformer (one tied to a block, or the paper's "
             "network) and can't be a start; choose feature, or a transformer filter"
         )
+    try:
+        policy.spec.check_hidden(load_model(config))
+    except ValueError as error:
+        raise UserError(f"filter.folder is {folder!r}: its {error}") from None
     for block in (*config.env.block_lengths, *config.evaluation.block_lengths) or (None,):
         policy.spec.check_block(DecodingSettings(block_length=block, **config.env.decoding))
     if role == "feature" or not isinstance(network, UnmaskingNetwork):

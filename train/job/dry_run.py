@@ -30,6 +30,7 @@ from train.job.trials import (
     features_of,
     memory_gib,
     step_gib,
+    time_fit,
     time_step,
     time_update,
     trial_rows,
@@ -51,6 +52,9 @@ class Estimate:
         job_hours: of the whole training.
         answers: decoded to learn a filter, in tries on validation problems, in calibration and in evaluation.
         evaluation_hours: of decoding them, if the trained policy takes as many forwards as the untrained one.
+        filter_states: that a filter is learned from in the end, 0 without one.
+        filter_gib: of them on disk, while it is learned.
+        fit_hours: of learning it, in one process.
         answers_beside: decoded by rules beside the training.
         beside_hours: of decoding those.
         longest_prompt: in tokens, of those that were tried and those of the evaluation.
@@ -68,6 +72,9 @@ class Estimate:
     job_hours: float
     answers: int
     evaluation_hours: float
+    filter_states: int
+    filter_gib: float
+    fit_hours: float
     answers_beside: int
     beside_hours: float
     longest_prompt: int
@@ -107,6 +114,7 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     parts = (trials.filter(), trials.tries(), trials.calibration(), trials.evaluation(rest, len(held_out)))
     answers_beside, positions_beside = trials.evaluation(beside, len(held_out))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
+    (states, looked_at), (fit_seconds, state_bytes) = trials.fitting(), time_fit(config, loaded.hidden_size)
     prompt = max(len(denoiser.encode_prompt(problem.prompt)) for problem in (*held_out, *trials.problems))
     estimate = Estimate(
         load_seconds=load_seconds,
@@ -119,6 +127,9 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
         job_hours=config.total_timesteps * (step_seconds / rows + update_seconds) / 3600,
         answers=sum(answers for answers, _ in parts),
         evaluation_hours=sum(positions for _, positions in parts) * step_seconds / step_positions / 3600,
+        filter_states=states,
+        filter_gib=states * state_bytes / 2**30,
+        fit_hours=looked_at * fit_seconds / 3600,
         answers_beside=answers_beside,
         beside_hours=positions_beside * step_seconds / step_positions / 3600,
         longest_prompt=prompt,
@@ -143,7 +154,8 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
     table.add_column("what")
     table.add_column("measured", justify="right")
     # The rules are evaluated while the policy is learned.
-    whole = max(estimate.job_hours, estimate.beside_hours) + estimate.evaluation_hours
+    whole = max(estimate.job_hours, estimate.beside_hours) + estimate.evaluation_hours + estimate.fit_hours
+    fitting = f"learning the filter from {estimate.filter_states:,} states, {estimate.filter_gib:.2f} GiB on disk"
     beside = (f"rules beside it, {estimate.answers_beside:,} answers", hours(estimate.beside_hours))
     largest = f"needed by a forward of {estimate.rows} rows, prompts of {estimate.longest_prompt} tokens"
     for what, shown in (
@@ -158,6 +170,7 @@ def print_estimate(config: JobConfig, estimate: Estimate) -> None:
             f"{'filter, ' if config.filter.is_learned else ''}tries and evaluation, {estimate.answers:,} answers",
             hours(estimate.evaluation_hours),
         ),
+        *([(fitting, hours(estimate.fit_hours))] if estimate.filter_states else []),
         ("the whole job, estimated", hours(whole)),
         (largest, "unknown" if estimate.step_gib is None else f"{estimate.step_gib:.2f} GiB"),
         ("peak memory of this dry run", f"{estimate.memory_gib:.2f} GiB"),

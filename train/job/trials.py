@@ -19,7 +19,7 @@ from envs.denoiser import Denoiser
 from envs.models import step_memory
 from envs.models.adapter import MaskedLMDenoiser
 from envs.tasks import Problem, make_tasks
-from policies import Generation, LearnedPolicy, UnmaskingPolicy, make_rule
+from policies import Generation, LearnedPolicy, UnmaskingNetwork, UnmaskingPolicy, make_rule
 from policies.actor_critic import UnmaskingActorCritic
 from policies.base import Decision
 from policies.networks.kinds import PolicyNetwork
@@ -28,7 +28,8 @@ from train.evaluation.jobs import list_jobs
 from train.evaluation.measure import choose_problems, decode_problems, score_problems
 from train.evaluation.naming import is_folder
 from train.evaluation.run import EvaluateConfig
-from train.job.build import Algorithm, make_env, make_model, stream_seed
+from train.filters.fit import weighted_loss
+from train.job.build import Algorithm, filter_shape, make_env, make_model, stream_seed
 from train.job.config import JobConfig
 from train.job.counting import CountingDenoiser, timed
 from train.job.finish import blocks_of, calibration_places
@@ -37,6 +38,12 @@ from train.job.validation import thresholds_tried, tried_places
 ROLLOUTS, TIMED_STEPS = 3, 3
 """Fewest problems that the untrained policy decodes, and steps that are timed."""
 
+
+PASSES = 45
+"""That a filter takes over its states until it stops by itself, about: on the embedded dLLMs it was 23 to 51."""
+
+FITTED = 16
+"""States that a filter learns from at once where that is timed."""
 
 UNTRAINED = "untrained"
 """Stands for the folder of the policy that the job would export."""
@@ -73,6 +80,35 @@ def time_step(model: OnPolicyAlgorithm, denoiser: CountingDenoiser) -> tuple[flo
     # The fastest, as other processes only ever make it slower.
     seconds = min(timed(step, str(model.device))[1] for _ in range(TIMED_STEPS))
     return seconds, (denoiser.positions - before) / TIMED_STEPS
+
+
+def time_fit(config: JobConfig, hidden_size: int) -> tuple[float, int]:
+    """Time what a filter learns from one state in one pass, on the processor, where it does that.
+
+    Args:
+        config: of the job.
+        hidden_size: width of the dLLM's hidden states.
+
+    Returns:
+        seconds: of the fastest of some minibatches, after a first, for each state.
+        size: bytes of a recorded state.
+    """
+    shape, length = filter_shape(config), config.env.buffer_length
+    network = UnmaskingNetwork(shape)
+    names = [name for name in shape.readings if name != "hidden"]
+    rows = {name: torch.rand(FITTED, length) for name in ("confidence", "oracle", *names)}
+    rows |= {"masked": torch.ones(FITTED, length), "eligible": torch.ones(FITTED, length)}
+    size = 4 * (1 + length * len(rows))
+    rows["time"] = torch.rand(FITTED, 1)
+    if "hidden" in shape.readings:
+        rows["hidden"] = torch.randn(FITTED, length, hidden_size)
+        size += 2 * length * hidden_size
+
+    def step() -> None:
+        weighted_loss(network(rows), rows, config.filter.false_commit_weight).backward()
+
+    step()
+    return min(timed(step, "cpu")[1] for _ in range(TIMED_STEPS)) / FITTED, size
 
 
 class Trials:
@@ -114,6 +150,23 @@ class Trials:
             positions += (section.rounds - 1) * sum(self._positions(reference, block) for block in blocks)
         return count * section.rounds * len(blocks), count * positions
 
+    def fitting(self) -> tuple[int, int]:
+        """Return how many states a filter is learned from in the end, and how many it looks at in all passes.
+
+        What a student passes through on its way is not known before there is one: it is taken as the mean of what the
+        oracle and the reference do, which it was for 1,728 problems of the prose suite.
+        """
+        section = self.config.filter
+        if not section.is_learned:
+            return 0, 0
+        blocks, reference = blocks_of(self.config), make_rule(section.reference)
+        oracle, careful = (
+            sum(self._forwards(policy, block) for block in blocks) for policy in (Oracle(careful=reference), reference)
+        )
+        rounds = [section.problems * (oracle + number * (oracle + careful) / 2) for number in range(section.rounds)]
+        # Each round learns anew, from all that there is by then.
+        return round(rounds[-1]), round(sum(rounds) * (section.epochs or PASSES))
+
     def tries(self) -> tuple[int, float]:
         """Return how many answers tries on validation problems decode, and the positions that they compute."""
         tries, places = thresholds_tried(self.config), tried_places(self.config)
@@ -153,6 +206,11 @@ class Trials:
         # Which one will be exported is not known before it is tried.
         least = self.config.evaluation.decision_thresholds[0] if threshold is None else threshold
         return LearnedPolicy(self.network, decision, threshold=least, actions=self.config.actions)
+
+    def _forwards(self, policy: UnmaskingPolicy, block: int) -> float:
+        """Decode a problem of each task with a policy; return the forwards of an answer."""
+        done = self._decode(policy, block, self.problems[: len(self.tasks)])
+        return sum(one.nfe for one in done) / len(done)
 
     def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
         settings = DecodingSettings(block_length=block, features=policy.features, **self.config.env.decoding)
