@@ -234,18 +234,33 @@ class Fresh(Experiment):
         policies = [*learned, *self.others, *([ORACLE] if self.has_oracle else []), ONE, *self.rules]
         found = self.before()
         for part in range(self.parts):
-            for name, decoding in DECODINGS.items():
-                first, flags = self.first + PART * part, (*decoding.flags, *self.flags)
-                command = PROSE_WORLD.evaluation(policies, (decoding.block,), *flags, first=first, episodes=PART)
-                found.append(Step(f"{self.name}/{name}{part}", command, ("--episodes", "1")))
+            first = self.first + PART * part
+            found += [self.evaluation(f"{name}{part}", name, policies, first, PART) for name in DECODINGS]
         return found
+
+    def evaluation(self, folder: str, decoding: str, policies: Sequence[str], first: int, problems: int) -> Step:
+        """Return one evaluation.
+
+        Args:
+            folder: its name below the experiment's.
+            decoding: name of it in `DECODINGS`.
+            policies: as `train/evaluate.py` takes them.
+            first: number of the first problem.
+            problems: of each task.
+        """
+        about = DECODINGS[decoding]
+        flags = (*about.flags, *self.flags)
+        command = PROSE_WORLD.evaluation(policies, (about.block,), *flags, first=first, episodes=problems)
+        return Step(f"{self.name}/{folder}", command, ("--episodes", "1"))
 
     def summarise(self, out: Path) -> Summary:
         """Compare each seed with the rules, resampling problems with all that is chosen on them."""
-        names, blocks = self.names(), {}
-        for name in DECODINGS:
-            blocks[name] = _compare(self.decoded(out, name).lines(), names)
+        blocks = {name: self.compare(self.decoded(out, name)) for name in DECODINGS}
         return {"blocks": blocks, "provenance": provenance(out, self.steps())}
+
+    def compare(self, decoded: Decoded) -> Summary:
+        """Compare each seed with the rules in one decoding."""
+        return _compare(decoded.lines(), self.names())
 
     def decoded(self, out: Path, decoding: str) -> Decoded:
         """Read what all that are compared did.

@@ -13,7 +13,7 @@ from experiments.dial import train
 from experiments.fresh import DECODINGS, ONE, ORACLE, PART, SPEEDS, Decoded, join, of_some
 from experiments.longest import Longest
 from experiments.plots import plot_frontiers
-from experiments.worlds import PROSE_WORLD, prose_training
+from experiments.worlds import prose_training
 from train.evaluation.naming import LEARNED, PolicyName
 from train.evaluation.records import read_outcomes, read_records
 
@@ -21,7 +21,7 @@ THRESHOLDS = (0.5, 0.7, 0.9)
 """At which the filters alone are looked at."""
 
 PLACE = 0.125
-"""Place on the dials that is shown task by task: the fastest that is within a point of one token per step."""
+"""Place on the dials that is shown task by task: the fastest where what ships is within a point of one token a step."""
 
 SHOWN = (PLACE, 0.25)
 """Places that the README shows."""
@@ -61,20 +61,13 @@ class Shipped(Longest):
 
         The rules were evaluated before.
         """
-        found = [*Longest().steps(), *self.dials()]
+        found, problems = [*Longest().steps(), *self.dials()], self.parts * PART
         for seed, training in enumerate(self.dials()):
             places = [f"{{out}}/{training.folder}/policy@speed={s:g}" for s in SPEEDS]
             filters = [f"{{out}}/{training.folder}/filter@{t:g}" for t in THRESHOLDS]
-            found += [self._evaluation(f"{name}_s{seed}", name, places) for name in DECODINGS]
-            found.append(self._evaluation(f"filter_s{seed}", "full", filters))
-        return found + [self._evaluation(f"oracle_{name}", name, [ORACLE], PART) for name in DECODINGS]
-
-    def _evaluation(self, name: str, decoding: str, policies: Sequence[str], problems: int | None = None) -> Step:
-        """Return the evaluation of some policies, unless told on as many problems a task as the rules'."""
-        flags = (*DECODINGS[decoding].flags, *self.flags)
-        block, problems = DECODINGS[decoding].block, problems or self.parts * PART
-        command = PROSE_WORLD.evaluation(policies, (block,), *flags, first=self.first, episodes=problems)
-        return Step(f"{self.name}/{name}", command, ("--episodes", "1"))
+            found += [self.evaluation(f"{name}_s{seed}", name, places, self.first, problems) for name in DECODINGS]
+            found.append(self.evaluation(f"filter_s{seed}", "full", filters, self.first, problems))
+        return found + [self.evaluation(f"oracle_{name}", name, [ORACLE], self.first, PART) for name in DECODINGS]
 
     def decoded(self, out: Path, decoding: str) -> Decoded:
         """Read what these did, and the rules before."""
@@ -89,15 +82,19 @@ class Shipped(Longest):
         settings = [PolicyName.read(policy).setting for policy in found.policies]
         return replace(found, policies=[str(PolicyName(LEARNED, dial, setting)) for setting in settings])
 
+    def compare(self, decoded: Decoded) -> Summary:
+        """Compare each seed with the rules in one decoding, in all and task by task."""
+        found = super().compare(decoded)
+        dials = [str(PolicyName(LEARNED, dial, f"speed={PLACE:g}")) for dial in self.names()]
+        groups = {"dials": dials, "rule": [found["nearly"][0]["rule"]], "one": [ONE]}
+        return {**found, "tasks": _by_task(decoded, groups)}
+
     def summarise(self, out: Path) -> Summary:
-        """Compare each seed with the rules, in all and task by task, and keep what filters and oracle do."""
+        """Compare each seed with the rules, and keep what filters and oracle do."""
         summary = super().summarise(out)
         for name, found in summary["blocks"].items():
             [oracle] = find(read_records(out / self.name / f"oracle_{name}"), task="all")
             found["oracle"] = {"accuracy": oracle["accuracy"], "nfe": oracle["nfe"]}
-            dials = [str(PolicyName(LEARNED, dial, f"speed={PLACE:g}")) for dial in self.names()]
-            groups = {"dials": dials, "rule": [found["nearly"][0]["rule"]], "one": [ONE]}
-            found["tasks"] = _by_task(self.decoded(out, name), groups)
         filters = [find(read_records(out / self.name / f"filter_s{seed}"), task="all") for seed in SEEDS]
         summary["filters"] = [
             {"threshold": threshold} | {field: [record[field] for record in records] for field in ("accuracy", "nfe")}

@@ -225,17 +225,21 @@ def test_training_stops_early_and_leaves_the_best(tmp_path: Path) -> None:
     assert fewer["held_out_loss"] > result["held_out_loss"] == more["held_out_loss"]
 
 
-def test_a_rate_that_anneals_takes_all_passes_and_leaves_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates: list[float] = []
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate of each of AdamW's steps, as they are made."""
+    found: list[float] = []
     step = torch.optim.AdamW.step
 
     def noted(self: torch.optim.AdamW, *args: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
+        found.append(self.param_groups[0]["lr"])
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    return found
+
+
+def test_a_rate_that_anneals_takes_all_passes_and_leaves_the_best(tmp_path: Path, rates: list[float]) -> None:
     train = synthetic(tmp_path / "train", 96, 1, noisily_confident)
     held_out = synthetic(tmp_path / "held_out", 500, 2, noisily_confident)
     config = FitSettings(learning_rate=3e-2, batch_size=40, epochs=20, patience=1, anneals=True)
@@ -252,16 +256,8 @@ def test_a_rate_that_anneals_takes_all_passes_and_leaves_the_best(
 
 
 @pytest.mark.parametrize("batches", range(1, 14))
-def test_a_rate_anneals_over_however_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+def test_a_rate_anneals_over_however_few_steps(tmp_path: Path, rates: list[float], batches: int) -> None:
     """Of ten steps torch's own schedule divides by zero with a rise of a tenth, and of fewer it never rises."""
-    rates: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def noted(self: torch.optim.AdamW, *args: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     train = synthetic(tmp_path / "train", 8 * batches, 1, noisily_confident)
     config = FitSettings(learning_rate=3e-2, batch_size=8, epochs=1, anneals=True)
     fit(made("block_filter"), [train], [train], config)

@@ -114,7 +114,8 @@ def dry_run(config: JobConfig, algorithm: Algorithm) -> Estimate:
     parts = (trials.filter(), trials.tries(), trials.calibration(), trials.evaluation(rest, len(held_out)))
     answers_beside, positions_beside = trials.evaluation(beside, len(held_out))
     update_seconds = time_update(config, denoiser, algorithm, inner, trial_rows(config, algorithm, nfe))
-    (states, looked_at), (fit_seconds, state_bytes) = trials.fitting(), time_fit(config, loaded.hidden_size)
+    states, looked_at = trials.fitting()
+    fit_seconds, state_bytes = time_fit(config, loaded.hidden_size) if states else (0.0, 0)
     prompt = max(len(denoiser.encode_prompt(problem.prompt)) for problem in (*held_out, *trials.problems))
     estimate = Estimate(
         load_seconds=load_seconds,

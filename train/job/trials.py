@@ -6,7 +6,8 @@ import math
 import resource
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -111,6 +112,19 @@ def time_fit(config: JobConfig, hidden_size: int) -> tuple[float, int]:
     return min(timed(step, "cpu")[1] for _ in range(TIMED_STEPS)) / FITTED, size
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What an answer takes on average.
+
+    Attributes:
+        positions: that the dLLM computes, those of references too.
+        nfe: forwards of the decoding itself.
+    """
+
+    positions: float
+    nfe: float
+
+
 class Trials:
     """Decodings of a few training problems, as training, calibration and evaluation would decode them.
 
@@ -140,15 +154,13 @@ class Trials:
         if not section.is_learned:
             return 0, 0.0
         count = section.problems + max(1, section.problems // 9)  # and those that stop it
-        blocks = blocks_of(self.config)
-        reference = make_rule(section.reference)
+        oracle, reference = self._filter_costs
         # An oracle's references are computed too: as the filter's are, in the longest blocks, but in no others.
-        positions = sum(self._positions(Oracle(careful=reference), block) for block in blocks)
-        positions -= sum(self._positions(reference, block) for block in blocks if block != max(blocks))
-        if section.rounds > 1:
-            # What a student takes to the same answers is not known before there is one; hardly more than they took.
-            positions += (section.rounds - 1) * sum(self._positions(reference, block) for block in blocks)
-        return count * section.rounds * len(blocks), count * positions
+        positions = sum(cost.positions for cost in oracle.values())
+        positions -= sum(cost.positions for block, cost in reference.items() if block != max(oracle))
+        # What a student takes to the same answers is not known before there is one; hardly more than they took.
+        positions += (section.rounds - 1) * sum(cost.positions for cost in reference.values())
+        return count * section.rounds * len(oracle), count * positions
 
     def fitting(self) -> tuple[int, int]:
         """Return how many states a filter is learned from in the end, and how many it looks at in all passes.
@@ -159,13 +171,23 @@ class Trials:
         section = self.config.filter
         if not section.is_learned:
             return 0, 0
-        blocks, reference = blocks_of(self.config), make_rule(section.reference)
-        oracle, careful = (
-            sum(self._forwards(policy, block) for block in blocks) for policy in (Oracle(careful=reference), reference)
-        )
-        rounds = [section.problems * (oracle + number * (oracle + careful) / 2) for number in range(section.rounds)]
+        oracle, reference = (sum(cost.nfe for cost in costs.values()) for costs in self._filter_costs)
+        rounds = [section.problems * (oracle + number * (oracle + reference) / 2) for number in range(section.rounds)]
         # Each round learns anew, from all that there is by then.
         return round(rounds[-1]), round(sum(rounds) * (section.epochs or PASSES))
+
+    @cached_property
+    def _filter_costs(self) -> tuple[dict[int, Cost], dict[int, Cost]]:
+        """By block length, what the oracle takes, its references included, and what the reference does where it counts.
+
+        That is in all blocks on a student's way, else in those where it is not to be counted again.
+        """
+        blocks, reference = blocks_of(self.config), make_rule(self.config.filter.reference)
+        counted = blocks if self.config.filter.rounds > 1 else [block for block in blocks if block != max(blocks)]
+        return (
+            {block: self._cost(Oracle(careful=reference), block) for block in blocks},
+            {block: self._cost(reference, block) for block in counted},
+        )
 
     def tries(self) -> tuple[int, float]:
         """Return how many answers tries on validation problems decode, and the positions that they compute."""
@@ -176,7 +198,7 @@ class Trials:
         positions = 0.0
         for threshold, times in Counter(tries).items():
             untrained = self._untrained("deterministic", threshold)
-            positions += times * count * sum(self._positions(untrained, block) for block, _ in places)
+            positions += times * count * sum(self._cost(untrained, block).positions for block, _ in places)
         return len(tries) * count * len(places), positions
 
     def calibration(self) -> tuple[int, float]:
@@ -186,7 +208,7 @@ class Trials:
             return 0, 0.0
         count = len(choose_problems(self.tasks, "validation", 0, self.config.evaluation.calibration_episodes))
         untrained = self._untrained("deterministic")
-        return count * len(places), count * sum(self._positions(untrained, block) for block, _ in places)
+        return count * len(places), count * sum(self._cost(untrained, block).positions for block, _ in places)
 
     def evaluation(self, about: EvaluateConfig, problems: int) -> tuple[int, float]:
         """Return how many answers the evaluation decodes, and the positions that it computes.
@@ -199,7 +221,7 @@ class Trials:
         positions = 0.0
         for job in jobs:
             policy = self._untrained(job.decision) if is_folder(job.policy) else make_rule(job.policy)
-            positions += problems * self._positions(policy, job.block_length)
+            positions += problems * self._cost(policy, job.block_length).positions
         return problems * len(jobs), positions
 
     def _untrained(self, decision: Decision, threshold: float | None = None) -> LearnedPolicy:
@@ -207,21 +229,17 @@ class Trials:
         least = self.config.evaluation.decision_thresholds[0] if threshold is None else threshold
         return LearnedPolicy(self.network, decision, threshold=least, actions=self.config.actions)
 
-    def _forwards(self, policy: UnmaskingPolicy, block: int) -> float:
-        """Decode a problem of each task with a policy; return the forwards of an answer."""
-        done = self._decode(policy, block, self.problems[: len(self.tasks)])
-        return sum(one.nfe for one in done) / len(done)
-
     def _decode(self, policy: UnmaskingPolicy, block: int, problems: Sequence[Problem]) -> list[Generation]:
         settings = DecodingSettings(block_length=block, features=policy.features, **self.config.env.decoding)
         return decode_problems(self.denoiser, problems, policy, settings, seed=stream_seed(self.config.seed, 0))
 
-    def _positions(self, policy: UnmaskingPolicy, block: int) -> float:
-        """Decode a problem of each task with a policy; return the positions that the dLLM computes for an answer."""
+    def _cost(self, policy: UnmaskingPolicy, block: int) -> Cost:
+        """Decode a problem of each task with a policy; return what an answer takes."""
         before: int = self.denoiser.positions
         # No more: there can be many policies, some of which take a forward for each position.
-        self._decode(policy, block, self.problems[: len(self.tasks)])
-        return float(self.denoiser.positions - before) / len(self.tasks)
+        done = self._decode(policy, block, self.problems[: len(self.tasks)])
+        positions = self.denoiser.positions - before
+        return Cost(positions / len(done), sum(one.nfe for one in done) / len(done))
 
 
 def trial_rows(config: JobConfig, algorithm: Algorithm, nfe: float) -> int:
